@@ -1,0 +1,46 @@
+//! How cores read stored chunks, whoever stores them: LMDB in a daemon, a map in the simulator.
+
+use super::ChunkId;
+
+/// A chunk that is stored here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredChunk {
+    /// Names the chunk to [`ChunkRead`]; stable while the daemon runs.
+    pub handle: u64,
+    /// Ciphertext length, bytes.
+    pub len: u32,
+    /// BLAKE3 root of the ciphertext.
+    pub root: [u8; 32],
+}
+
+/// Why stored bytes cannot be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ReadFault {
+    /// The chunk was removed since its handle was given.
+    #[error("the chunk is no longer stored")]
+    Gone,
+    /// The stored bytes do not match their hash: the disk is damaged. Never served.
+    #[error("the stored chunk is damaged")]
+    Damaged,
+    /// The database refused.
+    #[error("the store could not be read")]
+    Store,
+}
+
+/// Read access to the chunks stored here.
+pub trait ChunkRead {
+    /// Looks a chunk up.
+    fn find(&mut self, id: &ChunkId) -> Option<StoredChunk>;
+
+    /// The chaining values of the chunk's slices, 32 bytes each, in order (the slice list that
+    /// `docs/protocol/content.md` describes), appended to `into`.
+    fn slice_list(&mut self, handle: u64, into: &mut Vec<u8>) -> Result<(), ReadFault>;
+
+    /// Asks that a slice be resident and checked against its chaining value. `Ok(true)`: it is, and
+    /// [`Self::read`] will not block. `Ok(false)`: being faulted in elsewhere; the driver will hand in
+    /// [`crate::node::Input::Warmed`].
+    fn warm(&mut self, handle: u64, slice: u32) -> Result<bool, ReadFault>;
+
+    /// Copies ciphertext bytes from `offset` of the chunk into `into`, all of it.
+    fn read(&mut self, handle: u64, offset: u32, into: &mut [u8]) -> Result<(), ReadFault>;
+}

@@ -1,0 +1,23 @@
+//! Identifiers, units, time, places, bounded containers and seeded randomness: the words that every
+//! other module speaks. Imports nothing but [`crate::limits`].
+
+pub mod content;
+pub mod fileop;
+pub mod id;
+pub mod place;
+pub mod queue;
+pub mod ranges;
+pub mod rng;
+pub mod slicebuf;
+pub mod time;
+pub mod timer;
+pub mod units;
+
+pub use content::{ChunkRead, ReadFault, StoredChunk};
+pub use id::{ChannelId, ChunkId, NodeId, PublicKey, StreamId};
+pub use place::{BufId, Memory, Path, Place};
+pub use queue::Bounded;
+pub use ranges::RangeSet;
+pub use rng::Rng;
+pub use slicebuf::{SliceBuf, SlicePool};
+pub use time::{Time, UnixMs};

@@ -1,0 +1,113 @@
+//! X25519, seedable, and its bridge into the Noise framework (`snow` drives the handshake only).
+
+use curve25519_dalek::edwards::CompressedEdwardsY;
+use snow::Error as NoiseError;
+use snow::params::{CipherChoice, DHChoice, HashChoice};
+use snow::resolvers::{CryptoResolver, RingResolver};
+use snow::types::{Cipher, Dh, Hash, Random};
+use x25519_dalek::{PublicKey as MontgomeryKey, StaticSecret};
+
+use crate::base::{PublicKey, Rng};
+
+/// The X25519 key of an Ed25519 identity: the same point in Montgomery form. `None` when the bytes are
+/// no point of the curve, or one of small order.
+pub fn montgomery(key: &PublicKey) -> Option<[u8; 32]> {
+    let point = CompressedEdwardsY(key.0).decompress()?;
+    (!point.is_small_order()).then(|| point.to_montgomery().to_bytes())
+}
+
+/// Resolves Noise's primitives: hashes and ciphers from `ring`, X25519 from `x25519-dalek`, randomness
+/// from the seeded generator that the caller gives.
+pub struct Resolver {
+    seed: [u8; 32],
+}
+
+impl Resolver {
+    /// For one handshake: takes a seed from `rng`.
+    pub fn new(rng: &mut Rng) -> Self {
+        Self { seed: rng.bytes() }
+    }
+}
+
+impl CryptoResolver for Resolver {
+    fn resolve_rng(&self) -> Option<Box<dyn Random>> {
+        Some(Box::new(SeededRandom(Rng::from_seed(self.seed))))
+    }
+
+    fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
+        matches!(choice, DHChoice::Curve25519).then(|| Box::new(X25519::default()) as Box<dyn Dh>)
+    }
+
+    fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
+        RingResolver.resolve_hash(choice)
+    }
+
+    fn resolve_cipher(&self, choice: &CipherChoice) -> Option<Box<dyn Cipher>> {
+        RingResolver.resolve_cipher(choice)
+    }
+}
+
+struct SeededRandom(Rng);
+
+impl Random for SeededRandom {
+    fn try_fill_bytes(&mut self, dest: &mut [u8]) -> Result<(), NoiseError> {
+        self.0.fill(dest);
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct X25519 {
+    secret: Option<StaticSecret>,
+    secret_bytes: zeroize::Zeroizing<[u8; 32]>,
+    public: [u8; 32],
+}
+
+impl Dh for X25519 {
+    fn name(&self) -> &'static str {
+        "25519"
+    }
+
+    fn pub_len(&self) -> usize {
+        32
+    }
+
+    fn priv_len(&self) -> usize {
+        32
+    }
+
+    fn set(&mut self, privkey: &[u8]) {
+        let mut bytes = zeroize::Zeroizing::new([0; 32]);
+        bytes.copy_from_slice(&privkey[..32]);
+        let secret = StaticSecret::from(*bytes);
+        self.public = MontgomeryKey::from(&secret).to_bytes();
+        self.secret_bytes = bytes;
+        self.secret = Some(secret);
+    }
+
+    fn generate(&mut self, rng: &mut dyn Random) -> Result<(), NoiseError> {
+        let mut bytes = zeroize::Zeroizing::new([0; 32]);
+        rng.try_fill_bytes(&mut *bytes)?;
+        self.set(&*bytes);
+        Ok(())
+    }
+
+    fn pubkey(&self) -> &[u8] {
+        &self.public
+    }
+
+    fn privkey(&self) -> &[u8] {
+        &*self.secret_bytes
+    }
+
+    fn dh(&self, pubkey: &[u8], out: &mut [u8]) -> Result<(), NoiseError> {
+        let secret = self.secret.as_ref().ok_or(NoiseError::Dh)?;
+        let theirs: [u8; 32] = pubkey.get(..32).and_then(|b| b.try_into().ok()).ok_or(NoiseError::Dh)?;
+        let shared = secret.diffie_hellman(&MontgomeryKey::from(theirs));
+        if !shared.was_contributory() {
+            return Err(NoiseError::Dh);
+        }
+        out[..32].copy_from_slice(shared.as_bytes());
+        Ok(())
+    }
+}

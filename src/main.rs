@@ -1,0 +1,2 @@
+//! The `tornet` command.
+fn main() {}

@@ -1,0 +1,133 @@
+//! What the control thread asks of a node, and what it hears.
+
+use std::net::SocketAddr;
+
+use crate::base::fileop::JobId;
+use crate::base::{NodeId, PublicKey};
+use crate::crypto::IdentityCard;
+use crate::wire::reference::Reference;
+
+/// A request from the control thread. Each `Get` and `Status` is answered by reports with its number.
+#[derive(Debug)]
+pub enum Command {
+    /// Replaces the set of friends: new ones are connected, missing ones closed.
+    Friends(Vec<Friend>),
+    /// Fetches content into files.
+    Get(GetRequest),
+    /// Gives a job up; its journal stays, so that the same `get` resumes.
+    Cancel(JobId),
+    /// Asks for a snapshot.
+    Status {
+        /// Handed back in the report.
+        token: u64,
+    },
+    /// Says goodbye to every peer; the daemon is about to end.
+    Shutdown,
+}
+
+/// A peer trusted by the operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Friend {
+    /// Who.
+    pub card: IdentityCard,
+    /// Where it may be reached, best first.
+    pub addresses: Vec<SocketAddr>,
+    /// 0 to 100.
+    pub trust: u8,
+}
+
+/// What to fetch and where to put it.
+#[derive(Debug)]
+pub struct GetRequest {
+    /// The job's number, chosen by the asker.
+    pub job: JobId,
+    /// What.
+    pub reference: Reference,
+    /// Which part of it: path components below the root; empty for all of it.
+    pub inside: Vec<Vec<u8>>,
+    /// Absolute path of an existing or creatable directory that receives the result.
+    pub root: String,
+    /// The name that the fetched entry gets in `root`; `None` keeps its own. When the reference holds
+    /// several entries they keep their names.
+    pub rename: Option<Vec<u8>>,
+    /// Whether existing files are replaced.
+    pub overwrite: bool,
+}
+
+/// What the node tells the control thread.
+#[derive(Debug)]
+pub enum Report {
+    /// A job's progress, at most a few times per second, and once at each end.
+    Progress(JobId, GetProgress),
+    /// A job is complete.
+    Done(JobId, GetProgress),
+    /// A job failed; one clear line.
+    Failed(JobId, String),
+    /// The snapshot that was asked for.
+    Status(u64, Box<Snapshot>),
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GetProgress {
+    /// Files known so far / restored.
+    pub files_total: u64,
+    /// Files restored.
+    pub files_done: u64,
+    /// Plaintext bytes known so far.
+    pub bytes_total: u64,
+    /// Plaintext bytes restored, resumed ones included.
+    pub bytes_done: u64,
+    /// Of those, bytes found in an earlier run's files and not fetched again.
+    pub bytes_resumed: u64,
+    /// Ciphertext bytes of slices received from peers for this job.
+    pub bytes_fetched: u64,
+    /// Whether the tree's directories have all been read (the totals are final).
+    pub planned: bool,
+    /// The final name of the entry that was written, once known.
+    pub name: Vec<u8>,
+    /// Peers that slices came from.
+    pub sources: Vec<NodeId>,
+}
+
+/// A node's state for `status`, the status page and metrics.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// Peers with a session, and friends without.
+    pub peers: Vec<PeerSnapshot>,
+    /// Monotonic counters: (name without the `tornet_` prefix and `_total` suffix, help, value).
+    pub counters: Vec<(&'static str, &'static str, u64)>,
+    /// Gauges: (name, help, value).
+    pub gauges: Vec<(&'static str, &'static str, f64)>,
+    /// Running `get` jobs.
+    pub jobs: Vec<(JobId, GetProgress)>,
+}
+
+/// One peer.
+#[derive(Debug, Clone)]
+pub struct PeerSnapshot {
+    /// Its place.
+    pub node: NodeId,
+    /// Its key.
+    pub key: PublicKey,
+    /// Its rank.
+    pub rank: u32,
+    /// Trust, when a friend.
+    pub trust: Option<u8>,
+    /// Where it was last heard from, when connected.
+    pub address: Option<SocketAddr>,
+    /// Whether a session is established.
+    pub connected: bool,
+    /// Smoothed round trip, microseconds.
+    pub rtt_us: u64,
+    /// Bytes sent and received, UDP payload.
+    pub sent_bytes: u64,
+    /// Bytes received.
+    pub received_bytes: u64,
+    /// Packets declared lost.
+    pub lost_packets: u64,
+    /// Congestion window, bytes.
+    pub window: u64,
+    /// Path MTU, UDP payload bytes.
+    pub mtu: u32,
+}

@@ -1,0 +1,20 @@
+//! One file per message: field offsets, a checked view or struct, `parse` and `emit`, a round-trip
+//! property test. After a successful parse no accessor can fail. Integers are little-endian.
+
+pub mod chunkmsg;
+pub mod control;
+pub mod directory;
+pub mod extents;
+pub mod frame;
+pub mod handshake;
+pub mod invite;
+pub mod locator;
+pub mod packet;
+pub mod reference;
+pub mod varint;
+
+/// Bytes that are not the message that they should be. Says which part, for the log; peers that send
+/// such bytes are closed with `docs/protocol/session.md` §7's *malformed*.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("malformed {0}")]
+pub struct Malformed(pub &'static str);

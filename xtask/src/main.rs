@@ -1,0 +1,2 @@
+//! One door to everything a contributor does.
+fn main() {}
