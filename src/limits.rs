@@ -133,6 +133,25 @@ pub const SLICES_AHEAD_PER_PEER: usize = 256;
 pub const GET_JOBS_MAX: usize = 64;
 /// File operations waiting for the file thread at most.
 pub const FILE_OPS_MAX: usize = 1024;
+/// File operations of one job that are made and not answered, at most.
+pub const FILE_OPS_PER_JOB_MAX: usize = 256;
+/// Buffers for records that cannot stay in their slice, per shard: one per file operation of a busy job,
+/// and one per slice in flight for records that lie across two.
+pub const RECORD_BUFFERS: usize = SLICE_BUFFERS + FILE_OPS_PER_JOB_MAX;
+/// Plaintext bytes that one job wants ahead of what is written, at most.
+pub const GET_AHEAD_BYTES: usize = SLICE_BUFFERS * SLICE_SIZE;
+/// Files of one job in progress at most: enough for all small files of the chunks in flight.
+pub const FILES_PER_JOB_MAX: usize = 1 << 16;
+/// Bytes of directories that one job reads at once, at most (one larger directory is read alone).
+pub const PLAN_AHEAD_BYTES: usize = 64 << 20;
+/// One directory at most, bytes.
+pub const DIRECTORY_SIZE_MAX: usize = 512 << 20;
+/// A request to a peer that brings nothing for so long is asked of another, milliseconds.
+pub const FETCH_STALL_MS: u64 = 8_000;
+/// Peers that a job's progress names at most.
+pub const SOURCES_SHOWN_MAX: usize = 64;
+/// How often a running job reports, milliseconds.
+pub const PROGRESS_MS: u64 = 200;
 
 // ---- store (docs/protocol/store.md) ------------------------------------------------------------
 
@@ -145,6 +164,12 @@ pub const STORE_QUEUE_MAX: usize = 64;
 
 // ---- the network of friends --------------------------------------------------------------------
 
+/// First and longest wait before a friend who did not answer is called again, milliseconds.
+pub const FRIEND_RETRY_MS_MIN: u64 = 500;
+/// Longest wait.
+pub const FRIEND_RETRY_MS_MAX: u64 = 30_000;
+/// A `get` gives up when no friend is connected for so long, milliseconds.
+pub const GET_LONELY_MS_MAX: u64 = 15_000;
 /// Friends of a node at most.
 pub const FRIENDS_MAX: usize = 4096;
 /// Addresses kept for one peer at most.

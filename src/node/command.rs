@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use crate::base::fileop::JobId;
 use crate::base::{NodeId, PublicKey};
 use crate::crypto::IdentityCard;
-use crate::wire::reference::Reference;
+
+pub use crate::service::get::{GetProgress, GetRequest};
 
 /// A request from the control thread. Each `Get` and `Status` is answered by reports with its number.
 #[derive(Debug)]
@@ -36,24 +37,6 @@ pub struct Friend {
     pub trust: u8,
 }
 
-/// What to fetch and where to put it.
-#[derive(Debug)]
-pub struct GetRequest {
-    /// The job's number, chosen by the asker.
-    pub job: JobId,
-    /// What.
-    pub reference: Reference,
-    /// Which part of it: path components below the root; empty for all of it.
-    pub inside: Vec<Vec<u8>>,
-    /// Absolute path of an existing or creatable directory that receives the result.
-    pub root: String,
-    /// The name that the fetched entry gets in `root`; `None` keeps its own. When the reference holds
-    /// several entries they keep their names.
-    pub rename: Option<Vec<u8>>,
-    /// Whether existing files are replaced.
-    pub overwrite: bool,
-}
-
 /// What the node tells the control thread.
 #[derive(Debug)]
 pub enum Report {
@@ -63,31 +46,10 @@ pub enum Report {
     Done(JobId, GetProgress),
     /// A job failed; one clear line.
     Failed(JobId, String),
+    /// Something that the operator should know; one clear line for the log.
+    Warning(String),
     /// The snapshot that was asked for.
     Status(u64, Box<Snapshot>),
-}
-
-/// How far a job is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct GetProgress {
-    /// Files known so far / restored.
-    pub files_total: u64,
-    /// Files restored.
-    pub files_done: u64,
-    /// Plaintext bytes known so far.
-    pub bytes_total: u64,
-    /// Plaintext bytes restored, resumed ones included.
-    pub bytes_done: u64,
-    /// Of those, bytes found in an earlier run's files and not fetched again.
-    pub bytes_resumed: u64,
-    /// Ciphertext bytes of slices received from peers for this job.
-    pub bytes_fetched: u64,
-    /// Whether the tree's directories have all been read (the totals are final).
-    pub planned: bool,
-    /// The final name of the entry that was written, once known.
-    pub name: Vec<u8>,
-    /// Peers that slices came from.
-    pub sources: Vec<NodeId>,
 }
 
 /// A node's state for `status`, the status page and metrics.

@@ -1,1 +1,15 @@
-//! (to be written)
+//! Services: requests in, effects out. Pure; the node connects them to streams, stores and files.
+//!
+//! * [`serve`] answers chunk requests from what is stored here.
+//! * [`fetch`] gets slices of chunks from peers, verified.
+//! * [`get`] restores a tree from a reference into files, through `fetch`.
+//! * [`put`] makes a reference from a tree.
+
+pub mod fetch;
+pub mod get;
+pub mod put;
+pub mod serve;
+
+/// A connected peer, as services name it: given by the node, never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerId(pub u64);

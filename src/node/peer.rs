@@ -1,0 +1,64 @@
+//! One connected peer: its session's key, its stream connection, and what each stream is for.
+
+use std::collections::BTreeMap;
+
+use crate::base::{ChunkRead, Path, StreamId, Time};
+use crate::crypto::IdentityCard;
+use crate::service::PeerId;
+use crate::service::fetch::Fetch;
+use crate::service::serve::SliceSource;
+use crate::session::SessionKey;
+use crate::stream::{Connection, Sink, SourceFault, SourceId, SourceRead};
+
+/// What a stream is for, on our side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// We asked for slices; its bytes go to the fetch.
+    Fetching,
+    /// The peer asks for slices.
+    Serving,
+}
+
+/// One connected peer.
+pub(super) struct Peer {
+    pub session: SessionKey,
+    pub card: IdentityCard,
+    pub connection: Connection,
+    pub path: Option<Path>,
+    pub trust: Option<u8>,
+    pub streams: BTreeMap<StreamId, Role>,
+    /// Whether it is in the node's queue of peers that may send.
+    pub queued: bool,
+    /// The deadline under which it stands in the node's timers.
+    pub timer: Option<Time>,
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+}
+
+/// Hands stream bytes to the fetch as they come, and remembers how many.
+pub(super) struct ToFetch<'a> {
+    pub fetch: &'a mut Fetch,
+    pub peer: PeerId,
+    pub now: Time,
+    /// What each stream took in this packet, to open its windows again.
+    pub taken: &'a mut Vec<(StreamId, u64)>,
+}
+
+impl Sink for ToFetch<'_> {
+    fn data(&mut self, stream: StreamId, offset: u64, bytes: &[u8]) {
+        self.fetch.data(self.now, self.peer, stream, offset, bytes);
+        match self.taken.last_mut() {
+            Some((last, count)) if *last == stream => *count += bytes.len() as u64,
+            _ => self.taken.push((stream, bytes.len() as u64)),
+        }
+    }
+}
+
+/// Reads the sources of served streams from the store.
+pub(super) struct FromStore<'a, S>(pub &'a mut S);
+
+impl<S: ChunkRead> SourceRead for FromStore<'_, S> {
+    fn read(&mut self, source: SourceId, offset: u64, into: &mut [u8]) -> Result<(), SourceFault> {
+        SliceSource(source.0).read(self.0, offset, into).map_err(|_| SourceFault)
+    }
+}

@@ -1,0 +1,121 @@
+//! What a node shows of itself.
+
+use super::command::{PeerSnapshot, Snapshot};
+use super::friends::Standing;
+use super::{Counters, Node};
+
+impl Node {
+    /// The node's state now.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let mut peers: Vec<PeerSnapshot> = self
+            .peers
+            .values()
+            .map(|peer| {
+                let stats = peer.connection.stats();
+                PeerSnapshot {
+                    node: peer.card.node_id(),
+                    key: peer.card.key,
+                    rank: peer.card.rank(),
+                    trust: peer.trust,
+                    address: self.sessions.path(peer.session).map(|path| path.remote),
+                    connected: true,
+                    rtt_us: stats.rtt.as_micros() as u64,
+                    sent_bytes: peer.sent_bytes,
+                    received_bytes: peer.received_bytes,
+                    lost_packets: stats.lost_packets,
+                    window: stats.cwnd,
+                    mtu: stats.mtu,
+                }
+            })
+            .collect();
+        for (friend, standing) in self.friends.iter() {
+            if !matches!(standing, Standing::Here(_)) {
+                peers.push(PeerSnapshot {
+                    node: friend.card.node_id(),
+                    key: friend.card.key,
+                    rank: friend.card.rank(),
+                    trust: Some(friend.trust),
+                    address: friend.addresses.first().copied(),
+                    connected: false,
+                    rtt_us: 0,
+                    sent_bytes: 0,
+                    received_bytes: 0,
+                    lost_packets: 0,
+                    window: 0,
+                    mtu: 0,
+                });
+            }
+        }
+        let jobs = self.get.progress().map(|(id, progress)| (id, progress.clone())).collect();
+        Snapshot { peers, counters: self.counters(), gauges: self.gauges(), jobs }
+    }
+
+    fn gauges(&self) -> Vec<(&'static str, &'static str, f64)> {
+        let connected = self.friends.iter().filter(|(_, s)| matches!(s, Standing::Here(_))).count();
+        vec![
+            ("sessions", "Established sessions", self.peers.len() as f64),
+            ("friends", "Friends configured", self.friends.len() as f64),
+            ("friends_connected", "Friends with a session", connected as f64),
+            ("requests_serving", "Chunk requests being answered", self.serve.active() as f64),
+            ("gets_running", "Gets under way", self.get.progress().count() as f64),
+        ]
+    }
+
+    #[rustfmt::skip]
+    fn counters(&self) -> Vec<(&'static str, &'static str, u64)> {
+        let Counters { trains_in, datagrams_in, bytes_in, trains_out, datagrams_out, bytes_out, violations, gets_done, gets_failed } = self.counters;
+        let session = self.sessions.counters();
+        let serve = self.serve.counters();
+        let fetch = self.fetch.counters();
+        vec![
+            ("node_trains_received", "Trains of datagrams handed in", trains_in),
+            ("node_datagrams_received", "Datagrams handed in", datagrams_in),
+            ("node_bytes_received", "UDP payload bytes handed in", bytes_in),
+            ("node_trains_sent", "Trains of datagrams handed out", trains_out),
+            ("node_datagrams_sent", "Datagrams handed out", datagrams_out),
+            ("node_bytes_sent", "UDP payload bytes handed out", bytes_out),
+            ("stream_violations", "Sessions closed because the peer broke the stream protocol", violations),
+            ("session_strangers", "Datagrams that named no session and were no handshake", session.strangers),
+            ("session_forged", "Datagrams that failed authentication", session.forged),
+            ("session_replayed", "Packets and first flights seen before", session.replayed),
+            ("session_malformed", "Authentic messages that were not what they should be", session.malformed),
+            ("session_skewed", "First flights whose clock was too far from ours", session.skewed),
+            ("session_refused", "First flights whose card was refused", session.refused),
+            ("session_rate_limited", "First flights above a rate limit", session.rate_limited),
+            ("session_full", "First flights or answers that found a table full", session.full),
+            ("session_late", "Handshake datagrams that came too late", session.late),
+            ("session_cookies_sent", "Cookies sent to initiators under load", session.cookies_sent),
+            ("session_cookies_received", "Cookies received", session.cookies_received),
+            ("session_handshakes_started", "Handshakes started", session.handshakes_started),
+            ("session_inits_sent", "First flights sent, retries included", session.inits_sent),
+            ("session_handshakes_out", "Handshakes completed as initiator", session.handshakes_out),
+            ("session_handshakes_in", "First flights answered as responder", session.handshakes_in),
+            ("session_confirmed", "Sessions that their initiator confirmed", session.confirmed),
+            ("session_handshakes_failed", "Handshakes of ours that failed", session.handshakes_failed),
+            ("session_early_accepted", "Requests taken from first flights", session.early_accepted),
+            ("session_early_refused", "Requests in first flights refused", session.early_refused),
+            ("session_rekeys_sent", "Key epochs begun for sending", session.rekeys_sent),
+            ("session_rekeys_received", "Key epochs of peers followed", session.rekeys_received),
+            ("session_roams", "Changes of a peer's address followed", session.roams),
+            ("session_paths_validated", "New paths validated", session.paths_validated),
+            ("session_paths_failed", "New paths given up", session.paths_failed),
+            ("session_closed", "Sessions closed for any reason", session.closed),
+            ("serve_requests", "Chunk requests answered from the store", serve.served),
+            ("serve_slices", "Slices sent", serve.slices),
+            ("serve_bytes", "Ciphertext bytes of slices sent", serve.bytes),
+            ("serve_not_found", "Requests for chunks that are not stored here", serve.not_found),
+            ("serve_busy", "Requests turned away", serve.busy),
+            ("serve_malformed", "Requests that were no requests", serve.malformed),
+            ("serve_damaged", "Requests that met damaged storage", serve.damaged),
+            ("serve_cold", "Slices faulted in before they were sent", serve.cold),
+            ("fetch_requests", "Chunk requests sent to peers", fetch.requests),
+            ("fetch_slices", "Slices received and verified", fetch.slices),
+            ("fetch_bytes", "Ciphertext bytes of slices received and verified", fetch.bytes),
+            ("fetch_not_found", "Answers that said not found", fetch.not_found),
+            ("fetch_liars", "Answers that failed verification", fetch.liars),
+            ("fetch_stalled", "Requests given up because nothing came", fetch.stalled),
+            ("gets_done", "Gets completed", gets_done),
+            ("gets_failed", "Gets that failed", gets_failed),
+        ]
+    }
+}

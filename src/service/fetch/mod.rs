@@ -1,0 +1,526 @@
+//! Getting slices of chunks from peers: who is asked for what, checking, and asking another.
+//!
+//! A caller [`Fetch::want`]s slices of a chunk. The fetch asks peers that may have it, several at once,
+//! keeps no more in flight than it holds slice buffers for, checks each slice against the chunk's root,
+//! and hands it out as [`Event::Slice`]. A peer that serves a wrong slice is named in
+//! [`Event::Liar`] and asked for nothing any more.
+//!
+//! Drain in this order after every call: [`Fetch::poll_event`] until `None`, then
+//! [`Fetch::poll_request`] until `None`.
+
+mod transfer;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::PeerId;
+use crate::base::{ChunkId, SliceBuf, SlicePool, StreamId, Time};
+use crate::chunk::slices::SliceList;
+use crate::limits::{
+    CHUNK_SLICES_MAX, FETCH_STALL_MS, REQUESTS_PER_SESSION_MAX, SLICE_SIZE, SLICES_AHEAD_PER_PEER,
+};
+use crate::wire::chunkmsg::{Request, Status};
+use transfer::Transfer;
+
+/// Which chunk, and what it must hash to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    /// Its address.
+    pub id: ChunkId,
+    /// BLAKE3 root of its ciphertext.
+    pub root: [u8; 32],
+    /// Length of its ciphertext, bytes; 1 to 1 MiB.
+    pub len: u32,
+}
+
+impl Target {
+    /// Number of slices.
+    pub fn slices(&self) -> u32 {
+        self.len.div_ceil(SLICE_SIZE as u32)
+    }
+
+    /// Length of one slice, bytes.
+    pub fn slice_len(&self, index: u32) -> usize {
+        (self.len as usize - index as usize * SLICE_SIZE).min(SLICE_SIZE)
+    }
+}
+
+/// What a fetch has to say.
+#[derive(Debug)]
+pub enum Event {
+    /// A verified slice: `data[..len]` is ciphertext.
+    Slice {
+        /// Which chunk.
+        chunk: ChunkId,
+        /// Which slice.
+        index: u32,
+        /// The bytes.
+        data: SliceBuf,
+        /// How many.
+        len: usize,
+        /// Who sent them.
+        from: PeerId,
+    },
+    /// Every connected peer said that it does not have the chunk. Its wants are forgotten.
+    Unavailable {
+        /// Which chunk.
+        chunk: ChunkId,
+    },
+    /// A peer sent bytes that do not match the chunk's root.
+    Liar {
+        /// Who.
+        peer: PeerId,
+        /// Of which chunk.
+        chunk: ChunkId,
+    },
+    /// Tell the peer to stop sending on this stream.
+    Stop {
+        /// Who.
+        peer: PeerId,
+        /// Which stream.
+        stream: StreamId,
+    },
+}
+
+/// A request to send: open a stream on the chunk channel to `peer`, write `request`, finish, and tell
+/// [`Fetch::started`].
+pub struct Outgoing {
+    /// Whom to ask.
+    pub peer: PeerId,
+    /// What to ask.
+    pub request: Request,
+    /// Length of the whole answer, bytes: the stream's receive window.
+    pub reply_len: u64,
+    transfer: Transfer,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SliceState {
+    Unwanted,
+    Missing,
+    Asked,
+}
+
+struct Chunk {
+    target: Target,
+    order: u64,
+    list: Option<SliceList>,
+    slices: [SliceState; CHUNK_SLICES_MAX],
+    /// Peers that said they do not have it.
+    without: BTreeSet<PeerId>,
+}
+
+impl Chunk {
+    fn count(&self, state: SliceState) -> usize {
+        self.slices.iter().filter(|s| **s == state).count()
+    }
+}
+
+#[derive(Default)]
+struct Peer {
+    /// Slices asked for and not arrived.
+    outstanding: usize,
+    /// Streams open to it.
+    streams: usize,
+    /// Bytes per second, smoothed; 0 until measured.
+    rate: f64,
+    /// Bytes that arrived since `measured_at`.
+    arrived: u64,
+    measured_at: Time,
+    lied: bool,
+    /// Nothing more may be asked until it is connected.
+    held: bool,
+    /// It gives no more streams until one ends.
+    stuck: bool,
+}
+
+impl Peer {
+    /// How many slices may be outstanding: half a second's worth, so that a slow peer does not hold what
+    /// a fast one could bring.
+    fn ahead(&self) -> usize {
+        let half_second = (self.rate * 0.5 / SLICE_SIZE as f64) as usize;
+        half_second.clamp(SLICES_AHEAD_PER_PEER / 8, SLICES_AHEAD_PER_PEER)
+    }
+}
+
+/// Totals since the start, for metrics.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counters {
+    /// Slices received and verified.
+    pub slices: u64,
+    /// Ciphertext bytes in them.
+    pub bytes: u64,
+    /// Requests sent.
+    pub requests: u64,
+    /// Answers that said *not found*.
+    pub not_found: u64,
+    /// Slices or lists that failed verification.
+    pub liars: u64,
+    /// Requests given up because nothing came for [`FETCH_STALL_MS`].
+    pub stalled: u64,
+}
+
+/// All fetching of one shard.
+pub struct Fetch {
+    pool: SlicePool,
+    chunks: BTreeMap<ChunkId, Chunk>,
+    /// Chunks that have missing slices, oldest want first.
+    open: BTreeSet<(u64, ChunkId)>,
+    peers: BTreeMap<PeerId, Peer>,
+    transfers: BTreeMap<(PeerId, StreamId), Transfer>,
+    events: VecDeque<Event>,
+    next_order: u64,
+    next_check: Option<Time>,
+    counters: Counters,
+}
+
+impl Fetch {
+    /// A fetch that leases its buffers from `pool`.
+    pub fn new(pool: SlicePool) -> Self {
+        Self {
+            pool,
+            chunks: BTreeMap::new(),
+            open: BTreeSet::new(),
+            peers: BTreeMap::new(),
+            transfers: BTreeMap::new(),
+            events: VecDeque::new(),
+            next_order: 0,
+            next_check: None,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Asks for slices of a chunk (bit i of `mask` = slice i). Slices already asked for are not asked
+    /// twice; each is handed out once.
+    pub fn want(&mut self, target: Target, mask: u16) {
+        let order = self.next_order;
+        let chunk = self.chunks.entry(target.id).or_insert_with(|| {
+            self.next_order += 1;
+            Chunk {
+                target,
+                order,
+                list: None,
+                slices: [SliceState::Unwanted; CHUNK_SLICES_MAX],
+                without: BTreeSet::new(),
+            }
+        });
+        for index in 0..chunk.target.slices() as usize {
+            if mask >> index & 1 == 1 && chunk.slices[index] == SliceState::Unwanted {
+                chunk.slices[index] = SliceState::Missing;
+            }
+        }
+        if chunk.count(SliceState::Missing) > 0 {
+            self.open.insert((chunk.order, target.id));
+        }
+        self.give_up_if_nobody_has(target.id);
+    }
+
+    /// Forgets what was wanted of a chunk and stops what is under way.
+    pub fn forget(&mut self, id: &ChunkId) {
+        let Some(chunk) = self.chunks.remove(id) else { return };
+        self.open.remove(&(chunk.order, *id));
+        let doomed: Vec<_> =
+            self.transfers.iter().filter(|(_, t)| t.chunk() == *id).map(|(key, _)| *key).collect();
+        for key in doomed {
+            self.end_transfer(key);
+            self.events.push_back(Event::Stop { peer: key.0, stream: key.1 });
+        }
+    }
+
+    /// A peer can be asked from now on.
+    pub fn peer_up(&mut self, now: Time, peer: PeerId) {
+        let state = self.peers.entry(peer).or_default();
+        state.measured_at = now;
+        state.held = false;
+    }
+
+    /// A peer is gone; what it was asked for is asked of others.
+    pub fn peer_down(&mut self, peer: PeerId) {
+        self.peers.remove(&peer);
+        let keys: Vec<_> = self
+            .transfers
+            .range((peer, StreamId(0))..=(peer, StreamId(u64::MAX)))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in keys {
+            self.end_transfer(key);
+        }
+        let ids: Vec<_> = self.chunks.keys().copied().collect();
+        for id in ids {
+            if let Some(chunk) = self.chunks.get_mut(&id) {
+                chunk.without.remove(&peer);
+            }
+        }
+    }
+
+    /// A peer that is not connected yet: what was asked went with the first flight, and nothing more is asked
+    /// until [`Self::peer_up`] is called again.
+    pub fn hold(&mut self, peer: PeerId) {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.held = true;
+        }
+    }
+
+    /// The streams on which a peer was asked.
+    pub fn streams_of(&self, peer: PeerId) -> impl Iterator<Item = StreamId> {
+        self.transfers.range((peer, StreamId(0))..=(peer, StreamId(u64::MAX))).map(|((_, stream), _)| *stream)
+    }
+
+    /// Whether slices are wanted that nobody was asked for.
+    pub fn is_waiting(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// How many peers can be asked.
+    pub fn peers(&self) -> usize {
+        self.peers.values().filter(|p| !p.lied && !p.held).count()
+    }
+
+    /// Totals.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// How many more slices could be asked for now, were there peers: the caller's hint for how much to
+    /// want ahead.
+    pub fn slack(&self) -> usize {
+        self.pool.available()
+    }
+
+    /// The next request to send, if a peer has room and a buffer is free.
+    pub fn poll_request(&mut self, now: Time) -> Option<Outgoing> {
+        let candidates: Vec<PeerId> = self
+            .peers
+            .iter()
+            .filter(|(_, p)| {
+                let free = !p.lied && !p.held && !p.stuck;
+                free && p.outstanding < p.ahead() && p.streams < REQUESTS_PER_SESSION_MAX
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        if candidates.is_empty() {
+            return None;
+        }
+        // The oldest wanted chunk that somebody with room may have, from the least busy such peer.
+        for &(order, id) in &self.open {
+            let chunk = self.chunks.get(&id)?;
+            let able = candidates.iter().filter(|p| !chunk.without.contains(p));
+            let Some(&peer) = able.min_by_key(|p| self.peers.get(p).map_or(0, |s| s.outstanding)) else {
+                continue;
+            };
+            let sharers = self.peers.iter().filter(|(p, s)| !s.lied && !chunk.without.contains(p)).count();
+            return self.request(now, peer, id, order, sharers);
+        }
+        None
+    }
+
+    fn request(&mut self, now: Time, peer: PeerId, id: ChunkId, order: u64, sharers: usize) -> Option<Outgoing> {
+        let chunk = self.chunks.get_mut(&id)?;
+        let state = self.peers.get_mut(&peer)?;
+        let room = state.ahead() - state.outstanding;
+        // With several sources a chunk is split between them.
+        let share = if sharers > 1 { CHUNK_SLICES_MAX.div_ceil(2 * sharers).max(2) } else { CHUNK_SLICES_MAX };
+        let mut mask = 0u16;
+        let mut buffers = Vec::new();
+        for index in 0..chunk.target.slices() as usize {
+            if buffers.len() >= share.min(room) {
+                break;
+            }
+            if chunk.slices[index] == SliceState::Missing {
+                let Some(buffer) = self.pool.lease() else { break };
+                buffers.push((index as u32, buffer));
+                mask |= 1 << index;
+            }
+        }
+        if buffers.is_empty() {
+            return None;
+        }
+        for (index, _) in &buffers {
+            chunk.slices[*index as usize] = SliceState::Asked;
+        }
+        state.outstanding += buffers.len();
+        state.streams += 1;
+        if chunk.count(SliceState::Missing) == 0 {
+            self.open.remove(&(order, id));
+        }
+        let request = Request { chunk: id, want_list: chunk.list.is_none(), mask };
+        let transfer = Transfer::new(now, chunk.target, &request, buffers);
+        self.counters.requests += 1;
+        self.next_check.get_or_insert(now + Duration::from_millis(FETCH_STALL_MS));
+        Some(Outgoing { peer, request, reply_len: transfer.reply_len(), transfer })
+    }
+
+    /// The request went out on `stream`.
+    pub fn started(&mut self, outgoing: Outgoing, stream: StreamId) {
+        self.transfers.insert((outgoing.peer, stream), outgoing.transfer);
+    }
+
+    /// The request could not be sent, since the peer gives no stream now: its slices are missing again, and
+    /// the peer is asked for nothing until one of its streams ends.
+    pub fn no_stream(&mut self, outgoing: Outgoing) {
+        if let Some(state) = self.peers.get_mut(&outgoing.peer) {
+            state.stuck = true;
+        }
+        self.release(outgoing.peer, outgoing.transfer);
+    }
+
+    /// Bytes of an answer, each exactly once, in any order.
+    pub fn data(&mut self, now: Time, peer: PeerId, stream: StreamId, offset: u64, bytes: &[u8]) {
+        let Some(transfer) = self.transfers.get_mut(&(peer, stream)) else { return };
+        transfer.data(now, offset, bytes);
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.arrived += bytes.len() as u64;
+            let elapsed = now.since(state.measured_at).as_secs_f64();
+            if elapsed >= 0.1 {
+                let rate = state.arrived as f64 / elapsed;
+                state.rate = if state.rate == 0.0 { rate } else { 0.7 * state.rate + 0.3 * rate };
+                state.arrived = 0;
+                state.measured_at = now;
+            }
+        }
+        if transfer.wants_attention() {
+            self.advance(peer, stream);
+        }
+    }
+
+    /// The answer's stream is complete (all its bytes were handed in) or was reset.
+    pub fn finished(&mut self, peer: PeerId, stream: StreamId) {
+        self.advance(peer, stream);
+        self.end_transfer((peer, stream));
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.stuck = false;
+        }
+    }
+
+    /// Checks what has become complete in one transfer.
+    fn advance(&mut self, peer: PeerId, stream: StreamId) {
+        let Some(transfer) = self.transfers.get_mut(&(peer, stream)) else { return };
+        let id = transfer.chunk();
+        let Some(chunk) = self.chunks.get_mut(&id) else { return };
+        match transfer.status() {
+            None => return,
+            Some(Ok(Status::Ok)) => {}
+            Some(Ok(status)) => {
+                if matches!(status, Status::NotFound | Status::Damaged | Status::Refused) {
+                    self.counters.not_found += 1;
+                    chunk.without.insert(peer);
+                }
+                self.end_transfer((peer, stream));
+                self.give_up_if_nobody_has(id);
+                return;
+            }
+            Some(Err(_)) => return self.caught_lying(peer, id),
+        }
+        if chunk.list.is_none() {
+            let Some(bytes) = transfer.take_list() else { return };
+            match SliceList::parse(chunk.target.len, &bytes, &chunk.target.root) {
+                Ok(list) => chunk.list = Some(list),
+                Err(_) => return self.caught_lying(peer, id),
+            }
+        }
+        let Some(list) = &chunk.list else { return };
+        while let Some((index, data)) = transfer.take_slice() {
+            let len = chunk.target.slice_len(index);
+            if list.verify(index, &data[..len]).is_err() {
+                transfer.put_back(index, data);
+                return self.caught_lying(peer, id);
+            }
+            chunk.slices[index as usize] = SliceState::Unwanted;
+            if let Some(state) = self.peers.get_mut(&peer) {
+                state.outstanding = state.outstanding.saturating_sub(1);
+            }
+            self.counters.slices += 1;
+            self.counters.bytes += len as u64;
+            self.events.push_back(Event::Slice { chunk: id, index, data, len, from: peer });
+        }
+        if chunk.slices.iter().all(|s| *s == SliceState::Unwanted) {
+            self.chunks.remove(&id);
+        }
+    }
+
+    fn caught_lying(&mut self, peer: PeerId, chunk: ChunkId) {
+        self.counters.liars += 1;
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.lied = true;
+        }
+        self.events.push_back(Event::Liar { peer, chunk });
+        let keys: Vec<_> = self
+            .transfers
+            .range((peer, StreamId(0))..=(peer, StreamId(u64::MAX)))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in keys {
+            self.end_transfer(key);
+        }
+        let ids: Vec<_> = self.chunks.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.give_up_if_nobody_has(id));
+    }
+
+    /// Ends a transfer; slices that did not arrive are missing again.
+    fn end_transfer(&mut self, key: (PeerId, StreamId)) {
+        if let Some(transfer) = self.transfers.remove(&key) {
+            self.release(key.0, transfer);
+        }
+    }
+
+    fn release(&mut self, peer: PeerId, transfer: Transfer) {
+        let id = transfer.chunk();
+        let left = transfer.into_unfinished();
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.outstanding = state.outstanding.saturating_sub(left.len());
+            state.streams = state.streams.saturating_sub(1);
+        }
+        let Some(chunk) = self.chunks.get_mut(&id) else { return };
+        for index in left {
+            if chunk.slices[index as usize] == SliceState::Asked {
+                chunk.slices[index as usize] = SliceState::Missing;
+            }
+        }
+        if chunk.count(SliceState::Missing) > 0 {
+            self.open.insert((chunk.order, id));
+        }
+    }
+
+    /// When every peer that could be asked has said no, the caller is told.
+    fn give_up_if_nobody_has(&mut self, id: ChunkId) {
+        let Some(chunk) = self.chunks.get(&id) else { return };
+        let mut askable = self.peers.iter().filter(|(_, p)| !p.lied).map(|(id, _)| id).peekable();
+        if askable.peek().is_some() && askable.all(|peer| chunk.without.contains(peer)) {
+            self.forget(&id);
+            self.events.push_back(Event::Unavailable { chunk: id });
+        }
+    }
+
+    /// What happened.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.next_check
+    }
+
+    /// Gives up on requests that bring nothing; their slices are asked of others (or again).
+    pub fn handle_timeout(&mut self, now: Time) {
+        if self.next_check.is_none_or(|at| at > now) {
+            return;
+        }
+        let stall = Duration::from_millis(FETCH_STALL_MS);
+        let stalled: Vec<_> = self
+            .transfers
+            .iter()
+            .filter(|(_, t)| t.last_progress() + stall <= now)
+            .map(|(key, _)| *key)
+            .collect();
+        for key in stalled {
+            self.counters.stalled += 1;
+            self.end_transfer(key);
+            self.events.push_back(Event::Stop { peer: key.0, stream: key.1 });
+        }
+        self.next_check = self.transfers.values().map(|t| t.last_progress() + stall).min();
+    }
+}
+
+#[cfg(test)]
+mod tests;

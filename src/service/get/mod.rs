@@ -1,0 +1,190 @@
+//! `get`: restores the tree below a reference into files.
+//!
+//! All running jobs of a shard. Each verified slice goes to every job that wants it. Drain in this order
+//! after every call: [`Get::poll_want`] and [`Get::poll_abandoned`] into the fetch, [`Get::poll_op`] to the
+//! file thread, [`Get::poll_ended`] to the asker.
+
+mod assemble;
+mod find;
+mod job;
+mod read;
+mod restore;
+mod tree;
+
+use std::collections::BTreeMap;
+
+use super::fetch::Target;
+use crate::base::fileop::{FileDone, FileOp, JobId};
+use crate::base::{ChunkId, NodeId, SliceBuf, SlicePool};
+use crate::crypto::hash;
+use crate::limits::GET_JOBS_MAX;
+use crate::wire::reference::Reference;
+use job::Job;
+
+/// What to fetch and where to put it.
+#[derive(Debug)]
+pub struct GetRequest {
+    /// The job's number, chosen by the asker.
+    pub job: JobId,
+    /// What.
+    pub reference: Reference,
+    /// Which part of it: path components below the root; empty for all of it.
+    pub inside: Vec<Vec<u8>>,
+    /// Absolute path of an existing or creatable directory that receives the result.
+    pub root: String,
+    /// The name that the fetched entry gets in `root`; `None` keeps its own. Several entries keep their own
+    /// names and go into a directory of this name.
+    pub rename: Option<Vec<u8>>,
+    /// Whether a directory of the name `rename` exists: then a file goes inside it, under its own name.
+    pub rename_exists: bool,
+    /// Whether existing files are replaced.
+    pub overwrite: bool,
+}
+
+impl GetRequest {
+    /// The name of the journal: the same for the same content in the same place.
+    fn journal_name(&self, root: &str, first: Option<&[u8]>) -> [u8; 16] {
+        let reference = self.reference.to_string();
+        let parts: [&[u8]; 5] = [reference.as_bytes(), b"\0", root.as_bytes(), b"\0", first.unwrap_or_default()];
+        hash::blake3(&parts)[..16].try_into().expect("16 of 32 bytes")
+    }
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GetProgress {
+    /// Files known so far.
+    pub files_total: u64,
+    /// Files restored.
+    pub files_done: u64,
+    /// Plaintext bytes known so far.
+    pub bytes_total: u64,
+    /// Plaintext bytes restored, resumed ones included.
+    pub bytes_done: u64,
+    /// Of those, bytes found in an earlier run's files and not fetched again.
+    pub bytes_resumed: u64,
+    /// Ciphertext bytes of slices received from peers for this job.
+    pub bytes_fetched: u64,
+    /// Whether the tree's directories have all been read (the totals are final).
+    pub planned: bool,
+    /// The final name of the entry that was written, once known.
+    pub name: Vec<u8>,
+    /// Peers that slices came from.
+    pub sources: Vec<NodeId>,
+}
+
+/// All `get` jobs of one shard.
+pub struct Get {
+    records: SlicePool,
+    jobs: BTreeMap<JobId, Job>,
+}
+
+impl Get {
+    /// `records` gives the buffers of records that are gathered from several slices.
+    pub fn new(records: SlicePool) -> Self {
+        Self { records, jobs: BTreeMap::new() }
+    }
+
+    /// Starts a job; an error is one clear line.
+    pub fn start(&mut self, request: GetRequest) -> Result<(), String> {
+        if self.jobs.len() >= GET_JOBS_MAX {
+            return Err(format!("{GET_JOBS_MAX} gets are running already; wait for one to end"));
+        }
+        let id = request.job;
+        self.jobs.insert(id, Job::new(request, self.records.clone()));
+        Ok(())
+    }
+
+    /// Gives a job up.
+    pub fn cancel(&mut self, id: JobId, why: &str) {
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.cancel(why);
+        }
+    }
+
+    /// Whether any job is running.
+    pub fn is_idle(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
+    /// The running jobs and how far they are.
+    pub fn progress(&self) -> impl Iterator<Item = (JobId, &GetProgress)> {
+        self.jobs.iter().map(|(id, job)| (*id, &job.progress))
+    }
+
+    /// Whether any job still wants something of a chunk.
+    pub fn wants_chunk(&self, chunk: &ChunkId) -> bool {
+        self.jobs.values().any(|job| job.wants_chunk(chunk))
+    }
+
+    /// A verified slice. Returns whether anybody wanted it.
+    pub fn slice(&mut self, chunk: ChunkId, index: u32, data: SliceBuf, len: usize, from: NodeId) -> bool {
+        let mut wanting: Vec<JobId> =
+            self.jobs.iter().filter(|(_, job)| job.wants_chunk(&chunk)).map(|(id, _)| *id).collect();
+        let Some(last) = wanting.pop() else { return false };
+        for id in wanting {
+            // Jobs that share a chunk each need their own copy, since records are opened in place. A job
+            // that finds no buffer asks for the slice again.
+            let Some(job) = self.jobs.get_mut(&id) else { continue };
+            let Some(mut copy) = self.records.lease() else {
+                job.want_again(&chunk, index);
+                continue;
+            };
+            copy[..len].copy_from_slice(&data[..len]);
+            job.came_from(from);
+            job.slice(chunk, index, copy, len);
+        }
+        if let Some(job) = self.jobs.get_mut(&last) {
+            job.came_from(from);
+            job.slice(chunk, index, data, len);
+        }
+        true
+    }
+
+    /// Nobody has a chunk.
+    pub fn unavailable(&mut self, chunk: &ChunkId) {
+        for job in self.jobs.values_mut().filter(|job| job.wants_chunk(chunk)) {
+            job.unavailable(chunk);
+        }
+    }
+
+    /// A file operation was done.
+    pub fn file_done(&mut self, done: FileDone) {
+        if let Some(job) = self.jobs.get_mut(&done.job) {
+            job.file_done(done);
+        }
+    }
+
+    /// The next slices to want.
+    pub fn poll_want(&mut self) -> Option<(Target, u16)> {
+        self.jobs.values_mut().find_map(Job::poll_want)
+    }
+
+    /// The next file operation.
+    pub fn poll_op(&mut self) -> Option<FileOp> {
+        self.jobs.iter_mut().find_map(|(id, job)| job.poll_op().map(|act| FileOp { job: *id, act }))
+    }
+
+    /// A job that ended: how far it came, how it ended, and the chunks it no longer wants.
+    pub fn poll_ended(&mut self) -> Option<Ended> {
+        let (id, result) = self.jobs.iter_mut().find_map(|(id, job)| job.ended().map(|result| (*id, result)))?;
+        let job = self.jobs.remove(&id)?;
+        Some(Ended { job: id, result, progress: job.progress })
+    }
+
+    /// Chunks that a job gave up since the last question: the fetch may forget those that nobody wants.
+    pub fn poll_abandoned(&mut self) -> Option<ChunkId> {
+        self.jobs.values_mut().find_map(Job::poll_abandoned)
+    }
+}
+
+/// How a job ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Which.
+    pub job: JobId,
+    /// Complete, or why not.
+    pub result: Result<(), String>,
+    /// How far it came.
+    pub progress: GetProgress,
+}

@@ -1,0 +1,220 @@
+//! Answering chunk requests: finds the chunk, writes the head and the slice list, and names the slices
+//! as sources that the stream reads from the store when it makes packets. Slices that are not resident
+//! are faulted in elsewhere first, in order.
+
+use std::collections::BTreeMap;
+
+use super::PeerId;
+use crate::base::{ChunkRead, ReadFault, StreamId};
+use crate::limits::{CHUNK_SLICES_MAX, REQUESTS_PER_SESSION_MAX, SLICE_SIZE};
+use crate::wire::chunkmsg::{REQUEST_LEN, ReplyHead, Request, Status};
+
+/// Where the bytes of a served slice are read: the chunk's handle and the slice, in one number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SliceSource(pub u64);
+
+impl SliceSource {
+    fn new(handle: u64, slice: u32) -> Self {
+        Self(handle * CHUNK_SLICES_MAX as u64 + u64::from(slice))
+    }
+
+    /// Copies bytes from `offset` of the slice.
+    pub fn read(self, store: &mut impl ChunkRead, offset: u64, into: &mut [u8]) -> Result<(), ReadFault> {
+        let (handle, slice) = (self.0 / CHUNK_SLICES_MAX as u64, self.0 % CHUNK_SLICES_MAX as u64);
+        let offset = slice * SLICE_SIZE as u64 + offset;
+        store.read(handle, u32::try_from(offset).map_err(|_| ReadFault::Gone)?, into)
+    }
+}
+
+/// The stream operations that serving needs; the node applies them to the peer's connection.
+#[derive(Debug)]
+pub enum Act {
+    /// Send these bytes.
+    Write(PeerId, StreamId, Vec<u8>),
+    /// Then the bytes of a slice.
+    Attach(PeerId, StreamId, SliceSource, u64),
+    /// Then nothing more.
+    Finish(PeerId, StreamId),
+    /// Give the stream up.
+    Reset(PeerId, StreamId),
+}
+
+/// Totals since the start, for metrics.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counters {
+    /// Requests answered with data (or with "have it").
+    pub served: u64,
+    /// Slices named as sources.
+    pub slices: u64,
+    /// Ciphertext bytes in them.
+    pub bytes: u64,
+    /// Requests for chunks that are not here.
+    pub not_found: u64,
+    /// Requests turned away because the peer has too many open.
+    pub busy: u64,
+    /// Requests that were no requests.
+    pub malformed: u64,
+    /// Requests that met damaged or unreadable storage.
+    pub damaged: u64,
+    /// Slices that had to be faulted in first.
+    pub cold: u64,
+}
+
+enum State {
+    /// The request's bytes so far.
+    Asking(Vec<u8>),
+    /// Slices still to be named, ascending.
+    Sending { handle: u64, chunk_len: u32, rest: u16 },
+}
+
+/// All serving of one shard.
+#[derive(Default)]
+pub struct Serve {
+    requests: BTreeMap<(PeerId, StreamId), State>,
+    /// Requests that wait for a slice to become resident.
+    cold: BTreeMap<(u64, u32), Vec<(PeerId, StreamId)>>,
+    counters: Counters,
+}
+
+impl Serve {
+    /// Totals.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Requests under way.
+    pub fn active(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// A peer opened a stream on the chunk channel.
+    pub fn opened(&mut self, peer: PeerId, stream: StreamId, acts: &mut Vec<Act>) {
+        let open = self.requests.range((peer, StreamId(0))..=(peer, StreamId(u64::MAX))).count();
+        if open >= REQUESTS_PER_SESSION_MAX {
+            self.counters.busy += 1;
+            answer(peer, stream, Status::Busy, acts);
+            return;
+        }
+        self.requests.insert((peer, stream), State::Asking(Vec::with_capacity(REQUEST_LEN)));
+    }
+
+    /// Bytes of a request, in order.
+    pub fn data(
+        &mut self,
+        peer: PeerId,
+        stream: StreamId,
+        bytes: &[u8],
+        finished: bool,
+        store: &mut impl ChunkRead,
+        acts: &mut Vec<Act>,
+    ) {
+        let Some(State::Asking(text)) = self.requests.get_mut(&(peer, stream)) else { return };
+        let room = (REQUEST_LEN + 1).saturating_sub(text.len());
+        text.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        if text.len() < REQUEST_LEN && !finished {
+            return;
+        }
+        let request = Request::parse(text);
+        match request {
+            Ok(request) => self.answer(peer, stream, &request, store, acts),
+            Err(_) => {
+                self.counters.malformed += 1;
+                self.refuse(peer, stream, Status::BadRequest, acts);
+            }
+        }
+    }
+
+    fn answer(
+        &mut self,
+        peer: PeerId,
+        stream: StreamId,
+        request: &Request,
+        store: &mut impl ChunkRead,
+        acts: &mut Vec<Act>,
+    ) {
+        let Some(chunk) = store.find(&request.chunk) else {
+            self.counters.not_found += 1;
+            return self.refuse(peer, stream, Status::NotFound, acts);
+        };
+        let slices = chunk.len.div_ceil(SLICE_SIZE as u32);
+        if u32::from(request.mask).checked_shr(slices).unwrap_or(0) != 0 {
+            self.counters.malformed += 1;
+            return self.refuse(peer, stream, Status::BadRequest, acts);
+        }
+        let head = ReplyHead { status: Status::Ok, chunk_len: chunk.len, mask: request.mask };
+        let mut bytes = head.emit().to_vec();
+        if request.want_list && store.slice_list(chunk.handle, &mut bytes).is_err() {
+            self.counters.damaged += 1;
+            return self.refuse(peer, stream, Status::Damaged, acts);
+        }
+        self.counters.served += 1;
+        acts.push(Act::Write(peer, stream, bytes));
+        let state = State::Sending { handle: chunk.handle, chunk_len: chunk.len, rest: request.mask };
+        self.requests.insert((peer, stream), state);
+        self.go_on(peer, stream, store, acts);
+    }
+
+    /// Names slices as sources as far as they are resident.
+    fn go_on(&mut self, peer: PeerId, stream: StreamId, store: &mut impl ChunkRead, acts: &mut Vec<Act>) {
+        let Some(State::Sending { handle, chunk_len, rest }) = self.requests.get_mut(&(peer, stream)) else {
+            return;
+        };
+        while *rest != 0 {
+            let slice = rest.trailing_zeros();
+            match store.warm(*handle, slice) {
+                Ok(true) => {
+                    let len = (*chunk_len as usize - slice as usize * SLICE_SIZE).min(SLICE_SIZE) as u64;
+                    acts.push(Act::Attach(peer, stream, SliceSource::new(*handle, slice), len));
+                    self.counters.slices += 1;
+                    self.counters.bytes += len;
+                    *rest &= *rest - 1;
+                }
+                Ok(false) => {
+                    self.counters.cold += 1;
+                    self.cold.entry((*handle, slice)).or_default().push((peer, stream));
+                    return;
+                }
+                Err(_) => {
+                    self.counters.damaged += 1;
+                    acts.push(Act::Reset(peer, stream));
+                    self.requests.remove(&(peer, stream));
+                    return;
+                }
+            }
+        }
+        acts.push(Act::Finish(peer, stream));
+        self.requests.remove(&(peer, stream));
+    }
+
+    /// A slice became resident.
+    pub fn warmed(&mut self, handle: u64, slice: u32, store: &mut impl ChunkRead, acts: &mut Vec<Act>) {
+        for (peer, stream) in self.cold.remove(&(handle, slice)).unwrap_or_default() {
+            self.go_on(peer, stream, store, acts);
+        }
+    }
+
+    /// The stream was reset or stopped by the peer.
+    pub fn ended(&mut self, peer: PeerId, stream: StreamId) {
+        self.requests.remove(&(peer, stream));
+    }
+
+    /// The peer is gone.
+    pub fn peer_down(&mut self, peer: PeerId) {
+        let keys: Vec<_> =
+            self.requests.range((peer, StreamId(0))..=(peer, StreamId(u64::MAX))).map(|(k, _)| *k).collect();
+        for key in keys {
+            self.requests.remove(&key);
+        }
+    }
+
+    fn refuse(&mut self, peer: PeerId, stream: StreamId, status: Status, acts: &mut Vec<Act>) {
+        self.requests.remove(&(peer, stream));
+        answer(peer, stream, status, acts);
+    }
+}
+
+fn answer(peer: PeerId, stream: StreamId, status: Status, acts: &mut Vec<Act>) {
+    let head = ReplyHead { status, chunk_len: 0, mask: 0 };
+    acts.push(Act::Write(peer, stream, head.emit().to_vec()));
+    acts.push(Act::Finish(peer, stream));
+}
