@@ -29,6 +29,12 @@ pub const DIRECTORY_DEPTH_MAX: usize = 128;
 pub const DIRECTORY_ENTRIES_MAX: usize = 4 << 20;
 /// Entries that one `get` plans at most (about 200 bytes of memory each); larger trees by parts.
 pub const GET_ENTRIES_MAX: usize = 2 << 20;
+/// Chunks that a packer keeps open at once.
+pub const PACK_OPEN_MAX: usize = 4;
+/// Bytes of one chunk that a packer leaves empty, so that records cross no slice border.
+pub const PACK_GAPS_MAX: usize = CHUNK_SIZE_MAX / 16;
+/// Probes of a directory lookup that interpolate; then it bisects.
+pub const LOOKUP_GUESSES_MAX: u32 = 8;
 
 // ---- packets (docs/protocol/packet.md) ---------------------------------------------------------
 
@@ -99,6 +105,8 @@ pub const DATAGRAM_QUEUE_MAX: usize = 256;
 pub const MESSAGE_SIZE_MAX: usize = 64 << 10;
 /// Chunk requests that one session serves at once.
 pub const REQUESTS_PER_SESSION_MAX: usize = 128;
+/// Chunks that one `have` query names at most.
+pub const HAVE_CHUNKS_MAX: usize = 256;
 
 // ---- buffers and the shard ---------------------------------------------------------------------
 
