@@ -103,10 +103,10 @@ pub const DATAGRAM_QUEUE_MAX: usize = 256;
 
 /// One protobuf control message at most, bytes.
 pub const MESSAGE_SIZE_MAX: usize = 64 << 10;
+/// When a peer that asks too much may ask again, milliseconds.
+pub const BUSY_RETRY_MS: u32 = 200;
 /// Chunk requests that one session serves at once.
 pub const REQUESTS_PER_SESSION_MAX: usize = 128;
-/// Chunks that one `have` query names at most.
-pub const HAVE_CHUNKS_MAX: usize = 256;
 
 // ---- buffers and the shard ---------------------------------------------------------------------
 

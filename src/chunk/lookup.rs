@@ -10,7 +10,9 @@ use std::ops::Range;
 
 use crate::limits::LOOKUP_GUESSES_MAX;
 use crate::wire::Malformed;
-use crate::wire::directory::{ENTRY_LEN, Entry, HEADER_LEN, Header, NameHash, RawEntry, guess, leading, name_hash};
+use crate::wire::directory::{
+    ENTRY_LEN, Entry, HEADER_LEN, Header, NameHash, RawEntry, guess, leading, name_hash,
+};
 
 /// Entries that one probe reads at least, where there are so many.
 const PROBE: u32 = 8;

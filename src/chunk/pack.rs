@@ -101,12 +101,7 @@ impl Open {
                 offset
             }
         };
-        self.placed.push(Placed {
-            tag,
-            key: piece.key,
-            offset: offset as u32,
-            plain_len: piece.plain_len,
-        });
+        self.placed.push(Placed { tag, key: piece.key, offset: offset as u32, plain_len: piece.plain_len });
     }
 
     fn is_full(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::base::{ChunkRead, Path, StreamId, Time};
+use crate::base::{ChunkRead, StreamId, Time};
 use crate::crypto::IdentityCard;
 use crate::service::PeerId;
 use crate::service::fetch::Fetch;
@@ -24,7 +24,6 @@ pub(super) struct Peer {
     pub session: SessionKey,
     pub card: IdentityCard,
     pub connection: Connection,
-    pub path: Option<Path>,
     pub trust: Option<u8>,
     pub streams: BTreeMap<StreamId, Role>,
     /// Whether it is in the node's queue of peers that may send.

@@ -23,7 +23,7 @@ impl Node {
                     sent_bytes: peer.sent_bytes,
                     received_bytes: peer.received_bytes,
                     lost_packets: stats.lost_packets,
-                    window: stats.cwnd,
+                    window: stats.window,
                     mtu: stats.mtu,
                 }
             })

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use super::PeerId;
 use crate::base::{ChunkRead, ReadFault, StreamId};
-use crate::limits::{CHUNK_SLICES_MAX, REQUESTS_PER_SESSION_MAX, SLICE_SIZE};
-use crate::wire::chunkmsg::{REQUEST_LEN, ReplyHead, Request, Status};
+use crate::limits::{BUSY_RETRY_MS, CHUNK_SLICES_MAX, REQUESTS_PER_SESSION_MAX, SLICE_SIZE};
+use crate::wire::chunkmsg::{ReplyHead, SliceRequest, Status, mask_of};
 
 /// Where the bytes of a served slice are read: the chunk's handle and the slice, in one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +95,7 @@ impl Serve {
             answer(peer, stream, Status::Busy, acts);
             return;
         }
-        self.requests.insert((peer, stream), State::Asking(Vec::with_capacity(REQUEST_LEN)));
+        self.requests.insert((peer, stream), State::Asking(Vec::with_capacity(SliceRequest::LEN)));
     }
 
     /// Bytes of a request, in order.
@@ -109,15 +109,12 @@ impl Serve {
         acts: &mut Vec<Act>,
     ) {
         let Some(State::Asking(text)) = self.requests.get_mut(&(peer, stream)) else { return };
-        let room = (REQUEST_LEN + 1).saturating_sub(text.len());
+        let room = (SliceRequest::LEN + 1).saturating_sub(text.len());
         text.extend_from_slice(&bytes[..bytes.len().min(room)]);
-        if text.len() < REQUEST_LEN && !finished {
-            return;
-        }
-        let request = Request::parse(text);
-        match request {
-            Ok(request) => self.answer(peer, stream, &request, store, acts),
-            Err(_) => {
+        match SliceRequest::parse(text) {
+            Ok(None) if !finished => {}
+            Ok(Some(request)) => self.answer(peer, stream, &request, store, acts),
+            Ok(None) | Err(_) => {
                 self.counters.malformed += 1;
                 self.refuse(peer, stream, Status::BadRequest, acts);
             }
@@ -128,7 +125,7 @@ impl Serve {
         &mut self,
         peer: PeerId,
         stream: StreamId,
-        request: &Request,
+        request: &SliceRequest,
         store: &mut impl ChunkRead,
         acts: &mut Vec<Act>,
     ) {
@@ -136,14 +133,14 @@ impl Serve {
             self.counters.not_found += 1;
             return self.refuse(peer, stream, Status::NotFound, acts);
         };
-        let slices = chunk.len.div_ceil(SLICE_SIZE as u32);
-        if u32::from(request.mask).checked_shr(slices).unwrap_or(0) != 0 {
+        if request.mask & !mask_of(chunk.len) != 0 {
             self.counters.malformed += 1;
             return self.refuse(peer, stream, Status::BadRequest, acts);
         }
-        let head = ReplyHead { status: Status::Ok, chunk_len: chunk.len, mask: request.mask };
+        let (list, mask) = (request.list, request.mask);
+        let head = ReplyHead { status: Status::Ok, list, mask, chunk_len: chunk.len, retry_ms: 0 };
         let mut bytes = head.emit().to_vec();
-        if request.want_list && store.slice_list(chunk.handle, &mut bytes).is_err() {
+        if request.list && store.slice_list(chunk.handle, &mut bytes).is_err() {
             self.counters.damaged += 1;
             return self.refuse(peer, stream, Status::Damaged, acts);
         }
@@ -214,7 +211,8 @@ impl Serve {
 }
 
 fn answer(peer: PeerId, stream: StreamId, status: Status, acts: &mut Vec<Act>) {
-    let head = ReplyHead { status, chunk_len: 0, mask: 0 };
+    let retry_ms = if status == Status::Busy { BUSY_RETRY_MS } else { 0 };
+    let head = ReplyHead::failed(status, retry_ms);
     acts.push(Act::Write(peer, stream, head.emit().to_vec()));
     acts.push(Act::Finish(peer, stream));
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::base::fileop::{FileAct, FileDone, FileFault, FileOp, FileOutcome, FileTime, JobId, JournalRecord};
+use crate::base::fileop::{
+    FileAct, FileDone, FileFault, FileOp, FileOutcome, FileTime, JobId, JournalRecord,
+};
 
 /// A finished entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +79,8 @@ impl SimFiles {
                 let path = path(job, parent, &name);
                 job.files.insert(file, path.clone());
                 let known = journal.entry(path.clone()).or_default();
-                let records = known.iter().map(|(record, tag)| JournalRecord { record: *record, tag: *tag }).collect();
+                let records =
+                    known.iter().map(|(record, tag)| JournalRecord { record: *record, tag: *tag }).collect();
                 if let Some(Node::File(bytes, ..)) = self.tree.get(&path) {
                     self.partial.insert(path.clone(), bytes.clone());
                 }
@@ -110,7 +113,8 @@ impl SimFiles {
             FileAct::Whole { parent, name, data, start, len, tag, mode, mtime } => {
                 take_room(&mut self.room, len)?;
                 let path = path(job, parent, &name);
-                let bytes = data.map_or_else(Vec::new, |data| data[start as usize..(start + len) as usize].to_vec());
+                let bytes =
+                    data.map_or_else(Vec::new, |data| data[start as usize..(start + len) as usize].to_vec());
                 journal.entry(path.clone()).or_default().insert(0, tag);
                 self.tree.insert(path, Node::File(bytes, mode, mtime));
                 self.bytes_written += u64::from(len);

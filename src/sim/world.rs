@@ -84,7 +84,10 @@ impl ChunkRead for MapStore {
     fn read(&mut self, handle: u64, offset: u32, into: &mut [u8]) -> Result<(), ReadFault> {
         let (_, bytes, _) = self.bodies.get(&handle).ok_or(ReadFault::Gone)?;
         let slice = offset / SLICE_SIZE as u32;
-        assert!(!self.cold || self.warm.contains(&(handle, slice)), "a cold slice is never read on the shard");
+        assert!(
+            !self.cold || self.warm.contains(&(handle, slice)),
+            "a cold slice is never read on the shard"
+        );
         let end = offset as usize + into.len();
         into.copy_from_slice(bytes.get(offset as usize..end).ok_or(ReadFault::Gone)?);
         self.bytes_read += into.len() as u64;

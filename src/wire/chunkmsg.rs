@@ -1,10 +1,8 @@
-//! The chunk service's messages, on streams of channel 1 (docs/protocol/fetch.md). One request per stream;
-//! its first byte says which.
+//! The chunk service's messages, on streams of channel 1 (docs/protocol/fetch.md). One request per stream.
 //!
 //! ```text
 //! slices  | 1 | flags 1 | mask 2 | chunk id 20 |                                     little-endian
 //! answer  | status 1 | flags 1 | mask 2 | chunk len 4 | retry ms 4 | zero 4 | list | slice | slice | …
-//! have    | 2 | length 2 | HaveRequest |        answer  | length 2 | HaveReply |
 //! ```
 //!
 //! All of a good answer's bytes have places that the asker can compute beforehand ([`ReplyLayout`]), so that
@@ -12,23 +10,17 @@
 
 use std::ops::Range;
 
-use prost::Message;
-
 use super::Malformed;
 use crate::base::ChunkId;
-use crate::limits::{CHUNK_SIZE_MAX, CHUNK_SLICES_MAX, HAVE_CHUNKS_MAX, MESSAGE_SIZE_MAX, SLICE_SIZE};
+use crate::limits::{CHUNK_SIZE_MAX, CHUNK_SLICES_MAX, SLICE_SIZE};
 
 /// First byte of a [`SliceRequest`].
 pub const KIND_SLICES: u8 = 1;
-/// First byte of a [`Have`] query.
-pub const KIND_HAVE: u8 = 2;
 
 const FLAG_LIST: u8 = 1;
 const VALUE_SIZE: u32 = 32;
-const LENGTH_SIZE: usize = 2;
 
 const _: () = assert!(CHUNK_SLICES_MAX == 16, "a mask of 16 bits names every slice");
-const _: () = assert!(HAVE_CHUNKS_MAX * ChunkId::LEN + 16 <= MESSAGE_SIZE_MAX && MESSAGE_SIZE_MAX <= 65_536);
 
 /// Bits for the slices of a chunk of `chunk_len` bytes.
 pub const fn mask_of(chunk_len: u32) -> u16 {
@@ -60,45 +52,23 @@ impl SliceRequest {
         out[4..].copy_from_slice(&self.chunk.0);
         out
     }
-}
 
-/// What a stream of channel 1 begins with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Request {
-    /// Slices of one chunk.
-    Slices(SliceRequest),
-    /// Which of many chunks are there.
-    Have(Have),
-}
-
-impl Request {
     /// Reads a request from the start of a stream; `Ok(None)` while there are too few bytes. Bytes behind
     /// the request are malformed: a stream carries one.
     pub fn parse(bytes: &[u8]) -> Result<Option<Self>, Malformed> {
-        match bytes.first() {
-            None => Ok(None),
-            Some(&KIND_SLICES) => {
-                let Some(request) = bytes.get(..SliceRequest::LEN) else { return Ok(None) };
-                if bytes.len() > SliceRequest::LEN || request[1] & !FLAG_LIST != 0 {
-                    return Err(Malformed("slice request"));
-                }
-                Ok(Some(Self::Slices(SliceRequest {
-                    chunk: ChunkId::from_slice(&request[4..]).expect("20 bytes"),
-                    mask: u16::from_le_bytes([request[2], request[3]]),
-                    list: request[1] & FLAG_LIST != 0,
-                })))
-            }
-            Some(&KIND_HAVE) => {
-                let Some(message) = delimited(&bytes[1..], Have::LEN_MAX)? else { return Ok(None) };
-                let message = HaveRequest::decode(message).map_err(|_| Malformed("have request"))?;
-                let (ids, rest) = message.chunks.as_chunks::<{ ChunkId::LEN }>();
-                if !rest.is_empty() || ids.len() > HAVE_CHUNKS_MAX {
-                    return Err(Malformed("have request: chunk ids"));
-                }
-                Ok(Some(Self::Have(Have { chunks: ids.iter().copied().map(ChunkId).collect() })))
-            }
-            Some(_) => Err(Malformed("chunk request: kind")),
+        let Some(&kind) = bytes.first() else { return Ok(None) };
+        if kind != KIND_SLICES {
+            return Err(Malformed("chunk request: kind"));
         }
+        let Some(request) = bytes.get(..Self::LEN) else { return Ok(None) };
+        if bytes.len() > Self::LEN || request[1] & !FLAG_LIST != 0 {
+            return Err(Malformed("slice request"));
+        }
+        Ok(Some(Self {
+            chunk: ChunkId::from_slice(&request[4..]).expect("20 bytes"),
+            mask: u16::from_le_bytes([request[2], request[3]]),
+            list: request[1] & FLAG_LIST != 0,
+        }))
     }
 }
 
@@ -262,7 +232,9 @@ impl ReplyLayout {
             Part::List
         } else {
             let nth = (offset - self.slices_start()) / SLICE_SIZE as u64;
-            Part::Slice((0..16u8).filter(|index| self.mask >> index & 1 == 1).nth(usize::try_from(nth).ok()?)?)
+            Part::Slice(
+                (0..16u8).filter(|index| self.mask >> index & 1 == 1).nth(usize::try_from(nth).ok()?)?,
+            )
         };
         let range = self.range(part).filter(|range| range.contains(&offset))?;
         Some(Spot { part, offset: (offset - range.start) as u32, rest: (range.end - offset) as u32 })
@@ -283,114 +255,25 @@ impl ReplyLayout {
     }
 }
 
-/// Asks which of up to [`HAVE_CHUNKS_MAX`] chunks a peer has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Have {
-    /// The chunks; the answer has one bit for each, in this order.
-    pub chunks: Vec<ChunkId>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct HaveRequest {
-    /// Chunk ids, 20 bytes each, one after another.
-    #[prost(bytes = "vec", tag = "1")]
-    chunks: Vec<u8>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct HaveReply {
-    /// Bit i % 8 of byte i / 8: chunk i is here.
-    #[prost(bytes = "vec", tag = "1")]
-    bitmap: Vec<u8>,
-}
-
-impl Have {
-    /// Length of the longest encoded message, bytes.
-    const LEN_MAX: usize = HAVE_CHUNKS_MAX * ChunkId::LEN + 16;
-
-    /// Writes the query; chunks beyond the limit are left out.
-    pub fn emit(&self) -> Vec<u8> {
-        let ids = self.chunks.iter().take(HAVE_CHUNKS_MAX).flat_map(|id| id.0).collect();
-        let mut out = vec![KIND_HAVE];
-        delimit(&mut out, &HaveRequest { chunks: ids });
-        out
-    }
-
-    /// Writes an answer: one flag per chunk of the query.
-    pub fn emit_reply(found: &[bool]) -> Vec<u8> {
-        let found = &found[..found.len().min(HAVE_CHUNKS_MAX)];
-        let bits = |flags: &[bool]| flags.iter().rev().fold(0, |byte, &flag| byte << 1 | u8::from(flag));
-        let mut out = Vec::new();
-        delimit(&mut out, &HaveReply { bitmap: found.chunks(8).map(bits).collect() });
-        out
-    }
-
-    /// Reads the answer to this query; `Ok(None)` while there are too few bytes.
-    pub fn parse_reply(&self, bytes: &[u8]) -> Result<Option<Vec<bool>>, Malformed> {
-        let Some(message) = delimited(bytes, Self::LEN_MAX)? else { return Ok(None) };
-        let reply = HaveReply::decode(message).map_err(|_| Malformed("have reply"))?;
-        let asked = self.chunks.len().min(HAVE_CHUNKS_MAX);
-        if reply.bitmap.len() != asked.div_ceil(8) {
-            return Err(Malformed("have reply: bitmap"));
-        }
-        Ok(Some((0..asked).map(|index| reply.bitmap[index / 8] >> (index % 8) & 1 == 1).collect()))
-    }
-}
-
-fn delimit(out: &mut Vec<u8>, message: &impl Message) {
-    out.extend_from_slice(&(message.encoded_len() as u16).to_le_bytes());
-    out.extend_from_slice(&message.encode_to_vec());
-}
-
-fn delimited(bytes: &[u8], len_max: usize) -> Result<Option<&[u8]>, Malformed> {
-    let Some((len, rest)) = bytes.split_first_chunk::<LENGTH_SIZE>() else { return Ok(None) };
-    let len = usize::from(u16::from_le_bytes(*len));
-    if len > len_max {
-        return Err(Malformed("message length"));
-    }
-    if rest.len() > len {
-        return Err(Malformed("bytes behind a message"));
-    }
-    Ok((rest.len() == len).then_some(rest))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    fn ids(count: usize) -> Vec<ChunkId> {
-        (0..count).map(|index| ChunkId([index as u8; 20])).collect()
-    }
 
     proptest! {
         #[test]
         fn slice_requests_round_trip(chunk in any::<[u8; 20]>(), mask in any::<u16>(), list in any::<bool>(), cut in 0..SliceRequest::LEN) {
             let request = SliceRequest { chunk: ChunkId(chunk), mask, list };
             let bytes = request.emit();
-            prop_assert_eq!(Request::parse(&bytes), Ok(Some(Request::Slices(request))));
-            prop_assert_eq!(Request::parse(&bytes[..cut]), Ok(None));
-            prop_assert!(Request::parse(&[&bytes[..], &[0]].concat()).is_err());
-        }
-
-        #[test]
-        fn have_round_trips(found in prop::collection::vec(any::<bool>(), 0..=HAVE_CHUNKS_MAX), cut in any::<prop::sample::Index>()) {
-            let have = Have { chunks: ids(found.len()) };
-            let bytes = have.emit();
-            prop_assert_eq!(Request::parse(&bytes), Ok(Some(Request::Have(have.clone()))));
-            prop_assert_eq!(Request::parse(&bytes[..cut.index(bytes.len())]), Ok(None));
-            let reply = Have::emit_reply(&found);
-            prop_assert_eq!(have.parse_reply(&reply[..cut.index(reply.len())]), Ok(None));
-            prop_assert_eq!(have.parse_reply(&reply), Ok(Some(found)));
-            let other = Have { chunks: ids(have.chunks.len() + 8) };
-            prop_assert!(have.chunks.len() + 8 > HAVE_CHUNKS_MAX || other.parse_reply(&reply).is_err());
+            prop_assert_eq!(SliceRequest::parse(&bytes), Ok(Some(request)));
+            prop_assert_eq!(SliceRequest::parse(&bytes[..cut]), Ok(None));
+            prop_assert!(SliceRequest::parse(&[&bytes[..], &[0]].concat()).is_err());
         }
 
         #[test]
         fn parsers_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..80), kind in 0u8..4) {
-            let _ = Request::parse(&bytes);
-            let _ = Request::parse(&[&[kind, 30, 0], &bytes[..]].concat());
-            let _ = Have { chunks: ids(3) }.parse_reply(&bytes);
+            let _ = SliceRequest::parse(&bytes);
+            let _ = SliceRequest::parse(&[&[kind, 1, 0], &bytes[..]].concat());
             if let Ok(head) = ReplyHead::parse(&bytes) {
                 prop_assert_eq!(&head.emit()[..], &bytes[..ReplyHead::LEN]);
             }

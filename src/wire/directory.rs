@@ -223,7 +223,10 @@ impl RawEntry {
         if !right || self.mode > MODE_MAX || self.mtime.nanos > NANOS_MAX {
             return Err(Malformed("directory: entry"));
         }
-        if self.name_len == 0 || usize::from(self.name_len) > NAME_MAX || header.name_range(self).end > header.size() {
+        if self.name_len == 0
+            || usize::from(self.name_len) > NAME_MAX
+            || header.name_range(self).end > header.size()
+        {
             return Err(Malformed("directory: name position"));
         }
         Ok(())
@@ -326,7 +329,9 @@ impl<'a> DirectoryView<'a> {
             match hash_of(self.fixed(middle)).cmp(&hash) {
                 std::cmp::Ordering::Less => low = middle + 1,
                 std::cmp::Ordering::Greater => high = middle,
-                std::cmp::Ordering::Equal => return self.get(middle as usize).filter(|entry| *entry.name == *name),
+                std::cmp::Ordering::Equal => {
+                    return self.get(middle as usize).filter(|entry| *entry.name == *name);
+                }
             }
         }
         None
@@ -527,7 +532,12 @@ pub(crate) mod tests {
     }
 
     fn file(name: &[u8]) -> Entry<'_> {
-        Entry { name: Cow::Borrowed(name), mode: 0o644, mtime: FileTime::default(), node: Node::File(Blob::EMPTY) }
+        Entry {
+            name: Cow::Borrowed(name),
+            mode: 0o644,
+            mtime: FileTime::default(),
+            node: Node::File(Blob::EMPTY),
+        }
     }
 
     #[test]
@@ -544,7 +554,8 @@ pub(crate) mod tests {
                 assert_eq!(DirectoryView::new_checked(&forged).err(), Some(Malformed("directory: name")));
             }
         }
-        let target = |target: &'static [u8]| Entry { node: Node::Symlink(Cow::Borrowed(target)), ..file(b"link") };
+        let target =
+            |target: &'static [u8]| Entry { node: Node::Symlink(Cow::Borrowed(target)), ..file(b"link") };
         for bad in [&b""[..], b"a\0b", &[b'x'; 4096]] {
             assert!(matches!(DirectoryWriter::new().push(&target(bad)), Err(BadDirectory::Target(_))));
         }

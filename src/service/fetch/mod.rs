@@ -19,7 +19,7 @@ use crate::chunk::slices::SliceList;
 use crate::limits::{
     CHUNK_SLICES_MAX, FETCH_STALL_MS, REQUESTS_PER_SESSION_MAX, SLICE_SIZE, SLICES_AHEAD_PER_PEER,
 };
-use crate::wire::chunkmsg::{Request, Status};
+use crate::wire::chunkmsg::{SliceRequest, Status};
 use transfer::Transfer;
 
 /// Which chunk, and what it must hash to.
@@ -88,7 +88,7 @@ pub struct Outgoing {
     /// Whom to ask.
     pub peer: PeerId,
     /// What to ask.
-    pub request: Request,
+    pub request: SliceRequest,
     /// Length of the whole answer, bytes: the stream's receive window.
     pub reply_len: u64,
     transfer: Transfer,
@@ -116,6 +116,9 @@ impl Chunk {
     }
 }
 
+/// Misses beyond this say nothing more about a peer.
+const MISSES_COUNTED_MAX: u32 = 8;
+
 #[derive(Default)]
 struct Peer {
     /// Slices asked for and not arrived.
@@ -128,6 +131,8 @@ struct Peer {
     arrived: u64,
     measured_at: Time,
     lied: bool,
+    /// Chunks that it did not have since it last brought a slice: it is asked after the others.
+    misses: u32,
     /// Nothing more may be asked until it is connected.
     held: bool,
     /// It gives no more streams until one ends.
@@ -305,7 +310,9 @@ impl Fetch {
         for &(order, id) in &self.open {
             let chunk = self.chunks.get(&id)?;
             let able = candidates.iter().filter(|p| !chunk.without.contains(p));
-            let Some(&peer) = able.min_by_key(|p| self.peers.get(p).map_or(0, |s| s.outstanding)) else {
+            let Some(&peer) = able.min_by_key(|p| {
+                self.peers.get(p).map_or((0, 0), |s| (s.misses.min(MISSES_COUNTED_MAX), s.outstanding))
+            }) else {
                 continue;
             };
             let sharers = self.peers.iter().filter(|(p, s)| !s.lied && !chunk.without.contains(p)).count();
@@ -314,12 +321,20 @@ impl Fetch {
         None
     }
 
-    fn request(&mut self, now: Time, peer: PeerId, id: ChunkId, order: u64, sharers: usize) -> Option<Outgoing> {
+    fn request(
+        &mut self,
+        now: Time,
+        peer: PeerId,
+        id: ChunkId,
+        order: u64,
+        sharers: usize,
+    ) -> Option<Outgoing> {
         let chunk = self.chunks.get_mut(&id)?;
         let state = self.peers.get_mut(&peer)?;
         let room = state.ahead() - state.outstanding;
         // With several sources a chunk is split between them.
-        let share = if sharers > 1 { CHUNK_SLICES_MAX.div_ceil(2 * sharers).max(2) } else { CHUNK_SLICES_MAX };
+        let share =
+            if sharers > 1 { CHUNK_SLICES_MAX.div_ceil(2 * sharers).max(2) } else { CHUNK_SLICES_MAX };
         let mut mask = 0u16;
         let mut buffers = Vec::new();
         for index in 0..chunk.target.slices() as usize {
@@ -343,7 +358,7 @@ impl Fetch {
         if chunk.count(SliceState::Missing) == 0 {
             self.open.remove(&(order, id));
         }
-        let request = Request { chunk: id, want_list: chunk.list.is_none(), mask };
+        let request = SliceRequest { chunk: id, list: chunk.list.is_none(), mask };
         let transfer = Transfer::new(now, chunk.target, &request, buffers);
         self.counters.requests += 1;
         self.next_check.get_or_insert(now + Duration::from_millis(FETCH_STALL_MS));
@@ -356,7 +371,7 @@ impl Fetch {
     }
 
     /// The request could not be sent, since the peer gives no stream now: its slices are missing again, and
-    /// the peer is asked for nothing until one of its streams ends.
+    /// the peer is asked for nothing before [`Self::more_streams`].
     pub fn no_stream(&mut self, outgoing: Outgoing) {
         if let Some(state) = self.peers.get_mut(&outgoing.peer) {
             state.stuck = true;
@@ -387,6 +402,10 @@ impl Fetch {
     pub fn finished(&mut self, peer: PeerId, stream: StreamId) {
         self.advance(peer, stream);
         self.end_transfer((peer, stream));
+    }
+
+    /// A peer gives streams again.
+    pub fn more_streams(&mut self, peer: PeerId) {
         if let Some(state) = self.peers.get_mut(&peer) {
             state.stuck = false;
         }
@@ -404,6 +423,9 @@ impl Fetch {
                 if matches!(status, Status::NotFound | Status::Damaged | Status::Refused) {
                     self.counters.not_found += 1;
                     chunk.without.insert(peer);
+                    if let Some(state) = self.peers.get_mut(&peer) {
+                        state.misses += 1;
+                    }
                 }
                 self.end_transfer((peer, stream));
                 self.give_up_if_nobody_has(id);
@@ -428,6 +450,7 @@ impl Fetch {
             chunk.slices[index as usize] = SliceState::Unwanted;
             if let Some(state) = self.peers.get_mut(&peer) {
                 state.outstanding = state.outstanding.saturating_sub(1);
+                state.misses = 0;
             }
             self.counters.slices += 1;
             self.counters.bytes += len as u64;

@@ -2,16 +2,15 @@
 
 use super::Target;
 use crate::base::{ChunkId, SliceBuf, Time};
-use crate::limits::SLICE_SIZE;
 use crate::wire::Malformed;
-use crate::wire::chunkmsg::{REPLY_HEAD_LEN, ReplyHead, Request, Status};
+use crate::wire::chunkmsg::{Part, ReplyHead, ReplyLayout, SliceRequest, Status};
 
 /// An answer in the making. Its layout is known from the request: head, slice list when asked for,
 /// slices in ascending order; so bytes are placed whatever the order in which they come.
 pub(super) struct Transfer {
     target: Target,
-    mask: u16,
-    head: [u8; REPLY_HEAD_LEN],
+    layout: ReplyLayout,
+    head: [u8; ReplyHead::LEN],
     head_got: usize,
     status: Option<Status>,
     malformed: bool,
@@ -32,20 +31,26 @@ struct Slice {
 }
 
 impl Transfer {
-    pub(super) fn new(now: Time, target: Target, request: &Request, buffers: Vec<(u32, SliceBuf)>) -> Self {
-        let list = if request.want_list { vec![0; 32 * target.slices() as usize] } else { Vec::new() };
+    pub(super) fn new(
+        now: Time,
+        target: Target,
+        request: &SliceRequest,
+        buffers: Vec<(u32, SliceBuf)>,
+    ) -> Self {
+        let layout = ReplyLayout::new(target.len, request.mask, request.list);
+        let list = layout.range(Part::List).map_or(0, |range| range.end - range.start);
         let slices = buffers
             .into_iter()
             .map(|(index, data)| Slice { index, len: target.slice_len(index), got: 0, data: Some(data) })
             .collect();
         Self {
             target,
-            mask: request.mask,
-            head: [0; REPLY_HEAD_LEN],
+            layout,
+            head: [0; ReplyHead::LEN],
             head_got: 0,
             status: None,
             malformed: false,
-            list,
+            list: vec![0; list as usize],
             list_got: 0,
             slices,
             ready: Vec::new(),
@@ -63,60 +68,51 @@ impl Transfer {
     }
 
     pub(super) fn reply_len(&self) -> u64 {
-        (REPLY_HEAD_LEN + self.list.len() + self.slices.iter().map(|s| s.len).sum::<usize>()) as u64
+        self.layout.total()
     }
 
     /// Places bytes of the answer; anything past its end is a malformed answer.
-    pub(super) fn data(&mut self, now: Time, offset: u64, mut bytes: &[u8]) {
+    pub(super) fn data(&mut self, now: Time, mut offset: u64, mut bytes: &[u8]) {
         self.last_progress = now;
-        let Ok(mut at) = usize::try_from(offset) else {
-            self.malformed = true;
-            self.attention = true;
-            return;
-        };
-        if at < REPLY_HEAD_LEN {
-            let n = bytes.len().min(REPLY_HEAD_LEN - at);
-            self.head[at..at + n].copy_from_slice(&bytes[..n]);
-            self.head_got += n;
-            if self.head_got == REPLY_HEAD_LEN {
-                self.read_head();
-            }
-            bytes = &bytes[n..];
-            at += n;
-        }
-        if bytes.is_empty() {
-            return;
-        }
-        let list_at = at - REPLY_HEAD_LEN;
-        if list_at < self.list.len() {
-            let n = bytes.len().min(self.list.len() - list_at);
-            self.list[list_at..list_at + n].copy_from_slice(&bytes[..n]);
-            self.list_got += n;
-            self.attention |= self.list_got == self.list.len();
-            bytes = &bytes[n..];
-            at += n;
-        }
-        let mut at = at - REPLY_HEAD_LEN - self.list.len().min(at - REPLY_HEAD_LEN);
         while !bytes.is_empty() {
-            // Every slice but the last of the chunk, which comes last, is of full size.
-            let position = at / SLICE_SIZE;
-            let within = at % SLICE_SIZE;
-            let Some(slice) = self.slices.get_mut(position).filter(|slice| within < slice.len) else {
+            let Some(spot) = self.layout.locate(offset) else {
                 self.malformed = true;
                 self.attention = true;
                 return;
             };
-            let n = bytes.len().min(slice.len - within);
-            if let Some(data) = &mut slice.data {
-                data[within..within + n].copy_from_slice(&bytes[..n]);
+            let n = bytes.len().min(spot.rest as usize);
+            let (part, rest) = bytes.split_at(n);
+            let at = spot.offset as usize..spot.offset as usize + n;
+            match spot.part {
+                Part::Head => {
+                    self.head[at].copy_from_slice(part);
+                    self.head_got += n;
+                    if self.head_got == ReplyHead::LEN {
+                        self.read_head();
+                    }
+                }
+                Part::List => {
+                    self.list[at].copy_from_slice(part);
+                    self.list_got += n;
+                    self.attention |= self.list_got == self.list.len();
+                }
+                Part::Slice(index) => self.place(u32::from(index), at, part),
             }
-            slice.got += n;
-            if slice.got == slice.len {
-                self.ready.push(position);
-                self.attention = true;
-            }
-            bytes = &bytes[n..];
-            at += n;
+            bytes = rest;
+            offset += n as u64;
+        }
+    }
+
+    fn place(&mut self, index: u32, at: std::ops::Range<usize>, bytes: &[u8]) {
+        let Some(position) = self.slices.iter().position(|slice| slice.index == index) else { return };
+        let slice = &mut self.slices[position];
+        if let Some(data) = &mut slice.data {
+            data[at].copy_from_slice(bytes);
+        }
+        slice.got += bytes.len();
+        if slice.got == slice.len {
+            self.ready.push(position);
+            self.attention = true;
         }
     }
 
@@ -124,7 +120,7 @@ impl Transfer {
         self.attention = true;
         match ReplyHead::parse(&self.head) {
             Ok(head) => {
-                let honest = head.status != Status::Ok || (head.chunk_len == self.target.len && head.mask == self.mask);
+                let honest = head.status != Status::Ok || head == self.layout.head();
                 self.malformed |= !honest;
                 self.status = Some(head.status);
             }

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::chunk::lookup::{Lookup, Step};
 use crate::limits::RECORD_PLAIN;
-use crate::wire::directory::Entry;
+use crate::wire::directory::{Entry, Node};
 use crate::wire::reference::Blob;
 
 /// Following path components down from a directory.
@@ -29,7 +29,7 @@ pub(super) enum Next {
     /// Wait for what was asked.
     Wait,
     /// Here it is.
-    Found(Box<Entry>),
+    Found(Box<Entry<'static>>),
     /// There is no such entry.
     Absent(Vec<u8>),
     /// The directory contradicts itself.
@@ -99,12 +99,12 @@ impl Find {
             Step::Found(entry) => {
                 self.at += 1;
                 let Some(name) = self.components.get(self.at) else { return Next::Found(Box::new(entry)) };
-                if entry.kind != crate::wire::directory::Kind::Directory || entry.blob.size == 0 {
+                let Node::Directory(blob) = entry.node else {
                     return Next::Absent(self.components[..=self.at].join(&b'/'));
-                }
-                let (at, lookup) = (self.at, Lookup::new(name, entry.blob.size));
+                };
+                let (at, lookup) = (self.at, Lookup::new(name, blob.size));
                 let components = std::mem::take(&mut self.components);
-                *self = Self { lookup, at, ..Self::new(entry.blob, components) };
+                *self = Self { lookup, at, ..Self::new(blob, components) };
                 self.next()
             }
         }

@@ -45,7 +45,8 @@ impl GetRequest {
     /// The name of the journal: the same for the same content in the same place.
     fn journal_name(&self, root: &str, first: Option<&[u8]>) -> [u8; 16] {
         let reference = self.reference.to_string();
-        let parts: [&[u8]; 5] = [reference.as_bytes(), b"\0", root.as_bytes(), b"\0", first.unwrap_or_default()];
+        let parts: [&[u8]; 5] =
+            [reference.as_bytes(), b"\0", root.as_bytes(), b"\0", first.unwrap_or_default()];
         hash::blake3(&parts)[..16].try_into().expect("16 of 32 bytes")
     }
 }
@@ -167,7 +168,8 @@ impl Get {
 
     /// A job that ended: how far it came, how it ended, and the chunks it no longer wants.
     pub fn poll_ended(&mut self) -> Option<Ended> {
-        let (id, result) = self.jobs.iter_mut().find_map(|(id, job)| job.ended().map(|result| (*id, result)))?;
+        let (id, result) =
+            self.jobs.iter_mut().find_map(|(id, job)| job.ended().map(|result| (*id, result)))?;
         let job = self.jobs.remove(&id)?;
         Some(Ended { job: id, result, progress: job.progress })
     }

@@ -59,7 +59,7 @@ impl BlobRead {
             place.copy_from_slice(&piece.bytes);
             return Ok(());
         }
-        let list = ExtentList::parse(&piece.bytes, &piece.blob)?;
+        let list = ExtentList::new_checked(&piece.bytes, &piece.blob)?;
         let mut offset = piece.offset;
         for child in list.iter() {
             let size = child.size as usize;

@@ -43,11 +43,6 @@ impl Tree {
         self.dirs.len() + self.files.len() + self.links.len()
     }
 
-    /// Plaintext bytes of all files.
-    pub(super) fn bytes(&self) -> u64 {
-        self.files.iter().fold(0, |sum, file| sum.saturating_add(file.blob.size))
-    }
-
     /// The order in which to restore files: files whose content shares a chunk come together, at the place
     /// of the first of them, so that each slice of a packed chunk is fetched once.
     pub(super) fn order(&self) -> Vec<u32> {
@@ -56,7 +51,9 @@ impl Tree {
         for (index, file) in self.files.iter().enumerate() {
             let index = index as u32;
             let key = match &file.blob.top {
-                Some(top) if file.blob.depth == 0 => (*first.entry(top.chunk).or_insert(index), top.offset, index),
+                Some(top) if file.blob.depth == 0 => {
+                    (*first.entry(top.chunk).or_insert(index), top.offset, index)
+                }
                 _ => (index, 0, index),
             };
             keys.push(key);

@@ -17,7 +17,11 @@ impl Job {
         }
         match self.tree.dirs.get(next as usize) {
             Some(dir) => {
-                self.ops.push_back(FileAct::Directory { dir: next, parent: dir.parent, name: dir.name.clone() });
+                self.ops.push_back(FileAct::Directory {
+                    dir: next,
+                    parent: dir.parent,
+                    name: dir.name.clone(),
+                });
                 self.phase = Phase::Dirs(next + 1);
             }
             None => self.phase = Phase::Files(0),
@@ -39,7 +43,11 @@ impl Job {
                 self.start_file(file);
                 true
             }
-            None if self.active.is_empty() && self.wholes == 0 && self.ahead == 0 && self.outcome.is_none() => {
+            None if self.active.is_empty()
+                && self.wholes == 0
+                && self.ahead == 0
+                && self.outcome.is_none() =>
+            {
                 self.phase = Phase::Links(0);
                 true
             }
@@ -65,7 +73,16 @@ impl Job {
         if blob.size == 0 {
             let (mode, mtime) = (entry.mode, entry.mtime);
             let tag = [0; 16];
-            self.ops.push_back(FileAct::Whole { parent, name, data: None, start: 0, len: 0, tag, mode, mtime });
+            self.ops.push_back(FileAct::Whole {
+                parent,
+                name,
+                data: None,
+                start: 0,
+                len: 0,
+                tag,
+                mode,
+                mtime,
+            });
             self.progress.files_done += 1;
         } else if !self.resumed && blob.size <= RECORD_PLAIN as u64 && blob.depth == 0 {
             self.wholes += 1;
@@ -137,7 +154,7 @@ impl Job {
         let mut went_on = false;
         for (bytes, purpose) in self.finished_reads() {
             let ReadFor::FileList(file, blob, offset) = purpose else { continue };
-            let Ok(list) = ExtentList::parse(&bytes, &blob) else {
+            let Ok(list) = ExtentList::new_checked(&bytes, &blob) else {
                 self.fail("an extent list of this reference is malformed: it is damaged or hostile");
                 return true;
             };
@@ -171,7 +188,13 @@ impl Job {
             let offset = piece.offset + u64::from(record) * RECORD_PLAIN as u64;
             let len = piece.record_len(record);
             self.ahead += u64::from(len);
-            self.ops.push_back(FileAct::ReadBack { file, offset, into, len, record: first + u64::from(record) });
+            self.ops.push_back(FileAct::ReadBack {
+                file,
+                offset,
+                into,
+                len,
+                record: first + u64::from(record),
+            });
             waiting += 1;
         }
         let missing = piece.all() & !journaled;

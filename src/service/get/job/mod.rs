@@ -321,7 +321,8 @@ impl Job {
                     return;
                 }
                 Err((CutError::Forged, _)) => {
-                    return self.fail("the content does not open with this reference: it is damaged or hostile");
+                    return self
+                        .fail("the content does not open with this reference: it is damaged or hostile");
                 }
             }
         }

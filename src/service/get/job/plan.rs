@@ -1,12 +1,12 @@
 //! Finding the entry and planning the tree: directories are read, many at once, until all totals are known.
 
-use super::super::find::{Find, Next};
+use super::super::find::Next;
 use super::super::read::BlobRead;
 use super::super::tree::{Dir, File, Link};
 use super::{Job, Phase, Purpose, ReadFor, ReadId};
 use crate::base::fileop::{FileAct, FileTime};
 use crate::limits::{DIRECTORY_DEPTH_MAX, DIRECTORY_SIZE_MAX, GET_ENTRIES_MAX, PLAN_AHEAD_BYTES};
-use crate::wire::directory::{DirectoryView, Entry, Kind};
+use crate::wire::directory::{DirectoryView, Entry, Node};
 use crate::wire::extents::ExtentList;
 use crate::wire::reference::Blob;
 
@@ -53,7 +53,7 @@ impl Job {
     pub(super) fn find(&mut self) -> bool {
         for (bytes, purpose) in self.finished_reads() {
             let ReadFor::FindList(blob) = purpose else { continue };
-            let Ok(list) = ExtentList::parse(&bytes, &blob) else {
+            let Ok(list) = ExtentList::new_checked(&bytes, &blob) else {
                 self.fail("a directory of this reference is malformed: it is damaged or hostile");
                 return false;
             };
@@ -68,7 +68,11 @@ impl Job {
         match find.next() {
             Next::Wait => false,
             Next::ReadList(blob) => {
-                let list = Blob { size: blob.top.as_ref().map_or(0, |t| u64::from(t.plain_len)), depth: 0, ..blob.clone() };
+                let list = Blob {
+                    size: blob.top.as_ref().map_or(0, |t| u64::from(t.plain_len)),
+                    depth: 0,
+                    ..blob.clone()
+                };
                 self.read(list, ReadFor::FindList(blob));
                 false
             }
@@ -106,7 +110,7 @@ impl Job {
                 self.fail("a directory of this reference is malformed: it is damaged or hostile");
                 return true;
             };
-            let mut entries: Vec<Entry> = view.iter().collect();
+            let mut entries: Vec<Entry<'static>> = view.iter().map(Entry::into_owned).collect();
             entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
             match purpose {
                 ReadFor::Root => self.begin(entries),
@@ -132,52 +136,55 @@ impl Job {
     }
 
     /// The entries to restore are known: decides where they go, opens the root, goes on planning.
-    pub(super) fn begin(&mut self, mut entries: Vec<Entry>) {
+    pub(super) fn begin(&mut self, mut entries: Vec<Entry<'static>>) {
         let mut root = self.request.root.clone();
         let root_dir = Dir { parent: 0, name: Vec::new(), mode: 0, mtime: FileTime::default(), depth: 0 };
         self.tree.dirs.push(root_dir);
         if let Some(name) = self.request.rename.clone() {
-            let inside = entries.len() != 1 || (self.request.rename_exists && entries[0].kind != Kind::Directory);
+            let inside = entries.len() != 1
+                || (self.request.rename_exists && !matches!(entries[0].node, Node::Directory(_)));
             if inside {
                 root = format!("{}/{}", root.trim_end_matches('/'), String::from_utf8_lossy(&name));
             } else {
-                entries[0].name = name;
+                entries[0].name = name.into();
             }
         }
         if let [entry] = &entries[..] {
-            self.progress.name = entry.name.clone();
+            self.progress.name = entry.name.to_vec();
         }
-        let journal = self.request.journal_name(&root, entries.first().map(|e| e.name.as_slice()));
+        let journal = self.request.journal_name(&root, entries.first().map(|entry| &*entry.name));
         self.ops.push_back(FileAct::Begin { root, journal, overwrite: self.request.overwrite });
         self.phase = Phase::Plan;
         entries.into_iter().for_each(|entry| self.add(0, entry));
     }
 
-    pub(super) fn add(&mut self, parent: u32, entry: Entry) {
+    pub(super) fn add(&mut self, parent: u32, entry: Entry<'static>) {
         if self.tree.entries() >= GET_ENTRIES_MAX {
             return self.fail(&format!(
                 "the tree has more than {GET_ENTRIES_MAX} entries; get it in parts: REFERENCE/sub/directory"
             ));
         }
         let depth = self.tree.dirs[parent as usize].depth + 1;
-        let Entry { name, kind, mode, mtime, target, blob } = entry;
-        match kind {
-            Kind::Directory if usize::from(depth) > DIRECTORY_DEPTH_MAX => {
+        let Entry { name, mode, mtime, node } = entry;
+        let (name, mode) = (name.into_owned(), u32::from(mode));
+        match node {
+            Node::Directory(_) if usize::from(depth) > DIRECTORY_DEPTH_MAX => {
                 self.fail(&format!("directories are nested more than {DIRECTORY_DEPTH_MAX} deep"));
             }
-            Kind::Directory => {
+            Node::Directory(blob) => {
                 let dir = self.tree.dirs.len() as u32;
                 self.tree.dirs.push(Dir { parent, name, mode, mtime, depth });
-                if blob.size > 0 {
-                    self.unread.push_back((dir, blob));
-                }
+                self.unread.push_back((dir, blob));
             }
-            Kind::File => {
+            Node::File(blob) => {
                 self.progress.files_total += 1;
                 self.progress.bytes_total = self.progress.bytes_total.saturating_add(blob.size);
                 self.tree.files.push(File { parent, name, mode, mtime, blob });
             }
-            Kind::Symlink => self.tree.links.push(Link { parent, name, target, mtime }),
+            Node::Symlink(target) => {
+                let target = target.into_owned();
+                self.tree.links.push(Link { parent, name, target, mtime });
+            }
         }
     }
 }

@@ -1,0 +1,130 @@
+//! Sessions become peers, and friends are called.
+
+use std::collections::BTreeMap;
+
+use super::peer::{Peer, Role};
+use super::streams::send_request;
+use super::{Clock, Early, Node};
+use crate::base::Time;
+use crate::crypto::IdentityCard;
+use crate::limits::EARLY_DATA_MAX;
+use crate::service::PeerId;
+use crate::session::{ConnectError, Event as SessionEvent, FailedWhy, SessionKey};
+use crate::stream::{self, Connection};
+
+impl Node {
+    pub(super) fn session_events(&mut self, clock: Clock) {
+        while let Some(event) = self.sessions.poll_event() {
+            match event {
+                SessionEvent::Established { session, initiator, card } => {
+                    self.peer_up(clock, session, initiator, card);
+                }
+                SessionEvent::Confirmed { .. } => {}
+                // Packet 0 is not acknowledged then, and loss recovery sends the request again.
+                SessionEvent::EarlyRefused { .. } => {}
+                SessionEvent::Failed { session, why } => {
+                    if let Some(early) = self.early.remove(&session) {
+                        self.fetch.peer_down(early.peer);
+                    }
+                    if !matches!(why, FailedWhy::Superseded(_)) {
+                        self.friends.failed(clock.now, session, &mut self.rng);
+                    }
+                }
+                SessionEvent::Closed { session, .. } => self.peer_down(clock, session),
+                SessionEvent::Moved { session, .. } => {
+                    if let Some(peer) = self.by_session.get(&session).and_then(|id| self.peers.get_mut(id)) {
+                        peer.connection.path_changed(clock.now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn peer_up(&mut self, clock: Clock, session: SessionKey, initiator: bool, card: IdentityCard) {
+        let (id, connection) = match self.early.remove(&session) {
+            Some(early) => (early.peer, early.connection),
+            None => (self.next_peer_id(), self.connection(clock.now, initiator)),
+        };
+        let trust = self.friends.get(&card.key).map(|friend| friend.trust);
+        let streams = BTreeMap::new();
+        let mut peer = Peer {
+            session,
+            card,
+            connection,
+            trust,
+            streams,
+            queued: false,
+            timer: None,
+            sent_bytes: 0,
+            received_bytes: 0,
+        };
+        peer.streams.extend(self.fetch.streams_of(id).map(|stream| (stream, Role::Fetching)));
+        self.peers.insert(id, peer);
+        self.by_session.insert(session, id);
+        if self.friends.connected(&card.key, id) {
+            self.sessions.set_keepalive(session, true);
+            self.fetch.peer_up(clock.now, id);
+        }
+        self.touch(id);
+    }
+
+    fn peer_down(&mut self, clock: Clock, session: SessionKey) {
+        let Some(id) = self.by_session.remove(&session) else { return };
+        self.friends.gone(clock.now, id);
+        self.fetch.peer_down(id);
+        self.serve.peer_down(id);
+        if let Some(at) = self.peers.remove(&id).and_then(|peer| peer.timer) {
+            self.timers.remove(&(at, id));
+        }
+    }
+
+    fn next_peer_id(&mut self) -> PeerId {
+        self.next_peer += 1;
+        PeerId(self.next_peer)
+    }
+
+    fn connection(&self, now: Time, initiator: bool) -> Connection {
+        Connection::new(now, stream::Config::new(initiator))
+    }
+
+    pub(super) fn call_friends(&mut self, clock: Clock) {
+        while let Some(friend) = self.friends.due(clock.now) {
+            let early = self.early_request(clock);
+            let bytes = early.as_ref().map_or(&[][..], |(_, bytes)| bytes);
+            let started =
+                self.sessions.connect(clock.now, clock.wall, &friend.card, &friend.addresses, bytes);
+            let session = match started {
+                Ok(session) | Err(ConnectError::Connecting(session)) => Some(session),
+                Err(_) => None,
+            };
+            match (early, started) {
+                (Some((early, _)), Ok(session)) => {
+                    self.early.insert(session, early);
+                }
+                (Some((early, _)), Err(_)) => self.fetch.peer_down(early.peer),
+                (None, _) => {}
+            }
+            self.friends.calling(clock.now, &friend.card.key, session);
+        }
+    }
+
+    /// When content is wanted and nobody is connected, the first flight asks for it already: the request is
+    /// packet number 0 of the session to be.
+    fn early_request(&mut self, clock: Clock) -> Option<(Early, Vec<u8>)> {
+        if !self.fetch.is_waiting() || !self.early.is_empty() {
+            return None;
+        }
+        let peer = self.next_peer_id();
+        let mut connection = self.connection(clock.now, true);
+        self.fetch.peer_up(clock.now, peer);
+        let outgoing = self.fetch.poll_request(clock.now)?;
+        if send_request(&mut connection, &mut self.fetch, outgoing).is_none() {
+            self.fetch.peer_down(peer);
+            return None;
+        }
+        self.fetch.hold(peer);
+        let mut room = [0; EARLY_DATA_MAX];
+        let meta = connection.poll_payload(clock.now, 0, &mut room, &mut ())?;
+        Some((Early { peer, connection }, room[..meta.len].to_vec()))
+    }
+}

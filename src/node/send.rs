@@ -1,0 +1,136 @@
+//! What to do next: reports, file operations, handshakes, and trains of packets, peer by peer.
+
+use super::peer::FromStore;
+use super::{Clock, ECT0, Node, Output, Train, World};
+use crate::base::{BufId, Place};
+use crate::limits::{
+    DATAGRAM_MAX, HEADER_SIZE, PACKET_OVERHEAD, TAG_SIZE, TRAIN_SEGMENTS_MAX, TRAIN_SIZE_MAX,
+};
+use crate::service::PeerId;
+use crate::session::PacketKind;
+
+impl Node {
+    /// The next thing to do.
+    pub fn poll(&mut self, clock: Clock, world: &mut impl World) -> Option<Output> {
+        if let Some(report) = self.reports.pop_front() {
+            return Some(Output::Report(report));
+        }
+        if let Some(op) = self.get.poll_op() {
+            return Some(Output::File(op));
+        }
+        if let Some(train) = self.poll_session_train(clock, world) {
+            return Some(Output::Train(train));
+        }
+        while let Some(id) = self.ready.pop_front() {
+            let buf = match world.alloc() {
+                Some(buf) => buf,
+                None => {
+                    self.ready.push_front(id);
+                    return None;
+                }
+            };
+            let train = self.poll_peer_train(clock, id, buf, world);
+            match train {
+                Some(train) => {
+                    // It may have more; others come first.
+                    self.ready.push_back(id);
+                    return Some(Output::Train(train));
+                }
+                None => {
+                    world.free(buf);
+                    self.rest(id);
+                }
+            }
+        }
+        None
+    }
+
+    /// Handshakes, cookies and control packets, one datagram each.
+    fn poll_session_train(&mut self, clock: Clock, world: &mut impl World) -> Option<Train> {
+        let buf = world.alloc()?;
+        let place = Place { len: DATAGRAM_MAX as u32, ..Place::room(buf) };
+        let Some((path, len)) = self.sessions.poll_transmit(clock.now, clock.wall, world.bytes_mut(place))
+        else {
+            world.free(buf);
+            return None;
+        };
+        let train = Train { path, place: Place { len: len as u32, ..place }, segment: len as u32, ecn: 0 };
+        self.count_out(&train);
+        Some(train)
+    }
+
+    fn count_out(&mut self, train: &Train) {
+        self.counters.trains_out += 1;
+        self.counters.datagrams_out += u64::from(train.place.len.div_ceil(train.segment.max(1)));
+        self.counters.bytes_out += u64::from(train.place.len);
+    }
+
+    /// As many packets of one peer as one train carries, sealed where they lie.
+    fn poll_peer_train(
+        &mut self,
+        clock: Clock,
+        id: PeerId,
+        buf: BufId,
+        world: &mut impl World,
+    ) -> Option<Train> {
+        let peer = self.peers.get_mut(&id)?;
+        let path = self.sessions.path(peer.session)?;
+        let mut budget = self.sessions.budget(peer.session);
+        let room = Place::room(buf);
+        let mut segment = peer.connection.packet_size();
+        let mut len = 0usize;
+        for index in 0..TRAIN_SEGMENTS_MAX {
+            // Only the first packet may be an MTU probe, larger than the others; it travels alone.
+            let size_max = if index == 0 { DATAGRAM_MAX } else { segment };
+            let size_max =
+                size_max.min(TRAIN_SIZE_MAX - len).min(usize::try_from(budget).unwrap_or(usize::MAX));
+            if size_max < segment {
+                break;
+            }
+            let Some(number) = self.sessions.next_number(peer.session) else { break };
+            let Some(place) = room.part(len as u32, size_max as u32) else { break };
+            let (packet, store) = world.split(place);
+            let payload = &mut packet[HEADER_SIZE + 1..size_max - TAG_SIZE];
+            let written = peer.connection.poll_payload(clock.now, number, payload, &mut FromStore(store));
+            let Some(meta) = written else { break };
+            let size = meta.len + PACKET_OVERHEAD;
+            if self.sessions.seal(clock.now, peer.session, PacketKind::Stream, &mut packet[..size]).is_err() {
+                // The session ended under way; loss recovery does not matter any more.
+                break;
+            }
+            peer.sent_bytes += size as u64;
+            budget = budget.saturating_sub(size as u64);
+            len += size;
+            if size > segment {
+                segment = size;
+                break;
+            }
+            if size < segment {
+                break;
+            }
+        }
+        if len == 0 {
+            return None;
+        }
+        let place = Place { len: len as u32, ..room };
+        let train = Train { path, place, segment: segment.min(len) as u32, ecn: ECT0 };
+        self.count_out(&train);
+        Some(train)
+    }
+
+    /// A peer has nothing to send for now: its timer says when to look again.
+    fn rest(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.queued = false;
+        let wanted = peer.connection.poll_timeout();
+        if wanted != peer.timer {
+            if let Some(old) = peer.timer {
+                self.timers.remove(&(old, id));
+            }
+            if let Some(new) = wanted {
+                self.timers.insert((new, id));
+            }
+            peer.timer = wanted;
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What happens on streams: requests of peers to the serving side, answers to the fetch.
+
+use super::peer::Role;
+use super::{CHUNK_CHANNEL, NO_SUCH_SERVICE, Node, UNREADABLE, World};
+use crate::base::StreamId;
+use crate::limits::MESSAGE_SIZE_MAX;
+use crate::service::PeerId;
+use crate::service::fetch::{self, Fetch};
+use crate::service::serve::Act;
+use crate::stream::{Connection, Event as StreamEvent, ReadState, RecvMode, SourceId};
+
+impl Node {
+    pub(super) fn stream_events(&mut self, id: PeerId, world: &mut impl World) {
+        let mut text = Vec::new();
+        while let Some(event) = self.peers.get_mut(&id).and_then(|peer| peer.connection.poll_event()) {
+            let Some(peer) = self.peers.get_mut(&id) else { return };
+            match event {
+                StreamEvent::Opened { stream, channel } if channel == CHUNK_CHANNEL => {
+                    peer.streams.insert(stream, Role::Serving);
+                    self.serve.opened(id, stream, &mut self.acts);
+                }
+                StreamEvent::Opened { stream, .. } => {
+                    peer.connection.stop(stream, NO_SUCH_SERVICE);
+                    peer.connection.reset(stream, NO_SUCH_SERVICE);
+                }
+                StreamEvent::Readable(stream) => {
+                    if peer.streams.get(&stream) == Some(&Role::Serving) {
+                        text.clear();
+                        let state = peer.connection.read(stream, &mut text, MESSAGE_SIZE_MAX);
+                        let finished = state == ReadState::Finished;
+                        self.serve.data(id, stream, &text, finished, world, &mut self.acts);
+                    }
+                }
+                StreamEvent::Finished { stream, .. } | StreamEvent::Reset { stream, .. } => {
+                    match peer.streams.get(&stream) {
+                        Some(Role::Fetching) => {
+                            peer.streams.remove(&stream);
+                            self.fetch.finished(id, stream);
+                        }
+                        Some(Role::Serving) | None => {}
+                    }
+                }
+                StreamEvent::Acked(stream)
+                | StreamEvent::Stopped { stream, .. }
+                | StreamEvent::SourceFailed(stream) => {
+                    if peer.streams.get(&stream) == Some(&Role::Serving) {
+                        peer.streams.remove(&stream);
+                        self.serve.ended(id, stream);
+                    }
+                }
+                StreamEvent::StreamsAvailable => self.fetch.more_streams(id),
+                StreamEvent::Writable(_) | StreamEvent::Datagram { .. } | StreamEvent::MtuChanged(_) => {}
+            }
+        }
+    }
+
+    pub(super) fn apply_acts(&mut self) {
+        for act in std::mem::take(&mut self.acts) {
+            let (Act::Write(id, ..) | Act::Attach(id, ..) | Act::Finish(id, _) | Act::Reset(id, _)) = act;
+            let Some(peer) = self.peers.get_mut(&id) else { continue };
+            let connection = &mut peer.connection;
+            let refused = match act {
+                Act::Write(_, stream, bytes) => {
+                    (connection.write(stream, &bytes) != Ok(bytes.len())).then_some(stream)
+                }
+                Act::Attach(_, stream, source, len) => {
+                    connection.attach(stream, SourceId(source.0), len).is_err().then_some(stream)
+                }
+                Act::Finish(_, stream) => {
+                    connection.finish(stream);
+                    None
+                }
+                Act::Reset(_, stream) => {
+                    connection.reset(stream, UNREADABLE);
+                    None
+                }
+            };
+            if let Some(stream) = refused {
+                // The peer gave the stream up meanwhile.
+                self.serve.ended(id, stream);
+            }
+            self.touch(id);
+        }
+    }
+}
+
+/// Opens a stream for a request and writes it; `None` (and the request is taken back) when the peer gives no
+/// stream now.
+pub(super) fn send_request(
+    connection: &mut Connection,
+    fetch: &mut Fetch,
+    outgoing: fetch::Outgoing,
+) -> Option<StreamId> {
+    let stream = match connection.open(CHUNK_CHANNEL, RecvMode::Sink) {
+        Ok(stream) => stream,
+        Err(_) => {
+            fetch.no_stream(outgoing);
+            return None;
+        }
+    };
+    let request = outgoing.request.emit();
+    connection.set_window(stream, outgoing.reply_len);
+    let written = connection.write(stream, &request);
+    debug_assert!(written == Ok(request.len()), "a new stream takes a request");
+    connection.finish(stream);
+    fetch.started(outgoing, stream);
+    Some(stream)
+}

@@ -1,0 +1,195 @@
+use super::*;
+use crate::chunk::slices::SliceList;
+use crate::wire::chunkmsg::ReplyHead;
+
+const NOW: Time = Time::from_millis(1);
+
+fn chunk(seed: u8, len: usize) -> (Target, Vec<u8>, SliceList) {
+    let bytes: Vec<u8> = (0..len).map(|i| (i as u8).wrapping_mul(31) ^ seed).collect();
+    let list = SliceList::from_chunk(&bytes);
+    let id = ChunkId(crate::crypto::hash::sha1(&[&bytes]));
+    (Target { id, root: *list.root(), len: len as u32 }, bytes, list)
+}
+
+/// What an honest server answers.
+fn answer(request: &SliceRequest, bytes: &[u8], list: &SliceList) -> Vec<u8> {
+    let chunk_len = bytes.len() as u32;
+    let head =
+        ReplyHead { status: Status::Ok, list: request.list, mask: request.mask, chunk_len, retry_ms: 0 };
+    let mut out = head.emit().to_vec();
+    if request.list {
+        out.extend_from_slice(list.as_bytes());
+    }
+    for (index, slice) in bytes.chunks(SLICE_SIZE).enumerate() {
+        if request.mask >> index & 1 == 1 {
+            out.extend_from_slice(slice);
+        }
+    }
+    out
+}
+
+fn fetch(peers: u64) -> Fetch {
+    let mut fetch = Fetch::new(SlicePool::new(64));
+    (0..peers).for_each(|peer| fetch.peer_up(NOW, PeerId(peer)));
+    fetch
+}
+
+fn deliver(fetch: &mut Fetch, peer: PeerId, stream: StreamId, answer: &[u8]) {
+    // Packets come in any order.
+    let packets: Vec<_> = answer.chunks(1333).enumerate().collect();
+    for (index, packet) in packets.into_iter().rev() {
+        fetch.data(NOW, peer, stream, index as u64 * 1333, packet);
+    }
+    fetch.finished(peer, stream);
+}
+
+fn slices(fetch: &mut Fetch) -> Vec<(u32, Vec<u8>, PeerId)> {
+    let mut out = Vec::new();
+    while let Some(event) = fetch.poll_event() {
+        match event {
+            Event::Slice { index, data, len, from, .. } => out.push((index, data[..len].to_vec(), from)),
+            other => panic!("{other:?}"),
+        }
+    }
+    out.sort();
+    out
+}
+
+#[test]
+fn several_peers_share_one_chunk() {
+    let (target, bytes, list) = chunk(1, 10 * SLICE_SIZE + 77);
+    let mut fetch = fetch(2);
+    fetch.want(target, u16::MAX);
+    let mut asked = Vec::new();
+    while let Some(outgoing) = fetch.poll_request(NOW) {
+        let stream = StreamId(4 * asked.len() as u64);
+        asked.push((outgoing.peer, stream, outgoing.request));
+        fetch.started(outgoing, stream);
+    }
+    let masks = asked.iter().fold(0u16, |mask, (_, _, request)| {
+        assert_eq!(mask & request.mask, 0, "no slice is asked of two");
+        mask | request.mask
+    });
+    assert_eq!(masks, (1 << 11) - 1);
+    assert!(asked.iter().any(|(p, ..)| p.0 == 0) && asked.iter().any(|(p, ..)| p.0 == 1));
+    for (peer, stream, request) in asked {
+        deliver(&mut fetch, peer, stream, &answer(&request, &bytes, &list));
+    }
+    let got: Vec<u8> = slices(&mut fetch).into_iter().flat_map(|(_, bytes, _)| bytes).collect();
+    assert_eq!(got, bytes);
+    assert_eq!(fetch.slack(), 64, "all buffers came back");
+    assert!(!fetch.is_waiting());
+}
+
+#[test]
+fn a_liar_is_named_and_another_peer_finishes() {
+    let (target, bytes, list) = chunk(2, 3 * SLICE_SIZE);
+    let mut fetch = fetch(1);
+    fetch.want(target, 0b111);
+    let outgoing = fetch.poll_request(NOW).unwrap();
+    let request = outgoing.request;
+    fetch.started(outgoing, StreamId(0));
+    let mut wrong = answer(&request, &bytes, &list);
+    let last = wrong.len() - 1;
+    wrong[last] ^= 1;
+    fetch.peer_up(NOW, PeerId(7));
+    deliver(&mut fetch, PeerId(0), StreamId(0), &wrong);
+    let mut liars = 0;
+    while let Some(event) = fetch.poll_event() {
+        match event {
+            Event::Liar { peer: PeerId(0), .. } => liars += 1,
+            Event::Slice { index, .. } => assert!(index < 2, "the wrong slice is not handed out"),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(liars, 1);
+    let outgoing = fetch.poll_request(NOW).unwrap();
+    assert_eq!(outgoing.peer, PeerId(7));
+    let request = outgoing.request;
+    assert!(request.mask & 0b100 != 0);
+    fetch.started(outgoing, StreamId(4));
+    deliver(&mut fetch, PeerId(7), StreamId(4), &answer(&request, &bytes, &list));
+    assert!(
+        slices(&mut fetch)
+            .iter()
+            .any(|(index, bytes_got, _)| *index == 2 && *bytes_got == bytes[2 * SLICE_SIZE..])
+    );
+}
+
+#[test]
+fn a_false_list_is_a_lie_too() {
+    let (target, bytes, _) = chunk(3, 2 * SLICE_SIZE);
+    let (_, other, other_list) = chunk(4, 2 * SLICE_SIZE);
+    assert_ne!(bytes, other);
+    let mut fetch = fetch(1);
+    fetch.want(target, 0b11);
+    let outgoing = fetch.poll_request(NOW).unwrap();
+    let request = outgoing.request;
+    fetch.started(outgoing, StreamId(0));
+    deliver(&mut fetch, PeerId(0), StreamId(0), &answer(&request, &other, &other_list));
+    assert!(matches!(fetch.poll_event(), Some(Event::Liar { peer: PeerId(0), .. })));
+}
+
+#[test]
+fn not_found_goes_to_the_next_peer_and_then_to_the_caller() {
+    let (target, ..) = chunk(5, SLICE_SIZE);
+    let mut fetch = fetch(2);
+    fetch.want(target, 1);
+    for stream in [0, 4] {
+        let outgoing = fetch.poll_request(NOW).unwrap();
+        let peer = outgoing.peer;
+        fetch.started(outgoing, StreamId(stream));
+        deliver(&mut fetch, peer, StreamId(stream), &ReplyHead::failed(Status::NotFound, 0).emit());
+    }
+    assert!(matches!(fetch.poll_event(), Some(Event::Unavailable { .. })));
+    assert!(fetch.poll_request(NOW).is_none());
+    assert_eq!(fetch.slack(), 64);
+}
+
+#[test]
+fn a_stalled_or_lost_peer_is_replaced() {
+    let (target, ..) = chunk(6, 2 * SLICE_SIZE);
+    let mut fetch = fetch(1);
+    fetch.want(target, 0b11);
+    let outgoing = fetch.poll_request(NOW).unwrap();
+    fetch.started(outgoing, StreamId(0));
+    let late = fetch.poll_timeout().unwrap();
+    fetch.handle_timeout(late);
+    assert!(matches!(fetch.poll_event(), Some(Event::Stop { .. })));
+    let again = fetch.poll_request(late).unwrap();
+    assert_eq!(again.request.mask, 0b11);
+    fetch.started(again, StreamId(4));
+    fetch.peer_down(PeerId(0));
+    fetch.peer_up(late, PeerId(1));
+    assert_eq!(fetch.poll_request(late).map(|outgoing| outgoing.peer), Some(PeerId(1)));
+}
+
+#[test]
+fn bytes_past_the_answer_are_a_lie() {
+    let (target, bytes, list) = chunk(7, 1000);
+    let mut fetch = fetch(1);
+    fetch.want(target, 1);
+    let outgoing = fetch.poll_request(NOW).unwrap();
+    let mut long = answer(&outgoing.request, &bytes, &list);
+    fetch.started(outgoing, StreamId(0));
+    long.push(0);
+    deliver(&mut fetch, PeerId(0), StreamId(0), &long);
+    assert!(matches!(fetch.poll_event(), Some(Event::Liar { .. })));
+}
+
+#[test]
+fn buffers_bound_what_is_in_flight() {
+    let mut fetch = Fetch::new(SlicePool::new(20));
+    fetch.peer_up(NOW, PeerId(0));
+    for seed in 0..4 {
+        fetch.want(chunk(seed, 16 * SLICE_SIZE).0, u16::MAX);
+    }
+    let mut asked = 0;
+    let mut stream = 0;
+    while let Some(outgoing) = fetch.poll_request(NOW) {
+        asked += outgoing.request.mask.count_ones();
+        fetch.started(outgoing, StreamId(stream));
+        stream += 4;
+    }
+    assert_eq!(asked, 20);
+}

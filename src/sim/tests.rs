@@ -1,0 +1,312 @@
+//! Nodes around one another: content put on one is got on another, whatever the link does.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::files::Node as Entry;
+use super::link::LinkConfig;
+use super::pair::Net;
+use crate::base::Rng;
+use crate::base::fileop::{FileTime, JobId};
+use crate::limits::PIECE_PLAIN_MAX;
+use crate::node::{Command, Report};
+use crate::service::get::GetRequest;
+use crate::service::put::Put;
+use crate::wire::locator::Locator;
+use crate::wire::reference::Reference;
+
+/// Paths and contents; a path that ends in `/` is an empty directory.
+type Tree = BTreeMap<String, Vec<u8>>;
+
+struct Nothing;
+impl crate::service::put::Known for Nothing {
+    fn find(&mut self, _: &crate::chunk::PieceHash) -> Option<Locator> {
+        None
+    }
+}
+
+fn put(net: &mut Net, nodes: &[usize], tree: &Tree) -> Reference {
+    let mut put = Put::new(None);
+    put.begin_directory(b"top", 0o755, FileTime { seconds: 1, nanos: 2 }).unwrap();
+    for (path, bytes) in tree {
+        let parts: Vec<&str> = path.trim_end_matches('/').split('/').collect();
+        let (name, dirs) = parts.split_last().unwrap();
+        assert!(dirs.len() <= 1, "the tests' trees are two levels deep, one file per directory");
+        for dir in dirs {
+            put.begin_directory(dir.as_bytes(), 0o700, FileTime::default()).unwrap();
+        }
+        put.begin_file(name.as_bytes(), 0o640, FileTime { seconds: 5, nanos: 6 }).unwrap();
+        for piece in bytes.chunks(PIECE_PLAIN_MAX) {
+            put.piece(piece, &mut Nothing).unwrap();
+        }
+        put.end_file().unwrap();
+        for _ in dirs {
+            put.end_directory();
+        }
+    }
+    put.end_directory();
+    loop {
+        let done = put.finish(&mut Nothing).unwrap();
+        while let Some(chunk) = put.poll_chunk() {
+            for &node in nodes {
+                net.nodes[node].world.store.insert(chunk.id, chunk.bytes.clone());
+            }
+        }
+        while put.poll_publication().is_some() {}
+        if let Some(reference) = done {
+            return reference;
+        }
+    }
+}
+
+fn tree(seed: u64) -> Tree {
+    let mut rng = Rng::from_number(seed);
+    let mut bytes = |len: usize| {
+        let mut bytes = vec![0; len];
+        rng.fill(&mut bytes);
+        bytes
+    };
+    let mut tree = Tree::new();
+    for index in 0..40 {
+        tree.insert(format!("small-{index:02}"), bytes(index * 997));
+    }
+    tree.insert("d1/inside".into(), bytes(70_000));
+    tree.insert("d2/empty".into(), Vec::new());
+    tree.insert("large".into(), bytes(3 * PIECE_PLAIN_MAX + 123_456));
+    tree
+}
+
+fn get(net: &mut Net, node: usize, job: u64, reference: &Reference, inside: &[&str]) {
+    let request = GetRequest {
+        job: JobId(job),
+        reference: reference.clone(),
+        inside: inside.iter().map(|part| part.as_bytes().to_vec()).collect(),
+        root: "/out".into(),
+        rename: None,
+        rename_exists: false,
+        overwrite: true,
+    };
+    net.command(node, Command::Get(request));
+}
+
+fn outcome(net: &Net, node: usize, wanted: u64) -> Option<Result<(), String>> {
+    net.nodes[node].reports.iter().find_map(|report| match report {
+        Report::Done(job, _) if job.0 == wanted => Some(Ok(())),
+        Report::Failed(job, why) if job.0 == wanted => Some(Err(why.clone())),
+        _ => None,
+    })
+}
+
+fn finish(net: &mut Net, node: usize, job: u64, seconds: u64) -> Result<(), String> {
+    let ended = net.run_until(Duration::from_secs(seconds), |net| outcome(net, node, job).is_some());
+    assert!(ended, "not finished after {seconds} s of virtual time: {:?}", net.nodes[node].progress);
+    outcome(net, node, job).unwrap()
+}
+
+fn assert_restored(net: &Net, node: usize, tree: &Tree) {
+    let files = &net.nodes[node].files;
+    for (path, bytes) in tree {
+        match files.tree.get(&format!("/out/top/{path}")) {
+            Some(Entry::File(got, mode, mtime)) => {
+                assert!(got == bytes, "{path} differs");
+                assert_eq!((*mode, *mtime), (0o640, FileTime { seconds: 5, nanos: 6 }));
+            }
+            other => panic!("{path}: {other:?}"),
+        }
+    }
+    assert_eq!(files.tree.get("/out/top"), Some(&Entry::Dir(0o755, FileTime { seconds: 1, nanos: 2 })));
+    assert!(files.partial.is_empty() && files.journals.is_empty(), "nothing is left behind");
+}
+
+fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn lossy(loss: f64) -> LinkConfig {
+    LinkConfig {
+        rate: Some(200_000_000),
+        queue: 256 << 10,
+        jitter: millis(3),
+        loss,
+        duplicate: 0.01,
+        corrupt: 0.002,
+        ..LinkConfig::clean(millis(10))
+    }
+}
+
+#[test]
+fn a_tree_put_on_one_node_is_got_on_another() {
+    let mut net = Net::new(Net::seed(1), 2, LinkConfig::clean(millis(5)));
+    let tree = tree(1);
+    let reference = put(&mut net, &[0], &tree);
+    net.befriend(1, &[0]);
+    get(&mut net, 1, 1, &reference, &[]);
+    assert_eq!(finish(&mut net, 1, 1, 60), Ok(()));
+    assert_restored(&net, 1, &tree);
+    assert_eq!(net.nodes[0].world.free_buffers(), crate::limits::SEND_BUFFERS, "no buffer leaks");
+}
+
+#[test]
+fn loss_reordering_duplication_and_flipped_bits_change_nothing() {
+    for (seed, loss) in [(2, 0.01), (3, 0.05)] {
+        let mut net = Net::new(Net::seed(seed), 2, lossy(loss));
+        let tree = tree(seed);
+        let reference = put(&mut net, &[0], &tree);
+        net.nodes[0].world.store.cold = true;
+        net.befriend(1, &[0]);
+        get(&mut net, 1, 1, &reference, &[]);
+        assert_eq!(finish(&mut net, 1, 1, 600), Ok(()), "loss {loss}");
+        assert_restored(&net, 1, &tree);
+    }
+}
+
+#[test]
+fn one_file_of_a_tree_costs_its_own_slices_and_the_way_there() {
+    let mut net = Net::new(Net::seed(4), 2, LinkConfig::clean(millis(5)));
+    let tree = tree(4);
+    let reference = put(&mut net, &[0], &tree);
+    net.befriend(1, &[0]);
+    get(&mut net, 1, 1, &reference, &["top", "d1", "inside"]);
+    assert_eq!(finish(&mut net, 1, 1, 60), Ok(()));
+    let Some(Entry::File(bytes, ..)) = net.nodes[1].files.tree.get("/out/inside") else {
+        panic!("not there")
+    };
+    assert_eq!(*bytes, tree["d1/inside"]);
+    // 70,000 bytes in at most three slices; three directories in one slice each.
+    let received = net.nodes[1].bytes_received;
+    assert!(received < 7 * 65_536, "{received} bytes for one file");
+    get(&mut net, 1, 2, &reference, &["top", "d1", "absent"]);
+    let why = finish(&mut net, 1, 2, 60).unwrap_err();
+    assert!(why.contains("top/d1/absent"), "{why}");
+}
+
+#[test]
+fn a_restarted_get_resumes_and_fetches_no_verified_record_twice() {
+    let mut net = Net::new(Net::seed(5), 2, lossy(0.0));
+    let tree = tree(5);
+    let total: u64 = tree.values().map(|bytes| bytes.len() as u64).sum();
+    let reference = put(&mut net, &[0], &tree);
+    net.befriend(1, &[0]);
+    get(&mut net, 1, 1, &reference, &[]);
+    net.run_until(Duration::from_secs(30), |net| net.nodes[1].files.bytes_written > total / 2);
+    net.restart(1);
+    let before = net.nodes[1].files.bytes_written;
+    net.befriend(1, &[0]);
+    get(&mut net, 1, 2, &reference, &[]);
+    assert_eq!(finish(&mut net, 1, 2, 60), Ok(()));
+    assert_restored(&net, 1, &tree);
+    assert!(before > total / 2 && net.nodes[1].files.bytes_written == total, "every record is written once");
+}
+
+#[test]
+fn the_server_restarting_in_between_only_delays() {
+    let mut net = Net::new(Net::seed(6), 2, lossy(0.0));
+    let tree = tree(6);
+    let reference = put(&mut net, &[0], &tree);
+    net.befriend(1, &[0]);
+    get(&mut net, 1, 1, &reference, &[]);
+    net.run_until(Duration::from_secs(30), |net| net.nodes[1].files.bytes_written > 1_000_000);
+    net.restart(0);
+    assert_eq!(finish(&mut net, 1, 1, 300), Ok(()));
+    assert_restored(&net, 1, &tree);
+}
+
+#[test]
+fn several_friends_serve_one_get_and_a_liar_among_them_is_dropped() {
+    let mut net = Net::new(Net::seed(7), 4, lossy(0.001));
+    let tree = tree(7);
+    let reference = put(&mut net, &[0, 1, 2], &tree);
+    for id in net.nodes[2].world.store.ids() {
+        net.nodes[2].world.store.damage(&id, 70_000);
+    }
+    net.befriend(3, &[0, 1, 2]);
+    get(&mut net, 3, 1, &reference, &[]);
+    assert_eq!(finish(&mut net, 3, 1, 120), Ok(()));
+    assert_restored(&net, 3, &tree);
+    let served = |node: usize| net.nodes[node].world.store.bytes_read;
+    assert!(served(0) > 500_000 && served(1) > 500_000, "{} and {}", served(0), served(1));
+    let named = net.card(2).node_id().to_string();
+    let warned = |report: &Report| matches!(report, Report::Warning(text) if text.contains(&named));
+    assert!(net.nodes[3].reports.iter().any(warned), "the liar is named");
+}
+
+#[test]
+fn what_cannot_be_done_is_said_in_one_line() {
+    let mut net = Net::new(Net::seed(8), 2, LinkConfig::clean(millis(5)));
+    let tree = tree(8);
+    let reference = put(&mut net, &[0], &tree);
+    get(&mut net, 1, 1, &reference, &[]);
+    let why = finish(&mut net, 1, 1, 60).unwrap_err();
+    assert!(why.contains("friend add"), "{why}");
+
+    net.befriend(1, &[0]);
+    let link = net.link(1, 0);
+    link.config.loss = 1.0;
+    get(&mut net, 1, 2, &reference, &[]);
+    let why = finish(&mut net, 1, 2, 120).unwrap_err();
+    assert!(why.contains("answers"), "{why}");
+    net.link(1, 0).config.loss = 0.0;
+
+    net.nodes[0].world.store = Default::default();
+    get(&mut net, 1, 3, &reference, &[]);
+    let why = finish(&mut net, 1, 3, 120).unwrap_err();
+    assert!(why.contains("none of the connected peers has chunk"), "{why}");
+}
+
+#[test]
+fn a_full_disk_ends_the_get_and_room_lets_it_resume() {
+    let mut net = Net::new(Net::seed(9), 2, LinkConfig::clean(millis(5)));
+    let tree = tree(9);
+    let reference = put(&mut net, &[0], &tree);
+    net.befriend(1, &[0]);
+    net.nodes[1].files.room = Some(1_500_000);
+    get(&mut net, 1, 1, &reference, &[]);
+    let why = finish(&mut net, 1, 1, 60).unwrap_err();
+    assert!(why.contains("disk full"), "{why}");
+    net.nodes[1].files.room = None;
+    get(&mut net, 1, 2, &reference, &[]);
+    assert_eq!(finish(&mut net, 1, 2, 60), Ok(()));
+    assert_restored(&net, 1, &tree);
+}
+
+#[test]
+fn strangers_get_no_answer() {
+    let mut net = Net::new(Net::seed(10), 1, LinkConfig::clean(millis(5)));
+    let mut rng = Rng::from_number(11);
+    for _ in 0..2000 {
+        let mut datagram = vec![0; rng.below(1473) as usize];
+        rng.fill(&mut datagram);
+        net.inject(0, "10.9.9.9:9".parse().unwrap(), &datagram);
+    }
+    net.run_for(Duration::from_secs(5));
+    assert_eq!(net.nodes[0].datagrams_sent, 0);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let run = || {
+        let mut net = Net::new(12, 2, lossy(0.02));
+        let tree = tree(12);
+        let reference = put(&mut net, &[0], &tree);
+        net.befriend(1, &[0]);
+        get(&mut net, 1, 1, &reference, &[]);
+        assert_eq!(finish(&mut net, 1, 1, 300), Ok(()));
+        (net.now, net.nodes[0].datagrams_sent, net.nodes[1].datagrams_sent, net.nodes[1].bytes_received)
+    };
+    assert_eq!(run(), run());
+}
+
+#[test]
+fn a_first_flight_that_asks_is_answered_in_one_round_trip() {
+    let mut net = Net::new(Net::seed(13), 2, LinkConfig::clean(millis(100)));
+    let tree = Tree::from([("f".to_string(), vec![7; 500])]);
+    let reference = put(&mut net, &[0], &tree);
+    // Nobody answers at first, so that the friend is away when content is wanted.
+    net.link(1, 0).config.loss = 1.0;
+    net.befriend(1, &[0]);
+    net.run_for(Duration::from_secs(60));
+    get(&mut net, 1, 1, &reference, &[]);
+    net.link(1, 0).config.loss = 0.0;
+    assert_eq!(finish(&mut net, 1, 1, 60), Ok(()));
+    assert_restored(&net, 1, &tree);
+}
