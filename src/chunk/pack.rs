@@ -101,12 +101,7 @@ impl Open {
                 offset
             }
         };
-        self.placed.push(Placed {
-            tag,
-            key: piece.key,
-            offset: offset as u32,
-            plain_len: piece.plain_len,
-        });
+        self.placed.push(Placed { tag, key: piece.key, offset: offset as u32, plain_len: piece.plain_len });
     }
 
     fn is_full(&self) -> bool {
@@ -177,6 +172,11 @@ impl Packer {
         open.bytes.shrink_to_fit();
         self.unhashed.insert(number, open.placed);
         self.closed.push_back(ClosedChunk { number, bytes: open.bytes });
+    }
+
+    /// Whether chunks are open that [`Self::flush`] would close.
+    pub fn has_open(&self) -> bool {
+        !self.open.is_empty()
     }
 
     /// The next closed chunk, to be hashed and handed back through [`Self::hashed`].

@@ -60,7 +60,9 @@ mod tests {
 
     #[test]
     fn known_answers() {
-        for (plain, text) in [("", ""), ("f", "my"), ("fo", "mzxq"), ("foo", "mzxw6"), ("foobar", "mzxw6ytboi")] {
+        for (plain, text) in
+            [("", ""), ("f", "my"), ("fo", "mzxq"), ("foo", "mzxw6"), ("foobar", "mzxw6ytboi")]
+        {
             assert_eq!(encode(plain.as_bytes()), text);
             assert_eq!(decode(&text.to_uppercase()), Ok(plain.as_bytes().to_vec()));
         }

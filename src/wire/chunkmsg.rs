@@ -262,7 +262,9 @@ impl ReplyLayout {
             Part::List
         } else {
             let nth = (offset - self.slices_start()) / SLICE_SIZE as u64;
-            Part::Slice((0..16u8).filter(|index| self.mask >> index & 1 == 1).nth(usize::try_from(nth).ok()?)?)
+            Part::Slice(
+                (0..16u8).filter(|index| self.mask >> index & 1 == 1).nth(usize::try_from(nth).ok()?)?,
+            )
         };
         let range = self.range(part).filter(|range| range.contains(&offset))?;
         Some(Spot { part, offset: (offset - range.start) as u32, rest: (range.end - offset) as u32 })

@@ -169,10 +169,12 @@ mod tests {
     }
 
     fn invites() -> impl Strategy<Value = Invite> {
-        (any::<[u8; 32]>(), any::<u64>(), any::<u64>(), addresses()).prop_map(|(key, a, b, addresses)| Invite {
-            network: network_hash("main"),
-            card: IdentityCard { key: PublicKey(key), place_nonce: a, rank_nonce: b },
-            addresses,
+        (any::<[u8; 32]>(), any::<u64>(), any::<u64>(), addresses()).prop_map(|(key, a, b, addresses)| {
+            Invite {
+                network: network_hash("main"),
+                card: IdentityCard { key: PublicKey(key), place_nonce: a, rank_nonce: b },
+                addresses,
+            }
         })
     }
 

@@ -8,12 +8,12 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::Malformed;
 use super::base32::{self, NotBase32};
 use super::directory;
 use super::extents;
 use super::invite;
 use super::locator::{self, Locator};
-use super::Malformed;
 use crate::crypto::hash::blake3;
 use crate::limits::DIRECTORY_DEPTH_MAX;
 
@@ -200,7 +200,8 @@ pub fn parse_with_path(text: &str) -> Result<(Reference, Vec<Vec<u8>>), BadRefer
     let reference: Reference = reference.parse()?;
     let names: Vec<Vec<u8>> =
         path.split('/').filter(|name| !name.is_empty()).map(|name| name.as_bytes().to_vec()).collect();
-    let valid = names.len() <= DIRECTORY_DEPTH_MAX + 1 && names.iter().all(|name| directory::name_is_valid(name));
+    let valid =
+        names.len() <= DIRECTORY_DEPTH_MAX + 1 && names.iter().all(|name| directory::name_is_valid(name));
     if valid { Ok((reference, names)) } else { Err(BadReference::Path(path.chars().take(64).collect())) }
 }
 
@@ -313,7 +314,10 @@ pub(crate) mod tests {
             Ok((one(), vec![b"a".to_vec(), "bé".as_bytes().to_vec()]))
         );
         for path in ["..", "a/../b", ".", &"x".repeat(256), "a\0b", &"a/".repeat(130)] {
-            assert!(matches!(parse_with_path(&format!("{text}/{path}")), Err(BadReference::Path(_))), "{path}");
+            assert!(
+                matches!(parse_with_path(&format!("{text}/{path}")), Err(BadReference::Path(_))),
+                "{path}"
+            );
         }
         assert_eq!(parse_with_path("tornet:node:x/y"), Err(BadReference::Invitation));
     }
