@@ -1,6 +1,6 @@
 //! A tree of files becomes chunks and a reference (docs/protocol/content.md §5, directory.md).
 //!
-//! The way of a file: the walker reads a piece (at most [`PIECE_PLAIN_MAX`](crate::limits::PIECE_PLAIN_MAX)
+//! The way of a file: the walker reads a piece (at most [`PIECE_PLAIN_MAX`]
 //! bytes) → [`prepare`] hashes it, asks the publisher's database, and seals it if it is new: the costly part,
 //! and free of state, so any thread may do it → [`Put::prepared`] packs it. Closed chunks are hashed, again on
 //! any thread, and go to the store; then their pieces' locators are known. Once the tree is walked,

@@ -21,7 +21,7 @@ pub enum Prepared {
 }
 
 /// Hashes 1 to `PIECE_PLAIN_MAX` bytes, looks them up and seals them if they are new. Needs no state of
-/// [`Put`]: workers call it side by side, and hand the results over in the order of the walk.
+/// [`Put`](super::Put): workers call it side by side, and hand the results over in the order of the walk.
 pub fn prepare(plain: &[u8], domain: &Domain, known: &mut impl Known) -> Prepared {
     prepare_piece(&Piece::new(plain, domain), known)
 }
