@@ -15,7 +15,7 @@ use crate::wire::directory::{
 };
 
 /// Entries that one probe reads at least, where there are so many.
-const PROBE: u32 = 8;
+const PROBE: u32 = 16;
 
 /// What comes next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -247,7 +247,7 @@ mod tests {
             let mean = |sum: usize| sum as f64 / count as f64;
             // Header, one or two probes, the name.
             assert!(mean(steps) < 4.3, "{count}: {} steps", mean(steps));
-            assert!(mean(read) < 2700.0, "{count}: {} bytes", mean(read));
+            assert!(mean(read) < 5500.0, "{count}: {} bytes", mean(read));
             assert!(mean(records) < 3.1, "{count}: {} records", mean(records));
             for index in count..count + 50 {
                 assert!(exact(&bytes, &name(index)).0 == Step::Absent);

@@ -174,6 +174,11 @@ impl Packer {
         self.closed.push_back(ClosedChunk { number, bytes: open.bytes });
     }
 
+    /// Whether chunks are open that [`Self::flush`] would close.
+    pub fn has_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
     /// The next closed chunk, to be hashed and handed back through [`Self::hashed`].
     pub fn poll_closed(&mut self) -> Option<ClosedChunk> {
         self.closed.pop_front()
