@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::args::Args;
 use crate::sh::{self, Outcome, Steps};
-use crate::{demo, setup, stop, tests, tidy};
+use crate::{alltests, demo, setup, stop, tidy};
 
 /// docs/decisions/0020: built here once, two minutes, rather than left out.
 const DENY_VERSION: &str = "0.20.2";
@@ -31,7 +31,7 @@ pub fn command(args: Args) -> Result<()> {
         passed(sh::run(sh::cargo().args(all).env("RUSTDOCFLAGS", "--deny warnings")))
     })?;
     steps.step("deny", deny)?;
-    tests::run(&mut steps)?;
+    alltests::run(&mut steps)?;
     steps.step("systemd", units)?;
     steps.step("demo", || passed(demo::run(&sh::build_release()?, DEMO_SIZE, true)))?;
     steps.summary();
@@ -43,7 +43,12 @@ fn deny() -> Result<Outcome> {
     let tool = deny_tool()?;
     let check = |what: &[&str]| {
         let mut command = Command::new(&tool);
-        command.current_dir(sh::root()).args(["--all-features", "--locked", "check", "--hide-inclusion-graph"]);
+        command.current_dir(sh::root()).args([
+            "--all-features",
+            "--locked",
+            "check",
+            "--hide-inclusion-graph",
+        ]);
         command.args(what);
         command
     };

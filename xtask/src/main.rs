@@ -2,8 +2,12 @@
 //!
 //! This crate knows nothing of tornet's insides. It drives the `tornet` binary by its command line, as a
 //! user does, and reads the sources as text.
-#![allow(clippy::disallowed_methods, reason = "a tool at the edge: it reads the clock, waits and keeps threads")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a tool at the edge: it reads the clock, waits and keeps threads"
+)]
 
+mod alltests;
 mod args;
 mod bench;
 mod ci;
@@ -13,7 +17,6 @@ mod lab;
 mod setup;
 mod sh;
 mod stop;
-mod tests;
 mod tidy;
 
 use std::process::ExitCode;
@@ -48,7 +51,7 @@ fn main() -> ExitCode {
         "setup" => setup::command(args),
         "demo" => demo::command(args),
         "ci" => ci::command(args),
-        "test" => tests::command(args),
+        "test" => alltests::command(args),
         "tidy" => tidy::command(args),
         "e2e" => e2e::command(args),
         "bench" => bench::command(args),

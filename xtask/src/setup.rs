@@ -84,8 +84,11 @@ pub fn install(packages: &[&str]) -> Result<()> {
 }
 
 fn components() -> Result<()> {
-    let missing: Vec<&str> =
-        COMPONENTS.iter().filter(|(program, _)| sh::which(program).is_none()).map(|(_, name)| *name).collect();
+    let missing: Vec<&str> = COMPONENTS
+        .iter()
+        .filter(|(program, _)| sh::which(program).is_none())
+        .map(|(_, name)| *name)
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }

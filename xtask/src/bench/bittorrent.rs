@@ -22,8 +22,12 @@ pub const ENCRYPTED: Entry = Entry {
     prepare: |_, job| prepare(job, "encrypted"),
 };
 /// libtorrent over uTP.
-pub const UTP: Entry =
-    Entry { name: "libtorrent-utp", protection: "SHA-1 only", version, prepare: |_, job| prepare(job, "utp") };
+pub const UTP: Entry = Entry {
+    name: "libtorrent-utp",
+    protection: "SHA-1 only",
+    version,
+    prepare: |_, job| prepare(job, "utp"),
+};
 /// rqbit over TCP.
 pub const RQBIT: Entry = Entry {
     name: "rqbit",
@@ -134,7 +138,15 @@ fn alone(lab: &Lab, on_a: bool, program: &Path, port: &str) -> Command {
     // Its state goes into the lab.
     command.env("HOME", lab.dir());
     command.args(["--disable-dht", "--disable-dht-persistence", "--disable-lsd", "--disable-trackers"]);
-    command.args(["--disable-upnp-port-forward", "--ipv4-only", "-v", "error", "--listen-port", port, "download"]);
+    command.args([
+        "--disable-upnp-port-forward",
+        "--ipv4-only",
+        "-v",
+        "error",
+        "--listen-port",
+        port,
+        "download",
+    ]);
     command.arg("--disable-http-api");
     command
 }

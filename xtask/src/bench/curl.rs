@@ -67,7 +67,10 @@ impl Nginx {
 impl Contestant for Nginx {
     fn run(&mut self, job: &Job, out: &Path) -> Result<Sample> {
         let mut command = job.lab.b().command("curl");
-        command.args(["--silent", "--show-error", "--fail", "--insecure", "--output"]).arg(out).arg(&self.url);
+        command
+            .args(["--silent", "--show-error", "--fail", "--insecure", "--output"])
+            .arg(out)
+            .arg(&self.url);
         fetch(job, "curl", &self.server, &mut command)
     }
 }

@@ -62,7 +62,10 @@ pub fn fetch(job: &Job, label: &str, server: &Process, command: &mut Command) ->
     let before = server.cpu_seconds()?;
     let done = Process::finish(label, job.lab.dir(), command, crate::lab::node::PATIENT)?;
     succeeded(label, &done)?;
-    Ok(Sample { seconds: done.took.as_secs_f64(), cpu_seconds: done.cpu_seconds + server.cpu_seconds()? - before })
+    Ok(Sample {
+        seconds: done.took.as_secs_f64(),
+        cpu_seconds: done.cpu_seconds + server.cpu_seconds()? - before,
+    })
 }
 
 /// The process must have succeeded.

@@ -93,7 +93,12 @@ mod tests {
 
     fn row(name: &'static str, seconds: &[f64]) -> Row {
         let sample = |seconds: &f64| Sample { seconds: *seconds, cpu_seconds: seconds * 2.0 };
-        Row { name, protection: "none", version: String::new(), samples: seconds.iter().map(sample).collect() }
+        Row {
+            name,
+            protection: "none",
+            version: String::new(),
+            samples: seconds.iter().map(sample).collect(),
+        }
     }
 
     #[test]

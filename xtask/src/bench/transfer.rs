@@ -77,7 +77,10 @@ fn choose(names: Option<&str>) -> Result<Vec<&'static Entry>> {
     let Some(names) = names else { return Ok(ENTRIES.iter().collect()) };
     let find = |name: &str| {
         let known = || ENTRIES.iter().map(|entry| entry.name).collect::<Vec<_>>().join(", ");
-        ENTRIES.iter().find(|entry| entry.name == name).with_context(|| format!("no peer {name}: {}", known()))
+        ENTRIES
+            .iter()
+            .find(|entry| entry.name == name)
+            .with_context(|| format!("no peer {name}: {}", known()))
     };
     names.split(',').map(find).collect()
 }
@@ -111,7 +114,8 @@ fn variant(settings: &Settings, options: &Options, offloads: bool) -> Result<Val
             Ok(contestant) => {
                 let version = (entry.version)(settings)?;
                 println!("  {:<15} {version}", entry.name);
-                let row = Row { name: entry.name, protection: entry.protection, version, samples: Vec::new() };
+                let row =
+                    Row { name: entry.name, protection: entry.protection, version, samples: Vec::new() };
                 ready.push((row, contestant));
             }
             Err(error) => {
@@ -126,7 +130,10 @@ fn variant(settings: &Settings, options: &Options, offloads: bool) -> Result<Val
             let sample = once(contestant.as_mut(), &job, &sum).with_context(|| row.name)?;
             if run > 0 {
                 row.samples.push(sample);
-                eprintln!("  run {run} {:<15} {:.2} s, {:.2} CPU s", row.name, sample.seconds, sample.cpu_seconds);
+                eprintln!(
+                    "  run {run} {:<15} {:.2} s, {:.2} CPU s",
+                    row.name, sample.seconds, sample.cpu_seconds
+                );
             }
         }
     }

@@ -28,11 +28,11 @@ pub fn sha256(path: &Path) -> Result<String> {
     Ok(printed.split_whitespace().next().unwrap_or_default().trim_start_matches('\\').to_string())
 }
 
-/// What a tree holds, one line per entry: kind, mode and name, then SHA-256 or the link's target.
+/// What a tree holds, one line per entry: kind, mode, time and name, then SHA-256 or the link's target.
 pub fn manifest(dir: &Path) -> Result<String> {
     const SCRIPT: &str = r#"
         cd -- "$1" || exit 1
-        find . -mindepth 1 \( -type f -printf 'f %m %Ts %P\n' -o -type d -printf 'd %m %P\n' \
+        find . -mindepth 1 \( -type f -printf 'f %m %T@ %P\n' -o -type d -printf 'd %m %P\n' \
             -o -type l -printf 'l %P -> %l\n' -o -printf '%y %P\n' \) | LC_ALL=C sort
         find . -type f -print0 | LC_ALL=C sort -z | xargs -0 --no-run-if-empty sha256sum --"#;
     sh::read(Command::new("sh").args(["-c", SCRIPT, "manifest"]).arg(dir))

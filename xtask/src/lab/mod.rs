@@ -26,7 +26,7 @@ use crate::{sh, stop};
 
 const PREFIX: &str = "tornet-lab-";
 /// The veth's name in either namespace; it is made there, so it meets no other.
-const DEVICE: &str = "link";
+const DEVICE: &str = "veth0";
 /// Labs of this process so far.
 static LABS: AtomicU32 = AtomicU32::new(0);
 
@@ -51,8 +51,6 @@ pub struct Lab {
 /// One of the two.
 #[derive(Debug, Clone)]
 pub struct Host {
-    /// `a` or `b`.
-    pub name: &'static str,
     /// Its address on the link.
     pub address: Ipv4Addr,
     namespace: Option<String>,
@@ -67,14 +65,11 @@ impl Lab {
         let own = format!("{PREFIX}{}-{}", std::process::id(), LABS.fetch_add(1, Ordering::Relaxed));
         let host = |name: &'static str, last: u8| match wiring {
             Wiring::Namespaces => Host {
-                name,
                 address: Ipv4Addr::new(10, 77, 0, last),
                 namespace: Some(format!("{own}-{name}")),
                 device: DEVICE,
             },
-            Wiring::Loopback => {
-                Host { name, address: Ipv4Addr::LOCALHOST, namespace: None, device: "lo" }
-            }
+            Wiring::Loopback => Host { address: Ipv4Addr::LOCALHOST, namespace: None, device: "lo" },
         };
         let dir = scratch.join(&own);
         // From here on drop tears down whatever part of it exists.
@@ -103,7 +98,7 @@ impl Lab {
         }
         let [a, b] = &self.hosts;
         let pair = ["type", "veth", "peer", "name", DEVICE, "netns", b.namespace()];
-        ip(&[&["link", "add", DEVICE, "netns", a.namespace()], &pair[..]].concat())?;
+        ip(&[&["link", "add", "name", DEVICE, "netns", a.namespace()], &pair[..]].concat())?;
         for host in &self.hosts {
             let address = format!("{}/24", host.address);
             ip(&["-n", host.namespace(), "address", "add", &address, "dev", host.device])?;
@@ -143,7 +138,9 @@ impl Lab {
     pub fn make_disk(&mut self, name: &str, bytes: u64) -> Result<PathBuf> {
         let path = self.make_dir(name)?;
         let size = format!("size={bytes},mode=0700");
-        sh::read(std::process::Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tornet-lab"]).arg(&path))?;
+        sh::read(
+            std::process::Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tornet-lab"]).arg(&path),
+        )?;
         self.mounts.push(path.clone());
         Ok(path)
     }

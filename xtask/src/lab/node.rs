@@ -126,13 +126,6 @@ impl Node {
         self.run(&["get", reference, "-o", text(to)?], PATIENT)
     }
 
-    /// `get --json`, which must succeed; what it printed last, as JSON.
-    pub fn get_json(&self, reference: &str, to: &Path) -> Result<Value> {
-        let done = self.run(&["get", reference, "-o", text(to)?, "--json"], PATIENT)?;
-        let last = done.stdout.lines().last().unwrap_or_default();
-        serde_json::from_str(last).with_context(|| format!("get --json ended with {last:?}"))
-    }
-
     /// `status --json`.
     pub fn status(&self) -> Result<Value> {
         let done = self.run(&["status", "--json"], PROMPT)?;

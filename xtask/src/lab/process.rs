@@ -137,12 +137,6 @@ impl Process {
         self.end();
     }
 
-    /// SIGTERM, and waits until it is gone.
-    pub fn terminate(mut self, limit: Duration) -> Result<ExitStatus> {
-        self.signal(Signal::SIGTERM)?;
-        self.wait(limit)
-    }
-
     fn end(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

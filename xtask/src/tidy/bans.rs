@@ -66,9 +66,14 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
 fn effects(path: &str, code: &str, findings: &mut Vec<Finding>) {
     for used in paths(code) {
         let name = used.parts.join("::");
-        let begins = |ban: &str| name == ban || name.strip_prefix(ban).is_some_and(|rest| rest.starts_with("::"));
+        let begins =
+            |ban: &str| name == ban || name.strip_prefix(ban).is_some_and(|rest| rest.starts_with("::"));
         if let Some((ban, why)) = EFFECTS.iter().find(|(ban, _)| begins(ban)) {
-            findings.push(Finding::new(path, line_of(code, used.at), format!("`{ban}` in a pure core: {why}")));
+            findings.push(Finding::new(
+                path,
+                line_of(code, used.at),
+                format!("`{ban}` in a pure core: {why}"),
+            ));
         }
     }
     for (word, why) in EFFECT_WORDS {

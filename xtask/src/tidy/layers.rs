@@ -16,8 +16,8 @@ const BELOW_NODE: &[&str] = &["limits", "base", "crypto", "wire", "session", "st
 const SHARD: &[&str] =
     &["limits", "base", "crypto", "wire", "session", "stream", "chunk", "service", "node", "sys", "io"];
 const ALL: &[&str] = &[
-    "limits", "base", "crypto", "wire", "session", "stream", "chunk", "service", "node", "sys", "io", "shard",
-    "config", "api", "cli",
+    "limits", "base", "crypto", "wire", "session", "stream", "chunk", "service", "node", "sys", "io",
+    "shard", "config", "api", "cli",
 ];
 
 const LAYERS: &[Layer] = &[
@@ -46,8 +46,8 @@ const LAYERS: &[Layer] = &[
     Layer {
         module: "sim",
         may: &[
-            "limits", "base", "crypto", "wire", "session", "stream", "chunk", "service", "node", "config", "api",
-            "cli",
+            "limits", "base", "crypto", "wire", "session", "stream", "chunk", "service", "node", "config",
+            "api", "cli",
         ],
     },
 ];
@@ -79,7 +79,8 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
         for used in paths(&code) {
             let Some(target) = target(&used, &module, &inline) else { continue };
             let in_test = test_file || inline.iter().any(|m| m.test && m.body.contains(&used.at));
-            let allowed = target == own || layer.may.contains(&target.as_str()) || (in_test && target == "sim");
+            let allowed =
+                target == own || layer.may.contains(&target.as_str()) || (in_test && target == "sim");
             if !allowed {
                 let message = format!("`{own}` may not import `{target}` ({})", used.parts.join("::"));
                 findings.push(Finding::new(path, line_of(&code, used.at), message));
@@ -93,7 +94,8 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
 pub fn check_map(tree: &Tree) -> Vec<Finding> {
     const MAP: &str = "docs/architecture.md";
     let Some(map) = tree.get(MAP) else { return vec![Finding::new(MAP, 1, "the map is missing")] };
-    let named: Vec<String> = map.lines().filter(|line| line.starts_with("| `")).flat_map(first_cell_names).collect();
+    let named: Vec<String> =
+        map.lines().filter(|line| line.starts_with("| `")).flat_map(first_cell_names).collect();
     let mut findings = Vec::new();
     for layer in LAYERS {
         if !named.iter().any(|name| name == layer.module) {
@@ -205,7 +207,8 @@ mod tests {
     fn a_new_module_needs_a_row() {
         assert_eq!(messages(&[("src/market/mod.rs", "")]).len(), 1);
         let map = LAYERS.iter().map(|l| format!("| `{}` | x |\n", l.module)).collect::<String>();
-        let known = tree(&[("docs/architecture.md", map.as_str()), ("src/io/udp.rs", ""), ("src/lib.rs", "")]);
+        let known =
+            tree(&[("docs/architecture.md", map.as_str()), ("src/io/udp.rs", ""), ("src/lib.rs", "")]);
         assert_eq!(check_map(&known), []);
         let unknown = tree(&[("docs/architecture.md", map.as_str()), ("src/market/mod.rs", "")]);
         assert_eq!(check_map(&unknown).len(), 1);

@@ -23,8 +23,10 @@ pub fn check_citations(tree: &Tree) -> Vec<Finding> {
         for (index, line) in text.lines().enumerate() {
             let Some((_, comment)) = line.split_once("//") else { continue };
             for (at, _) in comment.match_indices("docs/") {
-                let cited: String =
-                    comment[at..].chars().take_while(|c| c.is_ascii_alphanumeric() || "/-_.".contains(*c)).collect();
+                let cited: String = comment[at..]
+                    .chars()
+                    .take_while(|c| c.is_ascii_alphanumeric() || "/-_.".contains(*c))
+                    .collect();
                 let cited = cited.trim_end_matches(['.', '/']);
                 let decision = cited.strip_prefix("docs/decisions/").filter(|name| name.len() == 4);
                 let found = match decision {
@@ -35,7 +37,11 @@ pub fn check_citations(tree: &Tree) -> Vec<Finding> {
                     None => exists(tree, cited),
                 };
                 if !found {
-                    findings.push(Finding::new(path, index + 1, format!("cites {cited}, which is not there")));
+                    findings.push(Finding::new(
+                        path,
+                        index + 1,
+                        format!("cites {cited}, which is not there"),
+                    ));
                 }
             }
         }
@@ -94,7 +100,8 @@ fn prose(text: &str) -> Vec<(usize, String)> {
             let parts: Vec<&str> = line.split('`').collect();
             // What stands between two backticks is code; an unpaired last one is just a character.
             let is_code = |at: usize| at % 2 == 1 && at + 1 < parts.len();
-            let kept = |(at, part): (usize, &&str)| if is_code(at) { "code".to_string() } else { part.to_string() };
+            let kept =
+                |(at, part): (usize, &&str)| if is_code(at) { "code".to_string() } else { part.to_string() };
             lines.push((index + 1, parts.iter().enumerate().map(kept).collect()));
         }
     }
@@ -130,7 +137,8 @@ fn anchors(text: &str) -> Vec<String> {
             continue;
         }
         let kept = line[level..].trim().chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
-        let slug: String = kept.flat_map(char::to_lowercase).map(|c| if c == ' ' { '-' } else { c }).collect();
+        let slug: String =
+            kept.flat_map(char::to_lowercase).map(|c| if c == ' ' { '-' } else { c }).collect();
         let again = found.iter().filter(|known| **known == slug).count();
         found.push(slug.clone());
         if again > 0 {
@@ -177,8 +185,12 @@ mod tests {
     #[test]
     fn citations_lead_somewhere() {
         let cited = |comment: &str| {
-            check_citations(&tree(&[("src/a.rs", comment), ("docs/map.md", MAP), ("docs/decisions/0002-x.md", "")]))
-                .len()
+            check_citations(&tree(&[
+                ("src/a.rs", comment),
+                ("docs/map.md", MAP),
+                ("docs/decisions/0002-x.md", ""),
+            ]))
+            .len()
         };
         assert_eq!(cited("// docs/map.md §3.\n//! (`docs/decisions/0002`)\nlet x = \"docs/none\";"), 0);
         assert_eq!(cited("/// see docs/mop.md."), 1);

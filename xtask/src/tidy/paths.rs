@@ -147,7 +147,9 @@ mod tests {
 
     #[test]
     fn nothing_makes_it_panic() {
-        for code in ["", "a::", "a::{", "a::{b", "a::{b,", "a::{b as", "use", "use ;", "::a", "a::{::}", "é::x"] {
+        for code in
+            ["", "a::", "a::{", "a::{b", "a::{b,", "a::{b as", "use", "use ;", "::a", "a::{::}", "é::x"]
+        {
             paths(code);
         }
     }

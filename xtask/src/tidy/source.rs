@@ -214,7 +214,8 @@ for r in crate::keep2 {}
 
     #[test]
     fn nothing_makes_it_panic() {
-        for text in ["", "\"", "'", "r#\"", "/*", "b'", "'\\", "\"\\", "→'→", "r", "br#", "mod", "mod x {"] {
+        for text in ["", "\"", "'", "r#\"", "/*", "b'", "'\\", "\"\\", "→'→", "r", "br#", "mod", "mod x {"]
+        {
             let code = strip(text);
             assert_eq!(code.len(), text.len(), "{text}");
             inline_modules(&code);
@@ -229,7 +230,8 @@ for r in crate::keep2 {}
         let names: Vec<(&str, bool)> = modules.iter().map(|m| (m.name.as_str(), m.test)).collect();
         assert_eq!(names, [("a", false), ("b", false), ("tests", true)]);
         assert!(modules[0].body.start < modules[1].body.start && modules[1].body.end < modules[0].body.end);
-        let files = test_module_files("mod a; #[cfg(test)] #[allow(x)] mod b; #[cfg(any(test, x))] pub mod c;");
+        let files =
+            test_module_files("mod a; #[cfg(test)] #[allow(x)] mod b; #[cfg(any(test, x))] pub mod c;");
         assert_eq!(files, ["b", "c"]);
     }
 }

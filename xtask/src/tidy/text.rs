@@ -46,7 +46,9 @@ mod tests {
     fn each_fault_is_found() {
         assert_eq!(check_file("a.md", "a\n\nb\n", &[]), []);
         assert_eq!(check_file("a.md", "", &[]), []);
-        for bad in ["a \n", "a\r\n", "\tb\n", "a", "a\n\n", concat!("// FIX", "ME\n"), concat!("TO", "DO x\n")] {
+        for bad in
+            ["a \n", "a\r\n", "\tb\n", "a", "a\n\n", concat!("// FIX", "ME\n"), concat!("TO", "DO x\n")]
+        {
             assert_eq!(check_file("a.md", bad, &[]).len(), 1, "{bad:?}");
         }
         let words = [("chunky", "chunk")];

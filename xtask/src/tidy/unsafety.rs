@@ -24,7 +24,11 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
         for at in source::word_positions(&code, "unsafe_code") {
             let before = code[..at].trim_end_matches(|c: char| c.is_whitespace() || c == '(');
             if path != DOOR && (before.ends_with("allow") || before.ends_with("expect")) {
-                findings.push(Finding::new(path, line_of(&code, at), "unsafe code is allowed in src/lib.rs only"));
+                findings.push(Finding::new(
+                    path,
+                    line_of(&code, at),
+                    "unsafe code is allowed in src/lib.rs only",
+                ));
             }
         }
     }
