@@ -1,2 +1,72 @@
-//! One door to everything a contributor does.
-fn main() {}
+//! One door to everything that a contributor, or CI, does here: `cargo xtask COMMAND`.
+//!
+//! This crate knows nothing of tornet's insides. It drives the `tornet` binary by its command line, as a
+//! user does, and reads the sources as text.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a tool at the edge: it reads the clock, waits and keeps threads"
+)]
+
+mod alltests;
+mod args;
+mod bench;
+mod ci;
+mod demo;
+mod e2e;
+mod lab;
+mod setup;
+mod sh;
+mod stop;
+mod tidy;
+
+use std::process::ExitCode;
+
+use args::Args;
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  setup             install what building and testing need (apt, rustup components)
+  demo  [--once] [--size SIZE]
+                    two real nodes: put a tree on one, get it on the other; Ctrl-C ends it
+  ci                everything that must hold before a merge, in order, with times
+  test              all tests: unit, integration and (as root) end to end
+  tidy              the rules that the compiler does not know (docs/testing.md)
+  e2e   [NAME…] [--list] [--keep] [--binary PATH]
+                    real daemons in network namespaces: faults and what must be said about them
+  bench transfer [--size SIZE] [--runs N] [--peers A,B] [--offloads on|off|both]
+                 [--scratch DIR] [--json FILE] [--binary PATH]
+                    one file between two namespaces, tornet beside its peers
+  lab   up [--rate RATE] | clean
+                    two joined namespaces to play in until Ctrl-C | remove what dead runs left
+
+SIZE is a number with KiB, MiB or GiB.
+";
+
+fn main() -> ExitCode {
+    let mut words = std::env::args().skip(1);
+    let command = words.next().unwrap_or_default();
+    let args = Args::new(words.collect());
+    let result = match command.as_str() {
+        "setup" => setup::command(args),
+        "demo" => demo::command(args),
+        "ci" => ci::command(args),
+        "test" => alltests::command(args),
+        "tidy" => tidy::command(args),
+        "e2e" => e2e::command(args),
+        "bench" => bench::command(args),
+        "lab" => lab::command(args),
+        "" | "help" | "-h" | "--help" => {
+            print!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        other => Err(anyhow::anyhow!("no command {other:?}; `cargo xtask help` lists them")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask {command}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! `cargo xtask bench`: tornet beside others, in one run on one machine.
+
+mod bittorrent;
+mod curl;
+mod machine;
+mod peer;
+mod report;
+mod tornet;
+mod transfer;
+mod udt;
+
+use anyhow::{Result, bail};
+
+use crate::args::Args;
+
+/// The command.
+pub fn command(mut args: Args) -> Result<()> {
+    match args.word().as_deref() {
+        Some("transfer") => transfer::command(args),
+        _ => bail!("`bench transfer`; `cargo xtask help` lists its flags"),
+    }
+}

@@ -1,0 +1,155 @@
+//! `cargo xtask e2e`: real daemons in network namespaces, and what happens to them: files that arrive,
+//! processes that are killed, disks that fill, strangers that knock. Each case has a lab of its own.
+
+mod faults;
+mod moving;
+mod resume;
+mod stranger;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::args::Args;
+use crate::lab::{Finished, Lab, Wiring, scratch};
+use crate::{setup, sh, stop};
+
+/// One case.
+struct Case {
+    name: &'static str,
+    /// What must hold.
+    about: &'static str,
+    run: fn(&mut Lab, &Path) -> Result<()>,
+}
+
+/// Every case, in order.
+fn cases() -> impl Iterator<Item = &'static Case> {
+    [moving::CASES, resume::CASES, faults::CASES, stranger::CASES].into_iter().flatten()
+}
+
+/// What to run.
+pub struct Options {
+    binary: PathBuf,
+    names: Vec<String>,
+    keep: bool,
+}
+
+impl Options {
+    /// All of it.
+    pub fn all(binary: PathBuf) -> Options {
+        Options { binary, names: Vec::new(), keep: false }
+    }
+}
+
+/// The command.
+pub fn command(mut args: Args) -> Result<()> {
+    let list = args.flag("--list");
+    let keep = args.flag("--keep");
+    let binary = args.value("--binary")?.map(PathBuf::from);
+    let names: Vec<String> = std::iter::from_fn(|| args.word()).collect();
+    args.finish()?;
+    if list {
+        for case in cases() {
+            println!("{:<24} {}", case.name, case.about);
+        }
+        return Ok(());
+    }
+    setup::ensure()?;
+    let binary = match binary {
+        Some(binary) => std::fs::canonicalize(&binary).with_context(|| binary.display().to_string())?,
+        None => sh::build_release()?,
+    };
+    run(&Options { binary, names, keep })
+}
+
+/// Runs the cases that were asked for; all of them, also after one fails.
+pub fn run(options: &Options) -> Result<()> {
+    ensure!(sh::is_root(), "network namespaces need root");
+    stop::listen();
+    for name in &options.names {
+        ensure!(cases().any(|case| case.name == name), "no case {name}; `cargo xtask e2e --list`");
+    }
+    let chosen =
+        cases().filter(|case| options.names.is_empty() || options.names.iter().any(|n| n == case.name));
+    let mut failed = Vec::new();
+    for case in chosen {
+        stop::check()?;
+        let start = Instant::now();
+        let mut lab = Lab::new(Wiring::Namespaces, &scratch())?;
+        let result = (case.run)(&mut lab, &options.binary);
+        let took = start.elapsed().as_secs_f64();
+        match result {
+            Ok(()) => println!("ok      {:<24} {took:>6.1} s  {}", case.name, case.about),
+            Err(error) => {
+                println!("FAILED  {:<24} {took:>6.1} s  {error:#}", case.name);
+                show_logs(&lab);
+                failed.push(case.name);
+                if options.keep {
+                    println!("its lab stays in {} until Ctrl-C", lab.dir().display());
+                    let _ = stop::until(std::time::Duration::MAX, || Ok(false));
+                }
+            }
+        }
+    }
+    ensure!(failed.is_empty(), "failed: {}; one alone: `cargo xtask e2e {}`", failed.join(", "), failed[0]);
+    Ok(())
+}
+
+/// The ends of what the daemons said.
+fn show_logs(lab: &Lab) {
+    const LINES: usize = 15;
+    let Ok(entries) = std::fs::read_dir(lab.dir()) else { return };
+    for path in
+        entries.flatten().map(|entry| entry.path()).filter(|path| path.extension() == Some("err".as_ref()))
+    {
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        for line in &lines[lines.len().saturating_sub(LINES)..] {
+            println!("        {}: {line}", path.file_name().unwrap_or_default().display());
+        }
+    }
+}
+
+/// A command failed as it should: not by a panic, and with exactly one line for people.
+fn one_line(done: &Finished) -> Result<String> {
+    complains(&done.stderr).with_context(|| format!("{}", done.status)).and_then(|line| {
+        ensure!(!done.status.success(), "succeeded, and said {line:?}");
+        ensure!(done.status.code().is_some(), "ended by a signal: {}", done.status);
+        Ok(line)
+    })
+}
+
+/// The one line in what a failed command said.
+fn complains(stderr: &str) -> Result<String> {
+    let shown = || stderr.trim_end().to_string();
+    ensure!(!stderr.contains("panicked"), "a panic:\n{}", shown());
+    let lines: Vec<&str> = stderr.lines().filter(|line| line.starts_with("tornet: ")).collect();
+    ensure!(lines.len() == 1, "{} lines begin with `tornet: `, not one:\n{}", lines.len(), shown());
+    ensure!(lines[0].len() > "tornet: ".len() + 10, "that says nothing: {:?}", lines[0]);
+    Ok(lines[0].to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<&str> = cases().map(|case| case.name).collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn one_line_is_neither_none_nor_two() {
+        let line = "tornet: port 4001 is busy: choose another";
+        assert_eq!(complains(&format!("INFO starting\n{line}\n")).unwrap(), line);
+        for bad in ["", "something broke\n", "tornet: \n", &format!("{line}\n{line}\n")] {
+            assert!(complains(bad).is_err(), "{bad:?}");
+        }
+        assert!(complains(&format!("thread 'main' panicked at x\n{line}\n")).is_err());
+    }
+}
