@@ -83,7 +83,7 @@ fn get(net: &mut Net, node: usize, job: u64, reference: &Reference, inside: &[&s
         inside: inside.iter().map(|part| part.as_bytes().to_vec()).collect(),
         root: "/out".into(),
         rename: None,
-        rename_exists: false,
+        merge: false,
         overwrite: true,
     };
     net.command(node, Command::Get(request));

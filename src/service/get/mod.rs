@@ -35,8 +35,10 @@ pub struct GetRequest {
     /// The name that the fetched entry gets in `root`; `None` keeps its own. Several entries keep their own
     /// names and go into a directory of this name.
     pub rename: Option<Vec<u8>>,
-    /// Whether a directory of the name `rename` exists: then a file goes inside it, under its own name.
-    pub rename_exists: bool,
+    /// With `rename: None`: whether `root` stands for the fetched entry itself when that is a single
+    /// directory, so that its contents are merged into `root` instead of going to `root/own-name`. A single
+    /// file, and several entries, go inside `root` under their own names either way.
+    pub merge: bool,
     /// Whether existing files are replaced.
     pub overwrite: bool,
 }

@@ -141,12 +141,9 @@ impl Job {
         let root_dir = Dir { parent: 0, name: Vec::new(), mode: 0, mtime: FileTime::default(), depth: 0 };
         self.tree.dirs.push(root_dir);
         if let Some(name) = self.request.rename.clone() {
-            let inside = entries.len() != 1
-                || (self.request.rename_exists && !matches!(entries[0].node, Node::Directory(_)));
-            if inside {
-                root = format!("{}/{}", root.trim_end_matches('/'), String::from_utf8_lossy(&name));
-            } else {
-                entries[0].name = name.into();
+            match &mut entries[..] {
+                [entry] => entry.name = name.into(),
+                _ => root = format!("{}/{}", root.trim_end_matches('/'), String::from_utf8_lossy(&name)),
             }
         }
         if let [entry] = &entries[..] {
@@ -155,7 +152,12 @@ impl Job {
         let journal = self.request.journal_name(&root, entries.first().map(|entry| &*entry.name));
         self.ops.push_back(FileAct::Begin { root, journal, overwrite: self.request.overwrite });
         self.phase = Phase::Plan;
-        entries.into_iter().for_each(|entry| self.add(0, entry));
+        match &entries[..] {
+            [Entry { node: Node::Directory(blob), .. }] if self.request.merge && self.request.rename.is_none() => {
+                self.unread.push_back((0, blob.clone()));
+            }
+            _ => entries.into_iter().for_each(|entry| self.add(0, entry)),
+        }
     }
 
     pub(super) fn add(&mut self, parent: u32, entry: Entry<'static>) {
