@@ -167,6 +167,12 @@ pub const PROGRESS_MS: u64 = 200;
 pub const COMMIT_BYTES_MAX: usize = 32 << 20;
 /// Time a durable write waits for company at most, milliseconds.
 pub const COMMIT_DELAY_MS: u64 = 5;
+/// Pieces and chunks that one import has between reading and the store, at most.
+pub const IMPORT_AHEAD: usize = 32;
+/// Threads that seal and hash for one import at most.
+pub const IMPORT_WORKERS_MAX: usize = 8;
+/// Publications that go to the store together.
+pub const PUBLISH_BATCH: usize = 1024;
 /// Chunks waiting for the store writer at most.
 pub const STORE_QUEUE_MAX: usize = 64;
 
