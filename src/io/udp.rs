@@ -432,3 +432,6 @@ fn cause(counters: &mut UdpCounters, errno: i32) -> &mut u64 {
         _ => &mut counters.udp_send_failed,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -131,6 +131,13 @@ impl Socket {
     pub fn send_buffer(&self) -> usize {
         self.send_buffer
     }
+
+    /// Sends without checksums from now on, for which the kernel refuses segmentation with `EINVAL`: a
+    /// device without it, for tests.
+    #[cfg(test)]
+    pub fn refuse_segmentation(&self) {
+        set(&self.fd, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).expect("SO_NO_CHECK");
+    }
 }
 
 impl AsRawFd for Socket {
