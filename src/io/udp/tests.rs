@@ -223,3 +223,26 @@ fn each_path_finds_its_socket() {
     assert_eq!(find("10.0.0.1:7".parse().expect("any"), v4), Some(0), "the first of the family");
     assert_eq!((find(six, v6), find(one, v6)), (Some(2), Some(2)));
 }
+
+#[test]
+fn every_other_ending_is_counted_by_its_cause_and_failures_pause() {
+    let Some(mut bench) = Bench::new() else { return };
+    bench.udp.rearm(&mut bench.ring, Time::ZERO);
+    bench.peer.send(b"one").expect("sent");
+    bench.wait();
+    let Some(Completion::Received { socket, result, buffer, more: true }) = bench.ring.completion() else {
+        panic!("a datagram that leaves the receive running");
+    };
+    // As the kernel says it when the completion queue is full: a datagram, and no more to come.
+    let train = bench.udp.received(&mut bench.ring, socket, result, buffer, false, Time::ZERO);
+    bench.ring.buffers().release(train.expect("the datagram counts").place.buf);
+    assert_eq!(bench.udp.counters.udp_receive_ended_overflow, 1);
+    assert_eq!((bench.udp.rearm(&mut bench.ring, Time::ZERO), bench.udp.sockets[0].armed), (None, true));
+    for (failures, wait) in [(1, None), (2, Some(Time::from_millis(RECEIVE_PAUSE_MS)))] {
+        bench.udp.received(&mut bench.ring, socket, Err(libc::ENOMEM), None, false, Time::ZERO);
+        assert_eq!(bench.udp.counters.udp_receive_ended_error, failures);
+        assert_eq!(bench.udp.rearm(&mut bench.ring, Time::ZERO), wait, "the first at once, later ones not");
+    }
+    assert_eq!(bench.udp.rearm(&mut bench.ring, Time::from_millis(RECEIVE_PAUSE_MS)), None);
+    assert!(bench.udp.sockets[0].armed);
+}
