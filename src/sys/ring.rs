@@ -39,7 +39,7 @@ pub enum Completion {
     Received {
         /// The number given to [`Ring::receive`].
         socket: u16,
-        /// Bytes received, [`RECEIVE_HEADER`] included, or the error number.
+        /// Bytes received, [`super::buffers::RECEIVE_HEADER`] included, or the error number.
         result: Result<u32, i32>,
         /// The buffer that holds them: the caller's until [`Buffers::release`].
         buffer: Option<BufId>,
