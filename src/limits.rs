@@ -130,6 +130,34 @@ pub const COMPLETION_QUEUE: u32 = 4096;
 pub const SUBMISSION_QUEUE: u32 = 512;
 /// Commands from other threads that wait for a shard at most.
 pub const SHARD_INBOX_MAX: usize = 4096;
+/// Addresses that a shard listens at, at most: one UDP socket each.
+pub const SHARD_SOCKETS_MAX: usize = 8;
+/// Sends in flight at once: one per send buffer, and the rest for trains that go out datagram by datagram.
+pub const SEND_SLOTS: usize = 128;
+/// Room that `recvmsg` is given for the sender's address, bytes.
+pub const RECEIVE_NAME_SIZE: usize = 32;
+/// Room that `recvmsg` is given for control messages (segment size, ECN, local address), bytes.
+pub const RECEIVE_CONTROL_SIZE: usize = 128;
+/// Receive buffers that lie in the kernel's ring at first; it grows to all of them when it runs dry.
+pub const RECEIVE_LENT_MIN: usize = 64;
+/// Kernel memory that a socket may hold for received datagrams, bytes (when permitted).
+pub const SOCKET_RECEIVE_BUFFER: usize = 16 << 20;
+/// Kernel memory that a socket may hold for datagrams not yet on the wire, bytes (when permitted).
+pub const SOCKET_SEND_BUFFER: usize = 8 << 20;
+/// Cold slices that a shard has faulted in at once.
+pub const WARM_IN_FLIGHT_MAX: usize = 64;
+/// Completions handled in one turn of a shard, before it looks at what there is to send.
+pub const COMPLETIONS_PER_TURN: usize = 64;
+/// Commands and answers of other threads handled in one turn, each.
+pub const INBOX_PER_TURN: usize = 64;
+/// Outputs carried out in one turn.
+pub const OUTPUTS_PER_TURN: usize = 256;
+/// Pause before a deadline that was reported and is still overdue is reported again, microseconds.
+pub const OVERDUE_PAUSE_US: u64 = 500;
+/// Pause before a socket whose receive failed twice in a row is asked again, milliseconds.
+pub const RECEIVE_PAUSE_MS: u64 = 10;
+/// Time that a stopping shard spends on what there is left to send, milliseconds.
+pub const SHARD_STOP_MS: u64 = 200;
 
 // ---- fetching ----------------------------------------------------------------------------------
 
@@ -202,4 +230,8 @@ const _: () = {
     assert!(SLICES_AHEAD_PER_PEER <= SLICE_BUFFERS);
     assert!(SLICES_AHEAD_PER_PEER * SLICE_SIZE <= SESSION_WINDOW as usize);
     assert!(REPLAY_WINDOW.is_multiple_of(64));
+    assert!(16 + RECEIVE_NAME_SIZE + RECEIVE_CONTROL_SIZE <= BUFFER_HEAD_ROOM);
+    assert!((16 + RECEIVE_NAME_SIZE + RECEIVE_CONTROL_SIZE).is_multiple_of(8));
+    assert!(RECEIVE_LENT_MIN <= RECEIVE_BUFFERS && SEND_BUFFERS <= SEND_SLOTS);
+    assert!(SEND_SLOTS + WARM_IN_FLIGHT_MAX + 2 * SHARD_SOCKETS_MAX < SUBMISSION_QUEUE as usize);
 };

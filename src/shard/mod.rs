@@ -1,1 +1,96 @@
-//! (to be written)
+//! The core-pinned loop and the threads beside it: completions become inputs of a [`Core`], its outputs
+//! become submissions.
+//!
+//! ```text
+//!             ┌──────────────── shard thread (driver.rs) ─────────────────┐
+//!  kernel ──▶ │ completions ─▶ Input ─▶ Core ─▶ Output ─▶ submissions     │ ──▶ kernel
+//!             └──────▲───────────────────────────┬──────────────┬─────────┘
+//!   Handle: commands, answers, stop (handle.rs)  │ File         │ Report
+//!                    └──────── files thread ◀────┘              └─▶ control thread
+//! ```
+#![allow(clippy::disallowed_methods, reason = "the edge: threads are started here")]
+
+mod counters;
+mod driver;
+mod files;
+mod handle;
+mod start;
+#[cfg(test)]
+mod tests;
+mod warm;
+
+use crate::base::{ChunkId, ChunkRead, ReadFault, StoredChunk, Time};
+use crate::node::{Clock, Input, Output, World};
+
+pub use counters::LoopCounters;
+pub use driver::{Fault, Shard};
+pub use files::files_thread;
+pub use handle::{Full, Handle};
+pub use start::{Running, Settings, StartError, Surroundings, start};
+
+/// A pure state machine that a shard runs: [`crate::node::Node`], or a small one in tests.
+pub trait Core {
+    /// Tells it what happened.
+    fn handle<W: World>(&mut self, clock: Clock, input: Input, world: &mut W);
+    /// Asks what it wants done; called until it wants nothing.
+    fn poll<W: World>(&mut self, clock: Clock, world: &mut W) -> Option<Output>;
+    /// When it wants [`Input::Tick`].
+    fn poll_timeout(&self) -> Option<Time>;
+}
+
+/// A stored slice whose pages are not resident.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cold {
+    /// Where its bytes are mapped.
+    pub addr: usize,
+    /// How many bytes.
+    pub len: usize,
+    /// Which chunk: handed back in [`Input::Warmed`].
+    pub handle: u64,
+    /// Which slice: handed back in [`Input::Warmed`].
+    pub slice: u32,
+}
+
+/// Stored chunks as a shard reads them.
+pub trait ChunkStoreDriver: ChunkRead {
+    /// A turn begins: look at the newest committed state.
+    fn turn(&mut self);
+    /// The shard is about to sleep: hold nothing that would stop others, such as a read transaction.
+    fn park(&mut self);
+    /// Slices that [`ChunkRead::warm`] found cold since the last call. The shard has them faulted in,
+    /// [`crate::limits::WARM_IN_FLIGHT_MAX`] at a time, and does not ask again before they are under way.
+    fn take_cold(&mut self) -> Vec<Cold>;
+    /// A cold slice could not be faulted in (the disk failed, or its pages are gone); reading it through
+    /// the map would kill the process. [`Input::Warmed`] follows, and with it another
+    /// [`ChunkRead::warm`], which should fail.
+    fn warm_failed(&mut self, cold: Cold, errno: i32) {
+        let _ = (cold, errno);
+    }
+}
+
+/// A store without chunks, for a node that only fetches.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoChunks;
+
+impl ChunkRead for NoChunks {
+    fn find(&mut self, _: &ChunkId) -> Option<StoredChunk> {
+        None
+    }
+    fn slice_list(&mut self, _: u64, _: &mut Vec<u8>) -> Result<(), ReadFault> {
+        Err(ReadFault::Gone)
+    }
+    fn warm(&mut self, _: u64, _: u32) -> Result<bool, ReadFault> {
+        Err(ReadFault::Gone)
+    }
+    fn read(&mut self, _: u64, _: u32, _: &mut [u8]) -> Result<(), ReadFault> {
+        Err(ReadFault::Gone)
+    }
+}
+
+impl ChunkStoreDriver for NoChunks {
+    fn turn(&mut self) {}
+    fn park(&mut self) {}
+    fn take_cold(&mut self) -> Vec<Cold> {
+        Vec::new()
+    }
+}

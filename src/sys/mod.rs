@@ -1,1 +1,11 @@
-//! (to be written)
+//! The only `unsafe` of the program: memory that the kernel reads and writes while we run, io_uring's
+//! queues, and the socket options that no safe crate knows. What is public here is safe to call.
+
+pub mod affinity;
+pub mod buffers;
+pub mod eventfd;
+pub mod kernel;
+pub mod message;
+mod region;
+pub mod ring;
+pub mod socket;

@@ -1,0 +1,289 @@
+//! The loop. One turn:
+//!
+//! ```text
+//! completions ─▶ commands, answers ─▶ tick ─▶ poll the core ─▶ lend buffers, re-arm, submit ─▶ enter
+//! ```
+//!
+//! Each step is bounded, so that a flood of one kind leaves room for the others: acknowledgements go out
+//! between batches of received trains, and commands are heard while both go on. The kernel is entered
+//! once per turn; nothing is allocated per packet. The loop sleeps only when no step left work behind.
+
+use std::io;
+use std::time::Duration;
+
+use crossbeam::channel::{Sender, TrySendError};
+
+use super::warm::Warmer;
+use super::{ChunkStoreDriver, Core, Handle, LoopCounters};
+use crate::base::fileop::{FileDone, FileFault, FileOp};
+use crate::base::{BufId, ChunkId, ChunkRead, Memory, Place, ReadFault, StoredChunk, Time};
+use crate::io::clock::Clocks;
+use crate::io::udp::{Datagrams, Udp};
+use crate::limits::{
+    COMPLETIONS_PER_TURN, FILE_OPS_MAX, INBOX_PER_TURN, OUTPUTS_PER_TURN, OVERDUE_PAUSE_US, SHARD_STOP_MS,
+};
+use crate::node::{Clock, Command, Input, Output, Report, Train};
+use crate::sys::buffers::Buffers;
+use crate::sys::ring::{Completion, Ring};
+
+/// Where reports go. Called on the shard's thread: it must not block.
+pub type Reports = Box<dyn FnMut(Report) + Send>;
+
+/// Why a shard ended before it was asked to.
+#[derive(Debug, thiserror::Error)]
+#[error("io_uring failed: {0}")]
+pub struct Fault(#[from] io::Error);
+
+/// A core with its ring, sockets and store. Lives on one thread.
+pub struct Shard<C, S> {
+    pub(super) ring: Ring,
+    pub(super) udp: Udp,
+    pub(super) core: C,
+    pub(super) store: S,
+    pub(super) clocks: Clocks,
+    pub(super) handle: Handle,
+    pub(super) files: Sender<FileOp>,
+    pub(super) reports: Reports,
+    pub(super) warmer: Warmer,
+    pub(super) counters: LoopCounters,
+    /// File operations without an answer; at most [`FILE_OPS_MAX`], so that the answers' queue never overflows.
+    pub(super) files_out: usize,
+    /// The operation that had no room; nothing is polled while there is one.
+    pub(super) held: Option<FileOp>,
+    /// The deadline that the last tick was for.
+    pub(super) ticked: Option<Time>,
+}
+
+/// What a core sees of the shard.
+struct Ground<'a, S> {
+    buffers: &'a mut Buffers,
+    store: &'a mut S,
+}
+
+impl<S> Memory for Ground<'_, S> {
+    fn bytes(&self, place: Place) -> &[u8] {
+        self.buffers.bytes(place)
+    }
+    fn bytes_mut(&mut self, place: Place) -> &mut [u8] {
+        self.buffers.bytes_mut(place)
+    }
+    fn alloc(&mut self) -> Option<BufId> {
+        self.buffers.alloc()
+    }
+    fn free(&mut self, buf: BufId) {
+        self.buffers.free(buf);
+    }
+}
+
+impl<S: ChunkRead> ChunkRead for Ground<'_, S> {
+    fn find(&mut self, id: &ChunkId) -> Option<StoredChunk> {
+        self.store.find(id)
+    }
+    fn slice_list(&mut self, handle: u64, into: &mut Vec<u8>) -> Result<(), ReadFault> {
+        self.store.slice_list(handle, into)
+    }
+    fn warm(&mut self, handle: u64, slice: u32) -> Result<bool, ReadFault> {
+        self.store.warm(handle, slice)
+    }
+    fn read(&mut self, handle: u64, offset: u32, into: &mut [u8]) -> Result<(), ReadFault> {
+        self.store.read(handle, offset, into)
+    }
+}
+
+impl<C: Core, S: ChunkStoreDriver> Shard<C, S> {
+    /// Runs until [`Handle::stop`]; gives core and store back.
+    pub fn run(mut self) -> Result<(C, S), Fault> {
+        self.ring.wait_event(&self.handle.shared().event);
+        let mut leave_at = None;
+        loop {
+            let clock = self.clock();
+            if leave_at.is_none() && self.handle.shared().is_stopping() {
+                leave_at = Some(clock.now + Duration::from_millis(SHARD_STOP_MS));
+                self.store.turn();
+                self.input(clock, Input::Command(Command::Shutdown));
+            }
+            let work_left = self.turn(clock);
+            let rearm_at = self.udp.rearm(&mut self.ring, clock.now);
+            if let Some(at) = leave_at {
+                let finished = !work_left && self.held.is_none() && self.udp.is_idle();
+                if finished || clock.now >= at {
+                    self.fold();
+                    return Ok((self.core, self.store));
+                }
+            }
+            let wait = if work_left { None } else { self.wait(clock, [rearm_at, leave_at]) };
+            self.enter(wait, leave_at.is_some())?;
+        }
+    }
+
+    fn clock(&self) -> Clock {
+        Clock { now: self.clocks.now(), wall: self.clocks.wall() }
+    }
+
+    /// One turn up to the system call; whether work is left for another at once.
+    fn turn(&mut self, clock: Clock) -> bool {
+        self.store.turn();
+        self.counters.shard_turns += 1;
+        let mut work_left = self.completions(clock);
+        work_left |= self.messages(clock);
+        self.tick(clock);
+        work_left |= self.outputs(clock);
+        self.counters.shard_turns_cut += u64::from(work_left);
+        self.counters.shard_warm_requests += self.warmer.submit(&mut self.store, &mut self.ring);
+        self.udp.flush(&mut self.ring);
+        self.fold();
+        work_left
+    }
+
+    fn completions(&mut self, clock: Clock) -> bool {
+        for _ in 0..COMPLETIONS_PER_TURN {
+            let Some(completion) = self.ring.completion() else { return false };
+            self.counters.shard_completions += 1;
+            match completion {
+                Completion::Received { socket, result, buffer, more } => {
+                    let train = self.udp.received(&mut self.ring, socket, result, buffer, more, clock.now);
+                    if let Some(train) = train {
+                        self.input(clock, Input::Train(to_node(train)));
+                        self.ring.buffers().release(train.place.buf);
+                    }
+                }
+                Completion::Sent { slot, result } => {
+                    self.udp.sent(&mut self.ring, slot, result);
+                }
+                Completion::Writable { socket } => self.udp.writable(socket),
+                Completion::Woken => {
+                    self.counters.shard_wakes += 1;
+                    self.ring.wait_event(&self.handle.shared().event);
+                }
+                Completion::Populated { tag, result } => {
+                    let cold = self.warmer.done(tag);
+                    if let Err(errno) = result {
+                        self.counters.shard_warm_failures += 1;
+                        self.store.warm_failed(cold, errno);
+                    }
+                    self.input(clock, Input::Warmed { handle: cold.handle, slice: cold.slice });
+                }
+            }
+        }
+        self.ring.has_completions()
+    }
+
+    fn messages(&mut self, clock: Clock) -> bool {
+        self.handle.shared().take_nudge();
+        for _ in 0..INBOX_PER_TURN {
+            let Some(done) = self.handle.shared().next_answer() else { break };
+            self.files_out -= 1;
+            self.counters.shard_file_answers += 1;
+            self.input(clock, Input::FileDone(done));
+        }
+        for _ in 0..INBOX_PER_TURN {
+            let Some(command) = self.handle.shared().next_command() else { break };
+            self.counters.shard_commands += 1;
+            self.input(clock, Input::Command(command));
+        }
+        self.handle.shared().has_messages()
+    }
+
+    fn tick(&mut self, clock: Clock) {
+        self.ticked = self.core.poll_timeout().filter(|at| *at <= clock.now);
+        if self.ticked.is_some() {
+            self.counters.shard_ticks += 1;
+            self.input(clock, Input::Tick);
+        }
+    }
+
+    fn input(&mut self, clock: Clock, input: Input) {
+        let mut ground = Ground { buffers: self.ring.buffers(), store: &mut self.store };
+        self.core.handle(clock, input, &mut ground);
+    }
+
+    /// Carries out what the core wants, up to the bound; whether it may want more.
+    fn outputs(&mut self, clock: Clock) -> bool {
+        if let Some(held) = self.held.take() {
+            self.file(clock, held);
+        }
+        for _ in 0..OUTPUTS_PER_TURN {
+            if self.held.is_some() {
+                // An answer will come, and wakes the loop.
+                self.counters.shard_file_waits += 1;
+                return false;
+            }
+            let mut ground = Ground { buffers: self.ring.buffers(), store: &mut self.store };
+            match self.core.poll(clock, &mut ground) {
+                None => return false,
+                Some(Output::Train(train)) => self.udp.send(&mut self.ring, from_node(train)),
+                Some(Output::File(operation)) => self.file(clock, operation),
+                Some(Output::Report(report)) => {
+                    self.counters.shard_reports += 1;
+                    (self.reports)(report);
+                }
+            }
+        }
+        true
+    }
+
+    fn file(&mut self, clock: Clock, operation: FileOp) {
+        if self.files_out == FILE_OPS_MAX {
+            self.held = Some(operation);
+            return;
+        }
+        match self.files.try_send(operation) {
+            Ok(()) => {
+                self.files_out += 1;
+                self.counters.shard_file_ops += 1;
+            }
+            Err(TrySendError::Full(operation)) => self.held = Some(operation),
+            Err(TrySendError::Disconnected(operation)) => {
+                let message = "the files thread has ended; restart the daemon and see its log".to_owned();
+                let result = Err(FileFault { message, retryable: true });
+                self.input(clock, Input::FileDone(FileDone { job: operation.job, result }));
+            }
+        }
+    }
+
+    /// How long the loop may sleep; `None` when a deadline has come.
+    fn wait(&mut self, clock: Clock, others: [Option<Time>; 2]) -> Option<Duration> {
+        let deadline = self.core.poll_timeout().map(|at| {
+            if self.ticked.is_some_and(|ticked| at <= ticked) {
+                // Reported and still there: the core waits for something else, a send buffer perhaps,
+                // whose completion ends the sleep. Never spin on it.
+                self.counters.shard_overdue += 1;
+                clock.now + Duration::from_micros(OVERDUE_PAUSE_US)
+            } else {
+                at
+            }
+        });
+        let at = others.into_iter().chain([deadline]).flatten().min();
+        let wait = at.map_or(Duration::MAX, |at| at.since(self.clocks.now()));
+        (wait > Duration::ZERO).then_some(wait)
+    }
+
+    /// Enters the kernel: submits, runs completions, and sleeps when there is time to.
+    fn enter(&mut self, wait: Option<Duration>, stopping: bool) -> Result<(), Fault> {
+        let wait = wait.filter(|_| self.handle.shared().park(stopping));
+        if wait.is_some() {
+            self.counters.shard_parks += 1;
+            self.store.park();
+        }
+        let entered = self.ring.enter(wait);
+        if wait.is_some() {
+            self.handle.shared().unpark();
+        }
+        self.counters.shard_completion_overflows += u64::from(entered?.overflowed);
+        Ok(())
+    }
+
+    fn fold(&mut self) {
+        self.counters.shard_send_buffers_refused = self.ring.buffers().refused();
+        self.counters.shard_receive_buffers_lent = self.ring.buffers().lent_target() as u64;
+        self.handle.shared().tally.store(self.counters.values().chain(self.udp.counters.values()));
+    }
+}
+
+fn to_node(train: Datagrams) -> Train {
+    Train { path: train.path, place: train.place, segment: train.segment, ecn: train.ecn }
+}
+
+fn from_node(train: Train) -> Datagrams {
+    Datagrams { path: train.path, place: train.place, segment: train.segment, ecn: train.ecn }
+}

@@ -1,0 +1,186 @@
+//! How other threads reach a shard: bounded queues, and an eventfd that is signalled only while the
+//! shard sleeps.
+//!
+//! Whoever leaves something pushes it, then looks at `parked`; the shard sets `parked`, then looks at the
+//! queues. A sequentially consistent fence between the two steps on either side means that at least one
+//! of them sees the other, so nothing is left lying while the shard sleeps.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+
+use crossbeam::queue::ArrayQueue;
+
+use super::LoopCounters;
+use crate::base::fileop::FileDone;
+use crate::io::tally::Tally;
+use crate::io::udp::UdpCounters;
+use crate::limits::{FILE_OPS_MAX, SHARD_INBOX_MAX};
+use crate::node::Command;
+use crate::sys::eventfd::EventFd;
+
+/// Too many commands already wait for the shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the daemon is busy: {SHARD_INBOX_MAX} requests already wait; try again")]
+pub struct Full;
+
+/// Speaks to one shard from any thread.
+#[derive(Clone)]
+pub struct Handle(Arc<Shared>);
+
+pub(super) struct Shared {
+    inbox: ArrayQueue<Command>,
+    answers: ArrayQueue<FileDone>,
+    /// Something without a message of its own happened.
+    nudged: AtomicBool,
+    stopping: AtomicBool,
+    parked: AtomicBool,
+    pub(super) event: EventFd,
+    pub(super) tally: Tally,
+}
+
+impl Handle {
+    pub(super) fn new() -> io::Result<Self> {
+        let about = LoopCounters::ABOUT.iter().chain(UdpCounters::ABOUT).copied();
+        Ok(Self(Arc::new(Shared {
+            inbox: ArrayQueue::new(SHARD_INBOX_MAX),
+            answers: ArrayQueue::new(FILE_OPS_MAX),
+            nudged: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            parked: AtomicBool::new(false),
+            event: EventFd::new()?,
+            tally: Tally::new(about),
+        })))
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.0
+    }
+
+    /// Asks the shard for something.
+    pub fn command(&self, command: Command) -> Result<(), Full> {
+        self.0.inbox.push(command).map_err(|_| Full)?;
+        self.0.left_something();
+        Ok(())
+    }
+
+    /// Answers a file operation.
+    ///
+    /// # Panics
+    /// When there are more answers than operations: the shard never has more than [`FILE_OPS_MAX`] out.
+    pub fn file_done(&self, done: FileDone) {
+        assert!(self.0.answers.push(done).is_ok(), "more answers than file operations");
+        self.0.left_something();
+    }
+
+    /// Has the shard take a turn: something that it looks at has changed.
+    pub fn wake(&self) {
+        self.0.nudged.store(true, Ordering::Release);
+        self.0.left_something();
+    }
+
+    /// Asks the shard to say goodbye and end. It hands [`Command::Shutdown`] to its core and leaves when
+    /// what that brings has been sent, or after [`crate::limits::SHARD_STOP_MS`].
+    pub fn stop(&self) {
+        self.0.stopping.store(true, Ordering::Release);
+        self.0.left_something();
+    }
+
+    /// Name, help and value of each counter, as of the shard's last turn.
+    pub fn counters(&self) -> Vec<(&'static str, &'static str, u64)> {
+        self.0.tally.read()
+    }
+
+    /// Whether the shard sleeps, or is about to.
+    pub fn is_parked(&self) -> bool {
+        self.0.parked.load(Ordering::Acquire)
+    }
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle").field("parked", &self.is_parked()).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn left_something(&self) {
+        fence(Ordering::SeqCst);
+        // Read before it is written, so that a busy shard's flag stays in both caches.
+        if self.parked.load(Ordering::Relaxed) && self.parked.swap(false, Ordering::AcqRel) {
+            self.event.signal();
+        }
+    }
+
+    /// Announces sleep; false when something was left, and the shard must not sleep. One that already
+    /// knows that it is `stopping` may.
+    pub(super) fn park(&self, stopping: bool) -> bool {
+        self.parked.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        let nothing = self.inbox.is_empty()
+            && self.answers.is_empty()
+            && !self.nudged.load(Ordering::Acquire)
+            && (stopping || !self.stopping.load(Ordering::Acquire));
+        if !nothing {
+            self.unpark();
+        }
+        nothing
+    }
+
+    pub(super) fn unpark(&self) {
+        self.parked.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn take_nudge(&self) {
+        // Only written when set: the flag's cache line stays shared in quiet times.
+        if self.nudged.load(Ordering::Relaxed) {
+            self.nudged.swap(false, Ordering::AcqRel);
+        }
+    }
+
+    pub(super) fn next_command(&self) -> Option<Command> {
+        self.inbox.pop()
+    }
+
+    pub(super) fn next_answer(&self) -> Option<FileDone> {
+        self.answers.pop()
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    pub(super) fn has_messages(&self) -> bool {
+        !self.inbox.is_empty() || !self.answers.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_commands_past_the_bound() {
+        let handle = Handle::new().expect("an eventfd");
+        let fill = (0..).take_while(|token| handle.command(Command::Status { token: *token }).is_ok());
+        assert_eq!(fill.count(), SHARD_INBOX_MAX);
+        assert_eq!(handle.command(Command::Shutdown), Err(Full));
+    }
+
+    #[test]
+    fn nobody_sleeps_on_a_message() {
+        let handle = Handle::new().expect("an eventfd");
+        assert!(handle.shared().park(false) && handle.is_parked());
+        handle.wake();
+        assert!(!handle.is_parked(), "whoever leaves something takes the flag down and signals");
+        assert!(!handle.shared().park(false));
+        handle.shared().take_nudge();
+        assert!(handle.shared().park(false));
+        handle.shared().unpark();
+        handle.command(Command::Shutdown).expect("room");
+        assert!(!handle.shared().park(false));
+        assert!(handle.shared().next_command().is_some() && handle.shared().park(false));
+        handle.stop();
+        assert!(!handle.shared().park(false) && handle.shared().park(true));
+    }
+}

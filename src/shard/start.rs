@@ -1,0 +1,165 @@
+//! Starts a shard on a thread of its own.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::mpsc::sync_channel;
+use std::thread::{Builder, JoinHandle};
+
+use crossbeam::channel::Sender;
+
+use super::driver::Reports;
+use super::warm::Warmer;
+use super::{ChunkStoreDriver, Core, Fault, Handle, LoopCounters, Shard};
+use crate::base::Rng;
+use crate::base::fileop::FileOp;
+use crate::io::clock::Clocks;
+use crate::io::entropy::{self, NoEntropy};
+use crate::io::udp::Udp;
+use crate::limits::SOCKET_RECEIVE_BUFFER;
+use crate::node::Clock;
+use crate::sys::affinity;
+use crate::sys::kernel::KernelError;
+use crate::sys::ring::Ring;
+use crate::sys::socket::SocketError;
+
+/// What a shard is told at its start.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Which shard: names the thread.
+    pub index: usize,
+    /// The core to run on; `None` leaves it to the scheduler.
+    pub core: Option<usize>,
+    /// Where to listen, one UDP socket each: at most [`crate::limits::SHARD_SOCKETS_MAX`]. IPv6 sockets
+    /// take IPv6 only; list `0.0.0.0` beside `[::]`.
+    pub addresses: Vec<SocketAddr>,
+    /// On wildcard addresses, learn which of the host's addresses each train came to, and answer from it.
+    /// For hosts with several addresses of one family.
+    pub report_local: bool,
+    /// The daemon's clocks.
+    pub clocks: Clocks,
+}
+
+/// What a core may know when it is made.
+#[derive(Debug)]
+pub struct Surroundings<'a> {
+    /// The addresses that were bound, ports included.
+    pub addresses: &'a [SocketAddr],
+    /// Both clocks, now.
+    pub clock: Clock,
+}
+
+/// Why a shard could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The kernel cannot do what shards need.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// An address could not be bound.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// No seed.
+    #[error(transparent)]
+    Entropy(#[from] NoEntropy),
+    /// The core to run on is not to be had.
+    #[error(
+        "shard {index} cannot run on core {core} ({source}); the daemon may use {allowed:?}: change `cores`"
+    )]
+    Core {
+        /// Which shard.
+        index: usize,
+        /// Which core.
+        core: usize,
+        /// The cores that it may use.
+        allowed: Vec<usize>,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// No thread, or no descriptor.
+    #[error("starting a shard: {0}")]
+    Os(#[from] io::Error),
+}
+
+/// A shard that runs.
+pub struct Running<C, S> {
+    /// Speaks to it.
+    pub handle: Handle,
+    /// The addresses that it bound.
+    pub addresses: Vec<SocketAddr>,
+    /// Its thread; ends after [`Handle::stop`] or with a [`Fault`].
+    pub thread: JoinHandle<Result<(C, S), Fault>>,
+}
+
+/// Starts a shard: pins its thread, binds its sockets, sets its ring up, and runs what `make` makes. All
+/// of that has happened, or failed, when this returns. `files` should hold [`crate::limits::FILE_OPS_MAX`].
+pub fn start<C, S>(
+    settings: Settings,
+    files: Sender<FileOp>,
+    reports: Reports,
+    make: impl FnOnce(Surroundings<'_>, Rng) -> (C, S) + Send + 'static,
+) -> Result<Running<C, S>, StartError>
+where
+    C: Core + Send + 'static,
+    S: ChunkStoreDriver + Send + 'static,
+{
+    let handle = Handle::new()?;
+    let (tell, told) = sync_channel(1);
+    let for_thread = handle.clone();
+    let thread = Builder::new().name(format!("shard-{}", settings.index)).spawn(move || {
+        let shard = match open(&settings, for_thread, files, reports, make) {
+            Ok(shard) => shard,
+            Err(error) => {
+                let _ = tell.send(Err(error));
+                return Err(Fault::from(io::Error::other("the shard did not start")));
+            }
+        };
+        let _ = tell.send(Ok(shard.udp.addresses()));
+        shard.run()
+    })?;
+    let addresses = told.recv().unwrap_or_else(|_| Err(io::Error::other("its thread ended").into()))?;
+    Ok(Running { handle, addresses, thread })
+}
+
+/// On the shard's own thread: the ring belongs to the thread that makes it.
+fn open<C, S>(
+    settings: &Settings,
+    handle: Handle,
+    files: Sender<FileOp>,
+    reports: Reports,
+    make: impl FnOnce(Surroundings<'_>, Rng) -> (C, S),
+) -> Result<Shard<C, S>, StartError> {
+    if let Some(core) = settings.core {
+        affinity::pin_to(core).map_err(|source| StartError::Core {
+            index: settings.index,
+            core,
+            allowed: affinity::allowed().unwrap_or_default(),
+            source,
+        })?;
+    }
+    let ring = Ring::new()?;
+    let udp = Udp::bind(&settings.addresses, settings.report_local)?;
+    if udp.receive_buffer() < 2 * SOCKET_RECEIVE_BUFFER && !settings.addresses.is_empty() {
+        tracing::warn!(
+            bytes = udp.receive_buffer() / 2,
+            "the kernel limits UDP receive buffers, so bursts may be lost; as root: \
+             sysctl -w net.core.rmem_max={SOCKET_RECEIVE_BUFFER} (or give the daemon CAP_NET_ADMIN)"
+        );
+    }
+    let rng = entropy::rng()?;
+    let clock = Clock { now: settings.clocks.now(), wall: settings.clocks.wall() };
+    let (core, store) = make(Surroundings { addresses: &udp.addresses(), clock }, rng);
+    Ok(Shard {
+        ring,
+        udp,
+        core,
+        store,
+        clocks: settings.clocks,
+        handle,
+        files,
+        reports,
+        warmer: Warmer::new(),
+        counters: LoopCounters::default(),
+        files_out: 0,
+        held: None,
+        ticked: None,
+    })
+}
