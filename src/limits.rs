@@ -199,6 +199,8 @@ pub const COMMIT_DELAY_MS: u64 = 5;
 pub const IMPORT_AHEAD: usize = 32;
 /// Threads that seal and hash for one import at most.
 pub const IMPORT_WORKERS_MAX: usize = 8;
+/// Imports of a daemon at once.
+pub const IMPORTS_MAX: usize = 4;
 /// Publications that go to the store together.
 pub const PUBLISH_BATCH: usize = 1024;
 /// Chunks waiting for the store writer at most.

@@ -22,7 +22,7 @@ use crate::io::udp::{Datagrams, Udp};
 use crate::limits::{
     COMPLETIONS_PER_TURN, FILE_OPS_MAX, INBOX_PER_TURN, OUTPUTS_PER_TURN, OVERDUE_PAUSE_US, SHARD_STOP_MS,
 };
-use crate::node::{Clock, Command, Input, Output, Report, Train};
+use crate::node::{Clock, Command, Input, Output, Report, Train, World};
 use crate::sys::buffers::Buffers;
 use crate::sys::ring::{Completion, Ring};
 
@@ -87,6 +87,14 @@ impl<S: ChunkRead> ChunkRead for Ground<'_, S> {
     }
     fn read(&mut self, handle: u64, offset: u32, into: &mut [u8]) -> Result<(), ReadFault> {
         self.store.read(handle, offset, into)
+    }
+}
+
+impl<S: ChunkRead> World for Ground<'_, S> {
+    type Store = S;
+
+    fn split(&mut self, place: Place) -> (&mut [u8], &mut S) {
+        (self.buffers.bytes_mut(place), self.store)
     }
 }
 
@@ -157,10 +165,8 @@ impl<C: Core, S: ChunkStoreDriver> Shard<C, S> {
                 }
                 Completion::Populated { tag, result } => {
                     let cold = self.warmer.done(tag);
-                    if let Err(errno) = result {
-                        self.counters.shard_warm_failures += 1;
-                        self.store.warm_failed(cold, errno);
-                    }
+                    self.counters.shard_warm_failures += u64::from(result.is_err());
+                    self.store.warmed(cold, result.is_ok());
                     self.input(clock, Input::Warmed { handle: cold.handle, slice: cold.slice });
                 }
             }

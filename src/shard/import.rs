@@ -60,7 +60,7 @@ pub fn import(
 ) -> Result<(Reference, ImportProgress), String> {
     let walk = Walk::new(request.paths, request.unreadable).map_err(|error| error.to_string())?;
     let put = Put::new(request.salt.as_ref());
-    let workers = Workers::start(put.domain(), request.salt.as_ref(), readers).map_err(|e| e.to_string())?;
+    let workers = Workers::start(request.salt.as_ref(), readers).map_err(|e| e.to_string())?;
     let (acks_to, acks) = unbounded();
     let mut import = Import {
         put,
@@ -107,19 +107,19 @@ enum Work {
 }
 
 /// What comes of it.
-enum Result_ {
+enum Outcome {
     Prepared(u64, Prepared, u64),
     Hashed(NewChunk),
 }
 
 struct Workers {
     work: Option<Sender<Work>>,
-    results: Receiver<Result_>,
+    results: Receiver<Outcome>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Workers {
-    fn start(_: &Domain, salt: Option<&Secret>, readers: &Readers) -> io::Result<Self> {
+    fn start(salt: Option<&Secret>, readers: &Readers) -> io::Result<Self> {
         let count = thread::available_parallelism().map_or(1, usize::from).min(IMPORT_WORKERS_MAX);
         let (work, jobs) = bounded::<Work>(IMPORT_AHEAD);
         let (results_to, results) = bounded(IMPORT_AHEAD);
@@ -132,9 +132,9 @@ impl Workers {
                     let result = match job {
                         Work::Prepare(number, plain) => {
                             let prepared = prepare(&plain, &domain, &mut known);
-                            Result_::Prepared(number, prepared, plain.len() as u64)
+                            Outcome::Prepared(number, prepared, plain.len() as u64)
                         }
-                        Work::Hash(chunk) => Result_::Hashed(chunk.hash()),
+                        Work::Hash(chunk) => Outcome::Hashed(chunk.hash()),
                     };
                     if results.send(result).is_err() {
                         return;
@@ -249,13 +249,13 @@ impl Import<'_> {
         let result = self.workers.results.recv().map_err(|_| "the import's workers ended".to_string())?;
         self.in_flight -= 1;
         match result {
-            Result_::Prepared(number, prepared, len) => {
+            Outcome::Prepared(number, prepared, len) => {
                 if matches!(prepared, Prepared::Known(..)) {
                     self.state.bytes_reused += len;
                 }
                 self.prepared.insert(number, prepared);
             }
-            Result_::Hashed(chunk) => {
+            Outcome::Hashed(chunk) => {
                 self.put.hashed(&chunk);
                 self.store_chunk(chunk);
                 self.report();

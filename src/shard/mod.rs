@@ -11,9 +11,11 @@
 #![allow(clippy::disallowed_methods, reason = "the edge: threads are started here")]
 
 mod counters;
+pub mod daemon;
 mod driver;
 mod files;
 mod handle;
+pub mod import;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -60,12 +62,10 @@ pub trait ChunkStoreDriver: ChunkRead {
     /// Slices that [`ChunkRead::warm`] found cold since the last call. The shard has them faulted in,
     /// [`crate::limits::WARM_IN_FLIGHT_MAX`] at a time, and does not ask again before they are under way.
     fn take_cold(&mut self) -> Vec<Cold>;
-    /// A cold slice could not be faulted in (the disk failed, or its pages are gone); reading it through
-    /// the map would kill the process. [`Input::Warmed`] follows, and with it another
-    /// [`ChunkRead::warm`], which should fail.
-    fn warm_failed(&mut self, cold: Cold, errno: i32) {
-        let _ = (cold, errno);
-    }
+    /// A cold slice was faulted in, or (not `populated`) could not be: the disk failed, or its pages are gone,
+    /// and reading it through the map would kill the process. [`Input::Warmed`] follows, and with it another
+    /// [`ChunkRead::warm`], which must then fail.
+    fn warmed(&mut self, cold: Cold, populated: bool);
 }
 
 /// A store without chunks, for a node that only fetches.
@@ -93,4 +93,5 @@ impl ChunkStoreDriver for NoChunks {
     fn take_cold(&mut self) -> Vec<Cold> {
         Vec::new()
     }
+    fn warmed(&mut self, _: Cold, _: bool) {}
 }

@@ -112,9 +112,10 @@ impl ChunkStoreDriver for ColdStore {
     fn take_cold(&mut self) -> Vec<Cold> {
         std::mem::take(&mut self.cold)
     }
-    fn warm_failed(&mut self, cold: Cold, errno: i32) {
-        assert_eq!(errno, libc::ENOMEM);
-        self.failed.push(cold.slice);
+    fn warmed(&mut self, cold: Cold, populated: bool) {
+        if !populated {
+            self.failed.push(cold.slice);
+        }
     }
 }
 
