@@ -35,6 +35,8 @@ pub struct Discovery {
     /// Newest acknowledged packet larger than `min`, and larger ones lost since.
     large_acked: Option<u64>,
     large_lost: u32,
+    /// When the first and the last of those left.
+    lost_between: (Time, Time),
 }
 
 impl Discovery {
@@ -56,6 +58,7 @@ impl Discovery {
             again: None,
             large_acked: None,
             large_lost: 0,
+            lost_between: (Time::ZERO, Time::ZERO),
         }
     }
 
@@ -117,16 +120,22 @@ impl Discovery {
         }
     }
 
-    /// An ordinary packet was lost.
-    pub fn on_lost(&mut self, number: u64, size: u32) {
+    /// An ordinary packet was lost that left at `sent`.
+    pub fn on_lost(&mut self, number: u64, size: u32, sent: Time) {
         if size > self.min && self.large_acked.is_none_or(|acked| number > acked) {
             self.large_lost += 1;
+            if self.large_lost == 1 {
+                self.lost_between.0 = sent;
+            }
+            self.lost_between.1 = sent;
         }
     }
 
-    /// Asked after losses were found: true when large packets vanish and full packets fell back.
-    pub fn black_hole(&mut self, now: Time) -> bool {
-        if self.low == 0 || self.large_lost < HOLE_PACKETS {
+    /// Asked after losses were found: true when large packets vanish and full packets fell back. That they
+    /// vanish for at least `span` tells a black hole from a queue that only small packets still fit in.
+    pub fn black_hole(&mut self, now: Time, span: Duration) -> bool {
+        let (first, last) = self.lost_between;
+        if self.low == 0 || self.large_lost < HOLE_PACKETS || last.since(first) < span {
             return false;
         }
         (self.low, self.high, self.large_lost, self.tries) = (0, 0, 0, 0);
@@ -193,14 +202,18 @@ mod tests {
     fn falls_back_in_a_black_hole_and_tries_again() {
         let mut discovery = Discovery::new(1232, 1472);
         search(1500, &mut discovery, 0);
-        (1..6).for_each(|number| discovery.on_lost(number, 1472));
-        assert!(!discovery.black_hole(Time::ZERO));
+        let ms = Time::from_millis;
+        let span = Duration::from_millis(10);
+        (1..6).for_each(|number| discovery.on_lost(number, 1472, ms(number * 10)));
+        assert!(!discovery.black_hole(Time::ZERO, span));
         discovery.on_acked(6, 1472);
-        (1..6).for_each(|number| discovery.on_lost(number, 1472));
-        (7..12).for_each(|number| discovery.on_lost(number, 1472));
-        assert!(!discovery.black_hole(Time::ZERO), "losses before an arrival do not count");
-        discovery.on_lost(12, 1472);
-        assert!(discovery.black_hole(Time::ZERO));
+        (1..6).for_each(|number| discovery.on_lost(number, 1472, ms(number * 10)));
+        (7..12).for_each(|number| discovery.on_lost(number, 1472, ms(100)));
+        assert!(!discovery.black_hole(Time::ZERO, span), "losses before an arrival do not count");
+        discovery.on_lost(12, 1472, ms(109));
+        assert!(!discovery.black_hole(Time::ZERO, span), "a burst is no black hole");
+        discovery.on_lost(13, 1472, ms(110));
+        assert!(discovery.black_hole(Time::ZERO, span));
         assert_eq!((discovery.current(), discovery.wanted()), (1232, None));
         let again = discovery.timeout().unwrap();
         discovery.on_timeout(again);

@@ -1,6 +1,6 @@
 //! Which packet numbers arrived, and when to say so (RFC 9000 §13.2).
 //!
-//! The first packets are acknowledged two by two. A flow is acknowledged about eight times per round
+//! The first packets are acknowledged two by two. A flow is acknowledged about sixteen times per round
 //! trip and at least every 32 packets; a gap, a late packet or an ECN mark at once. The driver calls
 //! [`super::Connection::end_of_batch`], so one batch of received packets causes one acknowledgement at most.
 
@@ -13,7 +13,7 @@ use crate::wire::frame::Writer;
 const EVERY_MIN: u32 = 2;
 const EVERY_MAX: u32 = 32;
 /// Acknowledgements per round trip of a steady flow.
-const PER_ROUND: u32 = 8;
+const PER_ROUND: u32 = 16;
 const DELAY_MIN: Duration = Duration::from_millis(1);
 const DELAY_MAX: Duration = Duration::from_micros(ACK_DELAY_US_MAX);
 
@@ -159,7 +159,7 @@ mod tests {
         let mut number = 2;
         let rtt = Some(Duration::from_millis(20));
         for turn in 1..20 {
-            for _ in 0..400 {
+            for _ in 0..600 {
                 received.on_packet(ms(20 * turn), number, true, false, rtt);
                 number += 1;
             }

@@ -333,7 +333,7 @@ impl Connection {
             if number < self.recovery.path_start {
                 continue;
             }
-            self.mtu.on_lost(number, packet.size);
+            self.mtu.on_lost(number, packet.size, packet.time);
             lost += 1;
             first.get_or_insert(number);
             last_sent = packet.time;
@@ -362,7 +362,7 @@ impl Connection {
             self.recovery.event_open = 0;
             self.recovery.event_start = u64::MAX;
         }
-        if self.mtu.black_hole(now) {
+        if self.mtu.black_hole(now, self.rtt.probe_timeout()) {
             self.stats.black_holes += 1;
             self.apply_packet_size(now);
         }

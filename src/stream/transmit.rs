@@ -246,10 +246,10 @@ impl Connection {
                 Turn::Wrote => {}
                 Turn::Nothing => {
                     self.streams.pop_front(queue);
-                    self.turn = STREAM_QUANTUM;
-                    if queue == Queue::Again {
+                    match queue {
                         // What is left of it, such as its end alone, waits with the others.
-                        self.wake(id);
+                        Queue::Again => self.wake(id),
+                        _ => self.turn = STREAM_QUANTUM,
                     }
                 }
                 Turn::Limited => {

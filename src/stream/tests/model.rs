@@ -144,8 +144,10 @@ proptest! {
                 }
             }
             read_all(pair, &mut model);
-            model.values().all(|direction| direction.complete)
-                && pair.ends.iter().all(|end| end.conn.is_idle())
+            let gone = |conn: &mut Connection, stream| conn.channel(stream).is_none();
+            model.iter().all(|((stream, from), direction)| {
+                direction.complete || (direction.given_up && gone(&mut pair.ends[1 - from].conn, *stream))
+            }) && pair.ends.iter().all(|end| end.conn.is_idle())
         });
         prop_assert!(done.is_some(), "unfinished: {:?}", pair.ends.iter().map(|end| end.conn.stats()).collect::<Vec<_>>());
         for direction in model.values().filter(|direction| !direction.given_up) {
