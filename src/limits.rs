@@ -98,6 +98,18 @@ pub const ACK_RANGES_MAX: usize = 32;
 pub const CONNECTION_EVENTS_MAX: usize = 4096;
 /// Unreliable datagrams waiting to be sent per session at most.
 pub const DATAGRAM_QUEUE_MAX: usize = 256;
+/// Pieces (buffered runs and sources) that wait for sending or acknowledgement on one stream at most.
+pub const STREAM_SEGMENTS_MAX: usize = 4096;
+/// Bytes that one stream sends before the next one has its turn: about one train.
+pub const STREAM_QUANTUM: u64 = 65_536;
+/// Packets of one session that are remembered until acknowledged or forgotten, at most.
+pub const SENT_PACKETS_MAX: usize = 65_536;
+/// Congestion window of one session at most, bytes.
+pub const CONGESTION_WINDOW_MAX: u64 = 64 << 20;
+/// Time that an acknowledgement may be held back, microseconds.
+pub const ACK_DELAY_US_MAX: u64 = 10_000;
+/// Packets by which the network may reorder before loss is presumed, at most (it starts at 3 and adapts).
+pub const REORDER_PACKETS_MAX: u64 = 256;
 
 // ---- control messages --------------------------------------------------------------------------
 
@@ -236,4 +248,6 @@ const _: () = {
     assert!((16 + RECEIVE_NAME_SIZE + RECEIVE_CONTROL_SIZE).is_multiple_of(8));
     assert!(RECEIVE_LENT_MIN <= RECEIVE_BUFFERS && SEND_BUFFERS <= SEND_SLOTS);
     assert!(SEND_SLOTS + WARM_IN_FLIGHT_MAX + 2 * SHARD_SOCKETS_MAX < SUBMISSION_QUEUE as usize);
+    assert!(CONGESTION_WINDOW_MAX >= SESSION_WINDOW);
+    assert!(REORDER_PACKETS_MAX < REPLAY_WINDOW);
 };

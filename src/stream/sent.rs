@@ -1,0 +1,279 @@
+//! What left and was not settled yet: a ring indexed by packet number, and beside it a ring of references
+//! to what the packets carried. Retransmission sends those ranges and settings anew, never old bytes.
+//!
+//! Both rings grow to the largest flight and stay, so sending allocates nothing in steady state.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::time::Duration;
+
+use crate::base::{RangeSet, Time};
+
+/// Settled packets that elicit no acknowledgement leave the ring when so many newer ones exist.
+const QUIET_KEPT: u64 = 128;
+
+/// What a packet carried that matters when it arrives or is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FrameRef {
+    /// Bytes of a stream; `open` when the frame named the channel.
+    Stream { id: u64, start: u64, len: u32, fin: bool, open: bool },
+    /// An acknowledgement of everything up to `largest`.
+    Ack { largest: u64 },
+    /// RESET of a stream.
+    Reset { id: u64 },
+    /// STOP of a stream.
+    Stop { id: u64 },
+    /// MAX_STREAM_DATA of a stream.
+    StreamWindow { id: u64 },
+    /// MAX_DATA.
+    SessionWindow,
+    /// MAX_STREAMS.
+    StreamCredit,
+}
+
+/// How it stands with a packet number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Not one of ours: another kind of packet has this number.
+    Foreign,
+    /// Elicits an acknowledgement that did not come yet.
+    InFlight,
+    /// Elicits none.
+    Quiet,
+    /// Arrived.
+    Acked,
+    /// Presumed lost; kept a while, since it may only be late.
+    Lost,
+}
+
+/// One packet.
+#[derive(Debug, Clone, Copy)]
+pub struct Sent {
+    /// When it left.
+    pub time: Time,
+    /// UDP payload, bytes; 0 when it does not count in flight (any more).
+    pub size: u32,
+    /// How it stands.
+    pub state: State,
+    /// Whether it probes the path MTU.
+    pub probe: bool,
+    count: u16,
+    first: u64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct SentPackets {
+    base: u64,
+    packets: VecDeque<Sent>,
+    refs_base: u64,
+    refs: VecDeque<FrameRef>,
+    staged: u16,
+    /// No packet below this number is in flight.
+    flight: u64,
+    acked: RangeSet,
+    in_flight: u64,
+    eliciting: usize,
+}
+
+impl SentPackets {
+    /// The number behind the last packet.
+    pub fn next(&self) -> u64 {
+        self.base + self.packets.len() as u64
+    }
+
+    /// Packets remembered.
+    pub fn len(&self) -> usize {
+        self.packets.len()
+    }
+
+    /// Bytes in flight.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight
+    }
+
+    /// Packets whose acknowledgement is awaited.
+    pub fn eliciting(&self) -> usize {
+        self.eliciting
+    }
+
+    /// Looks a packet up.
+    pub fn get(&self, number: u64) -> Option<&Sent> {
+        self.packets.get(usize::try_from(number.checked_sub(self.base)?).ok()?)
+    }
+
+    fn get_mut(&mut self, number: u64) -> Option<&mut Sent> {
+        self.packets.get_mut(usize::try_from(number.checked_sub(self.base)?).ok()?)
+    }
+
+    /// Notes what the packet being written carries.
+    pub fn stage(&mut self, frame: FrameRef) {
+        self.refs.push_back(frame);
+        self.staged += 1;
+    }
+
+    /// The packet being written does not leave.
+    pub fn unstage(&mut self) {
+        self.refs.truncate(self.refs.len() - usize::from(self.staged));
+        self.staged = 0;
+    }
+
+    /// The packet being written leaves as `number`, which is larger than every number before.
+    pub fn commit(&mut self, now: Time, number: u64, size: u32, eliciting: bool, probe: bool) {
+        let first = self.refs_base + (self.refs.len() - usize::from(self.staged)) as u64;
+        if self.packets.is_empty() {
+            (self.base, self.flight) = (number, number);
+        }
+        assert!(number >= self.next(), "packet numbers ascend");
+        let foreign = Sent { time: now, size: 0, state: State::Foreign, probe: false, count: 0, first };
+        while self.next() < number {
+            self.packets.push_back(foreign);
+        }
+        let state = if eliciting { State::InFlight } else { State::Quiet };
+        let count = std::mem::take(&mut self.staged);
+        self.packets.push_back(Sent { time: now, size, state, probe, count, first });
+        if eliciting {
+            self.in_flight += u64::from(size);
+            self.eliciting += 1;
+        }
+    }
+
+    /// One reference of a packet (which is still remembered); `None` past the last.
+    pub fn frame(&self, packet: &Sent, index: u16) -> Option<FrameRef> {
+        let at = packet.first.checked_sub(self.refs_base)? + u64::from(index);
+        (index < packet.count).then(|| self.refs.get(at as usize).copied()).flatten()
+    }
+
+    /// Appends to `fresh` the parts of acknowledged `ranges` (highest first) that are news, highest range
+    /// first.
+    pub fn fresh(&mut self, ranges: impl Iterator<Item = Range<u64>>, fresh: &mut Vec<Range<u64>>) {
+        let (base, next) = (self.base, self.next());
+        for range in ranges {
+            if range.end <= base {
+                break;
+            }
+            let range = range.start.max(base)..range.end.min(next);
+            let before = fresh.len();
+            fresh.extend(self.acked.gaps(range.clone()));
+            fresh[before..].reverse();
+            self.acked.insert(range);
+        }
+    }
+
+    /// A packet arrived; returns how it was before.
+    pub fn acknowledge(&mut self, number: u64) -> Option<Sent> {
+        let packet = self.get_mut(number)?;
+        let before = *packet;
+        if before.state != State::Foreign {
+            packet.state = State::Acked;
+        }
+        self.settle(&before);
+        Some(before)
+    }
+
+    /// A packet in flight is presumed lost; returns how it was before.
+    pub fn lose(&mut self, number: u64) -> Option<Sent> {
+        let packet = self.get_mut(number)?;
+        let before = *packet;
+        packet.state = State::Lost;
+        self.settle(&before);
+        Some(before)
+    }
+
+    fn settle(&mut self, before: &Sent) {
+        if before.state == State::InFlight {
+            self.in_flight -= u64::from(before.size);
+            self.eliciting -= 1;
+        }
+    }
+
+    /// The oldest packet in flight.
+    pub fn first_in_flight(&mut self) -> Option<u64> {
+        self.flight = self.flight.max(self.base);
+        while self.flight < self.next() {
+            if self.packets[(self.flight - self.base) as usize].state == State::InFlight {
+                return Some(self.flight);
+            }
+            self.flight += 1;
+        }
+        None
+    }
+
+    /// Packets in flight from the oldest on.
+    pub fn in_flight_numbers(&self) -> impl Iterator<Item = u64> + '_ {
+        let from = self.flight.max(self.base);
+        let packets = self.packets.range((from - self.base) as usize..);
+        (from..).zip(packets).filter(|(_, packet)| packet.state == State::InFlight).map(|(number, _)| number)
+    }
+
+    /// Whether none of the packets in a range arrived.
+    pub fn none_arrived(&self, range: Range<u64>) -> bool {
+        self.acked.gaps(range.clone()).eq((!range.is_empty()).then_some(range))
+    }
+
+    /// Nothing that left so far counts in flight any more: the path changed.
+    pub fn discount(&mut self) {
+        self.packets.iter_mut().for_each(|packet| packet.size = 0);
+        self.in_flight = 0;
+    }
+
+    /// Forgets settled packets at the front; lost ones after `late`.
+    pub fn trim(&mut self, now: Time, late: Duration) {
+        let (base, next) = (self.base, self.next());
+        while let Some(front) = self.packets.front() {
+            let settled = match front.state {
+                State::Foreign | State::Acked => true,
+                State::Lost => front.time + late <= now,
+                State::Quiet => self.base + QUIET_KEPT < next,
+                State::InFlight => false,
+            };
+            if !settled {
+                break;
+            }
+            let count = u64::from(front.count);
+            self.refs.drain(..count as usize);
+            self.refs_base += count;
+            self.packets.pop_front();
+            self.base += 1;
+        }
+        if self.base > base {
+            self.acked.remove(0..self.base);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(clippy::single_range_in_vec_init)]
+    fn settles_each_packet_once_across_gaps() {
+        let mut sent = SentPackets::default();
+        for number in [5u64, 6, 9, 10] {
+            sent.stage(FrameRef::Ack { largest: number });
+            sent.commit(Time(number), number, 100, true, false);
+        }
+        sent.stage(FrameRef::SessionWindow);
+        sent.unstage();
+        assert_eq!((sent.in_flight(), sent.next(), sent.first_in_flight()), (400, 11, Some(5)));
+        let mut fresh = Vec::new();
+        sent.fresh([9..1000, 2..6].into_iter(), &mut fresh);
+        assert_eq!(fresh, [9..11, 5..6]);
+        for number in fresh.drain(..).flatten() {
+            let before = sent.acknowledge(number).unwrap();
+            assert_eq!(sent.frame(&before, 0), Some(FrameRef::Ack { largest: number }));
+            assert_eq!(sent.frame(&before, 1), None);
+        }
+        assert_eq!((sent.in_flight(), sent.first_in_flight()), (100, Some(6)));
+        sent.fresh([2..10].into_iter(), &mut fresh);
+        assert_eq!(fresh, [6..9], "7 and 8 are foreign, 9 is known");
+        sent.lose(6);
+        sent.trim(Time(6), Duration::from_nanos(10));
+        assert_eq!((sent.len(), sent.in_flight()), (5, 0), "a lost packet is kept a while");
+        sent.trim(Time(16), Duration::from_nanos(10));
+        assert_eq!((sent.len(), sent.next(), sent.refs.len()), (0, 11, 0));
+        sent.commit(Time(20), 20, 10, true, false);
+        assert_eq!((sent.len(), sent.first_in_flight()), (1, Some(20)));
+    }
+}

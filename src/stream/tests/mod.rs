@@ -1,0 +1,6 @@
+//! Two connections and the link between them, under a virtual clock.
+
+mod behaviour;
+mod model;
+mod pair;
+mod transfer;
