@@ -50,6 +50,10 @@ pub struct GetRequest {
     /// The name that the fetched entry gets in `root`; `None` keeps its own. When the reference holds
     /// several entries they keep their names.
     pub rename: Option<Vec<u8>>,
+    /// With `rename: None`: whether `root` stands for the fetched entry itself when that is a single
+    /// directory, so that its contents are merged into `root` instead of going to `root/own-name`. A
+    /// single file, and several entries, go inside `root` under their own names either way.
+    pub merge: bool,
     /// Whether existing files are replaced.
     pub overwrite: bool,
 }

@@ -26,3 +26,25 @@ impl std::fmt::Debug for Reference {
         f.write_str("Reference(secret)")
     }
 }
+
+impl std::fmt::Display for Reference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("tornet:")?;
+        crate::base::id::write_hex(f, &self.root.size.to_le_bytes())?;
+        crate::base::id::write_hex(f, &[self.root.depth])?;
+        let top = self.root.top.as_ref().map_or([0; super::locator::LEN], Locator::emit);
+        crate::base::id::write_hex(f, &top)
+    }
+}
+
+/// Reads `tornet:REF` or `tornet:REF/path/below/the/root`.
+pub fn parse_with_path(text: &str) -> Result<(Reference, Vec<Vec<u8>>), super::Malformed> {
+    use super::Malformed;
+    let rest = text.strip_prefix("tornet:").ok_or(Malformed("reference"))?;
+    let (hex, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let bytes = crate::base::id::parse_hex::<105>(hex).map_err(|_| Malformed("reference"))?;
+    let size = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"));
+    let top = if size == 0 { None } else { Some(Locator::parse(&bytes[9..])?) };
+    let inside = path.split('/').filter(|part| !part.is_empty()).map(|part| part.as_bytes().to_vec()).collect();
+    Ok((Reference { root: Blob { size, depth: bytes[8], top } }, inside))
+}
