@@ -11,6 +11,7 @@
 use std::env;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -55,6 +56,17 @@ impl NodeDir {
     /// The API's socket.
     pub fn socket(&self) -> PathBuf {
         self.0.join("tornet.sock")
+    }
+    /// The socket's path for `bind` and `connect`, which take at most 107 bytes: a longer one is reached
+    /// through this folder's descriptor, which must stay open meanwhile.
+    pub fn socket_address(&self) -> io::Result<(PathBuf, Option<File>)> {
+        let path = self.socket();
+        if path.as_os_str().len() < 108 {
+            return Ok((path, None));
+        }
+        let folder = File::open(&self.0)?;
+        let short = format!("/proc/self/fd/{}/tornet.sock", folder.as_raw_fd());
+        Ok((short.into(), Some(folder)))
     }
     /// The databases' folder.
     pub fn store(&self) -> PathBuf {

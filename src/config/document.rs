@@ -51,16 +51,18 @@ impl ConfigFile {
         &self.path
     }
 
-    /// Sets a key from the command line's text (lists are separated by commas); `None` takes the key
-    /// out, so that its default applies. Writes the file.
-    pub fn set(&mut self, name: &str, text: Option<&str>) -> Result<&'static Key, ConfigError> {
-        let key = Key::find(name)?;
+    /// Sets keys from the command line's texts (lists are separated by commas); `None` takes a key out,
+    /// so that its default applies. All or none; writes the file.
+    pub fn set(&mut self, changes: &[(&str, Option<&str>)]) -> Result<Vec<&'static Key>, ConfigError> {
+        let keys: Vec<&'static Key> = changes.iter().map(|(name, _)| Key::find(name)).collect::<Result<_, _>>()?;
         self.edit(|document, _| {
-            match text {
-                Some(text) => assign(document, key, text)?,
-                None => unassign(document, key.name),
+            for (key, (_, text)) in keys.iter().zip(changes) {
+                match text {
+                    Some(text) => assign(document, key, text)?,
+                    None => unassign(document, key.name),
+                }
             }
-            Ok(key)
+            Ok(keys)
         })
     }
 

@@ -11,6 +11,7 @@ use crate::base::id::parse_hex;
 use crate::crypto::IdentityCard;
 use crate::crypto::rank::PLACE_FLOOR_BITS;
 use crate::limits::{ADDRESSES_PER_PEER_MAX, FRIENDS_MAX};
+use crate::wire::invite::Invite;
 
 /// Trust of a friend for whom none is given.
 pub const DEFAULT_TRUST: u8 = 50;
@@ -29,6 +30,36 @@ pub struct FriendEntry {
 }
 
 impl FriendEntry {
+    /// The entry that an invitation makes in `config` for the node `own`. What is not given stays as it
+    /// is when the friend is known already.
+    pub fn from_invite(
+        invite: Invite,
+        trust: Option<u8>,
+        name: Option<String>,
+        config: &Config,
+        own: &IdentityCard,
+    ) -> Result<Self, ConfigError> {
+        if invite.card.key == own.key {
+            return Err(ConfigError::Conflict("this invitation is this node's own: add it on the other node".into()));
+        }
+        if invite.network != config.network {
+            let (theirs, ours) = (&invite.network, &config.network);
+            return Err(ConfigError::Conflict(format!(
+                "this invitation is for the network {theirs:?} and this node is in {ours:?}"
+            )));
+        }
+        if trust.is_some_and(|trust| trust > 100) {
+            return Err(ConfigError::Invalid("trust must be 0 to 100".into()));
+        }
+        let known = config.friends.iter().find(|friend| friend.card.key == invite.card.key);
+        Ok(Self {
+            name: name.or_else(|| known.and_then(|friend| friend.name.clone())),
+            card: invite.card,
+            addresses: invite.addresses,
+            trust: trust.or(known.map(|friend| friend.trust)).unwrap_or(DEFAULT_TRUST),
+        })
+    }
+
     /// The name, or the node id.
     pub fn title(&self) -> String {
         self.name.clone().unwrap_or_else(|| self.card.node_id().to_string())
