@@ -17,11 +17,7 @@ pub trait Backend: Send + Sync + 'static {
     /// Begins to publish; `progress` is called from another thread, at last with
     /// [`PutEvent::Done`] or [`PutEvent::Failed`]. Dropping the handle gives the job up if it still
     /// runs; chunks that are stored by then stay, so that the next run finds them.
-    fn put(
-        &self,
-        request: PutRequest,
-        progress: Box<dyn FnMut(PutEvent) + Send>,
-    ) -> Result<PutHandle, Busy>;
+    fn put(&self, request: PutRequest, progress: Box<dyn FnMut(PutEvent) + Send>) -> Result<PutHandle, Busy>;
 
     /// Monotonic counters of everything outside the node's core (shard, store, imports): name without
     /// the `tornet_` prefix and `_total` suffix, help, value.

@@ -55,7 +55,10 @@ pub(super) async fn add(State(api): State<Arc<Api>>, request: Body) -> Result<Re
     Ok(answer(&json!({ "friend": friend_json(&entry), "new": new })))
 }
 
-pub(super) async fn remove(State(api): State<Arc<Api>>, Path(who): Path<String>) -> Result<Response, ApiError> {
+pub(super) async fn remove(
+    State(api): State<Arc<Api>>,
+    Path(who): Path<String>,
+) -> Result<Response, ApiError> {
     let entry = api.edit(move |file| file.remove_friend(&who)).await?;
     api.tell_friends().await?;
     Ok(answer(&json!({ "friend": friend_json(&entry) })))
@@ -147,7 +150,10 @@ mod tests {
     fn invitations_prefer_global_addresses_and_know_loopback_as_the_last_resort() {
         let host = ips(&["127.0.0.1", "10.0.0.2", "203.0.113.5", "::1", "fe80::1", "fd00::2", "2001:db8::1"]);
         let everywhere = ips(&["0.0.0.0", "::"]);
-        assert_eq!(listening(&everywhere, &host), ips(&["203.0.113.5", "2001:db8::1", "10.0.0.2", "fd00::2"]));
+        assert_eq!(
+            listening(&everywhere, &host),
+            ips(&["203.0.113.5", "2001:db8::1", "10.0.0.2", "fd00::2"])
+        );
         assert_eq!(listening(&ips(&["0.0.0.0"]), &host), ips(&["203.0.113.5", "10.0.0.2"]));
         assert_eq!(listening(&ips(&["10.0.0.2"]), &host), ips(&["10.0.0.2"]));
         assert_eq!(listening(&everywhere, &ips(&["127.0.0.1", "::1"])), ips(&["127.0.0.1", "::1"]));
@@ -155,7 +161,8 @@ mod tests {
 
     #[test]
     fn advertised_addresses_take_the_place_of_the_hosts_own() {
-        let advertise = vec!["203.0.113.9:0".parse().expect("address"), "203.0.113.9:99".parse().expect("address")];
+        let advertise =
+            vec!["203.0.113.9:0".parse().expect("address"), "203.0.113.9:99".parse().expect("address")];
         let config = Config { advertise, port: 4601, ..Config::default() };
         let card = IdentityCard { key: crate::base::PublicKey([1; 32]), place_nonce: 0, rank_nonce: 0 };
         let invite = make_invite(&config, &card).expect("made");

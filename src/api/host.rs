@@ -7,15 +7,16 @@
 use std::net::IpAddr;
 
 use axum::http::uri::Authority;
-use axum::http::{Uri, header::HOST};
 use axum::http::{HeaderMap, StatusCode};
+use axum::http::{Uri, header::HOST};
 
 use super::error::ApiError;
 
 /// Passes requests whose every named host is an IP address or `localhost`.
 pub(super) fn check(uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
     let mut hosts = headers.get_all(HOST).iter();
-    let host = hosts.next().and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<Authority>().ok());
+    let host =
+        hosts.next().and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<Authority>().ok());
     let host = match (host, hosts.next()) {
         (Some(host), None) => host,
         _ => return Err(ApiError::bad("the request needs exactly one Host header")),
@@ -32,7 +33,8 @@ pub(super) fn check(uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
 fn is_address(authority: &Authority) -> bool {
     let host = authority.host();
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    !authority.as_str().contains('@') && (host.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok())
+    !authority.as_str().contains('@')
+        && (host.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok())
 }
 
 #[cfg(test)]
@@ -50,10 +52,13 @@ mod tests {
 
     #[test]
     fn only_addresses_and_localhost_pass() {
-        for host in ["127.0.0.1", "127.0.0.1:4680", "localhost:4680", "LOCALHOST", "[::1]:4680", "192.0.2.7"] {
+        for host in ["127.0.0.1", "127.0.0.1:4680", "localhost:4680", "LOCALHOST", "[::1]:4680", "192.0.2.7"]
+        {
             assert!(passes(&[host], "/metrics"), "{host}");
         }
-        for host in ["evil.example", "127.0.0.1.evil.example:80", "localhost.evil.example", "a@127.0.0.1", "", "[::1"] {
+        for host in
+            ["evil.example", "127.0.0.1.evil.example:80", "localhost.evil.example", "a@127.0.0.1", "", "[::1"]
+        {
             assert!(!passes(&[host], "/metrics"), "{host}");
         }
         assert!(!passes(&[], "/metrics"));

@@ -97,7 +97,9 @@ pub(super) async fn put(State(api): State<Arc<Api>>, request: Body) -> Result<Re
     let mut names = BTreeSet::new();
     if let Some(twice) = paths.iter().find(|path| !names.insert(path.file_name())) {
         let name = twice.file_name().unwrap_or_default().display();
-        return Err(ApiError::bad(format!("two of the paths are named {name}: put them one at a time, or a directory of both")));
+        return Err(ApiError::bad(format!(
+            "two of the paths are named {name}: put them one at a time, or a directory of both"
+        )));
     }
     // Counted before it begins, so that two requests cannot both take the last place.
     let running = PutEntry::enter(&api)?;
@@ -127,10 +129,19 @@ pub(super) async fn get(State(api): State<Arc<Api>>, request: Body) -> Result<Re
         return Err(ApiError::bad("merge and rename exclude each other"));
     }
     let job = JobId(api.next_job());
-    let full = || ApiError::new(StatusCode::TOO_MANY_REQUESTS, format!("{GET_JOBS_MAX} gets are running: wait for one"));
+    let full = || {
+        ApiError::new(StatusCode::TOO_MANY_REQUESTS, format!("{GET_JOBS_MAX} gets are running: wait for one"))
+    };
     let reports = api.reports.job(job).ok_or_else(full)?;
-    let request =
-        GetRequest { job, reference, inside, root: get.root, rename, merge: get.merge, overwrite: get.overwrite };
+    let request = GetRequest {
+        job,
+        reference,
+        inside,
+        root: get.root,
+        rename,
+        merge: get.merge,
+        overwrite: get.overwrite,
+    };
     api.backend.command(Command::Get(request)).map_err(|_| ApiError::busy())?;
     Ok(stream(&api, job.0, GetJob { running: GetEntry { api: api.clone(), job, ended: false }, reports }))
 }
@@ -140,7 +151,11 @@ fn is_plain_absolute(path: &std::path::Path) -> bool {
 }
 
 fn is_plain_name(name: &[u8]) -> bool {
-    !name.is_empty() && name.len() <= NAME_MAX && name != b"." && name != b".." && !name.iter().any(|b| matches!(b, 0 | b'/'))
+    !name.is_empty()
+        && name.len() <= NAME_MAX
+        && name != b"."
+        && name != b".."
+        && !name.iter().any(|b| matches!(b, 0 | b'/'))
 }
 
 struct PutJob {

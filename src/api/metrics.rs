@@ -61,9 +61,17 @@ impl Collector for Scrape {
         let gauges = [
             ("uptime_seconds", "Time since the daemon started", self.view.uptime_s as f64),
             ("rank", "Work in this node's rank nonce", f64::from(self.rank)),
-            ("friends", "Peers trusted by the operator", count(peers.iter().filter(|p| p.trust.is_some()).count())),
+            (
+                "friends",
+                "Peers trusted by the operator",
+                count(peers.iter().filter(|p| p.trust.is_some()).count()),
+            ),
             ("peers_connected", "Peers with a session", count(peers.iter().filter(|p| p.connected).count())),
-            ("jobs_running", "Running put and get jobs", count(self.view.snapshot.jobs.len() + self.view.puts.len())),
+            (
+                "jobs_running",
+                "Running put and get jobs",
+                count(self.view.snapshot.jobs.len() + self.view.puts.len()),
+            ),
             ("store_local_chunks", "Chunks published here", store.local_chunks as f64),
             ("store_local_bytes", "Ciphertext published here", store.local_bytes as f64),
             ("store_local_max_bytes", "Room for chunks published here", store.local_bytes_max as f64),
@@ -85,7 +93,9 @@ impl Scrape {
     fn per_peer(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         type Read<T> = fn(&PeerSnapshot) -> T;
         let gauges: [(&str, &str, Read<f64>); 4] = [
-            ("peer_connected", "Whether a session with this peer is established", |p| f64::from(u8::from(p.connected))),
+            ("peer_connected", "Whether a session with this peer is established", |p| {
+                f64::from(u8::from(p.connected))
+            }),
             ("peer_rtt_seconds", "Smoothed round trip", |p| p.rtt_us as f64 / 1e6),
             ("peer_window_bytes", "Congestion window", |p| p.window as f64),
             ("peer_mtu_bytes", "UDP payload that the path carries", |p| f64::from(p.mtu)),
@@ -106,7 +116,12 @@ impl Scrape {
     }
 }
 
-fn plain(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, metric: &impl EncodeMetric) -> fmt::Result {
+fn plain(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    metric: &impl EncodeMetric,
+) -> fmt::Result {
     metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
 }
 

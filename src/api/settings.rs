@@ -40,7 +40,9 @@ pub(super) async fn change(State(api): State<Arc<Api>>, request: Body) -> Result
             Value::Bool(on) => Some(on.to_string()),
             Value::Number(number) => Some(number.to_string()),
             Value::Array(_) | Value::Object(_) => {
-                return Err(ApiError::bad(format!("{key}: give the value as text, lists separated by commas")));
+                return Err(ApiError::bad(format!(
+                    "{key}: give the value as text, lists separated by commas"
+                )));
             }
         };
         texts.push((key, text));

@@ -68,7 +68,8 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Result<Response, ApiErr
     });
     let jobs: Vec<Value> = gets.chain(puts).collect();
     let peers: Vec<Value> = view.snapshot.peers.iter().map(|peer| peer_json(peer, &config)).collect();
-    let counters: Map<String, Value> = view.counters.iter().map(|(n, _, v)| ((*n).to_owned(), json!(v))).collect();
+    let counters: Map<String, Value> =
+        view.counters.iter().map(|(n, _, v)| ((*n).to_owned(), json!(v))).collect();
     let gauges: Map<String, Value> =
         view.snapshot.gauges.iter().map(|(n, _, v)| ((*n).to_owned(), json!(v))).collect();
     let store = view.store;

@@ -212,7 +212,10 @@ mod tests {
         ] {
             let error = parse(line).err().unwrap_or_else(|| panic!("{line} was accepted"));
             let line = usage_line(&error);
-            assert!(!line.contains('\n') && line.ends_with("(see `tornet --help`)") && line.len() < 300, "{line}");
+            assert!(
+                !line.contains('\n') && line.ends_with("(see `tornet --help`)") && line.len() < 300,
+                "{line}"
+            );
         }
     }
 }

@@ -74,7 +74,9 @@ pub(super) async fn follow<T>(
 fn refused(status: StatusCode, value: &Value) -> Failure {
     match value["error"].as_str() {
         Some(why) => Failure::new(why),
-        None => Failure::new(format!("the daemon answered {status}: is it of the same version as this command?")),
+        None => {
+            Failure::new(format!("the daemon answered {status}: is it of the same version as this command?"))
+        }
     }
 }
 
@@ -98,7 +100,10 @@ async fn send(
         Err(error) => match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => return Ok(None),
             io::ErrorKind::PermissionDenied => {
-                let line = format!("{} belongs to another user: run this as the user that runs the daemon", shown.display());
+                let line = format!(
+                    "{} belongs to another user: run this as the user that runs the daemon",
+                    shown.display()
+                );
                 return Err(Failure::new(line));
             }
             _ => return Err(failed("reach", &plain(&error))),
@@ -133,7 +138,8 @@ impl LineReader {
     }
 
     async fn next(&mut self) -> Result<Option<Value>, Failure> {
-        let broken = |what: &str| Failure::new(format!("the daemon's answer is broken ({what}): see its log"));
+        let broken =
+            |what: &str| Failure::new(format!("the daemon's answer is broken ({what}): see its log"));
         loop {
             if let Some(at) = self.pending[self.searched..].iter().position(|byte| *byte == b'\n') {
                 let rest = self.pending.split_off(self.searched + at + 1);

@@ -86,7 +86,9 @@ pub(super) fn offline<T>(
     // First, so that a folder that is no node's gets no lock file.
     dir.load_config()?;
     let _lock = dir.lock().map_err(|error| match error {
-        ConfigError::Conflict(_) => Failure::new("the daemon is just starting or stopping: try again in a moment"),
+        ConfigError::Conflict(_) => {
+            Failure::new("the daemon is just starting or stopping: try again in a moment")
+        }
         other => other.into(),
     })?;
     let mut file = dir.load_config()?;

@@ -69,7 +69,10 @@ fn resolved(path: &Path) -> Result<std::path::PathBuf, Failure> {
 
 fn utf8(path: &Path) -> Result<&str, Failure> {
     path.to_str().ok_or_else(|| {
-        Failure::new(format!("the directory {} has a name that is not UTF-8: choose another with -o", path.display()))
+        Failure::new(format!(
+            "the directory {} has a name that is not UTF-8: choose another with -o",
+            path.display()
+        ))
     })
 }
 

@@ -37,7 +37,10 @@ pub(super) fn init(dir: &NodeDir, init: args::Init) -> Result<(), Failure> {
     // Last: a folder with an identity is a node, whatever interrupts us before is not.
     keyfile::create_identity(&dir.identity(), &identity)?;
     let shown = dir.path().display();
-    tell(format!("made a node of rank {} in {shown}; start it with `tornet --dir {shown} run`", identity.card().rank()));
+    tell(format!(
+        "made a node of rank {} in {shown}; start it with `tornet --dir {shown} run`",
+        identity.card().rank()
+    ));
     print(node)
 }
 

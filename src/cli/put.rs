@@ -12,8 +12,11 @@ use crate::base::units::show_size;
 use crate::config::{NodeDir, plain};
 
 pub(super) fn put(dir: &NodeDir, put: args::Put) -> Result<(), Failure> {
-    let paths: Vec<Value> =
-        put.paths.iter().map(|path| named(path).map(|path| path_json(path.as_os_str()))).collect::<Result<_, _>>()?;
+    let paths: Vec<Value> = put
+        .paths
+        .iter()
+        .map(|path| named(path).map(|path| path_json(path.as_os_str())))
+        .collect::<Result<_, _>>()?;
     let body = json!({ "paths": paths, "salt": put.salt, "skip_unreadable": put.skip_unreadable });
     let mut progress = Progress::new("putting");
     let followed = block_on(async {
@@ -29,7 +32,8 @@ pub(super) fn put(dir: &NodeDir, put: args::Put) -> Result<(), Failure> {
     });
     let seconds = progress.finish();
     let done = followed?;
-    let reference = done["reference"].as_str().ok_or_else(|| Failure::new("the daemon's answer names no reference"))?;
+    let reference =
+        done["reference"].as_str().ok_or_else(|| Failure::new("the daemon's answer names no reference"))?;
     tell(summary(&done, seconds));
     print(reference)
 }
@@ -40,7 +44,8 @@ fn named(path: &Path) -> Result<PathBuf, Failure> {
     fs::symlink_metadata(path).map_err(failed)?;
     let absolute = std::path::absolute(path).map_err(failed)?;
     // `..` has no name of its own.
-    let resolved = if absolute.file_name().is_none() { fs::canonicalize(path).map_err(failed)? } else { absolute };
+    let resolved =
+        if absolute.file_name().is_none() { fs::canonicalize(path).map_err(failed)? } else { absolute };
     if resolved.file_name().is_none() {
         return Err(Failure::new("/ has no name: put the directories in it"));
     }

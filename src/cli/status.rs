@@ -23,7 +23,11 @@ pub(super) fn status(dir: &NodeDir, as_json: bool, watch: bool) -> Result<(), Fa
             print(&status)?;
         } else {
             let earlier = before.as_ref().map(|(then, status)| (now - *then, status));
-            let clear = if watch && std::io::IsTerminal::is_terminal(&std::io::stdout()) { "\x1b[H\x1b[2J" } else { "" };
+            let clear = if watch && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
+                "\x1b[H\x1b[2J"
+            } else {
+                ""
+            };
             print(format!("{clear}{}", page(&status, earlier).trim_end()))?;
         }
         if !watch {
@@ -49,7 +53,12 @@ fn page(status: &Value, earlier: Option<(Duration, &Value)>) -> String {
     let store = &status["store"];
     let full = |kind: &str| {
         let n = |field: &str| number(store, &format!("{kind}_{field}"));
-        format!("{kind} {} of {} in {}", show_size(n("bytes")), show_size(n("bytes_max")), count(n("chunks"), "chunk"))
+        format!(
+            "{kind} {} of {} in {}",
+            show_size(n("bytes")),
+            show_size(n("bytes_max")),
+            count(n("chunks"), "chunk")
+        )
     };
     out.push_str(&format!("store: {}; {}\n", full("local"), full("cache")));
 
@@ -66,7 +75,8 @@ fn page(status: &Value, earlier: Option<(Duration, &Value)>) -> String {
     if !jobs.is_empty() {
         out.push_str(&format!("\n{}\n", count(jobs.len() as u64, "job")));
         let row = |job: &Value| {
-            let total = if job["planned"] == true { show_size(number(job, "bytes_total")) } else { "?".into() };
+            let total =
+                if job["planned"] == true { show_size(number(job, "bytes_total")) } else { "?".into() };
             vec![
                 job["id"].to_string(),
                 text(job, "kind"),

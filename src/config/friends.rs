@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, TableLike, value};
+use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, TableLike, Value, value};
 
 use super::keys::{label, unknown};
 use super::{Config, ConfigError};
@@ -40,7 +40,9 @@ impl FriendEntry {
         own: &IdentityCard,
     ) -> Result<Self, ConfigError> {
         if invite.card.key == own.key {
-            return Err(ConfigError::Conflict("this invitation is this node's own: add it on the other node".into()));
+            return Err(ConfigError::Conflict(
+                "this invitation is this node's own: add it on the other node".into(),
+            ));
         }
         if invite.network != config.network {
             let (theirs, ours) = (&invite.network, &config.network);
@@ -140,7 +142,7 @@ fn check_card(card: &IdentityCard) -> Result<(), String> {
 pub(super) fn read_all(item: &Item) -> Result<Vec<FriendEntry>, ConfigError> {
     let tables: Vec<&dyn TableLike> = match item {
         Item::ArrayOfTables(array) => array.iter().map(|table| table as &dyn TableLike).collect(),
-        Item::Value(toml_edit::Value::Array(array)) => array
+        Item::Value(Value::Array(array)) => array
             .iter()
             .map(|v| v.as_inline_table().map(|t| t as &dyn TableLike))
             .collect::<Option<_>>()
@@ -157,12 +159,16 @@ pub(super) fn read_all(item: &Item) -> Result<Vec<FriendEntry>, ConfigError> {
         let number = index + 1;
         let friend = FriendEntry::read(table, number)?;
         if let Some(first) = keys.insert(friend.card.key, number) {
-            return Err(ConfigError::Invalid(format!("friend {number} has the same key as friend {first}: remove one")));
+            return Err(ConfigError::Invalid(format!(
+                "friend {number} has the same key as friend {first}: remove one"
+            )));
         }
         if let Some(name) = &friend.name
             && let Some(first) = names.insert(name.clone(), number)
         {
-            return Err(ConfigError::Invalid(format!("friend {number} has the same name as friend {first}: rename one")));
+            return Err(ConfigError::Invalid(format!(
+                "friend {number} has the same name as friend {first}: rename one"
+            )));
         }
         friends.push(friend);
     }
@@ -170,35 +176,71 @@ pub(super) fn read_all(item: &Item) -> Result<Vec<FriendEntry>, ConfigError> {
 }
 
 /// Enters a friend, or changes the entry with the same key. Returns whether it is new.
-pub(super) fn enter(document: &mut DocumentMut, config: &Config, friend: &FriendEntry) -> Result<bool, ConfigError> {
-    check_card(&friend.card).map_err(|error| ConfigError::Invalid(format!("this friend is refused: {error}")))?;
+pub(super) fn enter(
+    document: &mut DocumentMut,
+    config: &Config,
+    friend: &FriendEntry,
+) -> Result<bool, ConfigError> {
+    check_card(&friend.card)
+        .map_err(|error| ConfigError::Invalid(format!("this friend is refused: {error}")))?;
     if let Some(name) = &friend.name {
         label(name).map_err(|wanted| ConfigError::Invalid(format!("a friend's name must be {wanted}")))?;
         if config.friends.iter().any(|f| f.name.as_ref() == Some(name) && f.card.key != friend.card.key) {
-            return Err(ConfigError::Conflict(format!("another friend is named {name:?}: choose another --name")));
+            return Err(ConfigError::Conflict(format!(
+                "another friend is named {name:?}: choose another --name"
+            )));
         }
     }
     let index = config.friends.iter().position(|known| known.card.key == friend.card.key);
     if index.is_none() && config.friends.len() >= FRIENDS_MAX {
-        return Err(ConfigError::Conflict(format!("there are {FRIENDS_MAX} friends already: remove one first")));
+        return Err(ConfigError::Conflict(format!(
+            "there are {FRIENDS_MAX} friends already: remove one first"
+        )));
     }
-    let tables = tables_mut(document)?;
-    match index.and_then(|index| tables.get_mut(index)) {
-        Some(table) => friend.write(table),
-        None => {
-            let mut table = Table::new();
-            friend.write(&mut table);
-            tables.push(table);
+    if let Some(index) = index {
+        if let Some(table) = tables_mut(document)?.get_mut(index) {
+            friend.write(table);
         }
+        return Ok(false);
     }
-    Ok(index.is_none())
+    let mut table = Table::new();
+    friend.write(&mut table);
+    // Comments at the file's end stay before the new entry, with the table that they belong to.
+    let above = document.trailing().as_str().unwrap_or_default().to_owned();
+    if !above.trim().is_empty() {
+        table.decor_mut().set_prefix(format!("{}\n\n", above.trim_end()));
+        document.set_trailing("");
+    }
+    tables_mut(document)?.push(table);
+    Ok(true)
 }
 
 /// Takes the friend out that `who` names: its name, or the beginning (4 digits or more) of its node id
 /// or key.
-pub(super) fn remove(document: &mut DocumentMut, config: &Config, who: &str) -> Result<FriendEntry, ConfigError> {
+pub(super) fn remove(
+    document: &mut DocumentMut,
+    config: &Config,
+    who: &str,
+) -> Result<FriendEntry, ConfigError> {
     let index = find(&config.friends, who)?;
-    tables_mut(document)?.remove(index);
+    let tables = tables_mut(document)?;
+    let prefix =
+        |table: &Table| table.decor().prefix().and_then(|raw| raw.as_str()).unwrap_or_default().to_owned();
+    let above = tables.get(index).map(prefix).unwrap_or_default();
+    tables.remove(index);
+    // Comments above an entry may belong to what comes before it: they move to what follows.
+    if !above.trim().is_empty() {
+        match tables.get_mut(index) {
+            Some(next) => {
+                let both = above + &prefix(next);
+                next.decor_mut().set_prefix(both);
+            }
+            None => {
+                let both = above + document.trailing().as_str().unwrap_or_default();
+                document.set_trailing(both);
+            }
+        }
+    }
     Ok(config.friends[index].clone())
 }
 
@@ -209,7 +251,8 @@ pub fn find(friends: &[FriendEntry], who: &str) -> Result<usize, ConfigError> {
     }
     let prefix = who.to_ascii_lowercase();
     let named = |friend: &FriendEntry| {
-        friend.card.node_id().to_string().starts_with(&prefix) || friend.card.key.to_string().starts_with(&prefix)
+        friend.card.node_id().to_string().starts_with(&prefix)
+            || friend.card.key.to_string().starts_with(&prefix)
     };
     let short = who.chars().count() < 4;
     let found: Vec<usize> =
@@ -218,21 +261,25 @@ pub fn find(friends: &[FriendEntry], who: &str) -> Result<usize, ConfigError> {
     match found[..] {
         [index] => Ok(index),
         [] => Err(ConfigError::Missing(format!("no friend is called {shown:?}: see `tornet friend list`"))),
-        _ => Err(ConfigError::Conflict(format!("{} friends begin with {shown:?}: give more digits", found.len()))),
+        _ => Err(ConfigError::Conflict(format!(
+            "{} friends begin with {shown:?}: give more digits",
+            found.len()
+        ))),
     }
 }
 
 /// The friends as an array of tables, converting an inline array that the operator wrote.
 fn tables_mut(document: &mut DocumentMut) -> Result<&mut ArrayOfTables, ConfigError> {
-    let item = document.entry("friend").or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
-    if !item.is_array_of_tables() {
-        let taken = std::mem::take(item);
-        *item = match taken.into_array_of_tables() {
-            Ok(tables) => Item::ArrayOfTables(tables),
-            // An empty inline array cannot be converted, and holds nothing.
-            Err(other) if other.as_array().is_some_and(Array::is_empty) => Item::ArrayOfTables(ArrayOfTables::new()),
-            Err(_) => return Err(ConfigError::Invalid("friend: write each friend as a [[friend]] table".into())),
-        };
+    if let Some(Item::Value(Value::Array(inline))) = document.get("friend") {
+        let tables: ArrayOfTables = inline
+            .iter()
+            .filter_map(Value::as_inline_table)
+            .map(|table| table.clone().into_table())
+            .collect();
+        document.remove("friend");
+        document.insert("friend", Item::ArrayOfTables(tables));
     }
-    item.as_array_of_tables_mut().ok_or_else(|| ConfigError::Invalid("friend: not a table".into()))
+    let item = document.entry("friend").or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
+    item.as_array_of_tables_mut()
+        .ok_or_else(|| ConfigError::Invalid("friend: write each friend as a [[friend]] table".into()))
 }

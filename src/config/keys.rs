@@ -191,14 +191,18 @@ impl Key {
 /// The error for a key that does not exist.
 pub fn unknown(name: &str) -> ConfigError {
     let name: String = name.chars().take(80).collect();
-    let friends = ["key", "place_nonce", "rank_nonce", "addresses", "trust", "name"].map(|k| format!("friend.{k}"));
+    let friends =
+        ["key", "place_nonce", "rank_nonce", "addresses", "trust", "name"].map(|k| format!("friend.{k}"));
     let names = KEYS.iter().map(|key| key.name).chain(friends.iter().map(String::as_str)).chain(["friend"]);
     let nearest = names.min_by_key(|known| {
         // A forgotten table name ("local_max") is as near as can be.
         let last = known.rsplit('.').next().unwrap_or(known);
         if last == name { 0 } else { 1 + edits(known, &name) }
     });
-    ConfigError::Missing(format!("unknown setting {name:?}; the nearest one is {:?}", nearest.unwrap_or("network")))
+    ConfigError::Missing(format!(
+        "unknown setting {name:?}; the nearest one is {:?}",
+        nearest.unwrap_or("network")
+    ))
 }
 
 /// Levenshtein distance; both texts are short.
@@ -306,8 +310,17 @@ mod tests {
 
     #[test]
     fn a_misspelt_key_is_answered_with_the_nearest() {
-        for (wrong, right) in [("prot", "port"), ("store.local-max", "store.local_max"), ("cache_max", "store.cache_max"), ("friend.turst", "friend.trust")] {
-            assert!(unknown(wrong).to_string().ends_with(&format!("{right:?}")), "{wrong}: {}", unknown(wrong));
+        for (wrong, right) in [
+            ("prot", "port"),
+            ("store.local-max", "store.local_max"),
+            ("cache_max", "store.cache_max"),
+            ("friend.turst", "friend.trust"),
+        ] {
+            assert!(
+                unknown(wrong).to_string().ends_with(&format!("{right:?}")),
+                "{wrong}: {}",
+                unknown(wrong)
+            );
         }
     }
 

@@ -45,6 +45,7 @@ pub fn parse_with_path(text: &str) -> Result<(Reference, Vec<Vec<u8>>), super::M
     let bytes = crate::base::id::parse_hex::<105>(hex).map_err(|_| Malformed("reference"))?;
     let size = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"));
     let top = if size == 0 { None } else { Some(Locator::parse(&bytes[9..])?) };
-    let inside = path.split('/').filter(|part| !part.is_empty()).map(|part| part.as_bytes().to_vec()).collect();
+    let inside =
+        path.split('/').filter(|part| !part.is_empty()).map(|part| part.as_bytes().to_vec()).collect();
     Ok((Reference { root: Blob { size, depth: bytes[8], top } }, inside))
 }
