@@ -95,9 +95,11 @@ impl Reports {
     /// Returns when [`Self::fatal`] was called, with its line.
     pub async fn failure(&self) -> String {
         let mut fatal = self.shared.fatal.subscribe();
-        match fatal.wait_for(Option::is_some).await {
-            Ok(why) => why.clone().unwrap_or_default(),
-            Err(_) => std::future::pending().await,
+        let why = fatal.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+        match why {
+            Some(why) => why,
+            // The sender lives as long as this router: never.
+            None => std::future::pending().await,
         }
     }
 

@@ -36,14 +36,22 @@ pub(super) fn ask(
     path: &str,
     body: Option<&Value>,
 ) -> Result<Option<Value>, Failure> {
-    block_on(async {
-        let Some(response) = send(dir, method, path, body).await? else { return Ok(None) };
-        let status = response.status();
-        let mut lines = LineReader::new(response);
-        // JSON answers of this API are one line.
-        let value = lines.next().await?.unwrap_or(Value::Null);
-        if status.is_success() { Ok(Some(value)) } else { Err(refused(status, &value)) }
-    })
+    block_on(ask_async(dir, method, path, body))
+}
+
+/// As [`ask`], where a runtime runs already.
+pub(super) async fn ask_async(
+    dir: &NodeDir,
+    method: Method,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<Option<Value>, Failure> {
+    let Some(response) = send(dir, method, path, body).await? else { return Ok(None) };
+    let status = response.status();
+    let mut lines = LineReader::new(response);
+    // JSON answers of this API are one line.
+    let value = lines.next().await?.unwrap_or(Value::Null);
+    if status.is_success() { Ok(Some(value)) } else { Err(refused(status, &value)) }
 }
 
 /// A request with an answer of many lines, each handed to `each` until it returns a result.

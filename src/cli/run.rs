@@ -206,7 +206,66 @@ fn listen_tcp(address: SocketAddr) -> Result<std::net::TcpListener, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::command::{Command, Report};
     use std::os::unix::fs::PermissionsExt;
+
+    /// A node that only counts what it is told.
+    struct Silent {
+        reports: Reports,
+        told: std::sync::Mutex<Vec<&'static str>>,
+    }
+
+    impl Backend for Silent {
+        fn command(&self, command: Command) -> Result<(), api::Busy> {
+            let mut told = self.told.lock().expect("unpoisoned");
+            match command {
+                Command::Friends(_) => told.push("friends"),
+                Command::Status { token } => self.reports.deliver(Report::Status(token, Box::default())),
+                Command::Shutdown => told.push("shutdown"),
+                Command::Get(_) | Command::Cancel(_) => {}
+            }
+            Ok(())
+        }
+        fn put(
+            &self,
+            _: api::PutRequest,
+            _: Box<dyn FnMut(api::PutEvent) + Send>,
+        ) -> Result<api::PutHandle, api::Busy> {
+            Err(api::Busy)
+        }
+        fn counters(&self) -> Vec<(&'static str, &'static str, u64)> {
+            Vec::new()
+        }
+        fn store_stats(&self) -> api::StoreStats {
+            api::StoreStats::default()
+        }
+        fn join(&self) {
+            self.told.lock().expect("unpoisoned").push("joined");
+        }
+    }
+
+    #[test]
+    fn a_node_that_ends_by_itself_ends_the_daemon_in_order() {
+        let temporary = tempfile::tempdir().expect("temporary folder");
+        let dir = NodeDir::choose(Some(temporary.path())).expect("a folder");
+        std::fs::write(dir.config(), "").expect("written");
+        let file = crate::config::ConfigFile::load(&dir.config()).expect("loaded");
+        let (unix, _socket) = listen_unix(&dir).expect("bound");
+        let reports = Reports::new();
+        let node = Arc::new(Silent { reports: reports.clone(), told: std::sync::Mutex::default() });
+        let card = *Identity::new(crate::crypto::Secret::from_bytes([1; 32]), 0, 0).card();
+        let api = Api::new(node.clone(), reports.clone(), card, &file, Box::new(|_| {}));
+        let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).expect("io_uring");
+        let ended = runtime.block_on(async {
+            let daemon = tokio::spawn(control(api, node.clone(), reports.clone(), unix, None));
+            let asked = super::super::client::ask_async(&dir, hyper::Method::GET, "/v1/status", None).await;
+            assert!(asked.is_ok_and(|status| status.is_some_and(|status| status["peers"].is_array())));
+            reports.fatal("shard 0 ended: out of memory");
+            daemon.await.expect("no panic")
+        });
+        assert_eq!(ended, Err(Failure::new("shard 0 ended: out of memory")));
+        assert_eq!(*node.told.lock().expect("unpoisoned"), ["friends", "shutdown", "joined"]);
+    }
 
     #[test]
     fn the_socket_is_private_and_replaces_a_dead_one() {

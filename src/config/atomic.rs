@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 /// Reads a file of at most `limit` bytes.
@@ -19,7 +19,9 @@ pub fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 /// Nothing is left behind when that fails.
 pub fn create(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-    let written = fill(file, contents, mode).and_then(|()| sync_parent(path));
+    let written = own_like(&file, parent(path))
+        .and_then(|()| fill(file, contents, mode))
+        .and_then(|()| sync_parent(path));
     if written.is_err() {
         let _ = fs::remove_file(path);
     }
@@ -38,7 +40,10 @@ pub fn replace(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
         _ => {}
     }
     let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
-    let written = fill(file, contents, mode).and_then(|()| fs::rename(&temporary, &path));
+    let model = if path.exists() { &path } else { parent(&path) };
+    let written = own_like(&file, model)
+        .and_then(|()| fill(file, contents, mode))
+        .and_then(|()| fs::rename(&temporary, &path));
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
     }
@@ -60,8 +65,21 @@ fn fill(mut file: File, contents: &[u8], mode: u32) -> io::Result<()> {
 }
 
 fn sync_parent(path: &Path) -> io::Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent)?.sync_all()
+    File::open(parent(path))?.sync_all()
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// What root makes in a service's folder belongs to the service's user, or the service could not read
+/// it. For other users nothing can differ.
+pub(super) fn own_like(file: &File, model: &Path) -> io::Result<()> {
+    let (ours, wanted) = (file.metadata()?, fs::metadata(model)?);
+    if nix::unistd::geteuid().is_root() && (ours.uid(), ours.gid()) != (wanted.uid(), wanted.gid()) {
+        fchown(file, Some(wanted.uid()), Some(wanted.gid()))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -83,6 +101,20 @@ mod tests {
         assert!(fs::symlink_metadata(&link).expect("link").is_symlink());
         assert_eq!(fs::metadata(&file).expect("stat").permissions().mode() & 0o777, 0o640);
         assert!(!beside(&file).exists());
+    }
+
+    #[test]
+    fn root_leaves_files_to_the_folders_user() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().expect("temporary folder");
+        std::os::unix::fs::chown(dir.path(), Some(4242), Some(4343)).expect("chown");
+        let file = dir.path().join("file");
+        create(&file, b"one", 0o600).expect("created");
+        replace(&file, b"two", 0o600).expect("replaced");
+        let meta = fs::metadata(&file).expect("there");
+        assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o777), (4242, 4343, 0o600));
     }
 
     #[test]

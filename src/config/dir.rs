@@ -15,7 +15,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{ConfigError, ConfigFile, keyfile};
+use super::{ConfigError, ConfigFile, atomic, keyfile};
 use crate::crypto::{Identity, Secret};
 
 /// Where a node keeps everything.
@@ -153,6 +153,7 @@ impl NodeDir {
             .mode(0o600)
             .open(&path)
             .map_err(|error| ConfigError::io("open", &path, error))?;
+        atomic::own_like(&file, &self.0).map_err(|error| ConfigError::io("own", &path, error))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::Error(error)) => return Err(ConfigError::io("lock", &path, error)),
