@@ -231,6 +231,45 @@ pub const FRIENDS_MAX: usize = 4096;
 /// Addresses kept for one peer at most.
 pub const ADDRESSES_PER_PEER_MAX: usize = 8;
 
+// ---- configuration, API and command line -------------------------------------------------------
+
+/// `tornet.toml` at most, bytes: room for [`FRIENDS_MAX`] friends.
+pub const CONFIG_SIZE_MAX: u64 = 8 << 20;
+/// A key file at most, bytes.
+pub const KEY_FILE_SIZE_MAX: u64 = 4096;
+/// A friend's or the network's name at most, bytes.
+pub const LABEL_MAX: usize = 64;
+/// Local addresses that a node listens on at most.
+pub const LISTEN_ADDRESSES_MAX: usize = 16;
+/// Connections that the API serves at once, on the unix socket and on TCP each.
+pub const API_CONNECTIONS_MAX: usize = 64;
+/// Body of an API request at most, bytes.
+pub const API_BODY_MAX: usize = 1 << 20;
+/// Header section of an API request at most, bytes.
+pub const API_HEADER_MAX: usize = 16 << 10;
+/// Time to send the header section of an API request, milliseconds.
+pub const API_HEADER_MS_MAX: u64 = 10_000;
+/// Time to send the body of an API request, milliseconds.
+pub const API_BODY_MS_MAX: u64 = 30_000;
+/// Time that the node is given to answer a question of the API, milliseconds.
+pub const API_ANSWER_MS_MAX: u64 = 5_000;
+/// Questions to the node that wait for an answer at once, at most.
+pub const API_QUESTIONS_MAX: usize = 256;
+/// Progress lines of a job at most every so many milliseconds.
+pub const API_PROGRESS_MS: u64 = 100;
+/// Progress lines that wait for a slow client at most.
+pub const API_LINES_MAX: usize = 8;
+/// Paths of one `put` at most.
+pub const PUT_PATHS_MAX: usize = 4096;
+/// Jobs (`put`) of a daemon at once.
+pub const PUT_JOBS_MAX: usize = 4;
+/// Peers that have metrics of their own at most.
+pub const METRICS_PEERS_MAX: usize = 1024;
+/// A response that the command line reads at most, bytes (one line of a stream, or a whole answer).
+pub const API_ANSWER_MAX: usize = 16 << 20;
+/// Time that open API connections are given when the daemon stops, milliseconds.
+pub const API_DRAIN_MS_MAX: u64 = 2_000;
+
 const _: () = {
     assert!(PIECE_PLAIN_MAX + CHUNK_SLICES_MAX * TAG_SIZE == CHUNK_SIZE_MAX);
     assert!(RECORD_PLAIN + 16 == 16 * 4096, "a full record fills an LMDB run of 16 pages");

@@ -1,2 +1,10 @@
 //! The `tornet` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    tornet::cli::main(std::env::args_os())
+}

@@ -1,1 +1,178 @@
-//! (to be written)
+//! The control thread's HTTP API: JSON for the command line, metrics for Prometheus, a page for people
+//! (docs/protocol/api.md).
+//!
+//! It is written against [`Backend`] and hears [`Reports`]; what runs behind them, a daemon's shards or
+//! a test's fake, it does not know. Two doors lead to it ([`Door`]): the unix socket, which only the
+//! node's user can open and which does everything, and an optional TCP address, which only shows.
+
+// The edge: uptime needs the clock.
+#![allow(clippy::disallowed_methods)]
+
+pub mod backend;
+pub mod error;
+pub mod friends;
+mod host;
+mod jobs;
+mod metrics;
+pub mod reports;
+pub mod routes;
+pub mod server;
+pub mod settings;
+mod status;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+pub use backend::{Backend, Busy, PutEvent, PutHandle, PutProgress, PutRequest, StoreStats};
+use error::ApiError;
+pub use reports::Reports;
+pub use routes::{Door, router};
+pub use server::serve;
+
+use crate::base::NodeId;
+use crate::config::{Config, ConfigError, ConfigFile, FriendEntry};
+use crate::crypto::IdentityCard;
+use crate::limits::API_ANSWER_MS_MAX;
+use crate::node::command::{Command, Friend, Snapshot};
+
+/// What the handlers share.
+pub struct Api {
+    backend: Arc<dyn Backend>,
+    reports: Reports,
+    card: IdentityCard,
+    node: NodeId,
+    config_path: PathBuf,
+    config: Mutex<Config>,
+    /// Held while the settings file is read, changed and written.
+    editing: Mutex<()>,
+    started: Instant,
+    jobs_begun: AtomicU64,
+    puts: Mutex<BTreeMap<u64, PutProgress>>,
+    requests: AtomicU64,
+    requests_refused: AtomicU64,
+    stopping: watch::Sender<bool>,
+    log_changed: Box<dyn Fn(&str) + Send + Sync>,
+}
+
+impl Api {
+    /// Ready to be served. `log_changed` is told of a new log filter.
+    pub fn new(
+        backend: Arc<dyn Backend>,
+        reports: Reports,
+        card: IdentityCard,
+        config: &ConfigFile,
+        log_changed: Box<dyn Fn(&str) + Send + Sync>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            backend,
+            reports,
+            card,
+            node: card.node_id(),
+            config_path: config.path().to_owned(),
+            config: Mutex::new(config.config().clone()),
+            editing: Mutex::new(()),
+            started: Instant::now(),
+            jobs_begun: AtomicU64::new(0),
+            puts: Mutex::new(BTreeMap::new()),
+            requests: AtomicU64::new(0),
+            requests_refused: AtomicU64::new(0),
+            stopping: watch::Sender::new(false),
+            log_changed,
+        })
+    }
+
+    /// Ends every job and connection; [`serve`] returns soon after.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Tells the node to say goodbye to its peers and to end.
+    pub async fn shut_down(&self) -> Result<(), ApiError> {
+        self.command(|| Command::Shutdown).await
+    }
+
+    /// Becomes true when the daemon is to end.
+    pub fn stopping(&self) -> watch::Receiver<bool> {
+        self.stopping.subscribe()
+    }
+
+    /// Tells the node who its friends are.
+    pub async fn tell_friends(&self) -> Result<(), ApiError> {
+        let friend = |entry: &FriendEntry| Friend {
+            card: entry.card,
+            addresses: entry.addresses.clone(),
+            trust: entry.trust,
+        };
+        let friends: Vec<Friend> = self.config().friends.iter().map(friend).collect();
+        self.command(|| Command::Friends(friends.clone())).await
+    }
+
+    /// Asks the node for a snapshot; an error when it does not answer in time.
+    pub async fn snapshot(&self) -> Result<Snapshot, ApiError> {
+        let question = self.reports.question().ok_or_else(ApiError::busy)?;
+        let token = question.token();
+        self.command(|| Command::Status { token }).await?;
+        let patience = Duration::from_millis(API_ANSWER_MS_MAX);
+        match tokio::time::timeout(patience, question.answer()).await {
+            Ok(Some(snapshot)) => Ok(*snapshot),
+            _ => Err(ApiError::unavailable("the node does not answer: see the daemon's log")),
+        }
+    }
+
+    /// Hands a command over, waiting a little for room in the node's inbox.
+    async fn command(&self, command: impl Fn() -> Command) -> Result<(), ApiError> {
+        let pause = Duration::from_millis(20);
+        for _ in 0..API_ANSWER_MS_MAX / 20 {
+            if self.backend.command(command()).is_ok() {
+                return Ok(());
+            }
+            tokio::time::sleep(pause).await;
+        }
+        Err(ApiError::busy())
+    }
+
+    fn config(&self) -> MutexGuard<'_, Config> {
+        lock(&self.config)
+    }
+
+    /// Changes the settings file as it is on disk now, so that what the operator edited by hand since
+    /// the daemon's start is kept. Off this thread, since it waits for the disk.
+    async fn edit<T: Send + 'static>(
+        self: &Arc<Self>,
+        change: impl FnOnce(&mut ConfigFile) -> Result<T, ConfigError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let api = self.clone();
+        let edited = tokio::task::spawn_blocking(move || {
+            let _editing = lock(&api.editing);
+            let mut file = ConfigFile::load(&api.config_path)?;
+            let result = change(&mut file)?;
+            *api.config() = file.config().clone();
+            Ok::<T, ConfigError>(result)
+        });
+        let result = edited.await.map_err(|_| ApiError::internal("the settings could not be changed"))?;
+        Ok(result?)
+    }
+
+    fn next_job(&self) -> u64 {
+        1 + self.jobs_begun.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// Returns when the daemon is to end.
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    // An error means that nobody is left who could say so.
+    let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+/// A panic elsewhere while the lock was held leaves nothing half-done here.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,135 @@
-//! (to be written)
+//! What the operator decides: `tornet.toml`, the key files and the node's folder.
+//!
+//! `tornet.toml` belongs to the operator: every edit made here keeps comments and order
+//! ([`ConfigFile`]). Unknown keys are errors, so that a misspelt one never passes silently. Key files
+//! are private to their owner or refused ([`keyfile`]).
+
+// The edge: files are its purpose.
+#![allow(clippy::disallowed_methods)]
+
+pub mod atomic;
+pub mod dir;
+pub mod document;
+pub mod friends;
+pub mod keyfile;
+pub mod keys;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+
+pub use dir::NodeDir;
+pub use document::ConfigFile;
+pub use friends::FriendEntry;
+
+/// The UDP port of shard 0 unless the operator chooses another.
+pub const DEFAULT_PORT: u16 = 4600;
+/// The network that nodes join unless told otherwise.
+pub const DEFAULT_NETWORK: &str = "tornet";
+
+/// Why configuration or a key cannot be used. Every message is one line that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// What the operator wrote is wrong.
+    #[error("{0}")]
+    Invalid(String),
+    /// What was named does not exist.
+    #[error("{0}")]
+    Missing(String),
+    /// What was asked for would destroy or contradict what is there.
+    #[error("{0}")]
+    Conflict(String),
+    /// The operating system refused.
+    #[error("{what}: {}", plain(.source))]
+    Io {
+        /// What was being done, with the path.
+        what: String,
+        /// Its answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// An OS error without Rust's "(os error N)".
+pub fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error") {
+        Some(at) => text[..at].to_owned(),
+        None => text,
+    }
+}
+
+impl ConfigError {
+    pub(crate) fn io(verb: &str, path: &Path, source: io::Error) -> Self {
+        Self::Io { what: format!("cannot {verb} {}", path.display()), source }
+    }
+}
+
+/// The checked contents of `tornet.toml`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Nodes talk only to nodes of the same network.
+    pub network: String,
+    /// UDP port of shard 0; shard i uses `port + i`.
+    pub port: u16,
+    /// Local addresses, one UDP socket each per shard.
+    pub listen: Vec<IpAddr>,
+    /// Addresses that invitations name instead of the host's own; port 0 stands for `port`.
+    pub advertise: Vec<SocketAddr>,
+    /// TCP address of the read-only HTTP API (status, metrics), if any.
+    pub api: Option<SocketAddr>,
+    /// Whether `api` may be other than a loopback address.
+    pub api_public: bool,
+    /// Log filter in `tracing` syntax.
+    pub log: String,
+    /// Shards: threads with a core, a UDP port and an io_uring each.
+    pub shards_count: u16,
+    /// Whether each shard is pinned to a core.
+    pub shards_pin: bool,
+    /// Bytes that published chunks may take.
+    pub store_local_max: u64,
+    /// Bytes that cached chunks may take.
+    pub store_cache_max: u64,
+    /// Peers trusted by the operator, in the file's order.
+    pub friends: Vec<FriendEntry>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            network: DEFAULT_NETWORK.to_owned(),
+            port: DEFAULT_PORT,
+            listen: vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+            advertise: Vec::new(),
+            api: None,
+            api_public: false,
+            log: "info".to_owned(),
+            shards_count: 1,
+            shards_pin: true,
+            store_local_max: 64 << 30,
+            store_cache_max: 16 << 30,
+            friends: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// What no single key can say: keys that contradict each other.
+    fn check(&self) -> Result<(), ConfigError> {
+        if let Some(api) = self.api
+            && !api.ip().is_loopback()
+            && !self.api_public
+        {
+            return Err(ConfigError::Invalid(format!(
+                "api = \"{api}\" is reachable by others: use 127.0.0.1, or set api_public = true if that is meant"
+            )));
+        }
+        if u32::from(self.port) + u32::from(self.shards_count) > 65_536 {
+            return Err(ConfigError::Invalid(format!(
+                "port {} leaves no room below 65536 for {} shards: choose a lower port",
+                self.port, self.shards_count
+            )));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,119 @@
+//! What the API needs of the daemon behind it.
+
+use std::path::PathBuf;
+
+use crate::node::command::Command;
+
+/// The node's inbox (or the number of jobs) is at its bound; later there is room again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the node is busy: try again in a moment")]
+pub struct Busy;
+
+/// The running node as the control thread sees it. No call blocks but [`Backend::join`].
+pub trait Backend: Send + Sync + 'static {
+    /// Hands a command to the node. Answers arrive through [`super::Reports`].
+    fn command(&self, command: Command) -> Result<(), Busy>;
+
+    /// Begins to publish; `progress` is called from another thread, at last with
+    /// [`PutEvent::Done`] or [`PutEvent::Failed`]. Dropping the handle gives the job up if it still
+    /// runs; chunks that are stored by then stay, so that the next run finds them.
+    fn put(&self, request: PutRequest, progress: Box<dyn FnMut(PutEvent) + Send>) -> Result<PutHandle, Busy>;
+
+    /// Monotonic counters of everything outside the node's core (shard, store, imports): name without
+    /// the `tornet_` prefix and `_total` suffix, help, value.
+    fn counters(&self) -> Vec<(&'static str, &'static str, u64)>;
+
+    /// How full the store is.
+    fn store_stats(&self) -> StoreStats;
+
+    /// Waits until the threads have ended after [`Command::Shutdown`], and everything acknowledged is
+    /// on disk.
+    fn join(&self);
+}
+
+/// What to publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PutRequest {
+    /// Absolute paths of files and directories.
+    pub paths: Vec<PathBuf>,
+    /// Whether content keys are salted with the node's private secret.
+    pub salt: bool,
+    /// Whether unreadable files are left out (and counted) rather than an error.
+    pub skip_unreadable: bool,
+}
+
+/// How far a `put` is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PutProgress {
+    /// Whether the walk is complete, so that the totals are final.
+    pub planned: bool,
+    /// Files found.
+    pub files_total: u64,
+    /// Files read.
+    pub files_done: u64,
+    /// Bytes found.
+    pub bytes_total: u64,
+    /// Bytes read.
+    pub bytes_done: u64,
+    /// Of those, bytes that already lay in chunks.
+    pub bytes_reused: u64,
+    /// New chunks.
+    pub chunks_new: u64,
+    /// Ciphertext of the new chunks, bytes.
+    pub chunk_bytes_new: u64,
+    /// Earlier chunks that the reference uses.
+    pub chunks_reused: u64,
+    /// Entries left out because they could not be read or are no file, directory or symlink.
+    pub skipped: u64,
+}
+
+/// News of a `put`.
+#[derive(Debug, Clone)]
+pub enum PutEvent {
+    /// How far it is.
+    Progress(PutProgress),
+    /// Everything is durable.
+    Done {
+        /// `tornet:…`.
+        reference: String,
+        /// The totals.
+        stats: PutProgress,
+    },
+    /// It failed; one clear line.
+    Failed(String),
+}
+
+/// A running `put`; dropping it cancels.
+pub struct PutHandle(Option<Box<dyn FnOnce() + Send>>);
+
+impl PutHandle {
+    /// `cancel` runs once, when the handle is dropped; it does nothing when the job has ended by then.
+    pub fn new(cancel: impl FnOnce() + Send + 'static) -> Self {
+        Self(Some(Box::new(cancel)))
+    }
+}
+
+impl Drop for PutHandle {
+    fn drop(&mut self) {
+        if let Some(cancel) = self.0.take() {
+            cancel();
+        }
+    }
+}
+
+/// How full the store is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Chunks published here.
+    pub local_chunks: u64,
+    /// Their ciphertext, bytes.
+    pub local_bytes: u64,
+    /// Room for them, bytes.
+    pub local_bytes_max: u64,
+    /// Chunks cached for others.
+    pub cache_chunks: u64,
+    /// Their ciphertext, bytes.
+    pub cache_bytes: u64,
+    /// Room for them, bytes.
+    pub cache_bytes_max: u64,
+}

@@ -1,0 +1,142 @@
+//! `GET /metrics`: the same view as `status`, as OpenMetrics text for Prometheus.
+//!
+//! Values are read once per scrape and encoded through a registry of prometheus-client, which owns the
+//! format: names, escaping, types. Nothing is kept between scrapes.
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use super::Api;
+use super::error::ApiError;
+use super::status::View;
+use crate::limits::METRICS_PEERS_MAX;
+use crate::node::command::PeerSnapshot;
+
+pub(super) async fn show(State(api): State<Arc<Api>>) -> Result<Response, ApiError> {
+    let view = View::take(&api).await?;
+    let text = encode(view, api.node.to_string(), api.card.rank())
+        .map_err(|_| ApiError::internal("the metrics could not be written"))?;
+    let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+}
+
+/// The whole text. Labels come from this program and from ids, never from peers' texts.
+pub(super) fn encode(view: View, node: String, rank: u32) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("tornet");
+    let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION").to_owned()), ("node_id", node)]);
+    registry.register("build", "The running program and node", build);
+    registry.register_collector(Box::new(Scrape { view, rank }));
+    let mut out = String::new();
+    text::encode(&mut out, &registry)?;
+    Ok(out)
+}
+
+#[derive(Debug)]
+struct Scrape {
+    view: View,
+    rank: u32,
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        for (name, help, value) in &self.view.counters {
+            plain(&mut encoder, name, help, &ConstCounter::new(*value))?;
+        }
+        for (name, help, value) in &self.view.snapshot.gauges {
+            plain(&mut encoder, name, help, &ConstGauge::new(*value))?;
+        }
+        let peers = &self.view.snapshot.peers;
+        let store = &self.view.store;
+        let count = |n: usize| n as f64;
+        let gauges = [
+            ("uptime_seconds", "Time since the daemon started", self.view.uptime_s as f64),
+            ("rank", "Work in this node's rank nonce", f64::from(self.rank)),
+            (
+                "friends",
+                "Peers trusted by the operator",
+                count(peers.iter().filter(|p| p.trust.is_some()).count()),
+            ),
+            ("peers_connected", "Peers with a session", count(peers.iter().filter(|p| p.connected).count())),
+            (
+                "jobs_running",
+                "Running put and get jobs",
+                count(self.view.snapshot.jobs.len() + self.view.puts.len()),
+            ),
+            ("store_local_chunks", "Chunks published here", store.local_chunks as f64),
+            ("store_local_bytes", "Ciphertext published here", store.local_bytes as f64),
+            ("store_local_max_bytes", "Room for chunks published here", store.local_bytes_max as f64),
+            ("store_cache_chunks", "Chunks cached for others", store.cache_chunks as f64),
+            ("store_cache_bytes", "Ciphertext cached for others", store.cache_bytes as f64),
+            ("store_cache_max_bytes", "Room for chunks cached for others", store.cache_bytes_max as f64),
+        ];
+        for (name, help, value) in gauges {
+            // What the node reports under the same name has been written already.
+            if self.view.snapshot.gauges.iter().all(|(known, ..)| *known != name) {
+                plain(&mut encoder, name, help, &ConstGauge::new(value))?;
+            }
+        }
+        self.per_peer(&mut encoder)
+    }
+}
+
+impl Scrape {
+    fn per_peer(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        type Read<T> = fn(&PeerSnapshot) -> T;
+        let gauges: [(&str, &str, Read<f64>); 4] = [
+            ("peer_connected", "Whether a session with this peer is established", |p| {
+                f64::from(u8::from(p.connected))
+            }),
+            ("peer_rtt_seconds", "Smoothed round trip", |p| p.rtt_us as f64 / 1e6),
+            ("peer_window_bytes", "Congestion window", |p| p.window as f64),
+            ("peer_mtu_bytes", "UDP payload that the path carries", |p| f64::from(p.mtu)),
+        ];
+        let counters: [(&str, &str, Read<u64>); 3] = [
+            ("peer_sent_bytes", "UDP payload sent to this peer", |p| p.sent_bytes),
+            ("peer_received_bytes", "UDP payload received from this peer", |p| p.received_bytes),
+            ("peer_lost_packets", "Packets to this peer declared lost", |p| p.lost_packets),
+        ];
+        let peers = &self.view.snapshot.peers[..self.view.snapshot.peers.len().min(METRICS_PEERS_MAX)];
+        for (name, help, read) in gauges {
+            per_peer(encoder, name, help, peers, |peer| ConstGauge::new(read(peer)))?;
+        }
+        for (name, help, read) in counters {
+            per_peer(encoder, name, help, peers, |peer| ConstCounter::new(read(peer)))?;
+        }
+        Ok(())
+    }
+}
+
+fn plain(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    metric: &impl EncodeMetric,
+) -> fmt::Result {
+    metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
+}
+
+fn per_peer<M: EncodeMetric>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    peers: &[PeerSnapshot],
+    metric: impl Fn(&PeerSnapshot) -> M,
+) -> fmt::Result {
+    let Some(first) = peers.first() else { return Ok(()) };
+    let mut family = encoder.encode_descriptor(name, help, None, metric(first).metric_type())?;
+    for peer in peers {
+        let label = [("peer", peer.node.to_string())];
+        metric(peer).encode(family.encode_family(&label)?)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! Settings, shown and changed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use serde_json::{Value, json};
+
+use super::Api;
+use super::error::ApiError;
+use super::routes::{answer, body};
+use crate::config::Config;
+use crate::config::keys::KEYS;
+
+pub(super) async fn show(State(api): State<Arc<Api>>) -> Response {
+    let config = api.config().clone();
+    answer(&json!({ "settings": settings_json(&config) }))
+}
+
+/// Every setting as the API and `config get` show it.
+pub fn settings_json(config: &Config) -> Vec<Value> {
+    let defaults = Config::default();
+    let row = |key: &crate::config::keys::Key| {
+        let value = key.show(config);
+        let default = value == key.show(&defaults);
+        json!({ "key": key.name, "value": value, "default": default, "live": key.live, "what": key.what })
+    };
+    KEYS.iter().map(row).collect()
+}
+
+pub(super) async fn change(State(api): State<Arc<Api>>, request: Body) -> Result<Response, ApiError> {
+    let changes: BTreeMap<String, Value> = body(request).await?;
+    let mut texts: Vec<(String, Option<String>)> = Vec::with_capacity(changes.len());
+    for (key, value) in changes {
+        let text = match value {
+            Value::Null => None,
+            Value::String(text) => Some(text),
+            Value::Bool(on) => Some(on.to_string()),
+            Value::Number(number) => Some(number.to_string()),
+            Value::Array(_) | Value::Object(_) => {
+                return Err(ApiError::bad(format!(
+                    "{key}: give the value as text, lists separated by commas"
+                )));
+            }
+        };
+        texts.push((key, text));
+    }
+    let keys = api
+        .edit(move |file| {
+            let changes: Vec<_> = texts.iter().map(|(key, text)| (key.as_str(), text.as_deref())).collect();
+            file.set(&changes)
+        })
+        .await?;
+    let log = api.config().log.clone();
+    if keys.iter().any(|key| key.name == "log") {
+        (api.log_changed)(&log);
+    }
+    let restart: Vec<&str> = keys.iter().filter(|key| !key.live).map(|key| key.name).collect();
+    Ok(answer(&json!({ "restart_needed_for": restart })))
+}

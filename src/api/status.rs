@@ -1,0 +1,149 @@
+//! The node's state as JSON.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::extract::State;
+use axum::response::Response;
+use serde_json::{Map, Value, json};
+
+use super::error::ApiError;
+use super::routes::answer;
+use super::{Api, PutProgress, StoreStats, lock};
+use crate::base::fileop::JobId;
+use crate::config::Config;
+use crate::node::command::{GetProgress, PeerSnapshot, Snapshot};
+
+/// One consistent look at everything that is shown.
+#[derive(Debug)]
+pub(super) struct View {
+    pub snapshot: Snapshot,
+    pub store: StoreStats,
+    /// Name without prefix and suffix, help, value; sorted, each name once.
+    pub counters: Vec<(&'static str, &'static str, u64)>,
+    pub puts: Vec<(u64, PutProgress)>,
+    pub uptime_s: u64,
+}
+
+impl View {
+    pub(super) async fn take(api: &Api) -> Result<Self, ApiError> {
+        let mut snapshot = api.snapshot().await?;
+        let mut counters = std::mem::take(&mut snapshot.counters);
+        counters.extend(api.backend.counters());
+        counters.push(("api_requests", "Requests to the HTTP API", api.requests.load(Ordering::Relaxed)));
+        let refused = api.requests_refused.load(Ordering::Relaxed);
+        counters.push(("api_requests_refused", "Requests to the HTTP API answered with an error", refused));
+        counters.push(("jobs_begun", "Jobs (put and get) begun", api.jobs_begun.load(Ordering::Relaxed)));
+        // Shards count under the same names; a name that comes twice is a sum.
+        counters.sort_by_key(|(name, ..)| *name);
+        counters.dedup_by(|next, first| {
+            let same = next.0 == first.0;
+            if same {
+                first.2 = first.2.saturating_add(next.2);
+            }
+            same
+        });
+        snapshot.gauges.sort_by_key(|(name, ..)| *name);
+        snapshot.gauges.dedup_by_key(|(name, ..)| *name);
+        let puts = lock(&api.puts).iter().map(|(id, progress)| (*id, *progress)).collect();
+        let uptime_s = api.started.elapsed().as_secs();
+        Ok(Self { snapshot, store: api.backend.store_stats(), counters, puts, uptime_s })
+    }
+}
+
+pub(super) async fn show(State(api): State<Arc<Api>>) -> Result<Response, ApiError> {
+    let view = View::take(&api).await?;
+    let config = api.config().clone();
+    let gets = view.snapshot.jobs.iter().map(|(JobId(id), progress)| {
+        let mut job = get_json(progress);
+        job["id"] = json!(id);
+        job["kind"] = json!("get");
+        job
+    });
+    let puts = view.puts.iter().map(|(id, progress)| {
+        let mut job = put_json(progress);
+        job["id"] = json!(id);
+        job["kind"] = json!("put");
+        job
+    });
+    let jobs: Vec<Value> = gets.chain(puts).collect();
+    let peers: Vec<Value> = view.snapshot.peers.iter().map(|peer| peer_json(peer, &config)).collect();
+    let counters: Map<String, Value> =
+        view.counters.iter().map(|(n, _, v)| ((*n).to_owned(), json!(v))).collect();
+    let gauges: Map<String, Value> =
+        view.snapshot.gauges.iter().map(|(n, _, v)| ((*n).to_owned(), json!(v))).collect();
+    let store = view.store;
+    Ok(answer(&json!({
+        "node_id": api.node.to_string(),
+        "key": api.card.key.to_string(),
+        "rank": api.card.rank(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "network": config.network,
+        "port": config.port,
+        "pid": std::process::id(),
+        "uptime_s": view.uptime_s,
+        "peers": peers,
+        "store": {
+            "local_chunks": store.local_chunks,
+            "local_bytes": store.local_bytes,
+            "local_bytes_max": store.local_bytes_max,
+            "cache_chunks": store.cache_chunks,
+            "cache_bytes": store.cache_bytes,
+            "cache_bytes_max": store.cache_bytes_max,
+        },
+        "jobs": jobs,
+        "counters": counters,
+        "gauges": gauges,
+    })))
+}
+
+fn peer_json(peer: &PeerSnapshot, config: &Config) -> Value {
+    let name = config.friends.iter().find(|friend| friend.card.key == peer.key).and_then(|f| f.name.clone());
+    json!({
+        "node_id": peer.node.to_string(),
+        "key": peer.key.to_string(),
+        "name": name,
+        "rank": peer.rank,
+        "trust": peer.trust,
+        "connected": peer.connected,
+        "address": peer.address,
+        "rtt_us": peer.rtt_us,
+        "sent_bytes": peer.sent_bytes,
+        "received_bytes": peer.received_bytes,
+        "lost_packets": peer.lost_packets,
+        "window_bytes": peer.window,
+        "mtu_bytes": peer.mtu,
+    })
+}
+
+/// A `get`'s progress.
+pub(super) fn get_json(progress: &GetProgress) -> Value {
+    let sources: Vec<String> = progress.sources.iter().map(ToString::to_string).collect();
+    json!({
+        "planned": progress.planned,
+        "files_total": progress.files_total,
+        "files_done": progress.files_done,
+        "bytes_total": progress.bytes_total,
+        "bytes_done": progress.bytes_done,
+        "bytes_resumed": progress.bytes_resumed,
+        "bytes_fetched": progress.bytes_fetched,
+        "name": String::from_utf8_lossy(&progress.name),
+        "sources": sources,
+    })
+}
+
+/// A `put`'s progress.
+pub(super) fn put_json(progress: &PutProgress) -> Value {
+    json!({
+        "planned": progress.planned,
+        "files_total": progress.files_total,
+        "files_done": progress.files_done,
+        "bytes_total": progress.bytes_total,
+        "bytes_done": progress.bytes_done,
+        "bytes_reused": progress.bytes_reused,
+        "chunks_new": progress.chunks_new,
+        "chunk_bytes_new": progress.chunk_bytes_new,
+        "chunks_reused": progress.chunks_reused,
+        "skipped": progress.skipped,
+    })
+}

@@ -1,0 +1,221 @@
+//! The grammar of the command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+
+/// A node of tornet: moves files between friends, encrypted, verified and resumable.
+#[derive(Debug, Parser)]
+#[command(name = "tornet", version, max_term_width = 100)]
+pub(super) struct Args {
+    /// The node's folder [default: /var/lib/tornet for root, ~/.local/share/tornet for a user]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Makes a new node: its identity and tornet.toml; prints the node id
+    Init(Init),
+    /// Runs the node until it is told to stop; prints "ready" when it is
+    Run,
+    /// Prints this node's invitation, to be given to a friend
+    Invite,
+    /// Adds, removes and lists friends
+    #[command(subcommand)]
+    Friend(Friend),
+    /// Shows peers, store and jobs
+    Status {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        /// Again and again, every second
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Publishes files and directories; prints one reference
+    Put(Put),
+    /// Fetches what a reference names; the same command resumes what was interrupted
+    Get(Get),
+    /// Shows and changes settings
+    #[command(subcommand)]
+    Config(Config),
+    /// Raises this node's rank
+    #[command(subcommand)]
+    Rank(Rank),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Init {
+    /// Work to put into the identity; each step doubles it
+    #[arg(long, value_name = "N", default_value_t = 18, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub rank: u32,
+    /// UDP port [default: 4600]
+    #[arg(long, value_name = "P", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+    /// TCP address of the status page and metrics, such as 127.0.0.1:4680
+    #[arg(long, value_name = "ADDR")]
+    pub api: Option<SocketAddr>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Friend {
+    /// Adds the node of an invitation, or changes a friend
+    Add {
+        /// What `tornet invite` printed on the friend's node
+        invitation: String,
+        /// How far this friend is trusted, 0 to 100 [default: 50]
+        #[arg(long, value_name = "0-100", value_parser = clap::value_parser!(u8).range(0..=100))]
+        trust: Option<u8>,
+        /// What to call it
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Lists the friends
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Removes a friend
+    Remove {
+        /// Its name, or the beginning of its node id or key
+        node: String,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Put {
+    /// Files and directories
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Encrypts under keys that nobody can guess from the contents; for private material
+    #[arg(long)]
+    pub salt: bool,
+    /// Leaves out what cannot be read
+    #[arg(long)]
+    pub skip_unreadable: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Get {
+    /// What `tornet put` printed; with /path/below it, only that part
+    pub reference: String,
+    /// Where to: the new path of what is fetched, or an existing directory (or one written with a / at
+    /// its end) that receives it; replaces existing files
+    #[arg(short, long, value_name = "PATH")]
+    pub output: Option<PathBuf>,
+    /// Replaces existing files also without -o
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Config {
+    /// Prints a setting, or all of them
+    Get {
+        /// Its name, such as store.local_max
+        key: Option<String>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Changes a setting in tornet.toml and applies it
+    Set {
+        /// Its name
+        key: String,
+        /// The new value, lists separated by commas; none restores the default
+        #[arg(allow_hyphen_values = true)]
+        value: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Rank {
+    /// Searches for a rank nonce with more work; keeps every improvement, so it may be interrupted
+    Raise {
+        /// The rank to reach
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+        to: u32,
+    },
+}
+
+/// A usage error as one line.
+pub(super) fn usage_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let until = text.find("\nUsage:").or_else(|| text.find("\nFor more information")).unwrap_or(text.len());
+    let words = super::one_line(text[..until].trim_start_matches("error: "));
+    // Without a command clap answers with the whole help.
+    let words = match error.kind() {
+        clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+        | clap::error::ErrorKind::MissingSubcommand => "a command is missing".to_owned(),
+        _ => words,
+    };
+    format!("{words} (see `tornet --help`)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Args, clap::Error> {
+        Args::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_contract_parses() {
+        for line in [
+            "tornet --dir /d init --rank 20 --port 4700 --api 127.0.0.1:4680",
+            "tornet --dir /d init",
+            "tornet --dir /d run",
+            "tornet run --dir /d",
+            "tornet --dir /d invite",
+            "tornet --dir /d friend add tornet:node:x --trust 100 --name bob",
+            "tornet --dir /d friend list",
+            "tornet --dir /d friend remove bob",
+            "tornet --dir /d status --json --watch",
+            "tornet --dir /d put a b --salt",
+            "tornet --dir /d get tornet:x -o out",
+            "tornet --dir /d get tornet:x",
+            "tornet --dir /d config get port",
+            "tornet --dir /d config set port 4601",
+            "tornet --dir /d config set port",
+            "tornet --dir /d rank raise --to 24",
+        ] {
+            let args = parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+            assert_eq!(args.dir, Some("/d".into()), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_refused_in_one_line() {
+        for line in [
+            "tornet",
+            "tornet friend",
+            "tornet init --port 0",
+            "tornet init --rank 0",
+            "tornet init --api localhost",
+            "tornet put",
+            "tornet get",
+            "tornet friend add x --trust 101",
+            "tornet rank raise",
+            "tornet tunnel up",
+        ] {
+            let error = parse(line).err().unwrap_or_else(|| panic!("{line} was accepted"));
+            let line = usage_line(&error);
+            assert!(
+                !line.contains('\n') && line.ends_with("(see `tornet --help`)") && line.len() < 300,
+                "{line}"
+            );
+        }
+    }
+}

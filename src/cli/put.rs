@@ -1,0 +1,98 @@
+//! `put`: publishes files and directories, prints one reference.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::client::{block_on, follow, path_json};
+use super::show::{Progress, amount, count, number};
+use super::{Failure, args, print, tell};
+use crate::base::units::show_size;
+use crate::config::{NodeDir, plain};
+
+pub(super) fn put(dir: &NodeDir, put: args::Put) -> Result<(), Failure> {
+    let paths: Vec<Value> = put
+        .paths
+        .iter()
+        .map(|path| named(path).map(|path| path_json(path.as_os_str())))
+        .collect::<Result<_, _>>()?;
+    let body = json!({ "paths": paths, "salt": put.salt, "skip_unreadable": put.skip_unreadable });
+    let mut progress = Progress::new("putting");
+    let followed = block_on(async {
+        tokio::select! {
+            done = follow(dir, "/v1/put", &body, |news| {
+                progress.update(&news["progress"]);
+                news.get("done").cloned().map(Ok)
+            }) => done,
+            _ = tokio::signal::ctrl_c() => Err(Failure::interrupted(
+                "interrupted, nothing was published; the same command goes on from the chunks that are stored",
+            )),
+        }
+    });
+    let seconds = progress.finish();
+    let done = followed?;
+    let reference =
+        done["reference"].as_str().ok_or_else(|| Failure::new("the daemon's answer names no reference"))?;
+    tell(summary(&done, seconds));
+    print(reference)
+}
+
+/// The absolute path, by the name that the entry is to have.
+fn named(path: &Path) -> Result<PathBuf, Failure> {
+    let failed = |error| Failure::new(format!("cannot read {}: {}", path.display(), plain(&error)));
+    fs::symlink_metadata(path).map_err(failed)?;
+    let absolute = std::path::absolute(path).map_err(failed)?;
+    // `..` has no name of its own.
+    let resolved =
+        if absolute.file_name().is_none() { fs::canonicalize(path).map_err(failed)? } else { absolute };
+    if resolved.file_name().is_none() {
+        return Err(Failure::new("/ has no name: put the directories in it"));
+    }
+    Ok(resolved)
+}
+
+fn summary(done: &Value, seconds: f64) -> String {
+    let n = |name| number(done, name);
+    let mut text = format!(
+        "put {}: {}; {} ({}); {} were stored already",
+        count(n("files_done"), "file"),
+        amount(n("bytes_done"), seconds),
+        count(n("chunks_new"), "new chunk"),
+        show_size(n("chunk_bytes_new")),
+        show_size(n("bytes_reused")),
+    );
+    if n("skipped") > 0 {
+        text.push_str(&format!("; {} left out", count(n("skipped"), "entry").replace("entrys", "entries")));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_become_absolute_and_keep_their_name() {
+        let temporary = tempfile::tempdir().expect("temporary folder");
+        let link = temporary.path().join("link");
+        std::os::unix::fs::symlink("/etc", &link).expect("symlink");
+        assert_eq!(named(&link).expect("named"), link, "a symlink is put as one");
+        let sub = temporary.path().join("sub");
+        fs::create_dir(&sub).expect("made");
+        assert_eq!(named(&sub.join(".")).expect("named"), sub);
+        let above = named(&sub.join("..")).expect("named");
+        assert_eq!(above, fs::canonicalize(temporary.path()).expect("exists"));
+        assert!(named(Path::new("/")).is_err());
+        let missing = named(Path::new("/no such file")).expect_err("missing").line;
+        assert_eq!(missing, "cannot read /no such file: No such file or directory");
+    }
+
+    #[test]
+    fn the_summary_counts() {
+        let done = json!({ "files_done": 1, "bytes_done": 2048, "chunks_new": 2, "chunk_bytes_new": 1 << 20, "skipped": 2 });
+        let text = summary(&done, 1.0);
+        assert!(text.starts_with("put 1 file: 2.0 KiB in 1.0 s"), "{text}");
+        assert!(text.contains("2 new chunks (1.0 MiB)") && text.ends_with("2 entries left out"), "{text}");
+    }
+}

@@ -1,0 +1,148 @@
+//! `status`: one look, or one every second.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hyper::Method;
+use serde_json::Value;
+
+use super::client::{ask, not_running};
+use super::show::{count, number, table};
+use super::{Failure, print};
+use crate::base::units::{show_duration, show_rate, show_size};
+use crate::config::NodeDir;
+
+const INTERVAL: Duration = Duration::from_secs(1);
+
+pub(super) fn status(dir: &NodeDir, as_json: bool, watch: bool) -> Result<(), Failure> {
+    let mut before: Option<(Instant, Value)> = None;
+    loop {
+        let now = Instant::now();
+        let status = ask(dir, Method::GET, "/v1/status", None)?.ok_or_else(|| not_running(dir))?;
+        if as_json {
+            print(&status)?;
+        } else {
+            let earlier = before.as_ref().map(|(then, status)| (now - *then, status));
+            let clear = if watch && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
+                "\x1b[H\x1b[2J"
+            } else {
+                ""
+            };
+            print(format!("{clear}{}", page(&status, earlier).trim_end()))?;
+        }
+        if !watch {
+            return Ok(());
+        }
+        before = Some((now, status));
+        thread::park_timeout(INTERVAL);
+    }
+}
+
+/// The page; with an `earlier` look, rates since then.
+fn page(status: &Value, earlier: Option<(Duration, &Value)>) -> String {
+    let text = |value: &Value, field: &str| value[field].as_str().unwrap_or("-").to_owned();
+    let mut out = format!(
+        "node {}  rank {}  network {}  port {}  version {}  up {}\n",
+        text(status, "node_id"),
+        status["rank"],
+        text(status, "network"),
+        status["port"],
+        text(status, "version"),
+        show_duration(Duration::from_secs(number(status, "uptime_s"))),
+    );
+    let store = &status["store"];
+    let full = |kind: &str| {
+        let n = |field: &str| number(store, &format!("{kind}_{field}"));
+        format!(
+            "{kind} {} of {} in {}",
+            show_size(n("bytes")),
+            show_size(n("bytes_max")),
+            count(n("chunks"), "chunk")
+        )
+    };
+    out.push_str(&format!("store: {}; {}\n", full("local"), full("cache")));
+
+    let list = |field: &str| status[field].as_array().map(Vec::as_slice).unwrap_or_default();
+    let peers = list("peers");
+    let connected = peers.iter().filter(|peer| peer["connected"] == true).count();
+    out.push_str(&format!("\n{}, {connected} connected\n", count(peers.len() as u64, "peer")));
+    if !peers.is_empty() {
+        let rows: Vec<Vec<String>> = peers.iter().map(|peer| peer_row(peer, earlier)).collect();
+        let head = ["PEER", "RANK", "TRUST", "ADDRESS", "RTT", "SENT", "RECEIVED", "LOST", "UP", "DOWN"];
+        out.push_str(&table(&head, &[1, 2, 4, 5, 6, 7, 8, 9], &rows));
+    }
+    let jobs = list("jobs");
+    if !jobs.is_empty() {
+        out.push_str(&format!("\n{}\n", count(jobs.len() as u64, "job")));
+        let row = |job: &Value| {
+            let total =
+                if job["planned"] == true { show_size(number(job, "bytes_total")) } else { "?".into() };
+            vec![
+                job["id"].to_string(),
+                text(job, "kind"),
+                format!("{} of {}", number(job, "files_done"), number(job, "files_total")),
+                format!("{} of {total}", show_size(number(job, "bytes_done"))),
+            ]
+        };
+        let rows: Vec<Vec<String>> = jobs.iter().map(row).collect();
+        out.push_str(&table(&["JOB", "KIND", "FILES", "DONE"], &[0], &rows));
+    }
+    out
+}
+
+fn peer_row(peer: &Value, earlier: Option<(Duration, &Value)>) -> Vec<String> {
+    let text = |field: &str| peer[field].as_str().map(str::to_owned);
+    let node = text("node_id").unwrap_or_default();
+    let on = peer["connected"] == true;
+    let before = earlier.and_then(|(elapsed, status)| {
+        let peers = status["peers"].as_array()?;
+        Some((elapsed, peers.iter().find(|old| old["node_id"] == peer["node_id"])?))
+    });
+    let rate = |field: &str| match before {
+        // A new session counts from zero again.
+        Some((elapsed, old)) if !elapsed.is_zero() => {
+            let bytes = number(peer, field).saturating_sub(number(old, field));
+            show_rate(bytes as f64 * 8.0 / elapsed.as_secs_f64())
+        }
+        _ => "-".to_owned(),
+    };
+    vec![
+        text("name").unwrap_or(node),
+        peer["rank"].to_string(),
+        peer["trust"].as_u64().map_or("-".into(), |trust| trust.to_string()),
+        if on { text("address").unwrap_or_default() } else { "not connected".into() },
+        if on { format!("{:.1} ms", number(peer, "rtt_us") as f64 / 1000.0) } else { "-".into() },
+        show_size(number(peer, "sent_bytes")),
+        show_size(number(peer, "received_bytes")),
+        number(peer, "lost_packets").to_string(),
+        rate("sent_bytes"),
+        rate("received_bytes"),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_page_shows_rates_between_two_looks() {
+        let look = |sent: u64| {
+            json!({
+                "node_id": "aa", "rank": 18, "network": "tornet", "port": 4600, "version": "1", "uptime_s": 5,
+                "store": {}, "jobs": [{ "id": 1, "kind": "get", "planned": false, "bytes_done": 1024 }],
+                "peers": [
+                    { "node_id": "bb", "name": "bob", "connected": true, "address": "192.0.2.1:1", "rank": 18,
+                      "trust": 50, "rtt_us": 1500, "sent_bytes": sent },
+                    { "node_id": "cc", "connected": false, "rank": 3, "trust": null },
+                ],
+            })
+        };
+        let (first, second) = (look(0), look(1_250_000));
+        let text = page(&second, Some((Duration::from_secs(1), &first)));
+        assert!(text.contains("2 peers, 1 connected") && text.contains("10.0 Mbit/s"), "{text}");
+        assert!(text.contains("bob") && text.contains("1.5 ms") && text.contains("not connected"), "{text}");
+        assert!(text.contains("1.0 KiB of ?"), "{text}");
+        assert!(!page(&second, None).contains("Mbit/s"));
+    }
+}

@@ -1,0 +1,354 @@
+//! The table of settings: name, kind, meaning, how it is read from text and shown as text.
+//!
+//! One row per key, so that the parser, `config get`, `config set`, the API and the error for a
+//! misspelt key cannot disagree about what exists.
+
+use std::fmt::Display;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use super::{Config, ConfigError};
+use crate::base::units::{parse_size, show_size};
+use crate::limits::{ADDRESSES_PER_PEER_MAX, LABEL_MAX, LISTEN_ADDRESSES_MAX};
+
+/// How a value is written in TOML.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A string.
+    Text,
+    /// A whole number.
+    Number,
+    /// `true` or `false`.
+    Switch,
+    /// An array of strings; on the command line separated by commas.
+    List,
+}
+
+/// One setting.
+pub struct Key {
+    /// Dotted name, as in `store.local_max`.
+    pub name: &'static str,
+    /// How it is written.
+    pub kind: Kind,
+    /// Whether a running daemon follows a change at once.
+    pub live: bool,
+    /// One line for people.
+    pub what: &'static str,
+    read: fn(&mut Config, &[String]) -> Result<(), String>,
+    show: fn(&Config) -> Vec<String>,
+}
+
+/// Every setting but the friends, in the order in which they are shown.
+pub const KEYS: &[Key] = &[
+    Key {
+        name: "network",
+        kind: Kind::Text,
+        live: false,
+        what: "nodes talk only to nodes of the same network",
+        read: |c, v| label(one(v)?).map(|text| c.network = text),
+        show: |c| vec![c.network.clone()],
+    },
+    Key {
+        name: "port",
+        kind: Kind::Number,
+        live: false,
+        what: "UDP port of the first shard; shard i uses port + i",
+        read: |c, v| match one(v)?.parse() {
+            Ok(port) if port > 0 => {
+                c.port = port;
+                Ok(())
+            }
+            _ => Err("a port from 1 to 65535".into()),
+        },
+        show: |c| vec![c.port.to_string()],
+    },
+    Key {
+        name: "listen",
+        kind: Kind::List,
+        live: false,
+        what: "local IP addresses, one socket each",
+        read: |c, v| {
+            let list = list::<IpAddr>(v, LISTEN_ADDRESSES_MAX, "IP addresses such as 0.0.0.0")?;
+            if list.is_empty() {
+                return Err("at least one IP address".into());
+            }
+            c.listen = list;
+            Ok(())
+        },
+        show: |c| texts(&c.listen),
+    },
+    Key {
+        name: "advertise",
+        kind: Kind::List,
+        live: true,
+        what: "addresses that invitations name instead of the host's own (IP or IP:port)",
+        read: |c, v| {
+            list::<Advertised>(v, ADDRESSES_PER_PEER_MAX, "addresses such as 192.0.2.1 or 192.0.2.1:4600")
+                .map(|list| c.advertise = list.into_iter().map(|a| a.0).collect())
+        },
+        show: |c| {
+            let show = |a: &SocketAddr| if a.port() == 0 { a.ip().to_string() } else { a.to_string() };
+            c.advertise.iter().map(show).collect()
+        },
+    },
+    Key {
+        name: "api",
+        kind: Kind::Text,
+        live: false,
+        what: "TCP address of the status page, metrics and read-only API",
+        read: |c, v| {
+            c.api = match one(v)? {
+                "" => None,
+                text => Some(parse(text, "an address such as 127.0.0.1:4680")?),
+            };
+            Ok(())
+        },
+        show: |c| c.api.iter().map(SocketAddr::to_string).collect(),
+    },
+    Key {
+        name: "api_public",
+        kind: Kind::Switch,
+        live: false,
+        what: "whether api may be an address that others reach",
+        read: |c, v| parse(one(v)?, "true or false").map(|on| c.api_public = on),
+        show: |c| vec![c.api_public.to_string()],
+    },
+    Key {
+        name: "log",
+        kind: Kind::Text,
+        live: true,
+        what: "log filter: error, warn, info, debug, trace, or per module as in info,tornet::session=debug",
+        read: |c, v| {
+            let text = one(v)?;
+            if text.is_empty() || text.len() > 1024 || text.parse::<LogFilter>().is_err() {
+                return Err("a log filter such as info or info,tornet::session=debug".into());
+            }
+            c.log = text.to_owned();
+            Ok(())
+        },
+        show: |c| vec![c.log.clone()],
+    },
+    Key {
+        name: "shards.count",
+        kind: Kind::Number,
+        live: false,
+        what: "threads with a core, a UDP port and an io_uring each",
+        read: |c, v| match one(v)?.parse() {
+            Ok(1) => {
+                c.shards_count = 1;
+                Ok(())
+            }
+            _ => Err("1 in this version".into()),
+        },
+        show: |c| vec![c.shards_count.to_string()],
+    },
+    Key {
+        name: "shards.pin",
+        kind: Kind::Switch,
+        live: false,
+        what: "whether each shard stays on one core",
+        read: |c, v| parse(one(v)?, "true or false").map(|on| c.shards_pin = on),
+        show: |c| vec![c.shards_pin.to_string()],
+    },
+    Key {
+        name: "store.local_max",
+        kind: Kind::Text,
+        live: false,
+        what: "disk space for what this node publishes",
+        read: |c, v| size(one(v)?, 64 << 20).map(|bytes| c.store_local_max = bytes),
+        show: |c| vec![exact_size(c.store_local_max)],
+    },
+    Key {
+        name: "store.cache_max",
+        kind: Kind::Text,
+        live: false,
+        what: "disk space for chunks cached for others",
+        read: |c, v| size(one(v)?, 0).map(|bytes| c.store_cache_max = bytes),
+        show: |c| vec![exact_size(c.store_cache_max)],
+    },
+];
+
+impl Key {
+    /// The row with this name, or an error that names the nearest one.
+    pub fn find(name: &str) -> Result<&'static Key, ConfigError> {
+        KEYS.iter().find(|key| key.name == name).ok_or_else(|| unknown(name))
+    }
+
+    /// Puts values into `config`; `values` are the texts of the TOML value (a list has several).
+    pub fn read(&self, config: &mut Config, values: &[String]) -> Result<(), ConfigError> {
+        (self.read)(config, values).map_err(|wanted| {
+            let got: String = values.join(",").chars().take(80).collect();
+            ConfigError::Invalid(format!("{}: {got:?} will not do, it must be {wanted}", self.name))
+        })
+    }
+
+    /// The value in `config` as the command line shows and takes it; empty when there is none.
+    pub fn show(&self, config: &Config) -> String {
+        (self.show)(config).join(",")
+    }
+}
+
+/// The error for a key that does not exist.
+pub fn unknown(name: &str) -> ConfigError {
+    let name: String = name.chars().take(80).collect();
+    let friends =
+        ["key", "place_nonce", "rank_nonce", "addresses", "trust", "name"].map(|k| format!("friend.{k}"));
+    let names = KEYS.iter().map(|key| key.name).chain(friends.iter().map(String::as_str)).chain(["friend"]);
+    let nearest = names.min_by_key(|known| {
+        // A forgotten table name ("local_max") is as near as can be.
+        let last = known.rsplit('.').next().unwrap_or(known);
+        if last == name { 0 } else { 1 + edits(known, &name) }
+    });
+    ConfigError::Missing(format!(
+        "unknown setting {name:?}; the nearest one is {:?}",
+        nearest.unwrap_or("network")
+    ))
+}
+
+/// Levenshtein distance; both texts are short.
+fn edits(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+fn one(values: &[String]) -> Result<&str, String> {
+    match values {
+        [value] => Ok(value),
+        _ => Err("a single value".into()),
+    }
+}
+
+fn parse<T: FromStr>(text: &str, wanted: &str) -> Result<T, String> {
+    text.parse().map_err(|_| wanted.to_owned())
+}
+
+fn list<T: FromStr>(values: &[String], at_most: usize, wanted: &str) -> Result<Vec<T>, String> {
+    if values.len() > at_most {
+        return Err(format!("at most {at_most} values"));
+    }
+    values.iter().map(|text| parse(text, wanted)).collect()
+}
+
+fn texts<T: Display>(values: &[T]) -> Vec<String> {
+    values.iter().map(T::to_string).collect()
+}
+
+/// A name of the network or of a friend.
+pub(super) fn label(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if text.is_empty() || text.len() > LABEL_MAX || !text.chars().all(fits) {
+        return Err(format!("1 to {LABEL_MAX} letters, digits, dots, dashes or underscores"));
+    }
+    Ok(text.to_owned())
+}
+
+fn size(text: &str, at_least: u64) -> Result<u64, String> {
+    let bytes = parse_size(text).map_err(|_| "a size such as 512MiB, 20GiB or 1TB".to_owned())?;
+    // LMDB maps the whole file: 2^46 bytes leaves room in a 47-bit address space.
+    match bytes {
+        b if b < at_least => Err(format!("at least {}", show_size(at_least))),
+        b if b > 1 << 46 => Err(format!("at most {}", show_size(1 << 46))),
+        b => Ok(b),
+    }
+}
+
+/// A size that reads back as exactly the same number of bytes.
+fn exact_size(bytes: u64) -> String {
+    let units = [(1u64 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    match units.iter().find(|(unit, _)| bytes > 0 && bytes.is_multiple_of(*unit)) {
+        Some((unit, name)) => format!("{}{name}", bytes / unit),
+        None => bytes.to_string(),
+    }
+}
+
+struct Advertised(SocketAddr);
+
+impl FromStr for Advertised {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let address: SocketAddr =
+            text.parse().or_else(|_| text.parse::<IpAddr>().map(|ip| (ip, 0).into())).map_err(|_| ())?;
+        if address.ip().is_unspecified() { Err(()) } else { Ok(Self(address)) }
+    }
+}
+
+/// Checks a log filter's syntax where it is written, not when the daemon starts.
+struct LogFilter;
+
+impl FromStr for LogFilter {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        tracing_subscriber::EnvFilter::try_new(text).map(|_| Self).map_err(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_reads_back_as_itself() {
+        for key in KEYS {
+            let config = Config::default();
+            let shown = (key.show)(&config);
+            let values = if shown.is_empty() && key.kind == Kind::Text { vec![String::new()] } else { shown };
+            let mut again = Config::default();
+            assert!(key.read(&mut again, &values).is_ok(), "{}", key.name);
+            assert_eq!(again, config, "{}", key.name);
+        }
+    }
+
+    #[test]
+    fn a_misspelt_key_is_answered_with_the_nearest() {
+        for (wrong, right) in [
+            ("prot", "port"),
+            ("store.local-max", "store.local_max"),
+            ("cache_max", "store.cache_max"),
+            ("friend.turst", "friend.trust"),
+        ] {
+            assert!(
+                unknown(wrong).to_string().ends_with(&format!("{right:?}")),
+                "{wrong}: {}",
+                unknown(wrong)
+            );
+        }
+    }
+
+    #[test]
+    fn sizes_are_shown_exactly() {
+        for bytes in [0, 1, 1023, 1 << 10, 3 << 30, (1 << 40) + 1] {
+            assert_eq!(parse_size(&exact_size(bytes)), Ok(bytes));
+        }
+    }
+
+    #[test]
+    fn wrong_values_are_refused() {
+        let wrong = [
+            ("port", "0"),
+            ("port", "65536"),
+            ("listen", "localhost"),
+            ("advertise", "0.0.0.0:1"),
+            ("api", "localhost:1"),
+            ("log", "tornet=loud"),
+            ("shards.count", "2"),
+            ("store.local_max", "1KiB"),
+            ("store.cache_max", "1000TiB"),
+            ("network", "two words"),
+        ];
+        for (name, value) in wrong {
+            let key = Key::find(name).expect("exists");
+            let error = key.read(&mut Config::default(), &[value.to_owned()]).expect_err(name);
+            assert!(error.to_string().starts_with(name), "{error}");
+        }
+    }
+}
