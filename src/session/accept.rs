@@ -16,16 +16,17 @@ use super::types::{ClosedWhy, DropCause, Event, Received};
 use crate::base::{Path, Time, UnixMs};
 use crate::crypto::{Secret, Suite, dh};
 use crate::limits::{
-    CID_SIZE, CLOCK_SKEW_MS_MAX, DATAGRAM_MIN, HANDSHAKE_INIT_MIN, HANDSHAKE_QUEUE_MAX, HEADER_SIZE, TAG_SIZE,
-    UNCONFIRMED_MS_MAX,
+    CID_SIZE, CLOCK_SKEW_MS_MAX, DATAGRAM_MIN, HANDSHAKE_INIT_MIN, HANDSHAKE_QUEUE_MAX, HEADER_SIZE,
+    TAG_SIZE, UNCONFIRMED_MS_MAX,
 };
 use crate::wire::handshake::{INIT, Init, REPLY, Reply};
 
 /// Random padding of a REPLY at most, bytes: enough to blur it, and most of the budget is left for the
 /// answer to early data.
 const REPLY_PADDING_MAX: usize = 255;
-const _: () = assert!(COOKIE_IS_SMALLER && disguise::COOKIE_DATAGRAM_MAX < HANDSHAKE_INIT_MIN);
-const COOKIE_IS_SMALLER: bool = OVERHEAD + CID_SIZE + SECOND_OVERHEAD + 13 + 64 + REPLY_PADDING_MAX < HANDSHAKE_INIT_MIN;
+const REPLY_MAX: usize = OVERHEAD + CID_SIZE + SECOND_OVERHEAD + 13 + TOKEN_SIZE + REPLY_PADDING_MAX;
+const _: () = assert!(REPLY_MAX < HANDSHAKE_INIT_MIN, "answers are smaller than questions");
+const _: () = assert!(disguise::COOKIE_DATAGRAM_MAX < HANDSHAKE_INIT_MIN);
 
 impl Sessions {
     /// A datagram that bears our disguise's INIT marker.
@@ -41,8 +42,7 @@ impl Sessions {
             return Err(DropCause::Malformed);
         }
         let (nonce, body) = self.disguise.open(header, bytes).ok_or(DropCause::Forged)?;
-        let (cookie, message) =
-            bytes[body].split_first_chunk::<COOKIE_SIZE>().ok_or(DropCause::Malformed)?;
+        let (cookie, message) = bytes[body].split_first_chunk::<COOKIE_SIZE>().ok_or(DropCause::Malformed)?;
         let proven = match self.gate.admit(now, path.remote, cookie, &mut self.rng) {
             Admission::Admit { proven } => proven,
             Admission::Refuse => return Err(DropCause::RateLimited),
@@ -89,8 +89,9 @@ impl Sessions {
         let Some(key) = self.peers.pending(&init.card.key) else { return Ok(()) };
         let Some(Slot::Pending(pending)) = self.slab.get_mut(key) else { return Ok(()) };
         if self.config.identity.card().key < init.card.key {
-            pending.hurry(path.remote);
-            self.queue_init(key);
+            if pending.hurry(path.remote) {
+                self.queue_init(key);
+            }
             return Err(DropCause::Late);
         }
         // Ours rests until theirs is confirmed, or turns out not to be.
@@ -146,7 +147,7 @@ impl Sessions {
         };
         let (secret, datagram) = self.write_reply(&init, offered, &reply)?;
 
-        let mut paths = Paths::new(path, proven, bytes.len());
+        let mut paths = if proven { Paths::validated(path) } else { Paths::unproven(path, bytes.len()) };
         paths.sent(datagram.len());
         let birth = self.next_birth();
         let lane = Lane::new(&secret, 0, false, suite, now);

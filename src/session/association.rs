@@ -188,7 +188,13 @@ impl Session {
     }
 
     /// Writes the answer to a challenge. Not padded: it must not be longer than the challenge was.
-    pub(super) fn write_response(&mut self, now: Time, path: Path, data: [u8; 8], buf: &mut [u8]) -> (usize, bool) {
+    pub(super) fn write_response(
+        &mut self,
+        now: Time,
+        path: Path,
+        data: [u8; 8],
+        buf: &mut [u8],
+    ) -> (usize, bool) {
         let size = Control::Response(data).put(&mut buf[PAYLOAD_AT..]).expect("buffers hold a datagram");
         let len = PACKET_OVERHEAD + size;
         let (_, rekeyed) = self.seal(now, PacketKind::Control, &mut buf[..len]);
@@ -245,6 +251,11 @@ mod tests {
     #[test]
     fn a_session_stays_small() {
         let size = size_of::<Session>();
-        assert!(size < 2048, "{size} bytes; keys {}, mask {}", size_of::<crate::crypto::AeadKey>(), size_of::<MaskKey>());
+        assert!(
+            size < 2048,
+            "{size} bytes; keys {}, mask {}",
+            size_of::<crate::crypto::AeadKey>(),
+            size_of::<MaskKey>()
+        );
     }
 }

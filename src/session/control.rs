@@ -107,8 +107,8 @@ impl Sessions {
 }
 
 impl Session {
-    /// The initiator's first packet, unless the caller sends one first, and its repetitions: without one
-    /// the responder's session would end.
+    /// The initiator's first packet, and its repetitions until the responder is heard: without one the
+    /// responder's session would end.
     pub(super) fn start_confirming(&mut self, now: Time) {
         self.wants.ping = true;
         self.wants.token = true;

@@ -228,7 +228,9 @@ mod tests {
         let mut admitted = 0;
         for n in 0..burst + 30 {
             let from = SocketAddr::from(([192, 0, 2, n as u8], 1));
-            admitted += u32::from(gate.admit(Time::ZERO, from, &NONE, &mut rng) == Admission::Admit { proven: false });
+            admitted += u32::from(
+                gate.admit(Time::ZERO, from, &NONE, &mut rng) == Admission::Admit { proven: false },
+            );
         }
         assert_eq!(admitted, burst);
         let other = at("192.0.3.1:1");
@@ -241,7 +243,10 @@ mod tests {
                 Admission::Admit { .. }
             ));
         }
-        assert!(matches!(gate.admit(Time::from_millis(500), at("192.0.2.9:1"), &NONE, &mut rng), Admission::Cookie(_)));
+        assert!(matches!(
+            gate.admit(Time::from_millis(500), at("192.0.2.9:1"), &NONE, &mut rng),
+            Admission::Cookie(_)
+        ));
     }
 
     #[test]
@@ -266,9 +271,18 @@ mod tests {
 
     #[test]
     fn mapped_addresses_are_the_same() {
-        assert_eq!(Prefix::of("::ffff:192.0.2.1".parse().unwrap()), Prefix::of("192.0.2.99".parse().unwrap()));
-        assert_eq!(Prefix::of("2001:db8:0:1::1".parse().unwrap()), Prefix::of("2001:db8:0:fe::".parse().unwrap()));
-        assert_ne!(Prefix::of("2001:db8:0:1::1".parse().unwrap()), Prefix::of("2001:db8:0:100::".parse().unwrap()));
+        assert_eq!(
+            Prefix::of("::ffff:192.0.2.1".parse().unwrap()),
+            Prefix::of("192.0.2.99".parse().unwrap())
+        );
+        assert_eq!(
+            Prefix::of("2001:db8:0:1::1".parse().unwrap()),
+            Prefix::of("2001:db8:0:fe::".parse().unwrap())
+        );
+        assert_ne!(
+            Prefix::of("2001:db8:0:1::1".parse().unwrap()),
+            Prefix::of("2001:db8:0:100::".parse().unwrap())
+        );
         assert_eq!(address_bytes(at("[::ffff:192.0.2.1]:7")), address_bytes(at("192.0.2.1:7")));
     }
 }

@@ -195,7 +195,7 @@ impl Sessions {
         self.peers.forget(&card.key, key);
         self.tokens.keep(card.key, reply.token);
 
-        let mut paths = Paths::new(path, true, 0);
+        let mut paths = Paths::validated(path);
         if reply.home_port != 0 && reply.home_port != path.remote.port() {
             let remote = SocketAddr::new(path.remote.ip(), reply.home_port);
             paths.prefer(Path { remote, ..path }, reply_len, now, &mut self.rng);
@@ -233,7 +233,8 @@ impl Sessions {
         'search: for (_, key) in self.hosts.range(range) {
             let Some(Slot::Pending(pending)) = self.slab.get(*key) else { continue };
             // The newest attempts first: one of them is what the cookie answers.
-            for attempt in pending.attempts.iter().rev().filter(|one| one.remote.ip().to_canonical() == host) {
+            for attempt in pending.attempts.iter().rev().filter(|one| one.remote.ip().to_canonical() == host)
+            {
                 if trials == 0 {
                     break 'search;
                 }

@@ -67,7 +67,8 @@ pub(super) fn receive(
     payload: &mut [u8],
 ) -> Result<(Offered, [u8; 32], usize), Rejected> {
     let secret = identity.dh_secret();
-    let mut state = builder(network, &secret, rng).and_then(Builder::build_responder).map_err(|_| Rejected)?;
+    let mut state =
+        builder(network, &secret, rng).and_then(Builder::build_responder).map_err(|_| Rejected)?;
     let len = state.read_message(message, payload).map_err(|_| Rejected)?;
     let remote = state.get_remote_static().and_then(|key| key.try_into().ok()).ok_or(Rejected)?;
     Ok((Offered(state), remote, len))
@@ -101,8 +102,7 @@ mod tests {
     fn both_sides_get_one_secret_and_know_each_other() {
         let (a, b, mut rng) = (identity(1), identity(2), Rng::from_number(1));
         let mut first = [0; FIRST_OVERHEAD + 5];
-        let mut waiting =
-            initiate(&a, &b.card().key, b"net", &mut rng, b"hello", &mut first).ok().unwrap();
+        let mut waiting = initiate(&a, &b.card().key, b"net", &mut rng, b"hello", &mut first).ok().unwrap();
         let mut payload = [0; 200];
         assert!(receive(&b, b"other net", &mut rng, &first, &mut payload).is_err());
         let (offered, remote, len) = receive(&b, b"net", &mut rng, &first, &mut payload).ok().unwrap();

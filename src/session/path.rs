@@ -10,11 +10,16 @@ use crate::limits::{AMPLIFICATION_MAX, PATH_TRIES_MAX, PATH_TRY_MS};
 #[derive(Debug)]
 pub(super) struct Paths {
     active: Path,
-    validated: bool,
-    /// Bytes received from and sent to the active path while it is not validated.
+    /// While the active path is not validated; apart, as that is rare and sessions are many.
+    unproven: Option<Box<Unproven>>,
+}
+
+#[derive(Debug)]
+struct Unproven {
+    /// Bytes received from and sent to the active path.
     received: u64,
     sent: u64,
-    /// The last validated path, while the active one is not.
+    /// The last validated path.
     fallback: Option<Path>,
     challenge: Option<Challenge>,
     /// The peer asked for the active path; its packets may still come from the fallback.
@@ -55,16 +60,20 @@ pub(super) enum Tick {
 }
 
 impl Paths {
-    pub(super) fn new(active: Path, validated: bool, received: usize) -> Self {
-        Self {
-            active,
-            validated,
+    pub(super) fn validated(active: Path) -> Self {
+        Self { active, unproven: None }
+    }
+
+    /// A path that `received` bytes came from so far, which anybody could have sent in its name.
+    pub(super) fn unproven(active: Path, received: usize) -> Self {
+        let state = Unproven {
             received: received as u64,
             sent: 0,
             fallback: None,
             challenge: None,
             preferred: false,
-        }
+        };
+        Self { active, unproven: Some(Box::new(state)) }
     }
 
     pub(super) fn active(&self) -> Path {
@@ -72,90 +81,91 @@ impl Paths {
     }
 
     pub(super) fn fallback(&self) -> Option<Path> {
-        self.fallback
+        self.unproven.as_ref()?.fallback
     }
 
     pub(super) fn is_validated(&self) -> bool {
-        self.validated
+        self.unproven.is_none()
     }
 
     /// Bytes that may be sent now.
     pub(super) fn budget(&self) -> u64 {
-        if self.validated {
-            return u64::MAX;
-        }
-        (AMPLIFICATION_MAX * self.received).saturating_sub(self.sent)
+        self.unproven.as_ref().map_or(u64::MAX, |state| {
+            state.received.saturating_mul(AMPLIFICATION_MAX).saturating_sub(state.sent)
+        })
     }
 
     /// Counts what was sent to the active path.
     pub(super) fn sent(&mut self, len: usize) {
-        if !self.validated {
-            self.sent += len as u64;
+        if let Some(state) = &mut self.unproven {
+            state.sent += len as u64;
         }
     }
 
-    /// Whether a packet from here needs [`Self::arrived`]; the per-packet test.
+    /// Whether a packet from here needs no [`Self::arrived`]; the per-packet test.
     pub(super) fn is_settled(&self, path: &Path) -> bool {
-        self.validated && self.active == *path
+        self.unproven.is_none() && self.active == *path
     }
 
     /// An authentic packet came; `highest` when none had a higher number.
-    pub(super) fn arrived(&mut self, path: Path, len: usize, highest: bool, now: Time, rng: &mut Rng) -> Arrival {
+    pub(super) fn arrived(
+        &mut self,
+        path: Path,
+        len: usize,
+        highest: bool,
+        now: Time,
+        rng: &mut Rng,
+    ) -> Arrival {
         if path.remote == self.active.remote {
             self.active.local = path.local;
-            if self.validated {
+            let Some(state) = &mut self.unproven else { return Arrival::Same };
+            state.received = state.received.saturating_add(len as u64);
+            if state.challenge.is_some() {
                 return Arrival::Same;
             }
-            self.received = self.received.saturating_add(len as u64);
-            if self.challenge.is_some() {
-                return Arrival::Same;
-            }
-            self.start_challenge(now, rng);
+            state.challenge = Some(Challenge::new(now, rng));
             return Arrival::Challenge;
         }
-        let from_fallback = self.fallback.is_some_and(|fallback| fallback.remote == path.remote);
-        if !highest || (from_fallback && self.preferred) {
+        let preferred = self.unproven.as_ref().is_some_and(|state| state.preferred);
+        let from_fallback = self.fallback().is_some_and(|fallback| fallback.remote == path.remote);
+        if !highest || (from_fallback && preferred) {
             return Arrival::Same;
         }
         if from_fallback {
-            *self = Self::new(path, true, 0);
+            *self = Self::validated(path);
             return Arrival::Returned;
         }
-        self.leave_for(path, len, now, rng);
-        self.preferred = false;
+        self.leave_for(path, len, false, now, rng);
         Arrival::Roamed
     }
 
     /// Tries another address because the peer asked for it; `credit` bytes count as received from it.
     pub(super) fn prefer(&mut self, path: Path, credit: usize, now: Time, rng: &mut Rng) {
-        self.leave_for(path, credit, now, rng);
-        self.preferred = true;
+        self.leave_for(path, credit, true, now, rng);
     }
 
-    fn leave_for(&mut self, path: Path, received: usize, now: Time, rng: &mut Rng) {
-        if self.validated {
-            self.fallback = Some(self.active);
+    fn leave_for(&mut self, path: Path, received: usize, preferred: bool, now: Time, rng: &mut Rng) {
+        let fallback = if self.is_validated() { Some(self.active) } else { self.fallback() };
+        *self = Self::unproven(path, received);
+        if let Some(state) = &mut self.unproven {
+            state.fallback = fallback;
+            state.challenge = Some(Challenge::new(now, rng));
+            state.preferred = preferred;
         }
-        self.active = path;
-        self.validated = false;
-        self.received = received as u64;
-        self.sent = 0;
-        self.start_challenge(now, rng);
     }
 
-    fn start_challenge(&mut self, now: Time, rng: &mut Rng) {
-        let again_at = now + Duration::from_millis(PATH_TRY_MS);
-        self.challenge = Some(Challenge { data: rng.bytes(), tries: 1, again_at });
+    fn open_challenge(&self) -> Option<&Challenge> {
+        self.unproven.as_ref()?.challenge.as_ref()
     }
 
     /// The challenge that is open for the active path.
     pub(super) fn challenge(&self) -> Option<[u8; 8]> {
-        self.challenge.as_ref().map(|challenge| challenge.data)
+        self.open_challenge().map(|challenge| challenge.data)
     }
 
     /// A response came; true when it validates the active path.
     pub(super) fn answered(&mut self, data: &[u8; 8]) -> bool {
-        let fits = self.challenge.as_ref().is_some_and(|challenge| challenge.data == *data);
+        let fits = self.challenge().is_some_and(|challenge| challenge == *data);
         if fits {
             self.validate();
         }
@@ -164,16 +174,17 @@ impl Paths {
 
     /// The peer proved by other means that it receives at the active path.
     pub(super) fn validate(&mut self) {
-        *self = Self::new(self.active, true, 0);
+        self.unproven = None;
     }
 
     /// When [`Self::tick`] has something to do.
     pub(super) fn deadline(&self) -> Option<Time> {
-        self.challenge.as_ref().map(|challenge| challenge.again_at)
+        self.open_challenge().map(|challenge| challenge.again_at)
     }
 
     pub(super) fn tick(&mut self, now: Time) -> Tick {
-        let Some(challenge) = self.challenge.as_mut().filter(|challenge| challenge.again_at <= now) else {
+        let Some(state) = &mut self.unproven else { return Tick::Wait };
+        let Some(challenge) = state.challenge.as_mut().filter(|challenge| challenge.again_at <= now) else {
             return Tick::Wait;
         };
         if challenge.tries < PATH_TRIES_MAX {
@@ -181,10 +192,10 @@ impl Paths {
             challenge.tries += 1;
             return Tick::Challenge;
         }
-        self.challenge = None;
-        match self.fallback {
+        state.challenge = None;
+        match state.fallback {
             Some(fallback) => {
-                *self = Self::new(fallback, true, 0);
+                *self = Self::validated(fallback);
                 Tick::FellBack
             }
             None => Tick::GaveUp,
@@ -192,9 +203,16 @@ impl Paths {
     }
 }
 
+impl Challenge {
+    fn new(now: Time, rng: &mut Rng) -> Self {
+        Self { data: rng.bytes(), tries: 1, again_at: now + Duration::from_millis(PATH_TRY_MS) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::Rng;
     use proptest::prelude::*;
 
     fn path(port: u16) -> Path {
@@ -202,7 +220,7 @@ mod tests {
     }
 
     fn moved() -> (Paths, Rng) {
-        let (mut paths, mut rng) = (Paths::new(path(1), true, 0), Rng::from_number(1));
+        let (mut paths, mut rng) = (Paths::validated(path(1)), Rng::from_number(1));
         assert_eq!(paths.arrived(path(2), 100, true, Time::ZERO, &mut rng), Arrival::Roamed);
         (paths, rng)
     }
@@ -223,7 +241,7 @@ mod tests {
 
     #[test]
     fn late_packets_move_nothing() {
-        let (mut paths, mut rng) = (Paths::new(path(1), true, 0), Rng::from_number(1));
+        let (mut paths, mut rng) = (Paths::validated(path(1)), Rng::from_number(1));
         assert_eq!(paths.arrived(path(2), 100, false, Time::ZERO, &mut rng), Arrival::Same);
         assert_eq!(paths.active(), path(1));
     }
@@ -252,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_preferred_port_is_not_undone_by_packets_under_way() {
-        let (mut paths, mut rng) = (Paths::new(path(1), true, 0), Rng::from_number(1));
+        let (mut paths, mut rng) = (Paths::validated(path(1)), Rng::from_number(1));
         paths.prefer(path(9), 100, Time::ZERO, &mut rng);
         assert_eq!(paths.arrived(path(1), 50, true, Time::ZERO, &mut rng), Arrival::Same);
         assert_eq!((paths.active(), paths.budget()), (path(9), 300));
@@ -262,7 +280,7 @@ mod tests {
         /// Whatever happens, an unvalidated path never gets more than its multiple of what came from it.
         #[test]
         fn never_amplifies(steps in prop::collection::vec((0u8..4, 1u16..4, 1usize..1500), 1..120)) {
-            let (mut paths, mut rng, mut now) = (Paths::new(path(1), true, 0), Rng::from_number(1), Time::ZERO);
+            let (mut paths, mut rng, mut now) = (Paths::validated(path(1)), Rng::from_number(1), Time::ZERO);
             let mut unproven: std::collections::BTreeMap<u16, (u64, u64)> = Default::default();
             for (what, port, len) in steps {
                 match what {

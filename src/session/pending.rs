@@ -80,7 +80,11 @@ impl Pending {
 
     /// The address for the first flight that is due, with the cookie to echo; sets the time of the next.
     /// Addresses take turns, a short step apart; between rounds the wait doubles.
-    pub(super) fn next_address(&mut self, now: Time, rng: &mut Rng) -> (SocketAddr, Option<[u8; COOKIE_SIZE]>) {
+    pub(super) fn next_address(
+        &mut self,
+        now: Time,
+        rng: &mut Rng,
+    ) -> (SocketAddr, Option<[u8; COOKIE_SIZE]>) {
         let remote = match self.urgent.take() {
             Some(urgent) => urgent,
             None => {
@@ -122,12 +126,16 @@ impl Pending {
         }
     }
 
-    /// The peer was heard at this address: it is tried at once.
-    pub(super) fn hurry(&mut self, remote: SocketAddr) {
-        self.urgent = Some(remote);
-        if !self.heard.contains(&remote) && self.heard.len() < ADDRESSES_PER_PEER_MAX {
+    /// The peer was heard at this address: it is tried at once. False when that happened at too many.
+    pub(super) fn hurry(&mut self, remote: SocketAddr) -> bool {
+        if !self.heard.contains(&remote) {
+            if self.heard.len() >= ADDRESSES_PER_PEER_MAX {
+                return false;
+            }
             self.heard.push(remote);
         }
+        self.urgent = Some(remote);
+        true
     }
 
     /// Gives way to the peer's own handshake until `until`. The attempts made so far are void; returns
@@ -147,7 +155,8 @@ mod tests {
 
     fn pending(addresses: usize) -> Pending {
         let card = *Identity::new(Secret::from_bytes([1; 32]), 0, 0).card();
-        let addresses: Vec<SocketAddr> = (0..addresses as u16).map(|n| ([192, 0, 2, 1], n + 1).into()).collect();
+        let addresses: Vec<SocketAddr> =
+            (0..addresses as u16).map(|n| ([192, 0, 2, 1], n + 1).into()).collect();
         assert_ne!(card.key, PublicKey([0; 32]));
         Pending::new(card, &addresses, b"", Time::ZERO)
     }

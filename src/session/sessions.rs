@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use super::association::{Closing, Session};
 use super::disguise::Disguise;
 use super::gate::Gate;
+use super::lane::Opened;
 use super::path::{Arrival, Tick};
 use super::peers::Peers;
 use super::pending::Pending;
@@ -148,26 +149,12 @@ impl Sessions {
         let opened = session.lane.open(now, header, raw, bytes)?;
         session.heard = now;
         session.received_bytes += bytes.len() as u64;
-        if let Some(closing) = session.closing.as_mut() {
-            if closing.repeats > 0 {
-                closing.repeats -= 1;
-                session.wants.close = true;
-                self.talk(key);
-            }
+        let usual = session.confirmed
+            && !opened.rekeyed
+            && session.closing.is_none()
+            && session.paths.is_settled(&path);
+        if !usual && !self.on_unusual(now, key, opened, path, bytes.len()) {
             return Ok(Received::Handled);
-        }
-        if opened.rekeyed {
-            self.counters.rekeys_received += 1;
-            self.arm(key);
-        }
-        // The rare cases: the first packet of a session, and packets from elsewhere.
-        let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return Err(DropCause::Late) };
-        if !session.confirmed && !self.confirm(now, key, path) {
-            return Ok(Received::Handled);
-        }
-        let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return Err(DropCause::Late) };
-        if !session.paths.is_settled(&path) {
-            self.arrived(now, key, path, bytes.len(), opened.highest);
         }
         let payload = PAYLOAD_AT..bytes.len() - TAG_SIZE;
         match PacketKind::from_byte(bytes[KIND_AT]) {
@@ -180,8 +167,30 @@ impl Sessions {
         }
     }
 
+    /// What few packets need: the first of a session, of an epoch, from an address, after a close. False
+    /// when the packet's content is of no use.
+    #[cold]
+    fn on_unusual(&mut self, now: Time, key: SessionKey, opened: Opened, path: Path, len: usize) -> bool {
+        let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return false };
+        if let Some(closing) = session.closing.as_mut() {
+            if closing.repeats > 0 {
+                closing.repeats -= 1;
+                session.wants.close = true;
+                self.talk(key);
+            }
+            return false;
+        }
+        if !session.confirmed && !self.confirm(key, path) {
+            return false;
+        }
+        self.arrived(now, key, path, len, opened.highest);
+        self.counters.rekeys_received += u64::from(opened.rekeyed);
+        self.arm(key);
+        true
+    }
+
     /// The first authentic packet of a session. False when the session lost to a younger one and is gone.
-    fn confirm(&mut self, now: Time, key: SessionKey, path: Path) -> bool {
+    fn confirm(&mut self, key: SessionKey, path: Path) -> bool {
         let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return false };
         session.confirmed = true;
         session.confirming = None;
@@ -192,7 +201,6 @@ impl Sessions {
         if session.paths.active().remote == path.remote {
             session.paths.validate();
         }
-        session.wants.token = true;
         if let Some(current) = self.peers.current(&card.key)
             && let Some(Slot::Live(other)) = self.slab.get(current)
             && other.birth > birth
@@ -213,8 +221,6 @@ impl Sessions {
             self.fail(pending, FailedWhy::Superseded(key));
         }
         self.events.push_back(Event::Confirmed { session: key });
-        self.arm_at(key, now);
-        self.talk(key);
         true
     }
 
@@ -245,7 +251,6 @@ impl Sessions {
         if session.wants.any() {
             self.talk(key);
         }
-        self.arm(key);
     }
 
     /// The number that the next sealed packet will have.
@@ -451,10 +456,6 @@ impl Sessions {
             Some(Slot::Live(session)) => session.deadline(),
             None => return,
         };
-        self.arm_at(key, at);
-    }
-
-    pub(super) fn arm_at(&mut self, key: SessionKey, at: Time) {
         let armed = match self.slab.get_mut(key) {
             Some(Slot::Pending(pending)) => &mut pending.armed,
             Some(Slot::Live(session)) => &mut session.armed,

@@ -88,7 +88,9 @@ mod tests {
         assert_eq!(slab.remove(first), Some('a'));
         let second = slab.insert('b').unwrap();
         assert_ne!(first, second);
-        assert_eq!((slab.get(first), slab.get_mut(first), slab.remove(first)), (None, None, None));
+        assert_eq!(slab.remove(first), None);
+        assert_eq!(slab.get(first), None);
+        assert_eq!(slab.get_mut(first), None);
         assert_eq!((slab.get(second), slab.len()), (Some(&'b'), 1));
         assert_eq!(slab.get(SessionKey(u32::MAX)), None);
     }

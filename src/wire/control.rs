@@ -243,7 +243,13 @@ mod tests {
         let reason = "x".repeat(CLOSE_REASON_MAX + 1);
         assert_eq!(Control::Close { code: CloseCode::GOODBYE, reason: &reason }.put(&mut [0; 600]), None);
         assert_eq!(Control::Ping.put(&mut [0; 2]), None);
-        for bad in [&[PING, 1, 0, 7][..], &[CHALLENGE, 2, 0, 1, 1], &[CLOSE, 1, 0, 0], &[CLOSE, 3, 0, 0, 0, 0xff], &[TOKEN, 9]] {
+        for bad in [
+            &[PING, 1, 0, 7][..],
+            &[CHALLENGE, 2, 0, 1, 1],
+            &[CLOSE, 1, 0, 0],
+            &[CLOSE, 3, 0, 0, 0, 0xff],
+            &[TOKEN, 9],
+        ] {
             assert!(matches!(Controls::new(bad).next(), Some(Err(_))), "{bad:?}");
         }
     }

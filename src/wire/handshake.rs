@@ -140,8 +140,7 @@ impl<'a> Reply<'a> {
         }
         let (body, padding) = out.split_at_mut_checked(self.size())?;
         body[0] = VERSION;
-        body[1] =
-            if self.aes { FLAG_AES } else { 0 } | if self.early_accepted { FLAG_EARLY } else { 0 };
+        body[1] = if self.aes { FLAG_AES } else { 0 } | if self.early_accepted { FLAG_EARLY } else { 0 };
         body[2..10].copy_from_slice(&self.cid.to_le_bytes());
         body[10..12].copy_from_slice(&self.home_port.to_le_bytes());
         body[12] = self.token.len() as u8;

@@ -145,11 +145,9 @@ mod tests {
     fn too_short_for_a_packet() {
         assert!(split_sample(&[0; PACKET_OVERHEAD - 1]).is_none());
         assert!(split_sample(&[0; PACKET_OVERHEAD]).is_some());
-        assert_eq!([0, 1, 2, 3].map(|b| PacketKind::from_byte(b).map(|k| k as u8)), [
-            Some(0),
-            Some(1),
-            Some(2),
-            None
-        ]);
+        assert_eq!(
+            [0, 1, 2, 3].map(|b| PacketKind::from_byte(b).map(|k| k as u8)),
+            [Some(0), Some(1), Some(2), None]
+        );
     }
 }
