@@ -87,7 +87,7 @@ pub const HANDSHAKE_MS_MAX: u64 = 20_000;
 pub const HANDSHAKE_ATTEMPTS_KEPT: usize = 8;
 /// Handshake datagrams that wait to be sent at most.
 pub const HANDSHAKE_QUEUE_MAX: usize = 1024;
-/// A session that its initiator does not confirm ends after this, milliseconds.
+/// A new session in which nothing was heard from the other side ends after this, milliseconds.
 pub const UNCONFIRMED_MS_MAX: u64 = 10_000;
 /// Unconfirmed sessions of one peer at most; a further one replaces the oldest.
 pub const UNCONFIRMED_PER_PEER_MAX: usize = 4;
@@ -115,8 +115,8 @@ pub const PATH_TRIES_MAX: u8 = 3;
 pub const PATH_TRY_MS: u64 = 500;
 /// Answers to path challenges that wait to be sent at most.
 pub const PATH_RESPONSES_MAX: usize = 256;
-/// Confirming pings that an initiator sends before it leaves the matter to the idle timeout.
-pub const CONFIRM_TRIES_MAX: u8 = 6;
+/// Wait before an initiator that has heard nothing in its new session pings again, milliseconds.
+pub const CONFIRM_MS: u64 = 500;
 /// Time for which a closed session still answers packets with its close, milliseconds.
 pub const CLOSE_LINGER_MS: u64 = 3_000;
 /// Such answers at most.

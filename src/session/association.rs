@@ -63,8 +63,8 @@ pub(super) struct Session {
     pub(super) began: Time,
     pub(super) heard: Time,
     pub(super) spoke: Time,
-    /// The next confirming ping, and how many are left.
-    pub(super) confirming: Option<(Time, u8)>,
+    /// The next confirming ping.
+    pub(super) confirming: Option<Time>,
     pub(super) closing: Option<Box<Closing>>,
     pub(super) received_bytes: u64,
     pub(super) sent_bytes: u64,
@@ -116,13 +116,13 @@ impl Session {
             return closing.until;
         }
         let mut at = self.heard + Duration::from_millis(SESSION_IDLE_MS_MAX);
-        if !self.confirmed && !self.initiator {
+        if !self.confirmed {
             at = at.min(self.began + Duration::from_millis(UNCONFIRMED_MS_MAX));
         }
         if self.keepalive {
             at = at.min(self.keepalive_at());
         }
-        let others = [self.lane.erase_at(), self.paths.deadline(), self.confirming.map(|(at, _)| at)];
+        let others = [self.lane.erase_at(), self.paths.deadline(), self.confirming];
         others.into_iter().flatten().fold(at, Time::min)
     }
 

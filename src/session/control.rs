@@ -6,7 +6,7 @@ use super::association::Session;
 use super::sessions::{Sessions, Slot};
 use super::types::{ClosedWhy, DropCause, Received, SessionKey};
 use crate::base::{Path, Time, UnixMs};
-use crate::limits::{CONFIRM_TRIES_MAX, HANDSHAKE_RETRY_MS, PATH_RESPONSES_MAX};
+use crate::limits::{CONFIRM_MS, PATH_RESPONSES_MAX};
 use crate::wire::control::{CloseCode, Control, Controls};
 
 impl Sessions {
@@ -112,17 +112,14 @@ impl Session {
     pub(super) fn start_confirming(&mut self, now: Time) {
         self.wants.ping = true;
         self.wants.token = true;
-        self.confirming = Some((now + Duration::from_millis(HANDSHAKE_RETRY_MS), CONFIRM_TRIES_MAX));
+        self.confirming = Some(now + Duration::from_millis(CONFIRM_MS));
     }
 
     /// Repeats it when that is due.
     pub(super) fn confirm_again(&mut self, now: Time) {
-        let Some((_, left)) = self.confirming.take_if(|(at, _)| *at <= now) else { return };
-        if left > 0 {
+        if self.confirming.take_if(|at| *at <= now).is_some() {
             self.wants.ping = true;
-            let doublings = CONFIRM_TRIES_MAX - left + 1;
-            let wait = Duration::from_millis(HANDSHAKE_RETRY_MS << doublings);
-            self.confirming = Some((now + wait, left - 1));
+            self.confirming = Some(now + Duration::from_millis(CONFIRM_MS));
         }
     }
 }

@@ -27,7 +27,7 @@ impl Sessions {
     /// answer wins). `early` is an idempotent request for the first flight, may be empty, and may reach
     /// the peer more than once. The key names the session as soon as `Established` says so.
     ///
-    /// With a session to the peer already, the new one takes its place once it is established.
+    /// With a session to the peer already, the new one takes its place once it is confirmed.
     pub fn connect(
         &mut self,
         now: Time,
@@ -192,7 +192,6 @@ impl Sessions {
         let (card, armed, early) = (pending.card, pending.armed, !pending.early.is_empty());
         self.drop_attempts(key);
         self.disarm(key, armed);
-        self.peers.forget(&card.key, key);
         self.tokens.keep(card.key, reply.token);
 
         let mut paths = Paths::validated(path);
@@ -211,7 +210,6 @@ impl Sessions {
             *slot = Slot::Live(Box::new(session));
         }
         self.cids.insert(cid, key);
-        self.make_current(key, card);
         self.arm(key);
         self.talk(key);
         self.counters.handshakes_out += 1;

@@ -21,6 +21,7 @@ mod pending;
 mod seen;
 mod sessions;
 mod slab;
+mod timers;
 mod token;
 mod types;
 mod window;

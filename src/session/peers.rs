@@ -34,7 +34,7 @@ impl Peers {
         self.peers.entry(peer).or_default().current.replace(key)
     }
 
-    /// Our handshake to the peer.
+    /// Our handshake to the peer, or what came of it until that is confirmed.
     pub(super) fn pending(&self, peer: &PublicKey) -> Option<SessionKey> {
         self.peers.get(peer)?.pending
     }

@@ -8,7 +8,7 @@ use super::association::{Closing, Session};
 use super::disguise::Disguise;
 use super::gate::Gate;
 use super::lane::Opened;
-use super::path::{Arrival, Tick};
+use super::path::Arrival;
 use super::peers::Peers;
 use super::pending::Pending;
 use super::seen::Seen;
@@ -19,10 +19,7 @@ use super::types::{
 };
 use crate::base::{Path, Rng, Time, UnixMs};
 use crate::crypto::IdentityCard;
-use crate::limits::{
-    CLOSE_REASON_MAX, HEADER_SIZE, PACKET_OVERHEAD, SESSION_IDLE_MS_MAX, TAG_SIZE, TIMEOUTS_PER_CALL_MAX,
-    UNCONFIRMED_MS_MAX,
-};
+use crate::limits::{CLOSE_REASON_MAX, HEADER_SIZE, PACKET_OVERHEAD, TAG_SIZE};
 use crate::wire::control::CloseCode;
 use crate::wire::handshake::{INIT, REPLY};
 use crate::wire::packet::{Header, KIND_AT, PAYLOAD_AT, PacketKind};
@@ -44,7 +41,7 @@ pub struct Sessions {
     /// Handshakes by the hosts that their attempts went to: what a cookie is tried against.
     pub(super) hosts: BTreeSet<(IpAddr, SessionKey)>,
     /// One entry per session: a time at which, or before which, something is due.
-    timers: BTreeSet<(Time, SessionKey)>,
+    pub(super) timers: BTreeSet<(Time, SessionKey)>,
     pub(super) gate: Gate,
     pub(super) seen: Seen,
     pub(super) tokens: Tokens,
@@ -194,13 +191,12 @@ impl Sessions {
         let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return false };
         session.confirmed = true;
         session.confirming = None;
-        if session.initiator {
-            return true;
-        }
         let (card, birth) = (session.card, session.birth);
         if session.paths.active().remote == path.remote {
             session.paths.validate();
         }
+        // Both sides see the sessions between them begin in the same order (docs/protocol/session.md §2), so
+        // both keep the same one.
         if let Some(current) = self.peers.current(&card.key)
             && let Some(Slot::Live(other)) = self.slab.get(current)
             && other.birth > birth
@@ -210,7 +206,9 @@ impl Sessions {
         }
         self.counters.confirmed += 1;
         self.peers.forget(&card.key, key);
-        self.make_current(key, card);
+        if let Some(before) = self.peers.set_current(card.key, key) {
+            self.end(before, ClosedWhy::Replaced);
+        }
         // Its initiator chose this one; older ones of the same handshake are of no use.
         for other in self.peers.unconfirmed(&card.key).to_vec() {
             if matches!(self.slab.get(other), Some(Slot::Live(other)) if other.birth < birth) {
@@ -222,13 +220,6 @@ impl Sessions {
         }
         self.events.push_back(Event::Confirmed { session: key });
         true
-    }
-
-    /// Makes a session the peer's one; the one before ends.
-    pub(super) fn make_current(&mut self, key: SessionKey, card: IdentityCard) {
-        if let Some(before) = self.peers.set_current(card.key, key) {
-            self.end(before, ClosedWhy::Replaced);
-        }
     }
 
     fn arrived(&mut self, now: Time, key: SessionKey, path: Path, len: usize, highest: bool) {
@@ -312,7 +303,7 @@ impl Sessions {
         self.live(key).is_some()
     }
 
-    /// Whether the peer is known to have the session too (an initiator knows after the first packet).
+    /// Whether the peer is known to have the session too: a packet of its came.
     pub fn is_confirmed(&self, key: SessionKey) -> bool {
         self.live(key).is_some_and(|session| session.confirmed)
     }
@@ -378,100 +369,6 @@ impl Sessions {
         if !told {
             self.counters.closed += 1;
             self.events.push_back(Event::Closed { session: key, why });
-        }
-    }
-
-    /// When [`Self::handle_timeout`] wants to be called, if ever.
-    pub fn poll_timeout(&self) -> Option<Time> {
-        self.timers.first().map(|(at, _)| *at)
-    }
-
-    /// Does what is due, for a bounded number of sessions at a time.
-    pub fn handle_timeout(&mut self, now: Time, _wall: UnixMs) {
-        for _ in 0..TIMEOUTS_PER_CALL_MAX {
-            let Some(&(at, key)) = self.timers.first() else { return };
-            if at > now {
-                return;
-            }
-            self.timers.pop_first();
-            match self.slab.get_mut(key) {
-                Some(Slot::Pending(pending)) => {
-                    pending.armed = None;
-                    self.pending_due(now, key);
-                }
-                Some(Slot::Live(session)) => {
-                    session.armed = None;
-                    self.session_due(now, key);
-                }
-                None => {}
-            }
-            self.arm(key);
-        }
-    }
-
-    fn session_due(&mut self, now: Time, key: SessionKey) {
-        let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return };
-        if let Some(closing) = &session.closing {
-            if closing.until <= now {
-                self.end(key, ClosedWhy::Local);
-            }
-            return;
-        }
-        let silent_ms = now.since(session.heard).as_millis() as u64;
-        if silent_ms >= SESSION_IDLE_MS_MAX {
-            return self.end(key, ClosedWhy::Idle);
-        }
-        let age_ms = now.since(session.began).as_millis() as u64;
-        if !session.confirmed && !session.initiator && age_ms >= UNCONFIRMED_MS_MAX {
-            return self.end(key, ClosedWhy::Unconfirmed);
-        }
-        session.lane.erase(now);
-        if session.keepalive && session.keepalive_at() <= now {
-            session.wants.ping = true;
-            // It counts as said, so that a path without budget is not asked again and again.
-            session.spoke = now;
-        }
-        session.confirm_again(now);
-        match session.paths.tick(now) {
-            Tick::Wait => {}
-            Tick::Challenge => session.wants.challenge = true,
-            Tick::GaveUp => self.counters.paths_failed += 1,
-            Tick::FellBack => {
-                session.wants.challenge = false;
-                self.counters.paths_failed += 1;
-                let path = session.paths.active();
-                self.events.push_back(Event::Moved { session: key, path });
-            }
-        }
-        if session.wants.any() {
-            self.talk(key);
-        }
-    }
-
-    /// Makes sure that the timer set wakes this session (or handshake) in time. Never moves a timer to
-    /// later: it fires once for nothing and is set anew then.
-    pub(super) fn arm(&mut self, key: SessionKey) {
-        let at = match self.slab.get(key) {
-            Some(Slot::Pending(pending)) => pending.deadline(),
-            Some(Slot::Live(session)) => session.deadline(),
-            None => return,
-        };
-        let armed = match self.slab.get_mut(key) {
-            Some(Slot::Pending(pending)) => &mut pending.armed,
-            Some(Slot::Live(session)) => &mut session.armed,
-            None => return,
-        };
-        if armed.is_some_and(|armed| armed <= at) {
-            return;
-        }
-        let before = armed.replace(at);
-        self.disarm(key, before);
-        self.timers.insert((at, key));
-    }
-
-    pub(super) fn disarm(&mut self, key: SessionKey, armed: Option<Time>) {
-        if let Some(at) = armed {
-            self.timers.remove(&(at, key));
         }
     }
 

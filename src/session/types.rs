@@ -87,8 +87,8 @@ pub enum Event {
         /// The peer, authenticated.
         card: IdentityCard,
     },
-    /// The initiator has proved that it is there now (only as a responder). From here on this is the
-    /// peer's one session; an older one is closed.
+    /// The peer's first packet came: it has the session too. From here on this is the peer's one session;
+    /// an older one is closed.
     Confirmed {
         /// Which.
         session: SessionKey,
@@ -156,7 +156,7 @@ pub enum ClosedWhy {
     /// A newer session with the same peer took its place.
     #[error("replaced by a newer session")]
     Replaced,
-    /// The initiator never showed up again.
+    /// Nothing came from the peer in the new session.
     #[error("never confirmed")]
     Unconfirmed,
     /// The peer broke the protocol; it was told so.
@@ -167,7 +167,7 @@ pub enum ClosedWhy {
 /// Why no handshake was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ConnectError {
-    /// One is under way already.
+    /// One is under way already, or its session is not confirmed yet.
     #[error("already connecting")]
     Connecting(SessionKey),
     /// No address.
@@ -254,7 +254,7 @@ pub struct Counters {
     pub handshakes_out: u64,
     /// First flights that we answered as responder.
     pub handshakes_in: u64,
-    /// Of those, confirmed by the initiator.
+    /// Sessions, begun by either side, in which the other side was heard.
     pub confirmed: u64,
     /// Handshakes of ours that failed.
     pub handshakes_failed: u64,
