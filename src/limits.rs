@@ -79,6 +79,58 @@ pub const AMPLIFICATION_MAX: u64 = 3;
 pub const EARLY_DATA_MAX: usize = 768;
 /// Close reason text at most, bytes.
 pub const CLOSE_REASON_MAX: usize = 256;
+/// First flight at least, bytes of UDP payload: replies to it are never larger.
+pub const HANDSHAKE_INIT_MIN: usize = 1000;
+/// Wait before a first flight is tried again, milliseconds; doubles with each round of addresses.
+pub const HANDSHAKE_RETRY_MS: u64 = 500;
+/// The longest such wait, milliseconds.
+pub const HANDSHAKE_RETRY_MS_MAX: u64 = 8_000;
+/// Wait between first flights to different addresses of one peer, milliseconds.
+pub const HANDSHAKE_ADDRESS_STEP_MS: u64 = 250;
+/// A handshake without an answer is given up after this, milliseconds.
+pub const HANDSHAKE_MS_MAX: u64 = 20_000;
+/// First flights of one handshake whose answers are still accepted.
+pub const HANDSHAKE_ATTEMPTS_KEPT: usize = 8;
+/// Handshake datagrams that wait to be sent at most.
+pub const HANDSHAKE_QUEUE_MAX: usize = 1024;
+/// A new session in which nothing was heard from the other side ends after this, milliseconds.
+pub const UNCONFIRMED_MS_MAX: u64 = 10_000;
+/// Unconfirmed sessions of one peer at most; a further one replaces the oldest.
+pub const UNCONFIRMED_PER_PEER_MAX: usize = 4;
+/// Unconfirmed sessions of a shard at most.
+pub const UNCONFIRMED_MAX: usize = 8192;
+/// Prefixes whose handshakes are counted at once, at most.
+pub const PREFIXES_MAX: usize = 4096;
+/// Ephemeral keys of first flights remembered per period of twice the clock skew, at most.
+pub const EPHEMERALS_MAX: usize = 1 << 17;
+/// Age at which the secret behind cookies changes, milliseconds; the one before stays good as long.
+pub const COOKIE_ROTATION_MS: u64 = 120_000;
+/// Handshakes that one datagram is tried against as a cookie, at most.
+pub const COOKIE_TRIALS_MAX: usize = 8;
+/// Address token at most, bytes.
+pub const ADDRESS_TOKEN_SIZE_MAX: usize = 64;
+/// Age of an address token at most, milliseconds.
+pub const ADDRESS_TOKEN_AGE_MS_MAX: u64 = 24 * 60 * 60 * 1000;
+/// Peers whose address tokens are kept at most.
+pub const ADDRESS_TOKENS_MAX: usize = 4096;
+/// Time for which a receiver still opens packets of the epoch before, milliseconds.
+pub const EPOCH_GRACE_MS: u64 = 5_000;
+/// Challenges sent to a new path before it is given up.
+pub const PATH_TRIES_MAX: u8 = 3;
+/// Wait for the answer to the first challenge, milliseconds; doubles with each.
+pub const PATH_TRY_MS: u64 = 500;
+/// Answers to path challenges that wait to be sent at most.
+pub const PATH_RESPONSES_MAX: usize = 256;
+/// Wait before an initiator that has heard nothing in its new session pings again, milliseconds.
+pub const CONFIRM_MS: u64 = 500;
+/// Time for which a closed session still answers packets with its close, milliseconds.
+pub const CLOSE_LINGER_MS: u64 = 3_000;
+/// Such answers at most.
+pub const CLOSE_REPEATS_MAX: u8 = 8;
+/// Random padding of a control packet at most, bytes.
+pub const CONTROL_PADDING_MAX: usize = 48;
+/// Sessions whose timers one call handles at most; the rest is due at once again.
+pub const TIMEOUTS_PER_CALL_MAX: usize = 1024;
 
 // ---- streams (docs/protocol/stream.md) ---------------------------------------------------------
 
@@ -289,4 +341,9 @@ const _: () = {
     assert!(SEND_SLOTS + WARM_IN_FLIGHT_MAX + 2 * SHARD_SOCKETS_MAX < SUBMISSION_QUEUE as usize);
     assert!(CONGESTION_WINDOW_MAX >= SESSION_WINDOW);
     assert!(REORDER_PACKETS_MAX < REPLAY_WINDOW);
+    assert!(HANDSHAKE_INIT_MIN < DATAGRAM_MIN);
+    assert!(EPOCH_PACKETS_MAX < 1 << 29, "the truncated number covers more than an epoch");
+    assert!(UNCONFIRMED_MS_MAX < HANDSHAKE_MS_MAX && UNCONFIRMED_MS_MAX < SESSION_IDLE_MS_MAX);
+    assert!(KEEPALIVE_MS * 2 < SESSION_IDLE_MS_MAX);
+    assert!(HANDSHAKES_OUT_MAX + UNCONFIRMED_MAX < SESSIONS_MAX && SESSIONS_MAX.is_power_of_two());
 };

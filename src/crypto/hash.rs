@@ -2,6 +2,8 @@
 
 use sha1::{Digest, Sha1};
 
+use super::kdf::Secret;
+
 /// SHA-1 of the concatenated parts. An address, not a proof of integrity.
 pub fn sha1(parts: &[&[u8]]) -> [u8; 20] {
     let mut hasher = Sha1::new();
@@ -18,6 +20,26 @@ pub fn blake3(parts: &[&[u8]]) -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
+/// A 16-byte authenticator of the concatenated parts: keyed BLAKE3, cut.
+pub fn mac(key: &Secret, parts: &[&[u8]]) -> [u8; 16] {
+    let mut hasher = blake3::Hasher::new_keyed(key.as_bytes());
+    for part in parts {
+        hasher.update(part);
+    }
+    hasher.finalize().as_bytes()[..16].try_into().expect("16 of 32 bytes")
+}
+
+/// Whether [`mac`] made `tag`, in constant time.
+pub fn verify_mac(key: &Secret, parts: &[&[u8]], tag: &[u8; 16]) -> bool {
+    let widen = |half: &[u8; 16]| {
+        let mut whole = [0; 32];
+        whole[..16].copy_from_slice(half);
+        // `blake3::Hash` compares in constant time.
+        blake3::Hash::from_bytes(whole)
+    };
+    widen(&mac(key, parts)) == widen(tag)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -29,5 +51,14 @@ mod tests {
             "a9993e364706816aba3e25717850c26c9cd0d89d"
         );
         assert_eq!(blake3(&[b"a", b"bc"]), *blake3::hash(b"abc").as_bytes());
+    }
+
+    #[test]
+    fn a_mac_depends_on_key_and_message() {
+        let key = Secret::from_bytes([1; 32]);
+        let tag = mac(&key, &[b"a", b"bc"]);
+        assert!(verify_mac(&key, &[b"ab", b"c"], &tag));
+        assert!(!verify_mac(&key, &[b"abd"], &tag));
+        assert!(!verify_mac(&Secret::from_bytes([2; 32]), &[b"abc"], &tag));
     }
 }

@@ -1,20 +1,20 @@
 //! Header masks: one AES-128 block over a sample of ciphertext (the idea of RFC 9001 §5.4).
 
-use aes::Aes128;
+use aes::Aes128Enc;
 use aes::cipher::{BlockCipherEncrypt, KeyInit};
 
 use super::kdf::{self, Secret};
 
 /// A key that turns 16 bytes of ciphertext into a mask.
 #[derive(Clone)]
-pub struct MaskKey(Aes128);
+pub struct MaskKey(Aes128Enc);
 
 impl MaskKey {
     /// Derived from a secret, for one purpose.
     pub fn derive(secret: &Secret, label: &str) -> Self {
         let mut key = [0; 16];
         kdf::expand_into(secret, label, b"", &mut key);
-        Self(Aes128::new(&key.into()))
+        Self(Aes128Enc::new(&key.into()))
     }
 
     /// The mask for a sample.

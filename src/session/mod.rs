@@ -1,1 +1,37 @@
-//! (to be written)
+//! The encrypted association with peers: handshake, demultiplexing, header masks, AEAD, replay, epochs,
+//! paths, cookies, keepalive, close. Knows nothing of streams: it opens a packet where it lies and says
+//! its kind and range, and it seals a payload that the caller wrote (docs/protocol/session.md).
+//!
+//! A packet's way in: [`sessions`] unmasks the header and looks the connection id up → [`lane`] picks the
+//! epoch's key, asks [`window`], opens → [`path`] when the address is new → the caller, or [`control`].
+//! A first flight's way in: [`disguise`] → [`gate`] (load, cookies, prefixes) → [`seen`] → [`noise`] →
+//! [`accept`]. Its way out: [`initiate`], with [`pending`] keeping the attempts.
+
+mod accept;
+mod association;
+mod control;
+mod disguise;
+mod gate;
+mod initiate;
+mod lane;
+mod noise;
+mod path;
+mod peers;
+mod pending;
+mod seen;
+mod sessions;
+mod slab;
+mod timers;
+mod token;
+mod types;
+mod window;
+
+#[cfg(test)]
+mod tests;
+
+pub use crate::wire::control::CloseCode;
+pub use crate::wire::packet::PacketKind;
+pub use sessions::Sessions;
+pub use types::{
+    ClosedWhy, Config, ConnectError, Counters, DropCause, Event, FailedWhy, Received, SealError, SessionKey,
+};

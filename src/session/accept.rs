@@ -1,0 +1,209 @@
+//! The responder's side of the handshake (docs/protocol/session.md §2, §4, §5). Costs rise step by step,
+//! and each step is taken only after the one before: one AES block, one AEAD, one MAC, a lookup, and then
+//! Diffie-Hellman.
+
+use std::time::Duration;
+
+use super::association::{Birth, Session};
+use super::disguise::{self, BODY_AT, COOKIE_SIZE, Disguise, OVERHEAD, OuterNonce};
+use super::gate::Admission;
+use super::lane::Lane;
+use super::noise::{self, SECOND_OVERHEAD};
+use super::path::Paths;
+use super::sessions::{Sessions, Slot};
+use super::token::TOKEN_SIZE;
+use super::types::{ClosedWhy, DropCause, Event, Received};
+use crate::base::{Path, Time, UnixMs};
+use crate::crypto::{Secret, Suite, dh};
+use crate::limits::{
+    CID_SIZE, CLOCK_SKEW_MS_MAX, DATAGRAM_MIN, HANDSHAKE_INIT_MIN, HANDSHAKE_QUEUE_MAX, HEADER_SIZE,
+    TAG_SIZE, UNCONFIRMED_MS_MAX,
+};
+use crate::wire::handshake::{INIT, Init, REPLY, Reply};
+
+/// Random padding of a REPLY at most, bytes: enough to blur it, and most of the budget is left for the
+/// answer to early data.
+const REPLY_PADDING_MAX: usize = 255;
+const REPLY_MAX: usize = OVERHEAD + CID_SIZE + SECOND_OVERHEAD + 13 + TOKEN_SIZE + REPLY_PADDING_MAX;
+const _: () = assert!(REPLY_MAX < HANDSHAKE_INIT_MIN, "answers are smaller than questions");
+const _: () = assert!(disguise::COOKIE_DATAGRAM_MAX < HANDSHAKE_INIT_MIN);
+
+impl Sessions {
+    /// A datagram that bears our disguise's INIT marker.
+    pub(super) fn on_init(
+        &mut self,
+        now: Time,
+        wall: UnixMs,
+        path: Path,
+        header: &[u8; HEADER_SIZE],
+        bytes: &mut [u8],
+    ) -> Result<Received, DropCause> {
+        if !(HANDSHAKE_INIT_MIN..=DATAGRAM_MIN).contains(&bytes.len()) {
+            return Err(DropCause::Malformed);
+        }
+        let (nonce, body) = self.disguise.open(header, bytes).ok_or(DropCause::Forged)?;
+        let (cookie, message) = bytes[body].split_first_chunk::<COOKIE_SIZE>().ok_or(DropCause::Malformed)?;
+        let proven = match self.gate.admit(now, path.remote, cookie, &mut self.rng) {
+            Admission::Admit { proven } => proven,
+            Admission::Refuse => return Err(DropCause::RateLimited),
+            Admission::Cookie(cookie) => return self.send_cookie(path, &nonce, &cookie),
+        };
+        let ephemeral = *message.first_chunk().ok_or(DropCause::Malformed)?;
+        if self.seen.contains(&ephemeral) {
+            return Err(DropCause::Replayed);
+        }
+        if self.replies.len() >= HANDSHAKE_QUEUE_MAX || self.slab.is_full() || !self.peers.has_room() {
+            return Err(DropCause::Full);
+        }
+        let mut payload = [0; DATAGRAM_MIN];
+        let config = &self.config;
+        let (offered, remote_static, len) =
+            noise::receive(&config.identity, &config.network, &mut self.rng, message, &mut payload)
+                .map_err(|_| DropCause::Forged)?;
+        let init = Init::parse(&payload[..len]).map_err(|_| DropCause::Malformed)?;
+        self.judge(wall, &init, &remote_static)?;
+        if !self.seen.insert(now, ephemeral) {
+            return Err(DropCause::Full);
+        }
+        self.yield_or_insist(now, path, &init)?;
+        let proven = proven || self.tokens.verify(&init.card.key, path.remote.ip(), wall, init.token);
+        self.accept(now, wall, path, init, offered, proven, bytes)
+    }
+
+    /// Whether an authentic first flight is acceptable.
+    fn judge(&self, wall: UnixMs, init: &Init<'_>, remote_static: &[u8; 32]) -> Result<(), DropCause> {
+        if init.timestamp.distance(wall) > Duration::from_millis(CLOCK_SKEW_MS_MAX) {
+            return Err(DropCause::Skewed);
+        }
+        let ourselves = init.card.key == self.config.identity.card().key;
+        let same_key = dh::montgomery(&init.card.key).is_some_and(|key| key == *remote_static);
+        if ourselves || !same_key || init.card.check(self.config.place_floor_bits).is_err() {
+            return Err(DropCause::Refused);
+        }
+        Ok(())
+    }
+
+    /// Simultaneous open: of two handshakes at once between the same peers, that of the lower public key
+    /// goes on. The other side's first flight at least shows where it can be reached.
+    fn yield_or_insist(&mut self, now: Time, path: Path, init: &Init<'_>) -> Result<(), DropCause> {
+        let Some(key) = self.peers.pending(&init.card.key) else { return Ok(()) };
+        let Some(Slot::Pending(pending)) = self.slab.get_mut(key) else { return Ok(()) };
+        if self.config.identity.card().key < init.card.key {
+            if pending.hurry(path.remote) {
+                self.queue_init(key);
+            }
+            return Err(DropCause::Late);
+        }
+        // Ours rests until theirs is confirmed, or turns out not to be.
+        for cid in pending.pause(now + Duration::from_millis(UNCONFIRMED_MS_MAX)) {
+            self.cids.remove(&cid);
+        }
+        Ok(())
+    }
+
+    fn send_cookie(
+        &mut self,
+        path: Path,
+        nonce: &OuterNonce,
+        cookie: &[u8; COOKIE_SIZE],
+    ) -> Result<Received, DropCause> {
+        if self.replies.len() >= HANDSHAKE_QUEUE_MAX {
+            return Err(DropCause::Full);
+        }
+        let key = self.disguise.cookie_key(nonce);
+        let datagram = disguise::write_cookie(&key, cookie, &mut self.rng);
+        self.replies.push_back((path, datagram));
+        self.counters.cookies_sent += 1;
+        Ok(Received::Handled)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the last step of one function, cut for reading")]
+    fn accept(
+        &mut self,
+        now: Time,
+        wall: UnixMs,
+        path: Path,
+        init: Init<'_>,
+        offered: noise::Offered,
+        proven: bool,
+        bytes: &mut [u8],
+    ) -> Result<Received, DropCause> {
+        let peer = init.card.key;
+        let suite = match (init.aes, self.config.suite) {
+            (true, Suite::Aes256Gcm) => Suite::Aes256Gcm,
+            _ => Suite::ChaCha20Poly1305,
+        };
+        let fresh = init.timestamp.min(wall) >= self.config.refuse_early_until;
+        let early_accepted = !init.early.is_empty() && fresh;
+        let cid = self.fresh_cid();
+        let home_port = self.config.home_port;
+        let token: [u8; TOKEN_SIZE] = self.tokens.issue(&peer, path.remote.ip(), wall);
+        let reply = Reply {
+            cid,
+            aes: suite == Suite::Aes256Gcm,
+            early_accepted,
+            home_port: if home_port == path.local.port() { 0 } else { home_port },
+            token: &token,
+        };
+        let (secret, datagram) = self.write_reply(&init, offered, &reply)?;
+
+        let mut paths = if proven { Paths::validated(path) } else { Paths::unproven(path, bytes.len()) };
+        paths.sent(datagram.len());
+        let birth = self.next_birth();
+        let lane = Lane::new(&secret, 0, false, suite, now);
+        let parts =
+            Birth { card: init.card, lane, paths, cid, remote_cid: init.cid, initiator: false, birth };
+        let session = Slot::Live(Box::new(Session::new(parts, now)));
+        let key = self.slab.insert(session).ok_or(DropCause::Full)?;
+        self.cids.insert(cid, key);
+        if let Some(oldest) = self.peers.add_unconfirmed(peer, key) {
+            self.end(oldest, ClosedWhy::Unconfirmed);
+        }
+        self.arm(key);
+        self.replies.push_back((path, datagram));
+        self.counters.handshakes_in += 1;
+        self.events.push_back(Event::Established { session: key, initiator: false, card: init.card });
+        if early_accepted {
+            self.counters.early_accepted += 1;
+            let payload = 0..init.early.len();
+            bytes[payload.clone()].copy_from_slice(init.early);
+            return Ok(Received::Early { session: key, payload });
+        }
+        self.counters.early_refused += u64::from(!init.early.is_empty());
+        Ok(Received::Handled)
+    }
+
+    fn write_reply(
+        &mut self,
+        init: &Init<'_>,
+        offered: noise::Offered,
+        reply: &Reply<'_>,
+    ) -> Result<(Secret, Vec<u8>), DropCause> {
+        let mut payload = [0; DATAGRAM_MIN];
+        let padding = self.rng.below(REPLY_PADDING_MAX as u64 + 1) as usize;
+        let payload = &mut payload[..reply.size() + padding];
+        reply.emit(payload).ok_or(DropCause::Malformed)?;
+        let mut datagram = vec![0; OVERHEAD + CID_SIZE + SECOND_OVERHEAD + payload.len()];
+        let end = datagram.len() - TAG_SIZE;
+        let (to, message) = datagram[BODY_AT..end].split_at_mut(CID_SIZE);
+        to.copy_from_slice(&init.cid.to_le_bytes());
+        let secret = offered.answer(payload, message).map_err(|_| DropCause::Forged)?;
+        Disguise::of(&init.card.key).seal(REPLY, &mut self.rng, &mut datagram);
+        Ok((secret, datagram))
+    }
+
+    /// A connection id that names nothing yet.
+    pub(super) fn fresh_cid(&mut self) -> u64 {
+        loop {
+            let cid = self.rng.next_u64();
+            if cid != INIT && cid != REPLY && !self.cids.contains_key(&cid) {
+                return cid;
+            }
+        }
+    }
+
+    pub(super) fn next_birth(&mut self) -> u64 {
+        self.births += 1;
+        self.births
+    }
+}

@@ -1,0 +1,288 @@
+//! Who may cost us a Diffie-Hellman: load, cookies and prefixes (docs/protocol/session.md §4).
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::disguise::COOKIE_SIZE;
+use crate::base::{Rng, Time};
+use crate::crypto::{Secret, hash};
+use crate::limits::{
+    COOKIE_ROTATION_MS, HANDSHAKES_FREE_PER_SECOND, HANDSHAKES_PER_PREFIX_PER_SECOND, PREFIXES_MAX,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What to do with a first flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// Go on.
+    Admit {
+        /// Whether its cookie proves the address.
+        proven: bool,
+    },
+    /// Answer with this cookie, and nothing else.
+    Cookie([u8; COOKIE_SIZE]),
+    /// Drop it.
+    Refuse,
+}
+
+/// The state of a shard's door.
+pub(super) struct Gate {
+    second: Time,
+    admitted: u32,
+    // Apart, so that forged addresses cannot use up what proven ones need.
+    unproven: Buckets,
+    proven: Buckets,
+    cookies: Cookies,
+}
+
+impl Gate {
+    pub(super) fn new(now: Time, rng: &mut Rng) -> Self {
+        Self {
+            second: now,
+            admitted: 0,
+            unproven: Buckets::new(now),
+            proven: Buckets::new(now),
+            cookies: Cookies::new(now, rng),
+        }
+    }
+
+    /// Judges a first flight by its address and the cookie that it echoes (zeros for none).
+    pub(super) fn admit(
+        &mut self,
+        now: Time,
+        remote: SocketAddr,
+        echoed: &[u8; COOKIE_SIZE],
+        rng: &mut Rng,
+    ) -> Admission {
+        if now.since(self.second) >= SECOND {
+            (self.second, self.admitted) = (now, 0);
+        }
+        self.cookies.roll(now, rng);
+        let proven = *echoed != [0; COOKIE_SIZE] && self.cookies.verify(remote, echoed);
+        let prefix = Prefix::of(remote.ip());
+        let admitted = if proven {
+            self.proven.take(prefix, now)
+        } else {
+            self.admitted < HANDSHAKES_FREE_PER_SECOND && self.unproven.take(prefix, now)
+        };
+        match (admitted, proven) {
+            (true, _) => {
+                self.admitted = self.admitted.saturating_add(1);
+                Admission::Admit { proven }
+            }
+            (false, false) => Admission::Cookie(self.cookies.make(remote)),
+            (false, true) => Admission::Refuse,
+        }
+    }
+}
+
+/// What one operator is likely to hold: a /24 of IPv4, a /56 of IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Prefix {
+    V4(u32),
+    V6(u64),
+}
+
+impl Prefix {
+    fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(v4) => Self::V4(v4.to_bits() >> 8),
+            IpAddr::V6(v6) => Self::V6((v6.to_bits() >> 72) as u64),
+        }
+    }
+}
+
+/// Token buckets in two generations of one second: a bucket that is in neither is full.
+struct Buckets {
+    began: Time,
+    /// The time at which the bucket will be full again.
+    current: BTreeMap<Prefix, Time>,
+    before: BTreeMap<Prefix, Time>,
+}
+
+impl Buckets {
+    fn new(now: Time) -> Self {
+        Self { began: now, current: BTreeMap::new(), before: BTreeMap::new() }
+    }
+
+    fn take(&mut self, prefix: Prefix, now: Time) -> bool {
+        let age = now.since(self.began);
+        if age >= SECOND {
+            self.before = std::mem::take(&mut self.current);
+            if age >= 2 * SECOND {
+                self.before.clear();
+            }
+            self.began = now;
+        }
+        let known = self.current.get(&prefix);
+        if known.is_none() && self.current.len() >= PREFIXES_MAX {
+            return false;
+        }
+        let full_at = known.or_else(|| self.before.get(&prefix)).map_or(now, |full_at| now.max(*full_at))
+            + SECOND / HANDSHAKES_PER_PREFIX_PER_SECOND;
+        let room = full_at.since(now) <= SECOND;
+        if room {
+            self.current.insert(prefix, full_at);
+        }
+        room
+    }
+}
+
+/// Cookies: proofs that an address receives what we send to it, without state per address.
+struct Cookies {
+    secret: Secret,
+    before: Secret,
+    began: Time,
+}
+
+impl Cookies {
+    fn new(now: Time, rng: &mut Rng) -> Self {
+        Self { secret: Secret::from_bytes(rng.bytes()), before: Secret::from_bytes(rng.bytes()), began: now }
+    }
+
+    fn roll(&mut self, now: Time, rng: &mut Rng) {
+        let age = now.since(self.began);
+        let rotation = Duration::from_millis(COOKIE_ROTATION_MS);
+        if age >= rotation {
+            let fresh = Secret::from_bytes(rng.bytes());
+            self.before = std::mem::replace(&mut self.secret, fresh);
+            if age >= 2 * rotation {
+                self.before = Secret::from_bytes(rng.bytes());
+            }
+            self.began = now;
+        }
+    }
+
+    fn make(&self, remote: SocketAddr) -> [u8; COOKIE_SIZE] {
+        hash::mac(&self.secret, &[&address_bytes(remote)])
+    }
+
+    fn verify(&self, remote: SocketAddr, cookie: &[u8; COOKIE_SIZE]) -> bool {
+        let address = address_bytes(remote);
+        [&self.secret, &self.before].iter().any(|secret| hash::verify_mac(secret, &[&address], cookie))
+    }
+}
+
+fn address_bytes(remote: SocketAddr) -> [u8; 18] {
+    let mut out = [0; 18];
+    out[..16].copy_from_slice(&ip_bytes(remote.ip()));
+    out[16..].copy_from_slice(&remote.port().to_le_bytes());
+    out
+}
+
+/// An address as 16 bytes, the same whether the socket wrote it as IPv4 or as mapped IPv6.
+pub(super) fn ip_bytes(address: IpAddr) -> [u8; 16] {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NONE: [u8; 16] = [0; 16];
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn gate() -> (Gate, Rng) {
+        let mut rng = Rng::from_number(1);
+        (Gate::new(Time::ZERO, &mut rng), rng)
+    }
+
+    #[test]
+    fn load_asks_for_cookies_and_a_cookie_admits_its_address_only() {
+        let (mut gate, mut rng) = gate();
+        for n in 0..HANDSHAKES_FREE_PER_SECOND {
+            let from = SocketAddr::from(([10, (n / 40) as u8, 7, 1], 5));
+            assert_eq!(gate.admit(Time::ZERO, from, &NONE, &mut rng), Admission::Admit { proven: false });
+        }
+        let (here, there) = (at("192.0.2.1:7"), at("192.0.2.1:8"));
+        let Admission::Cookie(cookie) = gate.admit(Time::ZERO, here, &NONE, &mut rng) else { panic!() };
+        assert!(matches!(gate.admit(Time::ZERO, there, &cookie, &mut rng), Admission::Cookie(_)));
+        assert_eq!(gate.admit(Time::ZERO, here, &cookie, &mut rng), Admission::Admit { proven: true });
+        let next = Time::from_millis(1000);
+        assert_eq!(gate.admit(next, there, &NONE, &mut rng), Admission::Admit { proven: false });
+    }
+
+    #[test]
+    fn cookies_age_by_rotation() {
+        let (mut gate, mut rng) = gate();
+        let from = at("192.0.2.1:7");
+        let cookie = gate.cookies.make(from);
+        let rotation = Time::from_millis(COOKIE_ROTATION_MS);
+        assert_eq!(gate.admit(rotation, from, &cookie, &mut rng), Admission::Admit { proven: true });
+        let old = Time::from_millis(2 * COOKIE_ROTATION_MS);
+        assert_eq!(gate.admit(old, from, &cookie, &mut rng), Admission::Admit { proven: false });
+    }
+
+    #[test]
+    fn a_prefix_has_its_share_and_no_more() {
+        let (mut gate, mut rng) = gate();
+        let burst = HANDSHAKES_PER_PREFIX_PER_SECOND;
+        let mut admitted = 0;
+        for n in 0..burst + 30 {
+            let from = SocketAddr::from(([192, 0, 2, n as u8], 1));
+            admitted += u32::from(
+                gate.admit(Time::ZERO, from, &NONE, &mut rng) == Admission::Admit { proven: false },
+            );
+        }
+        assert_eq!(admitted, burst);
+        let other = at("192.0.3.1:1");
+        assert_eq!(gate.admit(Time::ZERO, other, &NONE, &mut rng), Admission::Admit { proven: false });
+        // Half a second later half the bucket is there again, whatever the generation.
+        for n in 0..burst / 2 {
+            let from = SocketAddr::from(([192, 0, 2, n as u8], 1));
+            assert!(matches!(
+                gate.admit(Time::from_millis(500), from, &NONE, &mut rng),
+                Admission::Admit { .. }
+            ));
+        }
+        assert!(matches!(
+            gate.admit(Time::from_millis(500), at("192.0.2.9:1"), &NONE, &mut rng),
+            Admission::Cookie(_)
+        ));
+    }
+
+    #[test]
+    fn a_proven_flood_from_one_prefix_is_refused() {
+        let (mut gate, mut rng) = gate();
+        let from = at("[2001:db8:0:1::1]:9");
+        let cookie = gate.cookies.make(from);
+        let results: Vec<_> = (0..HANDSHAKES_PER_PREFIX_PER_SECOND + 1)
+            .map(|_| gate.admit(Time::ZERO, from, &cookie, &mut rng))
+            .collect();
+        assert_eq!(results.last(), Some(&Admission::Refuse));
+        assert!(results.iter().rev().skip(1).all(|one| *one == Admission::Admit { proven: true }));
+    }
+
+    #[test]
+    fn the_table_of_prefixes_is_bounded() {
+        let mut buckets = Buckets::new(Time::ZERO);
+        let taken = (0..PREFIXES_MAX as u32 + 9).filter(|n| buckets.take(Prefix::V4(*n), Time::ZERO)).count();
+        assert_eq!((taken, buckets.current.len()), (PREFIXES_MAX, PREFIXES_MAX));
+        assert!(buckets.take(Prefix::V4(u32::MAX), Time::from_millis(1000)));
+    }
+
+    #[test]
+    fn mapped_addresses_are_the_same() {
+        assert_eq!(
+            Prefix::of("::ffff:192.0.2.1".parse().unwrap()),
+            Prefix::of("192.0.2.99".parse().unwrap())
+        );
+        assert_eq!(
+            Prefix::of("2001:db8:0:1::1".parse().unwrap()),
+            Prefix::of("2001:db8:0:fe::".parse().unwrap())
+        );
+        assert_ne!(
+            Prefix::of("2001:db8:0:1::1".parse().unwrap()),
+            Prefix::of("2001:db8:0:100::".parse().unwrap())
+        );
+        assert_eq!(address_bytes(at("[::ffff:192.0.2.1]:7")), address_bytes(at("192.0.2.1:7")));
+    }
+}

@@ -1,0 +1,394 @@
+//! All sessions of one shard: demultiplexing, the per-packet path, time.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::net::IpAddr;
+
+use super::association::{Closing, Session};
+use super::disguise::Disguise;
+use super::gate::Gate;
+use super::lane::Opened;
+use super::path::Arrival;
+use super::peers::Peers;
+use super::pending::Pending;
+use super::seen::Seen;
+use super::slab::Slab;
+use super::token::Tokens;
+use super::types::{
+    ClosedWhy, Config, Counters, DropCause, Event, FailedWhy, Received, SealError, SessionKey,
+};
+use crate::base::{Path, Rng, Time, UnixMs};
+use crate::crypto::IdentityCard;
+use crate::limits::{CLOSE_REASON_MAX, HEADER_SIZE, PACKET_OVERHEAD, TAG_SIZE};
+use crate::wire::control::CloseCode;
+use crate::wire::handshake::{INIT, REPLY};
+use crate::wire::packet::{Header, KIND_AT, PAYLOAD_AT, PacketKind};
+
+/// All sessions of one shard.
+///
+/// Feed it with [`Self::handle_datagram`] and [`Self::handle_timeout`]. After each call (and after
+/// [`Self::connect`] and [`Self::close`]) drain, in this order: [`Self::poll_event`] until `None`,
+/// [`Self::poll_transmit`] until `None`, then ask [`Self::poll_timeout`] when to come back.
+pub struct Sessions {
+    pub(super) config: Config,
+    pub(super) rng: Rng,
+    /// What is sent to us is disguised like this.
+    pub(super) disguise: Disguise,
+    /// Our connection ids: of sessions, and of attempts of handshakes.
+    pub(super) cids: HashMap<u64, SessionKey, BuildHasherDefault<CidHasher>>,
+    pub(super) slab: Slab<Slot>,
+    pub(super) peers: Peers,
+    /// Handshakes by the hosts that their attempts went to: what a cookie is tried against.
+    pub(super) hosts: BTreeSet<(IpAddr, SessionKey)>,
+    /// One entry per session: a time at which, or before which, something is due.
+    pub(super) timers: BTreeSet<(Time, SessionKey)>,
+    pub(super) gate: Gate,
+    pub(super) seen: Seen,
+    pub(super) tokens: Tokens,
+    /// Answers to first flights, ready to send.
+    pub(super) replies: VecDeque<(Path, Vec<u8>)>,
+    pub(super) responses: VecDeque<(SessionKey, Path, [u8; 8])>,
+    /// Handshakes whose first flight is due.
+    pub(super) inits: VecDeque<SessionKey>,
+    /// Sessions that want to send control packets.
+    pub(super) talkers: VecDeque<SessionKey>,
+    pub(super) events: VecDeque<Event>,
+    pub(super) counters: Counters,
+    pub(super) births: u64,
+}
+
+/// What a key names.
+pub(super) enum Slot {
+    Pending(Box<Pending>),
+    Live(Box<Session>),
+}
+
+/// Connection ids are random and ours: their own bits are the hash, and nobody else can make them collide.
+#[derive(Default)]
+pub(super) struct CidHasher(u64);
+
+impl Hasher for CidHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
+    }
+    fn write_u64(&mut self, cid: u64) {
+        self.0 = cid;
+    }
+}
+
+impl Sessions {
+    /// No sessions yet. `rng` is this shard's own.
+    pub fn new(config: Config, mut rng: Rng, now: Time) -> Self {
+        Self {
+            disguise: Disguise::of(&config.identity.card().key),
+            tokens: Tokens::new(&config.identity),
+            gate: Gate::new(now, &mut rng),
+            seen: Seen::new(now),
+            config,
+            rng,
+            cids: HashMap::default(),
+            slab: Slab::new(),
+            peers: Peers::default(),
+            hosts: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            replies: VecDeque::new(),
+            responses: VecDeque::new(),
+            inits: VecDeque::new(),
+            talkers: VecDeque::new(),
+            events: VecDeque::new(),
+            counters: Counters::default(),
+            births: 0,
+        }
+    }
+
+    /// Opens a datagram where it lies. Whatever the bytes, the next datagram is not affected.
+    pub fn handle_datagram(&mut self, now: Time, wall: UnixMs, path: Path, bytes: &mut [u8]) -> Received {
+        let outcome = self.demultiplex(now, wall, path, bytes);
+        outcome.unwrap_or_else(|cause| {
+            self.counters.drop(cause);
+            Received::Dropped(cause)
+        })
+    }
+
+    fn demultiplex(
+        &mut self,
+        now: Time,
+        wall: UnixMs,
+        path: Path,
+        bytes: &mut [u8],
+    ) -> Result<Received, DropCause> {
+        let raw = self.disguise.header(bytes).ok_or(DropCause::Stranger)?;
+        let header = Header::parse(&raw);
+        if let Some(&key) = self.cids.get(&header.cid) {
+            return self.on_packet(now, key, header, &raw, path, bytes);
+        }
+        match header.cid {
+            INIT => self.on_init(now, wall, path, &raw, bytes),
+            REPLY => self.on_reply(now, path, &raw, bytes),
+            _ => self.on_cookie(now, path, bytes),
+        }
+    }
+
+    fn on_packet(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        header: Header,
+        raw: &[u8; HEADER_SIZE],
+        path: Path,
+        bytes: &mut [u8],
+    ) -> Result<Received, DropCause> {
+        // A packet that overtook the REPLY cannot be opened yet; its sender will send it again.
+        let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return Err(DropCause::Late) };
+        let opened = session.lane.open(now, header, raw, bytes)?;
+        session.heard = now;
+        session.received_bytes += bytes.len() as u64;
+        let usual = session.confirmed
+            && !opened.rekeyed
+            && session.closing.is_none()
+            && session.paths.is_settled(&path);
+        if !usual && !self.on_unusual(now, key, opened, path, bytes.len()) {
+            return Ok(Received::Handled);
+        }
+        let payload = PAYLOAD_AT..bytes.len() - TAG_SIZE;
+        match PacketKind::from_byte(bytes[KIND_AT]) {
+            Some(PacketKind::Control) => self.on_control(now, key, path, &bytes[payload]),
+            Some(kind) => Ok(Received::Packet { session: key, number: opened.number, kind, payload }),
+            None => {
+                self.fault(now, key, CloseCode::MALFORMED, "unknown packet type");
+                Err(DropCause::Malformed)
+            }
+        }
+    }
+
+    /// What few packets need: the first of a session, of an epoch, from an address, after a close. False
+    /// when the packet's content is of no use.
+    #[cold]
+    fn on_unusual(&mut self, now: Time, key: SessionKey, opened: Opened, path: Path, len: usize) -> bool {
+        let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return false };
+        if let Some(closing) = session.closing.as_mut() {
+            if closing.repeats > 0 {
+                closing.repeats -= 1;
+                session.wants.close = true;
+                self.talk(key);
+            }
+            return false;
+        }
+        if !session.confirmed && !self.confirm(key, path) {
+            return false;
+        }
+        self.arrived(now, key, path, len, opened.highest);
+        self.counters.rekeys_received += u64::from(opened.rekeyed);
+        self.arm(key);
+        true
+    }
+
+    /// The first authentic packet of a session. False when the session lost to a younger one and is gone.
+    fn confirm(&mut self, key: SessionKey, path: Path) -> bool {
+        let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return false };
+        session.confirmed = true;
+        session.confirming = None;
+        let (card, birth) = (session.card, session.birth);
+        if session.paths.active().remote == path.remote {
+            session.paths.validate();
+        }
+        // Both sides see the sessions between them begin in the same order (docs/protocol/session.md §2), so
+        // both keep the same one.
+        if let Some(current) = self.peers.current(&card.key)
+            && let Some(Slot::Live(other)) = self.slab.get(current)
+            && other.birth > birth
+        {
+            self.end(key, ClosedWhy::Replaced);
+            return false;
+        }
+        self.counters.confirmed += 1;
+        self.peers.forget(&card.key, key);
+        if let Some(before) = self.peers.set_current(card.key, key) {
+            self.end(before, ClosedWhy::Replaced);
+        }
+        // Its initiator chose this one; older ones of the same handshake are of no use.
+        for other in self.peers.unconfirmed(&card.key).to_vec() {
+            if matches!(self.slab.get(other), Some(Slot::Live(other)) if other.birth < birth) {
+                self.end(other, ClosedWhy::Replaced);
+            }
+        }
+        if let Some(pending) = self.peers.pending(&card.key) {
+            self.fail(pending, FailedWhy::Superseded(key));
+        }
+        self.events.push_back(Event::Confirmed { session: key });
+        true
+    }
+
+    fn arrived(&mut self, now: Time, key: SessionKey, path: Path, len: usize, highest: bool) {
+        let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return };
+        match session.paths.arrived(path, len, highest, now, &mut self.rng) {
+            Arrival::Same => {}
+            Arrival::Challenge => session.wants.challenge = true,
+            Arrival::Roamed => {
+                session.wants.challenge = true;
+                session.wants.probe = session.paths.fallback().is_some();
+                self.counters.roams += 1;
+                self.events.push_back(Event::Moved { session: key, path });
+            }
+            Arrival::Returned => {
+                self.counters.roams += 1;
+                self.events.push_back(Event::Moved { session: key, path });
+            }
+        }
+        // Also when only the budget grew: something may have waited for it.
+        if session.wants.any() {
+            self.talk(key);
+        }
+    }
+
+    /// The number that the next sealed packet will have.
+    pub fn next_number(&self, key: SessionKey) -> Option<u64> {
+        self.live(key).map(|session| session.lane.next_number())
+    }
+
+    /// Seals `packet` where it lies, with the next number, for the session's current [`Self::path`]. Its
+    /// payload lies at `HEADER_SIZE + 1` and leaves [`TAG_SIZE`] bytes behind it; everything around the
+    /// payload is written here. Returns the number.
+    pub fn seal(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        kind: PacketKind,
+        packet: &mut [u8],
+    ) -> Result<u64, SealError> {
+        let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return Err(SealError::Unknown) };
+        if session.closing.is_some() {
+            return Err(SealError::Unknown);
+        }
+        if packet.len() < PACKET_OVERHEAD {
+            return Err(SealError::Short);
+        }
+        if session.paths.budget() < packet.len() as u64 {
+            return Err(SealError::Budget);
+        }
+        let (number, rekeyed) = session.seal(now, kind, packet);
+        session.paths.sent(packet.len());
+        self.counters.rekeys_sent += u64::from(rekeyed);
+        Ok(number)
+    }
+
+    fn live(&self, key: SessionKey) -> Option<&Session> {
+        match self.slab.get(key) {
+            Some(Slot::Live(session)) if session.closing.is_none() => Some(session),
+            _ => None,
+        }
+    }
+
+    /// Where the session's packets go.
+    pub fn path(&self, key: SessionKey) -> Option<Path> {
+        self.live(key).map(|session| session.paths.active())
+    }
+
+    /// Bytes of datagrams that may be sent to the session's path now: no limit (`u64::MAX`) once the
+    /// path is validated, zero for what is no session.
+    pub fn budget(&self, key: SessionKey) -> u64 {
+        self.live(key).map_or(0, |session| session.paths.budget())
+    }
+
+    /// Who the peer is.
+    pub fn card(&self, key: SessionKey) -> Option<&IdentityCard> {
+        self.live(key).map(|session| &session.card)
+    }
+
+    /// Whether packets can be sealed: the handshake is over and the session is not closed.
+    pub fn is_established(&self, key: SessionKey) -> bool {
+        self.live(key).is_some()
+    }
+
+    /// Whether the peer is known to have the session too: a packet of its came.
+    pub fn is_confirmed(&self, key: SessionKey) -> bool {
+        self.live(key).is_some_and(|session| session.confirmed)
+    }
+
+    /// Whether we started the session.
+    pub fn is_initiator(&self, key: SessionKey) -> bool {
+        self.live(key).is_some_and(|session| session.initiator)
+    }
+
+    /// Bytes of datagrams sealed and opened so far: (sent, received).
+    pub fn traffic(&self, key: SessionKey) -> Option<(u64, u64)> {
+        self.live(key).map(|session| (session.sent_bytes, session.received_bytes))
+    }
+
+    /// Whether silence shall be filled with pings, so that neither this session nor a NAT's memory of it
+    /// ends.
+    pub fn set_keepalive(&mut self, key: SessionKey, wanted: bool) {
+        if let Some(Slot::Live(session)) = self.slab.get_mut(key) {
+            session.keepalive = wanted;
+            self.arm(key);
+        }
+    }
+
+    /// Ends a session and tells the peer (`reason` is cut to [`CLOSE_REASON_MAX`] bytes), or gives a
+    /// handshake up.
+    pub fn close(&mut self, now: Time, key: SessionKey, code: CloseCode, reason: &str) {
+        self.close_because(now, key, code, reason, ClosedWhy::Local);
+    }
+
+    /// The peer broke the protocol.
+    pub(super) fn fault(&mut self, now: Time, key: SessionKey, code: CloseCode, reason: &str) {
+        self.close_because(now, key, code, reason, ClosedWhy::Fault(code));
+    }
+
+    fn close_because(&mut self, now: Time, key: SessionKey, code: CloseCode, reason: &str, why: ClosedWhy) {
+        let session = match self.slab.get_mut(key) {
+            Some(Slot::Pending(_)) => return self.fail(key, FailedWhy::Cancelled),
+            Some(Slot::Live(session)) if session.closing.is_none() => session,
+            _ => return,
+        };
+        let cut = (0..=reason.len().min(CLOSE_REASON_MAX)).rev().find(|at| reason.is_char_boundary(*at));
+        let reason = reason[..cut.unwrap_or(0)].to_owned();
+        session.closing = Some(Box::new(Closing::new(code, reason, now)));
+        session.wants = Default::default();
+        session.wants.close = true;
+        let peer = session.card.key;
+        self.peers.forget(&peer, key);
+        self.counters.closed += 1;
+        self.events.push_back(Event::Closed { session: key, why });
+        self.arm(key);
+        self.talk(key);
+    }
+
+    /// Forgets a session; the caller hears of it unless it was closed before.
+    pub(super) fn end(&mut self, key: SessionKey, why: ClosedWhy) {
+        let Some(Slot::Live(session)) = self.slab.get(key) else { return };
+        let (peer, cid, armed, told) =
+            (session.card.key, session.cid, session.armed, session.closing.is_some());
+        self.cids.remove(&cid);
+        self.disarm(key, armed);
+        self.peers.forget(&peer, key);
+        self.slab.remove(key);
+        if !told {
+            self.counters.closed += 1;
+            self.events.push_back(Event::Closed { session: key, why });
+        }
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Keys in use: sessions (closed ones for a few seconds more) and handshakes of ours.
+    pub fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
