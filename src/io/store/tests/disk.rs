@@ -42,8 +42,12 @@ fn a_damaged_slice_is_never_served() {
 #[test]
 fn a_cold_slice_is_faulted_in_elsewhere() {
     let dir = tempfile::tempdir().expect("temporary directory");
-    let chunk = chunk(CHUNK_SIZE_MAX, 1);
-    put(&open(dir.path()), &chunk).expect("stored");
+    // Enough neighbours that the kernel's read-ahead from the index does not reach the middle one.
+    let chunks: Vec<_> = (0..41).map(|seed| chunk(CHUNK_SIZE_MAX, seed)).collect();
+    let store = open(dir.path());
+    chunks.iter().for_each(|chunk| store.handle().put_local(chunk.clone(), Ack::none()));
+    drop(store);
+    let chunk = &chunks[20];
     let file = fs::File::open(data(dir.path(), "local")).expect("open");
     file.sync_all().expect("sync");
     nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED).expect("advice");
