@@ -93,8 +93,8 @@ pub struct Walk {
 struct Level {
     fd: OwnedFd,
     path: PathBuf,
-    files: Vec<Vec<u8>>,
-    dirs: Vec<Vec<u8>>,
+    files: Names,
+    dirs: Names,
 }
 
 impl Walk {
@@ -140,7 +140,13 @@ impl Walk {
     }
 
     /// Looks at one entry: of a level, or (named by the person, so symlinks are followed) of the whole system.
-    fn visit(&mut self, level: Option<usize>, at: &[u8], name: Vec<u8>, path: PathBuf) -> Result<Event, TreeError> {
+    fn visit(
+        &mut self,
+        level: Option<usize>,
+        at: &[u8],
+        name: Vec<u8>,
+        path: PathBuf,
+    ) -> Result<Event, TreeError> {
         let follow = level.is_none();
         let parent = match level {
             Some(level) => self.levels[level].fd.as_fd(),
@@ -177,7 +183,10 @@ impl Walk {
 
     fn enter(&mut self, fd: OwnedFd, name: Vec<u8>, path: PathBuf) -> Result<Event, TreeError> {
         if self.levels.len() >= DIRECTORY_DEPTH_MAX {
-            return Err(TreeError { path, why: format!("nested deeper than {DIRECTORY_DEPTH_MAX} directories") });
+            return Err(TreeError {
+                path,
+                why: format!("nested deeper than {DIRECTORY_DEPTH_MAX} directories"),
+            });
         }
         let listed = fstat(&fd).and_then(|stat| Ok((stat, list(&fd)?)));
         let (stat, (mut files, mut dirs)) = match listed {
@@ -266,9 +275,11 @@ fn no_follow(follow: bool) -> OFlag {
     if follow { OFlag::empty() } else { OFlag::O_NOFOLLOW }
 }
 
+type Names = Vec<Vec<u8>>;
+
 /// Names in a directory: directories apart from everything else. A file system that does not say what an entry
 /// is when it lists it is asked once more for each.
-fn list(fd: &OwnedFd) -> Result<(Vec<Vec<u8>>, Vec<Vec<u8>>), Errno> {
+fn list(fd: &OwnedFd) -> Result<(Names, Names), Errno> {
     let mut dir = Dir::from_fd(open_dir(fd, b".", false)?)?;
     let (mut files, mut dirs) = (Vec::new(), Vec::new());
     for entry in dir.iter() {
@@ -335,8 +346,20 @@ mod tests {
         let dir = tree();
         let top = dir.path().join("top");
         let expected = [
-            "top/", "skipped c-pipe: a pipe", "link -> /etc", "z 5", "a/", "dangling -> nowhere", "..", "b/", "one 1",
-            "deep/", "two 0", "..", "..", "..",
+            "top/",
+            "skipped c-pipe: a pipe",
+            "link -> /etc",
+            "z 5",
+            "a/",
+            "dangling -> nowhere",
+            "..",
+            "b/",
+            "one 1",
+            "deep/",
+            "two 0",
+            "..",
+            "..",
+            "..",
         ];
         assert_eq!(walk(&[&top], Unreadable::Fail).expect("readable"), expected);
         let file = top.join("z");
@@ -377,7 +400,8 @@ mod tests {
         }
         assert!(walk(&[Path::new("/")], Unreadable::Fail).is_err());
         assert!(walk(&[Path::new("relative")], Unreadable::Fail).is_err());
-        let same = walk(&[&top.join("b/one"), &dir.path().join("one")], Unreadable::Fail).expect_err("same name");
+        let same =
+            walk(&[&top.join("b/one"), &dir.path().join("one")], Unreadable::Fail).expect_err("same name");
         assert!(same.why.contains("same name"));
         let mut deep = dir.path().join("nest");
         for _ in 0..=DIRECTORY_DEPTH_MAX {
@@ -397,9 +421,12 @@ mod tests {
         };
         let error = deny(Unreadable::Fail, false).expect_err("fails");
         assert_eq!(error.to_string(), "/x/secret: permission denied");
-        assert!(matches!(deny(Unreadable::Skip, false), Ok(Event::Skipped { why, .. }) if why == "permission denied"));
+        assert!(
+            matches!(deny(Unreadable::Skip, false), Ok(Event::Skipped { why, .. }) if why == "permission denied")
+        );
         assert!(deny(Unreadable::Skip, true).is_err(), "named by the person");
-        let mut walk = Walk::new(vec!["/nonexistent-a".into(), "/nonexistent-b".into()], Unreadable::Skip).expect("walk");
+        let mut walk = Walk::new(vec!["/nonexistent-a".into(), "/nonexistent-b".into()], Unreadable::Skip)
+            .expect("walk");
         assert!(walk.next().is_some_and(|event| event.is_err()));
         assert!(walk.next().is_none(), "ends after its first error");
     }

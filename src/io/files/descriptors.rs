@@ -16,7 +16,11 @@ pub fn open_in(parent: impl AsFd, name: &[u8], flags: OFlag, mode: u32) -> Resul
     let how = OpenHow::new()
         .flags(flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NOCTTY)
         .mode(Mode::from_bits_truncate(mode))
-        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        .resolve(
+            ResolveFlag::RESOLVE_BENEATH
+                | ResolveFlag::RESOLVE_NO_SYMLINKS
+                | ResolveFlag::RESOLVE_NO_MAGICLINKS,
+        );
     loop {
         match openat2(parent.as_fd(), name, how) {
             // Something was renamed at the same time; the kernel could not be sure and asks to try again.

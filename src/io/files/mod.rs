@@ -94,7 +94,9 @@ impl Files {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(refused(root, "the directory above it does not exist; make it first"));
             }
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(root, errno(&error))),
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(failed(root, errno(&error)));
+            }
             _ => {}
         }
         // The person chose this path, so its own symlinks are followed.
@@ -189,7 +191,10 @@ impl Work<'_> {
     }
 
     fn known(&self, dir: u32) -> Fault<&Dir> {
-        self.job.dirs.get(&dir).ok_or_else(|| refused(&self.job.path, "a directory was used before it was made"))
+        self.job
+            .dirs
+            .get(&dir)
+            .ok_or_else(|| refused(&self.job.path, "a directory was used before it was made"))
     }
 
     /// A path for messages.
@@ -208,8 +213,9 @@ impl Work<'_> {
     }
 
     fn check_name(&self, parent: u32, name: &[u8]) -> Fault<()> {
-        let why = names::refuse(name)
-            .or_else(|| name.ends_with(self.job.suffix.as_bytes()).then_some("the name of an unfinished file"));
+        let why = names::refuse(name).or_else(|| {
+            name.ends_with(self.job.suffix.as_bytes()).then_some("the name of an unfinished file")
+        });
         match why {
             Some(why) => Err(refused(&self.path_of(parent, name), &format!("{why}; refused"))),
             None => Ok(()),

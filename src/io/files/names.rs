@@ -90,11 +90,15 @@ pub fn failed(path: &str, errno: Errno) -> FileFault {
             ("permission denied; choose another place with -o or change its permissions".into(), false)
         }
         Errno::EROFS => ("the file system is read-only; choose another place with -o".into(), false),
-        Errno::EEXIST => ("exists already; move it away, choose another place with -o, or use --overwrite".into(), false),
+        Errno::EEXIST => {
+            ("exists already; move it away, choose another place with -o, or use --overwrite".into(), false)
+        }
         Errno::ELOOP => ("a symlink is in the way and is not followed; move it away".into(), false),
         Errno::ENOTDIR => ("not a directory; move it away".into(), false),
         Errno::EISDIR | Errno::ENOTEMPTY => ("a directory is in the way; move it away".into(), false),
-        Errno::ENOENT => ("no longer there; was it moved while being written? run the same get again".into(), true),
+        Errno::ENOENT => {
+            ("no longer there; was it moved while being written? run the same get again".into(), true)
+        }
         Errno::ENAMETOOLONG => ("the name is too long for this file system".into(), false),
         other => (std::io::Error::from(other).to_string(), false),
     };

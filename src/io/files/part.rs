@@ -59,12 +59,7 @@ impl Work<'_> {
     }
 
     /// Opens the temporary file, or the finished one of an earlier run.
-    fn start(
-        &mut self,
-        parent: u32,
-        name: Vec<u8>,
-        size: u64,
-    ) -> Fault<(Part, OwnedFd, Vec<JournalRecord>)> {
+    fn start(&mut self, parent: u32, name: Vec<u8>, size: u64) -> Fault<(Part, OwnedFd, Vec<JournalRecord>)> {
         self.check_name(parent, &name)?;
         let (above, path) = (self.dir(parent)?, self.path_of(parent, &name));
         let fault = |errno| failed(&path, errno);
@@ -122,9 +117,12 @@ impl Work<'_> {
         }
         let above = self.dir(part.parent)?;
         let opened = match part.state {
-            State::Temporary { .. } => {
-                open_in(&*above, &names::part_name(&part.name, &self.job.suffix), OFlag::O_RDWR | OFlag::O_NONBLOCK, 0)
-            }
+            State::Temporary { .. } => open_in(
+                &*above,
+                &names::part_name(&part.name, &self.job.suffix),
+                OFlag::O_RDWR | OFlag::O_NONBLOCK,
+                0,
+            ),
             State::InPlace { .. } => open_in(&*above, &part.name, OFlag::O_RDONLY | OFlag::O_NONBLOCK, 0),
         };
         let fd = opened.map_err(|errno| failed(&self.path_of(part.parent, &part.name), errno))?;
@@ -155,7 +153,14 @@ impl Work<'_> {
         Ok(FileOutcome::Read { file, record, data: into, len: got as u32 })
     }
 
-    pub(super) fn write(&mut self, file: u32, offset: u64, data: &[u8], record: u64, tag: [u8; 16]) -> Fault<()> {
+    pub(super) fn write(
+        &mut self,
+        file: u32,
+        offset: u64,
+        data: &[u8],
+        record: u64,
+        tag: [u8; 16],
+    ) -> Fault<()> {
         let part = self.part(file)?;
         let path = self.path_of(part.parent, &part.name);
         if offset.checked_add(data.len() as u64).is_none_or(|end| end > part.size) || record == FINISHED {
@@ -176,7 +181,8 @@ impl Work<'_> {
     fn move_out(&mut self, part: &Part, from: &OwnedFd, changed: bool) -> Fault<OwnedFd> {
         let (above, path) = (self.dir(part.parent)?, self.path_of(part.parent, &part.name));
         if changed && !self.job.overwrite {
-            let why = "changed since it was restored; move it away or use --overwrite, then run the same get again";
+            let why =
+                "changed since it was restored; move it away or use --overwrite, then run the same get again";
             return Err(refused(&path, why));
         }
         let copy = || {
@@ -286,7 +292,8 @@ impl Work<'_> {
         if done.is_err() {
             // One record is not worth keeping; a failure to remove it changes nothing.
             let above = self.dir(parent)?;
-            let _ = unlinkat(&*above, &names::part_name(name, &self.job.suffix)[..], UnlinkatFlags::NoRemoveDir);
+            let _ =
+                unlinkat(&*above, &names::part_name(name, &self.job.suffix)[..], UnlinkatFlags::NoRemoveDir);
         }
         done
     }

@@ -6,7 +6,7 @@ use lmdb::{Cursor, RwTransaction, Transaction, WriteFlags};
 
 use super::database::{Database, Kind, Totals};
 use super::record::{self, Record, Shape};
-use super::{NewChunk, Stored, StoreError, Table};
+use super::{NewChunk, StoreError, Stored, Table};
 use crate::base::ChunkId;
 use crate::limits::{STORE_KEY_MAX, STORE_RUN, STORE_VALUE_MAX};
 use crate::wire::locator;

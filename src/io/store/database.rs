@@ -6,7 +6,9 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lmdb::{Database as Dbi, DatabaseFlags, Environment, EnvironmentFlags, RwTransaction, Transaction, WriteFlags};
+use lmdb::{
+    Database as Dbi, DatabaseFlags, Environment, EnvironmentFlags, RwTransaction, Transaction, WriteFlags,
+};
 
 use super::{StoreError, header};
 use crate::limits::STORE_READERS_MAX;
@@ -80,7 +82,7 @@ pub struct Database {
 /// Size of the map for a limit: freed pages wait for two commits and for the slowest reader, and runs of 16
 /// pages do not fit into every gap, so the file may become larger than its content. Address space, not disk.
 pub fn map_size(limit: u64) -> u64 {
-    (limit + limit / 4).saturating_add(512 << 20).next_multiple_of(1 << 20)
+    limit.saturating_add(limit / 4).saturating_add(512 << 20) & !((1 << 20) - 1)
 }
 
 impl Database {
@@ -211,11 +213,10 @@ fn check_format(env: &Environment, path: &Path) -> Result<(), StoreError> {
         Err(lmdb::Error::NotFound) => return Err(foreign),
         Err(error) => return Err(wrong(error)),
     };
-    match value.strip_prefix(FORMAT_MAGIC).and_then(|version| version.try_into().ok()).map(u32::from_le_bytes) {
+    match value.strip_prefix(FORMAT_MAGIC).and_then(|version| version.try_into().ok()).map(u32::from_le_bytes)
+    {
         Some(FORMAT) => Ok(()),
-        Some(found) if found > FORMAT => {
-            Err(StoreError::Newer { path: path.into(), found, known: FORMAT })
-        }
+        Some(found) if found > FORMAT => Err(StoreError::Newer { path: path.into(), found, known: FORMAT }),
         _ => Err(foreign),
     }
 }
@@ -240,7 +241,8 @@ fn lost_power(path: &Path) -> Result<bool, StoreError> {
 
 fn mark_running(path: &Path) -> Result<(), StoreError> {
     let write = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(running(path))?;
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(running(path))?;
         file.write_all(boot_id().as_bytes())?;
         file.sync_all()?;
         File::open(path)?.sync_all()
@@ -260,7 +262,9 @@ fn is_cut(checked: Result<bool, StoreError>) -> Result<bool, StoreError> {
 fn forget(path: &Path) -> Result<(), StoreError> {
     for name in ["data.mdb", "lock.mdb"] {
         match fs::remove_file(path.join(name)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(StoreError::io(path, &error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(StoreError::io(path, &error));
+            }
             _ => {}
         }
     }

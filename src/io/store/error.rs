@@ -86,7 +86,7 @@ impl StoreError {
     /// An operating system's error about `path`.
     pub fn io(path: &Path, error: &std::io::Error) -> Self {
         match error.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => Self::DiskFull { path: path.to_owned() },
+            Some(libc::ENOSPC | libc::EDQUOT) => Self::DiskFull { path: path.to_owned() },
             _ => Self::Io { path: path.to_owned(), message: error.to_string() },
         }
     }

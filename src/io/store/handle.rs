@@ -7,7 +7,7 @@ use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 use super::apply::Op;
 use super::stats::Counters;
 use super::writer::Job;
-use super::{NewChunk, Stored, StoreError, Table};
+use super::{NewChunk, StoreError, Stored, Table};
 use crate::base::ChunkId;
 use crate::wire::locator::Locator;
 

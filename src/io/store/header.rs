@@ -132,7 +132,10 @@ mod tests {
         for len in [100, 4096, 8191, 8192, 12_288, whole.len() - 4096, whole.len() - 1] {
             std::fs::write(&cut, &whole[..len]).expect("write");
             let error = check(&cut).expect_err("cut");
-            assert!(matches!(error, StoreError::Truncated { .. } | StoreError::Foreign { .. }), "{len}: {error}");
+            assert!(
+                matches!(error, StoreError::Truncated { .. } | StoreError::Foreign { .. }),
+                "{len}: {error}"
+            );
         }
         std::fs::write(&cut, []).expect("write");
         assert_eq!(check(&cut), Ok(false));
@@ -150,7 +153,8 @@ mod tests {
             std::fs::write(&other, bytes).expect("write");
             assert!(matches!(check(&other), Err(StoreError::Foreign { .. })), "byte {at}");
         }
-        std::fs::write(&other, "a letter to somebody, long enough to hold a header. ".repeat(40)).expect("write");
+        std::fs::write(&other, "a letter to somebody, long enough to hold a header. ".repeat(40))
+            .expect("write");
         assert!(matches!(check(&other), Err(StoreError::Foreign { .. })));
         assert!(matches!(check(dir.path()), Err(StoreError::Foreign { .. })), "a directory");
     }

@@ -90,6 +90,9 @@ impl Table {
     }
 }
 
+/// A key and its value.
+pub type Entry = (Vec<u8>, Vec<u8>);
+
 /// The open store. Dropping it waits until everything handed in before is written, and closes the databases;
 /// later writes are told [`StoreError::Closed`].
 pub struct Store {
@@ -106,6 +109,13 @@ struct Shared {
     cache: Side,
     reads: ReadCounters,
     touched: Arc<Touched>,
+}
+
+/// One environment with its writer running.
+struct Started {
+    queue: Queue,
+    side: Side,
+    thread: JoinHandle<()>,
 }
 
 struct Side {
@@ -127,12 +137,17 @@ impl Store {
         let touched = Arc::new(Touched::new());
         let local = Arc::new(Database::open(&path, Kind::Local, config.local_limit, maps[0])?);
         let cache = Arc::new(Database::open(&path, Kind::Cache, config.cache_limit, maps[1])?);
-        let (local_queue, local, local_writer) = start(local, &touched)?;
-        let (cache_queue, cache, cache_writer) = start(cache, &touched)?;
+        let local = start(local, &touched)?;
+        let cache = start(cache, &touched)?;
         Ok(Self {
-            shared: Arc::new(Shared { local, cache, reads: ReadCounters::default(), touched }),
-            queues: [local_queue, cache_queue],
-            writers: vec![local_writer, cache_writer],
+            queues: [local.queue, cache.queue],
+            writers: vec![local.thread, cache.thread],
+            shared: Arc::new(Shared {
+                local: local.side,
+                cache: cache.side,
+                reads: ReadCounters::default(),
+                touched,
+            }),
             _lock: lock,
         })
     }
@@ -149,7 +164,7 @@ impl Store {
     }
 
     /// All keys and values of a small table, by key; the store's own are left out.
-    pub fn values(&self, table: Table) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    pub fn values(&self, table: Table) -> Result<Vec<Entry>, StoreError> {
         let database = &self.shared.local.database;
         let wrong = |error| database.wrong(error);
         let txn = database.env.begin_ro_txn().map_err(wrong)?;
@@ -206,18 +221,15 @@ impl Readers {
     }
 }
 
-fn start(
-    database: Arc<Database>,
-    touched: &Arc<Touched>,
-) -> Result<(Queue, Side, JoinHandle<()>), StoreError> {
+/// Starts an environment's writer.
+fn start(database: Arc<Database>, touched: &Arc<Touched>) -> Result<Started, StoreError> {
     let (jobs, receiver) = bounded(STORE_QUEUE_MAX);
     let counters = Arc::new(Counters::default());
-    let writer =
-        Writer::new(Arc::clone(&database), Arc::clone(touched), Arc::clone(&counters), receiver)?;
+    let writer = Writer::new(Arc::clone(&database), Arc::clone(touched), Arc::clone(&counters), receiver)?;
     let thread = std::thread::Builder::new()
         .name(format!("store-{}", database.kind.name()))
         .spawn(move || writer.run())
         .map_err(|error| StoreError::io(&database.path, &error))?;
     let queue = Queue { jobs, counters: Arc::clone(&counters) };
-    Ok((queue, Side { database, counters }, thread))
+    Ok(Started { queue, side: Side { database, counters }, thread })
 }

@@ -113,7 +113,9 @@ impl StoreReader {
     pub fn publication(&mut self, hash: &[u8; 32]) -> Result<Option<Locator>, StoreError> {
         let database = Arc::clone(&self.shared.local.database);
         let wrong = |error| database.wrong(error);
-        let Some(found) = self.local.get(database.publications, hash).map_err(wrong)? else { return Ok(None) };
+        let Some(found) = self.local.get(database.publications, hash).map_err(wrong)? else {
+            return Ok(None);
+        };
         let bytes = self.local.bytes(found).ok_or(StoreError::Malformed("snapshot"))?;
         let locator = Locator::parse(bytes).map_err(|_| StoreError::Malformed("publication"))?;
         let stored = self.local.get(database.index, &locator.chunk.0).map_err(wrong)?;
@@ -149,7 +151,12 @@ impl StoreReader {
         self.known[slot(handle)].as_mut().filter(|known| known.handle == handle)
     }
 
-    fn get(&mut self, handle: u64, pick: fn(&Database) -> lmdb::Database, key: &[u8]) -> Result<Mapped, ReadFault> {
+    fn get(
+        &mut self,
+        handle: u64,
+        pick: fn(&Database) -> lmdb::Database,
+        key: &[u8],
+    ) -> Result<Mapped, ReadFault> {
         let (reader, database) = self.side(handle);
         match reader.get(pick(database), key) {
             Ok(Some(value)) => Ok(value),

@@ -90,7 +90,8 @@ impl<'a> Record<'a> {
     /// Checks bytes that the database gave.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, StoreError> {
         let wrong = StoreError::Malformed("index record");
-        let head: &[u8; HEAD] = bytes.get(..HEAD).and_then(|head| head.try_into().ok()).ok_or(wrong.clone())?;
+        let head: &[u8; HEAD] =
+            bytes.get(..HEAD).and_then(|head| head.try_into().ok()).ok_or(wrong.clone())?;
         let len = u32::from_le_bytes(head[4..8].try_into().expect("four bytes"));
         let shape = Shape::of(len as usize).ok_or(wrong.clone())?;
         let inline = u32::from(u16::from_le_bytes([head[2], head[3]]));
@@ -115,7 +116,6 @@ impl<'a> Record<'a> {
     pub fn root(&self) -> [u8; 32] {
         self.bytes[16..48].try_into().expect("32 bytes")
     }
-
 }
 
 /// Writes the record of the chunk `bytes`, whose list has been checked to have `shape.slices` entries.

@@ -75,8 +75,22 @@ fn read_all(reader: &mut StoreReader, id: &ChunkId) -> Option<Vec<u8>> {
 fn chunks_of_every_shape_come_back() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let store = open(dir.path());
-    let lens =
-        [1, 16, 1903, 1904, 1905, 65_519, 65_520, 65_521, 65_535, 65_536, 65_537, 67_000, 131_072, CHUNK_SIZE_MAX];
+    let lens = [
+        1,
+        16,
+        1903,
+        1904,
+        1905,
+        65_519,
+        65_520,
+        65_521,
+        65_535,
+        65_536,
+        65_537,
+        67_000,
+        131_072,
+        CHUNK_SIZE_MAX,
+    ];
     let chunks: Vec<_> = lens.iter().map(|&len| chunk(len, len as u64)).collect();
     for chunk in &chunks {
         assert_eq!(put(&store, chunk), Ok(Stored::Done));
@@ -93,7 +107,9 @@ fn chunks_of_every_shape_come_back() {
         }
         assert!(read_all(&mut reader, &chunk.id).as_ref() == Some(&chunk.bytes));
         let len = chunk.bytes.len();
-        for (start, count) in [(0, 1), (len - 1, 1), (len / 2, len / 3), (65_510.min(len - 1), 40), (65_530.min(len), 3)] {
+        for (start, count) in
+            [(0, 1), (len - 1, 1), (len / 2, len / 3), (65_510.min(len - 1), 40), (65_530.min(len), 3)]
+        {
             let count = count.min(len - start);
             let mut part = vec![0; count];
             reader.read(found.handle, start as u32, &mut part).expect("inside");
@@ -150,7 +166,10 @@ fn a_full_local_store_refuses_and_goes_on() {
     assert_eq!(put(&store, &chunks[0]), Ok(Stored::Done));
     assert_eq!(put(&store, &chunks[1]), Ok(Stored::Done));
     let error = put(&store, &chunks[2]).expect_err("the limit");
-    assert!(matches!(error, StoreError::LimitReached { limit_bytes, .. } if limit_bytes == 3 << 20), "{error}");
+    assert!(
+        matches!(error, StoreError::LimitReached { limit_bytes, .. } if limit_bytes == 3 << 20),
+        "{error}"
+    );
     assert_eq!(put(&store, &chunk(50_000, 9)), Ok(Stored::Done), "a small one still fits");
     let mut reader = store.readers().reader();
     assert!(read_all(&mut reader, &chunks[0].id).as_ref() == Some(&chunks[0].bytes));
@@ -176,7 +195,11 @@ fn a_deleted_chunk_is_gone_and_its_handle_never_names_another() {
         assert_eq!(reader.read(old, 0, &mut [0; 10]), Err(ReadFault::Gone));
         assert_eq!(reader.warm(old, 0), Err(ReadFault::Gone));
         assert_eq!(reader.slice_list(old, &mut Vec::new()), Err(ReadFault::Gone));
-        assert_eq!(store.readers().reader().read(old, 0, &mut [0]), Err(ReadFault::Gone), "nor for a new reader");
+        assert_eq!(
+            store.readers().reader().read(old, 0, &mut [0]),
+            Err(ReadFault::Gone),
+            "nor for a new reader"
+        );
         put(&store, &chunk).expect("stored again");
         reader.park();
         assert_eq!(reader.read(old, 0, &mut [0; 10]), Err(ReadFault::Gone));
@@ -240,7 +263,10 @@ fn small_values_and_publications_are_kept() {
     assert!(reader.publication(&[2; 32]).expect("read").is_none(), "its chunk is not stored");
     assert!(reader.publication(&[3; 32]).expect("read").is_none());
     assert_eq!(reader.value(Table::Peers, b"a"), Ok(Some(b"1".to_vec())));
-    assert_eq!(store.values(Table::Peers), Ok(vec![(b"a".to_vec(), b"1".to_vec()), (b"b".to_vec(), b"2".to_vec())]));
+    assert_eq!(
+        store.values(Table::Peers),
+        Ok(vec![(b"a".to_vec(), b"1".to_vec()), (b"b".to_vec(), b"2".to_vec())])
+    );
     assert_eq!(store.values(Table::Meta), Ok(vec![(b"c".to_vec(), b"3".to_vec())]));
     handle.set(Table::Peers, b"a".to_vec(), None, Ack::none());
     handle.sync().expect("durable");

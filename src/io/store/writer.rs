@@ -13,7 +13,7 @@ use crossbeam::channel::Receiver;
 use super::apply::{Batch, Op, Refusal, Touched};
 use super::database::{Database, Kind, Totals};
 use super::stats::Counters;
-use super::{Ack, Stored, StoreError};
+use super::{Ack, StoreError, Stored};
 use crate::limits::{COMMIT_BYTES_MAX, COMMIT_DELAY_MS};
 
 /// An operation and whom to tell.

@@ -29,13 +29,21 @@ fn a_damaged_slice_is_never_served() {
     let mut reader = store.readers().reader();
     let handle = reader.find(&chunk.id).expect("stored").handle;
     let mut out = [0; 100];
-    assert_eq!(reader.read(handle, SLICE_SIZE as u32, &mut out), Err(ReadFault::Damaged), "without being warmed");
+    assert_eq!(
+        reader.read(handle, SLICE_SIZE as u32, &mut out),
+        Err(ReadFault::Damaged),
+        "without being warmed"
+    );
     assert_eq!(reader.warm(handle, 1), Err(ReadFault::Damaged));
     assert_eq!(reader.warm(handle, 1), Err(ReadFault::Damaged), "and again");
     assert_eq!(reader.warm(handle, 2), Ok(true));
     reader.read(handle, 2 * SLICE_SIZE as u32 + 7, &mut out).expect("the others are fine");
     assert_eq!(out, chunk.bytes[2 * SLICE_SIZE + 7..2 * SLICE_SIZE + 107]);
-    assert_eq!(reader.read(handle, SLICE_SIZE as u32 - 50, &mut out), Err(ReadFault::Damaged), "across a border");
+    assert_eq!(
+        reader.read(handle, SLICE_SIZE as u32 - 50, &mut out),
+        Err(ReadFault::Damaged),
+        "across a border"
+    );
     assert_eq!(store.stats().damaged, 1);
 }
 
@@ -50,7 +58,8 @@ fn a_cold_slice_is_faulted_in_elsewhere() {
     let chunk = &chunks[20];
     let file = fs::File::open(data(dir.path(), "local")).expect("open");
     file.sync_all().expect("sync");
-    nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED).expect("advice");
+    nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED)
+        .expect("advice");
     let store = open(dir.path());
     let mut reader = store.readers().reader();
     let handle = reader.find(&chunk.id).expect("stored").handle;
@@ -61,7 +70,7 @@ fn a_cold_slice_is_faulted_in_elsewhere() {
     assert_eq!(reader.warm(handle, 9), Ok(false), "asked again");
     let cold = reader.take_cold();
     assert_eq!(cold.iter().map(|cold| (cold.handle, cold.slice)).collect::<Vec<_>>(), [(handle, 9)], "once");
-    assert!(cold[0].len == SLICE_SIZE && cold[0].address % 4096 == 0);
+    assert!(cold[0].len == SLICE_SIZE && cold[0].address.is_multiple_of(4096));
     reader.park();
     memory::populate(cold[0].address, cold[0].len).expect("the map stays while the reader lives");
     reader.warmed(handle, 9, true);
@@ -131,10 +140,15 @@ fn a_cache_that_lost_power_or_was_cut_starts_anew_alone() {
     fs::write(&running, "another boot").expect("write");
     assert!(!has_copy(), "the machine stopped");
     fill();
-    fs::File::options().write(true).open(data(dir.path(), "cache")).and_then(|f| f.set_len(8192)).expect("cut");
+    fs::File::options()
+        .write(true)
+        .open(data(dir.path(), "cache"))
+        .and_then(|f| f.set_len(8192))
+        .expect("cut");
     assert!(!has_copy());
     fill();
-    fs::write(data(dir.path(), "cache"), "somebody's notes, which are not a database. ".repeat(9)).expect("write");
+    fs::write(data(dir.path(), "cache"), "somebody's notes, which are not a database. ".repeat(9))
+        .expect("write");
     assert!(matches!(try_open(dir.path(), CONFIG).map(|_| ()), Err(StoreError::Foreign { .. })));
 }
 
@@ -162,7 +176,11 @@ fn a_map_that_is_too_small_is_told_and_survived() {
     assert!(matches!(results[11], Err(StoreError::LimitReached { .. })), "{:?}", results[11]);
     reader.park();
     for (seed, _) in chunks.iter().enumerate() {
-        assert_eq!(put_cache(&store, &chunk(CHUNK_SIZE_MAX, 100 + seed as u64)), Ok(Stored::Done), "a cache evicts");
+        assert_eq!(
+            put_cache(&store, &chunk(CHUNK_SIZE_MAX, 100 + seed as u64)),
+            Ok(Stored::Done),
+            "a cache evicts"
+        );
     }
 }
 
@@ -173,7 +191,8 @@ impl Small {
     fn mount(mib: u32) -> Option<Self> {
         let dir = tempfile::tempdir().expect("temporary directory");
         let options = format!("size={mib}m,nr_inodes=1000");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(dir.path()).output();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(dir.path()).output();
         match mounted {
             Ok(output) if output.status.success() => Some(Self(dir)),
             _ => {
