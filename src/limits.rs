@@ -252,6 +252,10 @@ pub const FETCH_STALL_MS: u64 = 8_000;
 pub const SOURCES_SHOWN_MAX: usize = 64;
 /// How often a running job reports, milliseconds.
 pub const PROGRESS_MS: u64 = 200;
+/// File descriptors of outputs that the file thread keeps open at once.
+pub const FILES_OPEN_MAX: usize = 256;
+/// Records of an interrupted `get` that its journal brings back at most (40 bytes of memory each).
+pub const JOURNAL_RECORDS_MAX: usize = 8 << 20;
 
 // ---- store (docs/protocol/store.md) ------------------------------------------------------------
 
@@ -269,6 +273,20 @@ pub const IMPORTS_MAX: usize = 4;
 pub const PUBLISH_BATCH: usize = 1024;
 /// Chunks waiting for the store writer at most.
 pub const STORE_QUEUE_MAX: usize = 64;
+/// Bytes of one slice that lie in a run of pages of their own: 16 pages less LMDB's 16-byte header.
+pub const STORE_RUN: usize = 16 * 4096 - 16;
+/// An index record at most, bytes: what LMDB keeps two of in one page.
+pub const INDEX_RECORD_MAX: usize = 1984;
+/// Snapshots of one database that can be held at once (one per shard, import and API request).
+pub const STORE_READERS_MAX: u32 = 512;
+/// Chunks that one reader remembers having checked; a power of two.
+pub const STORE_HANDLES_MAX: usize = 8192;
+/// Cold slices that one reader has being faulted in at once; beyond it, reading waits for the disk.
+pub const STORE_COLD_MAX: usize = 1024;
+/// Keys of the store's small tables (peers, meta) at most, bytes.
+pub const STORE_KEY_MAX: usize = 128;
+/// Values of the store's small tables at most, bytes.
+pub const STORE_VALUE_MAX: usize = 64 << 10;
 
 // ---- the network of friends --------------------------------------------------------------------
 
@@ -346,4 +364,7 @@ const _: () = {
     assert!(UNCONFIRMED_MS_MAX < HANDSHAKE_MS_MAX && UNCONFIRMED_MS_MAX < SESSION_IDLE_MS_MAX);
     assert!(KEEPALIVE_MS * 2 < SESSION_IDLE_MS_MAX);
     assert!(HANDSHAKES_OUT_MAX + UNCONFIRMED_MAX < SESSIONS_MAX && SESSIONS_MAX.is_power_of_two());
+    assert!(STORE_RUN == RECORD_PLAIN && SLICE_SIZE - STORE_RUN == 16);
+    assert!(48 + CHUNK_SLICES_MAX * (32 + 16) <= INDEX_RECORD_MAX, "a full chunk's record stays in its page");
+    assert!(STORE_HANDLES_MAX.is_power_of_two());
 };

@@ -1,8 +1,10 @@
 //! Hashes: SHA-1 for 160-bit addresses, BLAKE3 for integrity, SHA-512 for Ed25519's own expansion.
 
+use blake3::hazmat::HasherExt;
 use sha1::{Digest, Sha1};
 
 use super::kdf::Secret;
+use crate::limits::SLICE_SIZE;
 
 /// SHA-1 of the concatenated parts. An address, not a proof of integrity.
 pub fn sha1(parts: &[&[u8]]) -> [u8; 20] {
@@ -38,6 +40,16 @@ pub fn verify_mac(key: &Secret, parts: &[&[u8]], tag: &[u8; 16]) -> bool {
         blake3::Hash::from_bytes(whole)
     };
     widen(&mac(key, parts)) == widen(tag)
+/// What a chunk's slice list says of slice `index`: the BLAKE3 chaining value of the subtree that the
+/// slice's bytes are in their chunk; of an only slice, the chunk's root itself. `bytes` is not empty.
+pub fn slice_cv(index: u32, bytes: &[u8], only_slice: bool) -> [u8; 32] {
+    if only_slice {
+        return blake3(&[bytes]);
+    }
+    let mut hasher = blake3::Hasher::new();
+    hasher.set_input_offset(u64::from(index) * SLICE_SIZE as u64);
+    hasher.update(bytes);
+    hasher.finalize_non_root()
 }
 
 #[cfg(test)]
@@ -60,5 +72,12 @@ mod tests {
         assert!(verify_mac(&key, &[b"ab", b"c"], &tag));
         assert!(!verify_mac(&key, &[b"abd"], &tag));
         assert!(!verify_mac(&Secret::from_bytes([2; 32]), &[b"abc"], &tag));
+    fn slice_values_join_to_the_root() {
+        use blake3::hazmat::{Mode, merge_subtrees_root};
+        let bytes: Vec<u8> = (0..SLICE_SIZE + 777).map(|i| (i % 251) as u8).collect();
+        let (left, right) = bytes.split_at(SLICE_SIZE);
+        let (left, right) = (slice_cv(0, left, false), slice_cv(1, right, false));
+        assert_eq!(merge_subtrees_root(&left, &right, Mode::Hash), blake3::hash(&bytes));
+        assert_eq!(slice_cv(0, b"abc", true), *blake3::hash(b"abc").as_bytes());
     }
 }

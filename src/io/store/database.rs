@@ -1,0 +1,272 @@
+//! One LMDB environment: opening it safely, its named databases, its totals.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use lmdb::{
+    Database as Dbi, DatabaseFlags, Environment, EnvironmentFlags, RwTransaction, Transaction, WriteFlags,
+};
+
+use super::{StoreError, header};
+use crate::limits::STORE_READERS_MAX;
+use crate::sys::lmdb::clear_dead_readers;
+
+/// Version of everything below `DIR/store`.
+pub const FORMAT: u32 = 1;
+const FORMAT_KEY: &[u8] = b"\0format";
+const FORMAT_MAGIC: &[u8; 12] = b"tornet store";
+const TOTALS_KEY: &[u8] = b"\0totals";
+const DATABASES_MAX: u32 = 8;
+/// Where the kernel tells one boot from another.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Which of the two environments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// What this node published: every commit is on the disk before it is acknowledged.
+    Local,
+    /// Copies of others' chunks: may be lost, evicted, or deleted as a whole.
+    Cache,
+}
+
+impl Kind {
+    /// Its folder below `DIR/store`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Cache => "cache",
+        }
+    }
+}
+
+/// What an environment holds, kept with its content in each transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Chunks.
+    pub chunks: u64,
+    /// Their ciphertext, bytes.
+    pub bytes: u64,
+    /// Their share of the file, bytes (`record::Shape::footprint`).
+    pub footprint: u64,
+    /// Sequence number of the next new chunk.
+    pub next_sequence: u64,
+}
+
+/// An open environment. Closed when the last user drops it.
+pub struct Database {
+    /// The environment.
+    pub env: Arc<Environment>,
+    /// Its folder.
+    pub path: PathBuf,
+    /// Which one.
+    pub kind: Kind,
+    /// Footprint that it may reach, bytes.
+    pub limit: u64,
+    /// Chunk id → record.
+    pub index: Dbi,
+    /// Sequence and slice → run.
+    pub bodies: Dbi,
+    /// Sequence → chunk id.
+    pub order: Dbi,
+    /// Format, totals, and small values.
+    pub meta: Dbi,
+    /// Peers' small values (local only, empty in the cache).
+    pub peers: Dbi,
+    /// Piece hash → locator (local only, empty in the cache).
+    pub publications: Dbi,
+}
+
+/// Size of the map for a limit: freed pages wait for two commits and for the slowest reader, and runs of 16
+/// pages do not fit into every gap, so the file may become larger than its content. Address space, not disk.
+pub fn map_size(limit: u64) -> u64 {
+    limit.saturating_add(limit / 4).saturating_add(512 << 20) & !((1 << 20) - 1)
+}
+
+impl Database {
+    /// Opens or creates the environment in `parent`; `map` in bytes, a multiple of the page size.
+    pub fn open(parent: &Path, kind: Kind, limit: u64, map: u64) -> Result<Self, StoreError> {
+        let path = parent.join(kind.name());
+        let failed = |error: std::io::Error| StoreError::io(&path, &error);
+        DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(failed)?;
+        let file = path.join("data.mdb");
+        if kind == Kind::Cache && (lost_power(&path)? || is_cut(header::check(&file))?) {
+            tracing::warn!(path = %path.display(), "the cache did not survive the last stop and starts empty");
+            forget(&path)?;
+        }
+        header::check(&file)?;
+        let wrong = |error| StoreError::lmdb(&path, error);
+        let mut flags = EnvironmentFlags::NO_TLS;
+        if kind == Kind::Cache {
+            flags |= EnvironmentFlags::NO_SYNC | EnvironmentFlags::NO_META_SYNC;
+            mark_running(&path)?;
+        }
+        let env = Environment::new()
+            .set_flags(flags)
+            .set_max_dbs(DATABASES_MAX)
+            .set_max_readers(STORE_READERS_MAX)
+            .set_map_size(usize::try_from(map).map_err(|_| StoreError::Malformed("store limit"))?)
+            .open_with_permissions(&path, 0o600)
+            .map_err(wrong)?;
+        clear_dead_readers(&env).map_err(wrong)?;
+        check_format(&env, &path)?;
+        let open = |name| env.create_db(Some(name), DatabaseFlags::empty()).map_err(wrong);
+        let database = Self {
+            kind,
+            limit,
+            meta: open("meta")?,
+            index: open("index")?,
+            bodies: open("bodies")?,
+            order: open("order")?,
+            peers: open("peers")?,
+            publications: open("publications")?,
+            env: Arc::new(env),
+            path,
+        };
+        database.write_format()?;
+        // From here on the file is as long as the map, sparse: a shorter one has been cut, for certain.
+        let length = OpenOptions::new().write(true).open(&file).and_then(|file| {
+            let len = file.metadata()?.len();
+            if len < map { file.set_len(map) } else { Ok(()) }
+        });
+        length.map_err(|error| StoreError::io(&file, &error))?;
+        Ok(database)
+    }
+
+    /// LMDB's error with this environment's place.
+    pub fn wrong(&self, error: lmdb::Error) -> StoreError {
+        StoreError::lmdb(&self.path, error)
+    }
+
+    /// Reads the totals.
+    pub fn totals(&self) -> Result<Totals, StoreError> {
+        let txn = self.env.begin_ro_txn().map_err(|error| self.wrong(error))?;
+        match txn.get(self.meta, &TOTALS_KEY) {
+            Ok(bytes) => Totals::parse(bytes),
+            Err(lmdb::Error::NotFound) => Ok(Totals::default()),
+            Err(error) => Err(self.wrong(error)),
+        }
+    }
+
+    /// Writes the totals as part of a transaction.
+    pub fn put_totals(&self, txn: &mut RwTransaction<'_>, totals: &Totals) -> lmdb::Result<()> {
+        txn.put(self.meta, &TOTALS_KEY, &totals.emit(), WriteFlags::empty())
+    }
+
+    /// Makes everything durable and says that this was a clean stop.
+    pub fn close(&self) -> Result<(), StoreError> {
+        self.env.sync(true).map_err(|error| self.wrong(error))?;
+        if self.kind == Kind::Cache {
+            fs::remove_file(running(&self.path)).map_err(|error| StoreError::io(&self.path, &error))?;
+        }
+        Ok(())
+    }
+
+    fn write_format(&self) -> Result<(), StoreError> {
+        let mut value = FORMAT_MAGIC.to_vec();
+        value.extend(FORMAT.to_le_bytes());
+        let mut txn = self.env.begin_rw_txn().map_err(|error| self.wrong(error))?;
+        match txn.put(self.meta, &FORMAT_KEY, &value, WriteFlags::NO_OVERWRITE) {
+            Ok(()) => txn.commit().map_err(|error| self.wrong(error)),
+            Err(lmdb::Error::KeyExist) => Ok(()),
+            Err(error) => Err(self.wrong(error)),
+        }
+    }
+}
+
+impl Totals {
+    fn emit(&self) -> [u8; 32] {
+        let mut out = [0; 32];
+        let words = [self.chunks, self.bytes, self.footprint, self.next_sequence];
+        out.chunks_exact_mut(8).zip(words).for_each(|(to, word)| to.copy_from_slice(&word.to_le_bytes()));
+        out
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Self, StoreError> {
+        if bytes.len() != 32 {
+            return Err(StoreError::Malformed("store totals"));
+        }
+        let word = |n: usize| u64::from_le_bytes(bytes[8 * n..8 * n + 8].try_into().expect("eight bytes"));
+        Ok(Self { chunks: word(0), bytes: word(1), footprint: word(2), next_sequence: word(3) })
+    }
+}
+
+/// Refuses an LMDB file that is another program's, or a later tornet's.
+fn check_format(env: &Environment, path: &Path) -> Result<(), StoreError> {
+    let wrong = |error| StoreError::lmdb(path, error);
+    if env.stat().map_err(wrong)?.entries() == 0 {
+        return Ok(());
+    }
+    let foreign = StoreError::Foreign { path: path.into(), why: "another program's LMDB file" };
+    let meta = match env.open_db(Some("meta")) {
+        Ok(meta) => meta,
+        Err(lmdb::Error::NotFound | lmdb::Error::Incompatible) => return Err(foreign),
+        Err(error) => return Err(wrong(error)),
+    };
+    let txn = env.begin_ro_txn().map_err(wrong)?;
+    let value = match txn.get(meta, &FORMAT_KEY) {
+        Ok(value) => value,
+        // Between creating `meta` and writing the format into it a first start can be killed.
+        Err(lmdb::Error::NotFound) if txn.stat(meta).map_err(wrong)?.entries() == 0 => return Ok(()),
+        Err(lmdb::Error::NotFound) => return Err(foreign),
+        Err(error) => return Err(wrong(error)),
+    };
+    match value.strip_prefix(FORMAT_MAGIC).and_then(|version| version.try_into().ok()).map(u32::from_le_bytes)
+    {
+        Some(FORMAT) => Ok(()),
+        Some(found) if found > FORMAT => Err(StoreError::Newer { path: path.into(), found, known: FORMAT }),
+        _ => Err(foreign),
+    }
+}
+
+/// The file that exists while a cache is open. It holds the boot's id: a process that was killed leaves its
+/// writes to the kernel, but a machine that stopped may have kept any part of an unsynced file.
+fn running(path: &Path) -> PathBuf {
+    path.join("running")
+}
+
+fn boot_id() -> String {
+    fs::read_to_string(BOOT_ID).unwrap_or_default()
+}
+
+fn lost_power(path: &Path) -> Result<bool, StoreError> {
+    match fs::read_to_string(running(path)) {
+        Ok(boot) => Ok(boot.is_empty() || boot != boot_id()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(StoreError::io(path, &error)),
+    }
+}
+
+fn mark_running(path: &Path) -> Result<(), StoreError> {
+    let write = || {
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(running(path))?;
+        file.write_all(boot_id().as_bytes())?;
+        file.sync_all()?;
+        File::open(path)?.sync_all()
+    };
+    write().map_err(|error| StoreError::io(path, &error))
+}
+
+/// A cut cache is worth nothing and is made anew; a foreign file in its place is somebody's, and stays.
+fn is_cut(checked: Result<bool, StoreError>) -> Result<bool, StoreError> {
+    match checked {
+        Err(StoreError::Truncated { .. }) => Ok(true),
+        Err(error) => Err(error),
+        Ok(_) => Ok(false),
+    }
+}
+
+fn forget(path: &Path) -> Result<(), StoreError> {
+    for name in ["data.mdb", "lock.mdb"] {
+        match fs::remove_file(path.join(name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(StoreError::io(path, &error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,235 @@
+//! Chunks on disk: two LMDB environments below `DIR/store`, `local` for what this node published and `cache`
+//! for copies that may be lost (docs/protocol/store.md). Each has one writer thread; readers read from the map.
+//!
+//! [`Store::open`] → a [`StoreHandle`] for each thread that writes and a [`StoreReader`] for each that reads.
+
+mod apply;
+mod database;
+mod error;
+mod handle;
+mod header;
+mod lock;
+mod reader;
+mod record;
+mod stats;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::JoinHandle;
+
+use crossbeam::channel::bounded;
+use lmdb::{Cursor, Transaction};
+
+use crate::base::ChunkId;
+use crate::limits::STORE_QUEUE_MAX;
+use apply::{Op, Touched};
+use database::{Database, Kind};
+use handle::Queue;
+use stats::{Counters, ReadCounters};
+use writer::Writer;
+
+pub use error::StoreError;
+pub use handle::{Ack, StoreHandle};
+pub use lock::DirLock;
+pub use reader::{ColdRange, StoreReader};
+pub use stats::{DatabaseStats, StoreStats};
+
+/// How large the store may become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// What this node published may occupy at most, bytes; further `put`s fail.
+    pub local_limit: u64,
+    /// What copies of others' chunks may occupy at most, bytes; older ones make room.
+    pub cache_limit: u64,
+}
+
+/// A chunk to store. The caller has checked that `id`, `root` and `list` are those of `bytes`.
+#[derive(Debug, Clone)]
+pub struct NewChunk {
+    /// SHA-1 of `bytes`.
+    pub id: ChunkId,
+    /// BLAKE3 root of `bytes`.
+    pub root: [u8; 32],
+    /// The ciphertext.
+    pub bytes: Vec<u8>,
+    /// The chaining values of the slices, 32 bytes each; of a single slice the root.
+    pub list: Vec<u8>,
+}
+
+/// What came of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// It was done.
+    Done,
+    /// The chunk was there already and nothing was written.
+    AlreadyThere,
+    /// There was nothing to remove.
+    Absent,
+}
+
+/// The small tables of the local environment, for other modules' values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Table {
+    /// What is remembered of peers.
+    Peers,
+    /// What the node remembers of itself. No key begins with NUL.
+    Meta,
+}
+
+impl Table {
+    fn dbi(self, database: &Database) -> lmdb::Database {
+        match self {
+            Self::Peers => database.peers,
+            Self::Meta => database.meta,
+        }
+    }
+}
+
+/// A key and its value.
+pub type Entry = (Vec<u8>, Vec<u8>);
+
+/// The open store. Dropping it waits until everything handed in before is written, and closes the databases;
+/// later writes are told [`StoreError::Closed`].
+pub struct Store {
+    shared: Arc<Shared>,
+    queues: [Queue; 2],
+    writers: Vec<JoinHandle<()>>,
+    // After the writers: the folder is released once nothing writes any more.
+    _lock: DirLock,
+}
+
+/// What readers and the store's owner look at together.
+struct Shared {
+    local: Side,
+    cache: Side,
+    reads: ReadCounters,
+    touched: Arc<Touched>,
+}
+
+/// One environment with its writer running.
+struct Started {
+    queue: Queue,
+    side: Side,
+    thread: JoinHandle<()>,
+}
+
+struct Side {
+    database: Arc<Database>,
+    counters: Arc<Counters>,
+}
+
+impl Store {
+    /// Opens or creates the store below the locked folder and starts its writers.
+    pub fn open(lock: DirLock, config: StoreConfig) -> Result<Self, StoreError> {
+        let maps = [config.local_limit, config.cache_limit].map(database::map_size);
+        Self::open_mapped(lock, config, maps)
+    }
+
+    fn open_mapped(lock: DirLock, config: StoreConfig, maps: [u64; 2]) -> Result<Self, StoreError> {
+        let path = lock.dir().join("store");
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        made.map_err(|error| StoreError::io(&path, &error))?;
+        let touched = Arc::new(Touched::new());
+        let local = Arc::new(Database::open(&path, Kind::Local, config.local_limit, maps[0])?);
+        let cache = Arc::new(Database::open(&path, Kind::Cache, config.cache_limit, maps[1])?);
+        let local = start(local, &touched)?;
+        let cache = start(cache, &touched)?;
+        Ok(Self {
+            queues: [local.queue, cache.queue],
+            writers: vec![local.thread, cache.thread],
+            shared: Arc::new(Shared {
+                local: local.side,
+                cache: cache.side,
+                reads: ReadCounters::default(),
+                touched,
+            }),
+            _lock: lock,
+        })
+    }
+
+    /// A way to write, for any thread.
+    pub fn handle(&self) -> StoreHandle {
+        let [local, cache] = self.queues.clone();
+        StoreHandle::new(local, cache)
+    }
+
+    /// What [`StoreReader`]s are made of: can be sent to the thread that will read.
+    pub fn readers(&self) -> Readers {
+        Readers(Arc::clone(&self.shared))
+    }
+
+    /// All keys and values of a small table, by key; the store's own are left out.
+    pub fn values(&self, table: Table) -> Result<Vec<Entry>, StoreError> {
+        let database = &self.shared.local.database;
+        let wrong = |error| database.wrong(error);
+        let txn = database.env.begin_ro_txn().map_err(wrong)?;
+        let mut cursor = txn.open_ro_cursor(table.dbi(database)).map_err(wrong)?;
+        let mut values = Vec::new();
+        for entry in cursor.iter() {
+            let (key, value) = entry.map_err(wrong)?;
+            if key.first() != Some(&0) {
+                values.push((key.to_vec(), value.to_vec()));
+            }
+        }
+        Ok(values)
+    }
+
+    /// The numbers now.
+    pub fn stats(&self) -> StoreStats {
+        self.readers().stats()
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.queues.iter().for_each(|queue| queue.send(Op::Stop, Ack::none()));
+        for writer in self.writers.drain(..) {
+            if writer.join().is_err() {
+                tracing::error!("a store writer ended by a panic");
+            }
+        }
+    }
+}
+
+/// Makes readers, on the threads where they stay; also the way to the store's numbers.
+#[derive(Clone)]
+pub struct Readers(Arc<Shared>);
+
+impl Readers {
+    /// A reader for the calling thread.
+    pub fn reader(&self) -> StoreReader {
+        StoreReader::new(Arc::clone(&self.0))
+    }
+
+    /// The numbers now.
+    pub fn stats(&self) -> StoreStats {
+        let Shared { local, cache, reads, .. } = &*self.0;
+        let side = |side: &Side| side.counters.snapshot(side.database.limit);
+        StoreStats {
+            local: side(local),
+            cache: side(cache),
+            resident: reads.resident.load(Relaxed),
+            cold: reads.cold.load(Relaxed),
+            checked: reads.checked.load(Relaxed),
+            damaged: reads.damaged.load(Relaxed),
+        }
+    }
+}
+
+/// Starts an environment's writer.
+fn start(database: Arc<Database>, touched: &Arc<Touched>) -> Result<Started, StoreError> {
+    let (jobs, receiver) = bounded(STORE_QUEUE_MAX);
+    let counters = Arc::new(Counters::default());
+    let writer = Writer::new(Arc::clone(&database), Arc::clone(touched), Arc::clone(&counters), receiver)?;
+    let thread = std::thread::Builder::new()
+        .name(format!("store-{}", database.kind.name()))
+        .spawn(move || writer.run())
+        .map_err(|error| StoreError::io(&database.path, &error))?;
+    let queue = Queue { jobs, counters: Arc::clone(&counters) };
+    Ok(Started { queue, side: Side { database, counters }, thread })
+}
