@@ -15,7 +15,7 @@ use super::routes::{answer, body};
 use crate::config::{Config, FriendEntry};
 use crate::crypto::IdentityCard;
 use crate::limits::ADDRESSES_PER_PEER_MAX;
-use crate::wire::invite::Invite;
+use crate::wire::invite::{Invite, network_hash};
 
 /// `POST /v1/friends`.
 #[derive(Deserialize)]
@@ -93,7 +93,7 @@ pub fn make_invite(config: &Config, card: &IdentityCard) -> Result<Invite, Strin
         config.advertise.iter().map(|a| (a.ip(), port(a)).into()).collect()
     };
     addresses.truncate(ADDRESSES_PER_PEER_MAX);
-    Ok(Invite { card: *card, addresses, network: config.network.clone() })
+    Ok(Invite { card: *card, addresses, network: network_hash(&config.network) })
 }
 
 fn interface_addresses() -> Result<Vec<IpAddr>, String> {

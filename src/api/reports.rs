@@ -74,6 +74,7 @@ impl Reports {
             Report::Progress(job, progress) => tell(&job, JobState::Running(progress)),
             Report::Done(job, progress) => tell(&job, JobState::Done(progress)),
             Report::Failed(job, why) => tell(&job, JobState::Failed(why)),
+            Report::Warning(line) => tracing::warn!("{line}"),
             Report::Status(token, snapshot) => {
                 let mut waiting = waiting;
                 if let Some(asker) = waiting.questions.remove(&token) {

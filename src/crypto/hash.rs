@@ -40,6 +40,8 @@ pub fn verify_mac(key: &Secret, parts: &[&[u8]], tag: &[u8; 16]) -> bool {
         blake3::Hash::from_bytes(whole)
     };
     widen(&mac(key, parts)) == widen(tag)
+}
+
 /// What a chunk's slice list says of slice `index`: the BLAKE3 chaining value of the subtree that the
 /// slice's bytes are in their chunk; of an only slice, the chunk's root itself. `bytes` is not empty.
 pub fn slice_cv(index: u32, bytes: &[u8], only_slice: bool) -> [u8; 32] {
@@ -72,6 +74,9 @@ mod tests {
         assert!(verify_mac(&key, &[b"ab", b"c"], &tag));
         assert!(!verify_mac(&key, &[b"abd"], &tag));
         assert!(!verify_mac(&Secret::from_bytes([2; 32]), &[b"abc"], &tag));
+    }
+
+    #[test]
     fn slice_values_join_to_the_root() {
         use blake3::hazmat::{Mode, merge_subtrees_root};
         let bytes: Vec<u8> = (0..SLICE_SIZE + 777).map(|i| (i % 251) as u8).collect();

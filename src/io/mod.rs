@@ -1,7 +1,10 @@
 //! Safe drivers of what lies outside the process.
-#![allow(clippy::disallowed_methods, reason = "the edge: clocks and threads are met here")]
+#![allow(clippy::disallowed_methods, reason = "the edge: clocks, files and threads are met here")]
 
 pub mod clock;
 pub mod entropy;
+pub mod files;
+pub mod store;
 pub mod tally;
+pub mod tree;
 pub mod udp;

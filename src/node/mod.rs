@@ -139,7 +139,6 @@ struct Counters {
 
 /// One shard's node.
 pub struct Node {
-    identity: Arc<Identity>,
     rng: Rng,
     sessions: Sessions,
     peers: BTreeMap<PeerId, Peer>,
@@ -177,7 +176,7 @@ impl Node {
     pub fn new(config: Config, mut rng: Rng, now: Time) -> Self {
         let sessions = Sessions::new(
             crate::session::Config {
-                identity: Arc::clone(&config.identity),
+                identity: config.identity,
                 network: config.network,
                 place_floor_bits: config.place_floor_bits,
                 suite: config.suite,
@@ -188,7 +187,6 @@ impl Node {
             now,
         );
         Self {
-            identity: config.identity,
             rng,
             sessions,
             peers: BTreeMap::new(),

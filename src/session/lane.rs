@@ -75,7 +75,8 @@ impl Lane {
                 epoch: 0,
                 epoch_began: now,
                 epoch_packets: 0,
-                next_number: 0,
+                // Number 0 is the request that a first flight may carry.
+                next_number: 1,
             },
             receive: Receiving {
                 key: AeadKey::new(suite, &packet_key(&theirs)),

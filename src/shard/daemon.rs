@@ -10,11 +10,11 @@ use crossbeam::channel::bounded;
 
 use super::import::{Cancel, ImportProgress, ImportRequest, import};
 use super::{ChunkStoreDriver, Cold, Core, Full, Handle, Settings, files_thread, start};
-use crate::base::{ChunkRead, Rng, Time, UnixMs};
+use crate::base::{Rng, Time, UnixMs};
 use crate::crypto::{Identity, Suite};
 use crate::io::clock::Clocks;
 use crate::io::files::Files;
-use crate::io::store::{DirLock, Readers, Store, StoreConfig, StoreHandle, StoreReader, StoreStats};
+use crate::io::store::{Readers, Store, StoreConfig, StoreHandle, StoreReader, StoreStats};
 use crate::limits::{CLOCK_SKEW_MS_MAX, FILE_OPS_MAX, IMPORTS_MAX};
 use crate::node::{self, Clock, Command, Input, Node, Output, Report, World};
 use crate::wire::reference::Reference;
@@ -95,14 +95,13 @@ struct Ending {
 }
 
 impl Daemon {
-    /// Starts all threads. `fatal` is called when one ends by itself; errors are one clear line.
+    /// Starts all threads. The caller holds the folder's lock until [`Self::join`] returns. `fatal` is called when one ends by itself; errors are one clear line.
     pub fn start(
         config: DaemonConfig,
-        lock: DirLock,
         reports: Box<dyn FnMut(Report) + Send>,
         fatal: Arc<dyn Fn(&str) + Send + Sync>,
     ) -> Result<Self, String> {
-        let store = Store::open(lock, config.store).map_err(|error| error.to_string())?;
+        let store = Store::open(&config.dir, config.store).map_err(|error| error.to_string())?;
         let readers = store.readers();
         let (file_ops, ops) = bounded(FILE_OPS_MAX);
         let files = Files::new(config.dir.join("gets")).map_err(|error| error.to_string())?;

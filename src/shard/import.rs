@@ -265,7 +265,7 @@ impl Import<'_> {
     }
 
     fn report(&mut self) {
-        self.state.stats = *self.put.stats();
+        self.state.stats = self.put.stats();
         (self.progress)(&self.state);
     }
 

@@ -80,13 +80,13 @@ pub enum StartError {
 }
 
 /// A shard that runs.
-pub struct Running<C, S> {
+pub struct Running<C> {
     /// Speaks to it.
     pub handle: Handle,
     /// The addresses that it bound.
     pub addresses: Vec<SocketAddr>,
     /// Its thread; ends after [`Handle::stop`] or with a [`Fault`].
-    pub thread: JoinHandle<Result<(C, S), Fault>>,
+    pub thread: JoinHandle<Result<C, Fault>>,
 }
 
 /// Starts a shard: pins its thread, binds its sockets, sets its ring up, and runs what `make` makes. All
@@ -96,10 +96,10 @@ pub fn start<C, S>(
     files: Sender<FileOp>,
     reports: Reports,
     make: impl FnOnce(Surroundings<'_>, Rng) -> (C, S) + Send + 'static,
-) -> Result<Running<C, S>, StartError>
+) -> Result<Running<C>, StartError>
 where
     C: Core + Send + 'static,
-    S: ChunkStoreDriver + Send + 'static,
+    S: ChunkStoreDriver + 'static,
 {
     let handle = Handle::new()?;
     let (tell, told) = sync_channel(1);
@@ -113,7 +113,8 @@ where
             }
         };
         let _ = tell.send(Ok(shard.udp.addresses()));
-        shard.run()
+        // The store's reader belongs to this thread.
+        shard.run().map(|(core, _)| core)
     })?;
     let addresses = told.recv().unwrap_or_else(|_| Err(io::Error::other("its thread ended").into()))?;
     Ok(Running { handle, addresses, thread })

@@ -5,6 +5,8 @@ pub mod affinity;
 pub mod buffers;
 pub mod eventfd;
 pub mod kernel;
+pub mod lmdb;
+pub mod memory;
 pub mod message;
 mod region;
 pub mod ring;

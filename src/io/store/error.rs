@@ -55,14 +55,6 @@ pub enum StoreError {
         /// Ours.
         known: u32,
     },
-    /// Another process has the folder.
-    #[error("another tornet (pid {pid}) uses {}; stop it or choose another --dir", .path.display())]
-    InUse {
-        /// The daemon's folder.
-        path: PathBuf,
-        /// The other process, as it wrote it down; 0 when unknown.
-        pid: u32,
-    },
     /// Another chunk with the same SHA-1 address is stored; the first one stays.
     #[error("a different chunk with the same id is already stored")]
     Collision,

@@ -8,7 +8,6 @@ mod database;
 mod error;
 mod handle;
 mod header;
-mod lock;
 mod reader;
 mod record;
 mod stats;
@@ -18,6 +17,7 @@ mod writer;
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
@@ -35,7 +35,6 @@ use writer::Writer;
 
 pub use error::StoreError;
 pub use handle::{Ack, StoreHandle};
-pub use lock::DirLock;
 pub use reader::{ColdRange, StoreReader};
 pub use stats::{DatabaseStats, StoreStats};
 
@@ -99,8 +98,6 @@ pub struct Store {
     shared: Arc<Shared>,
     queues: [Queue; 2],
     writers: Vec<JoinHandle<()>>,
-    // After the writers: the folder is released once nothing writes any more.
-    _lock: DirLock,
 }
 
 /// What readers and the store's owner look at together.
@@ -124,14 +121,15 @@ struct Side {
 }
 
 impl Store {
-    /// Opens or creates the store below the locked folder and starts its writers.
-    pub fn open(lock: DirLock, config: StoreConfig) -> Result<Self, StoreError> {
+    /// Opens or creates the store below a node's folder and starts its writers. The caller holds the
+    /// folder's lock (`config::NodeDir::lock`) for as long as the store is open: LMDB allows one opening.
+    pub fn open(dir: &Path, config: StoreConfig) -> Result<Self, StoreError> {
         let maps = [config.local_limit, config.cache_limit].map(database::map_size);
-        Self::open_mapped(lock, config, maps)
+        Self::open_mapped(dir, config, maps)
     }
 
-    fn open_mapped(lock: DirLock, config: StoreConfig, maps: [u64; 2]) -> Result<Self, StoreError> {
-        let path = lock.dir().join("store");
+    fn open_mapped(dir: &Path, config: StoreConfig, maps: [u64; 2]) -> Result<Self, StoreError> {
+        let path = dir.join("store");
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
         made.map_err(|error| StoreError::io(&path, &error))?;
         let touched = Arc::new(Touched::new());
@@ -148,7 +146,6 @@ impl Store {
                 reads: ReadCounters::default(),
                 touched,
             }),
-            _lock: lock,
         })
     }
 

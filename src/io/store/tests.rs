@@ -25,7 +25,7 @@ fn open(dir: &Path) -> Store {
 }
 
 fn try_open(dir: &Path, config: StoreConfig) -> Result<Store, StoreError> {
-    Store::open(DirLock::acquire(dir)?, config)
+    Store::open(dir, config)
 }
 
 fn bytes(len: usize, seed: u64) -> Vec<u8> {

@@ -155,8 +155,7 @@ fn a_cache_that_lost_power_or_was_cut_starts_anew_alone() {
 #[test]
 fn a_map_that_is_too_small_is_told_and_survived() {
     let dir = tempfile::tempdir().expect("temporary directory");
-    let lock = DirLock::acquire(dir.path()).expect("free");
-    let store = Store::open_mapped(lock, CONFIG, [6 << 20, 6 << 20]).expect("a store");
+    let store = Store::open_mapped(dir.path(), CONFIG, [6 << 20, 6 << 20]).expect("a store");
     let chunks: Vec<_> = (0..12).map(|seed| chunk(CHUNK_SIZE_MAX, seed)).collect();
     let acks: Vec<_> = chunks
         .iter()
