@@ -48,7 +48,7 @@ pub struct GetRequest {
     /// Absolute path of an existing or creatable directory that receives the result.
     pub root: String,
     /// The name that the fetched entry gets in `root`; `None` keeps its own. When the reference holds
-    /// several entries they keep their names.
+    /// several entries they keep their names and go into a directory `root/rename` (docs/protocol/api.md).
     pub rename: Option<Vec<u8>>,
     /// With `rename: None`: whether `root` stands for the fetched entry itself when that is a single
     /// directory, so that its contents are merged into `root` instead of going to `root/own-name`. A
