@@ -15,7 +15,7 @@ use super::routes::{answer, body};
 use crate::config::{Config, FriendEntry};
 use crate::crypto::IdentityCard;
 use crate::limits::ADDRESSES_PER_PEER_MAX;
-use crate::wire::invite::Invite;
+use crate::wire::invite::{BadInvite, Invite, network_hash};
 
 /// `POST /v1/friends`.
 #[derive(Deserialize)]
@@ -42,7 +42,8 @@ pub(super) async fn list(State(api): State<Arc<Api>>) -> Response {
 
 pub(super) async fn add(State(api): State<Arc<Api>>, request: Body) -> Result<Response, ApiError> {
     let add: Add = body(request).await?;
-    let invite = parse_invite(&add.invite).map_err(ApiError::bad)?;
+    let invite: Invite =
+        add.invite.trim().parse().map_err(|bad: BadInvite| ApiError::bad(bad.to_string()))?;
     let own = api.card;
     let (entry, new) = api
         .edit(move |file| {
@@ -76,13 +77,6 @@ pub fn friend_json(friend: &FriendEntry) -> Value {
     })
 }
 
-/// Reads an invitation, or says what one looks like.
-pub fn parse_invite(text: &str) -> Result<Invite, String> {
-    text.trim().parse().map_err(|_| {
-        "this is no invitation: it must be the whole of what `tornet invite` prints, tornet:node:…".to_owned()
-    })
-}
-
 /// This node's invitation: the addresses that the operator advertises, else those that it listens on.
 pub fn make_invite(config: &Config, card: &IdentityCard) -> Result<Invite, String> {
     let mut addresses: Vec<SocketAddr> = if config.advertise.is_empty() {
@@ -93,7 +87,7 @@ pub fn make_invite(config: &Config, card: &IdentityCard) -> Result<Invite, Strin
         config.advertise.iter().map(|a| (a.ip(), port(a)).into()).collect()
     };
     addresses.truncate(ADDRESSES_PER_PEER_MAX);
-    Ok(Invite { card: *card, addresses, network: config.network.clone() })
+    Ok(Invite { card: *card, addresses, network: network_hash(&config.network) })
 }
 
 fn interface_addresses() -> Result<Vec<IpAddr>, String> {
@@ -167,6 +161,6 @@ mod tests {
         let card = IdentityCard { key: crate::base::PublicKey([1; 32]), place_nonce: 0, rank_nonce: 0 };
         let invite = make_invite(&config, &card).expect("made");
         assert_eq!(invite.addresses.iter().map(SocketAddr::port).collect::<Vec<_>>(), [4601, 99]);
-        assert!(parse_invite(&format!(" {invite}\n")).is_ok_and(|again| again == invite));
+        assert_eq!(invite.to_string().parse(), Ok(invite));
     }
 }

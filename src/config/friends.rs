@@ -11,7 +11,7 @@ use crate::base::id::parse_hex;
 use crate::crypto::IdentityCard;
 use crate::crypto::rank::PLACE_FLOOR_BITS;
 use crate::limits::{ADDRESSES_PER_PEER_MAX, FRIENDS_MAX};
-use crate::wire::invite::Invite;
+use crate::wire::invite::{Invite, network_hash};
 
 /// Trust of a friend for whom none is given.
 pub const DEFAULT_TRUST: u8 = 50;
@@ -44,10 +44,10 @@ impl FriendEntry {
                 "this invitation is this node's own: add it on the other node".into(),
             ));
         }
-        if invite.network != config.network {
-            let (theirs, ours) = (&invite.network, &config.network);
+        if invite.network != network_hash(&config.network) {
             return Err(ConfigError::Conflict(format!(
-                "this invitation is for the network {theirs:?} and this node is in {ours:?}"
+                "this invitation is for another network; this node is in {:?} (setting `network`)",
+                config.network
             )));
         }
         if trust.is_some_and(|trust| trust > 100) {

@@ -1,51 +1,230 @@
-//! `tornet:node:…`: who a node is and where to find it, as text.
+//! `tornet:node:…`: how one operator tells another where a node is and who it is
+//! (docs/protocol/reference.md §3).
+//!
+//! ```text
+//! 0         1         9      57      58                                              little-endian
+//! | version | network | card | count | addresses … | checksum 4 |       in base32 without padding
+//!                                      each: 4 | IPv4 4 | port 2   or   6 | IPv6 16 | port 2
+//! ```
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use super::Malformed;
-use crate::base::id::{parse_hex, write_hex};
+use super::base32::{self, NotBase32};
+use super::reference::{self, strip_prefix};
 use crate::crypto::IdentityCard;
+use crate::crypto::hash::blake3;
 use crate::limits::ADDRESSES_PER_PEER_MAX;
 
-/// An invitation: what `tornet invite` prints and `tornet friend add` takes.
+/// What every invitation begins with.
+pub const PREFIX: &str = "tornet:node:";
+/// Version of the layout.
+pub const VERSION: u8 = 1;
+/// Bytes of the network's hash.
+pub const NETWORK_LEN: usize = 8;
+const CHECKSUM_LEN: usize = 4;
+const FIXED_LEN: usize = 1 + NETWORK_LEN + IdentityCard::LEN + 1;
+const ADDRESS_LEN_MAX: usize = 1 + 16 + 2;
+const LEN_MAX: usize = FIXED_LEN + ADDRESSES_PER_PEER_MAX * ADDRESS_LEN_MAX + CHECKSUM_LEN;
+
+/// Which network a node belongs to: nodes of different networks do not talk.
+pub fn network_hash(name: &str) -> [u8; NETWORK_LEN] {
+    let hash = blake3(&[b"tornet network v1\0", name.as_bytes()]);
+    std::array::from_fn(|index| hash[index])
+}
+
+/// A node's invitation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invite {
+    /// Hash of the network's name ([`network_hash`]).
+    pub network: [u8; NETWORK_LEN],
     /// Who.
     pub card: IdentityCard,
-    /// Where, best first.
+    /// Where it may be reached, best first; at most [`ADDRESSES_PER_PEER_MAX`].
     pub addresses: Vec<SocketAddr>,
-    /// In which network.
-    pub network: String,
+}
+
+/// Why a text is no invitation: one line for the person who gave it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadInvite {
+    /// It does not begin with `tornet:node:`.
+    #[error("not an invitation: invitations begin with \"tornet:node:\", as `invite` prints them")]
+    NotAnInvitation,
+    /// It is a reference to content.
+    #[error("this is a reference to content, not a node's invitation; give it to `get`")]
+    Reference,
+    /// A character that no invitation has.
+    #[error("the invitation has a {0:?} in it, which no invitation has; copy it again")]
+    Character(char),
+    /// It ends too early, or a character is wrong, missing or too many.
+    #[error("the invitation is cut short or has a typing error in it; copy all of it again")]
+    Checksum,
+    /// Made by a newer program.
+    #[error("the invitation has version {0}, this program knows version {VERSION}; use a newer tornet")]
+    Version(u8),
+    /// Its checksum is right, its content is not.
+    #[error("the invitation is damaged: malformed {0}")]
+    Malformed(&'static str),
+}
+
+/// Whether an address can be somebody's.
+fn is_usable(address: &SocketAddr) -> bool {
+    let ip = address.ip();
+    address.port() != 0 && !ip.is_unspecified() && !ip.is_multicast()
+}
+
+fn checksum(body: &[u8]) -> [u8; CHECKSUM_LEN] {
+    let hash = blake3(&[b"tornet invitation checksum v1\0", body]);
+    std::array::from_fn(|index| hash[index])
 }
 
 impl fmt::Display for Invite {
+    /// Leaves out addresses that cannot be anybody's, and those beyond the limit.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("tornet:node:")?;
-        write_hex(f, &self.card.to_bytes())?;
-        write!(f, "/{}/", self.network)?;
-        let addresses: Vec<String> = self.addresses.iter().map(SocketAddr::to_string).collect();
-        f.write_str(&addresses.join(","))
+        let addresses: Vec<_> =
+            self.addresses.iter().filter(|a| is_usable(a)).take(ADDRESSES_PER_PEER_MAX).collect();
+        let mut bytes = vec![VERSION];
+        bytes.extend_from_slice(&self.network);
+        bytes.extend_from_slice(&self.card.to_bytes());
+        bytes.push(addresses.len() as u8);
+        for address in addresses {
+            match address.ip() {
+                IpAddr::V4(ip) => {
+                    bytes.push(4);
+                    bytes.extend_from_slice(&ip.octets());
+                }
+                IpAddr::V6(ip) => {
+                    bytes.push(6);
+                    bytes.extend_from_slice(&ip.octets());
+                }
+            }
+            bytes.extend_from_slice(&address.port().to_le_bytes());
+        }
+        bytes.extend_from_slice(&checksum(&bytes));
+        write!(f, "{PREFIX}{}", base32::encode(&bytes))
     }
 }
 
 impl FromStr for Invite {
-    type Err = Malformed;
-    fn from_str(text: &str) -> Result<Self, Malformed> {
-        let rest = text.strip_prefix("tornet:node:").ok_or(Malformed("invitation"))?;
-        let mut parts = rest.splitn(3, '/');
-        let mut next = || parts.next().ok_or(Malformed("invitation"));
-        let card = parse_hex::<{ IdentityCard::LEN }>(next()?).map_err(|_| Malformed("invitation"))?;
-        let network = next()?.to_owned();
-        let addresses: Vec<SocketAddr> = next()?
-            .split(',')
-            .filter(|a| !a.is_empty())
-            .map(|a| a.parse().map_err(|_| Malformed("invitation: address")))
-            .collect::<Result<_, _>>()?;
-        if addresses.len() > ADDRESSES_PER_PEER_MAX {
-            return Err(Malformed("invitation: too many addresses"));
+    type Err = BadInvite;
+
+    fn from_str(text: &str) -> Result<Self, BadInvite> {
+        let text = text.trim();
+        let Some(digits) = strip_prefix(text, PREFIX) else {
+            let reference = strip_prefix(text, reference::PREFIX).is_some();
+            return Err(if reference { BadInvite::Reference } else { BadInvite::NotAnInvitation });
+        };
+        if digits.len() > 4 * LEN_MAX {
+            return Err(BadInvite::Checksum);
         }
-        Ok(Self { card: IdentityCard::from_bytes(&card), addresses, network })
+        let bytes = base32::decode(digits).map_err(|e| match e {
+            NotBase32::Character(c) => BadInvite::Character(c),
+            NotBase32::Length => BadInvite::Checksum,
+        })?;
+        let (body, sum) = bytes.split_last_chunk::<CHECKSUM_LEN>().ok_or(BadInvite::Checksum)?;
+        if *sum != checksum(body) {
+            return Err(BadInvite::Checksum);
+        }
+        match body.first() {
+            Some(&VERSION) => parse(&body[1..]).ok_or(BadInvite::Malformed("addresses")),
+            Some(&version) => Err(BadInvite::Version(version)),
+            None => Err(BadInvite::Malformed("length")),
+        }
+    }
+}
+
+fn parse(body: &[u8]) -> Option<Invite> {
+    let (&network, rest) = body.split_first_chunk::<NETWORK_LEN>()?;
+    let (card, rest) = rest.split_first_chunk::<{ IdentityCard::LEN }>()?;
+    let (&count, mut rest) = rest.split_first()?;
+    if usize::from(count) > ADDRESSES_PER_PEER_MAX {
+        return None;
+    }
+    let mut addresses = Vec::with_capacity(usize::from(count));
+    for _ in 0..count {
+        let (&family, tail) = rest.split_first()?;
+        let (ip, tail) = match family {
+            4 => tail.split_first_chunk::<4>().map(|(ip, tail)| (IpAddr::V4(Ipv4Addr::from(*ip)), tail))?,
+            6 => tail.split_first_chunk::<16>().map(|(ip, tail)| (IpAddr::V6(Ipv6Addr::from(*ip)), tail))?,
+            _ => return None,
+        };
+        let (port, tail) = tail.split_first_chunk::<2>()?;
+        let address = SocketAddr::new(ip, u16::from_le_bytes(*port));
+        addresses.push(is_usable(&address).then_some(address)?);
+        rest = tail;
+    }
+    rest.is_empty().then(|| Invite { network, card: IdentityCard::from_bytes(card), addresses })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::PublicKey;
+    use proptest::prelude::*;
+
+    fn addresses() -> impl Strategy<Value = Vec<SocketAddr>> {
+        let one = (any::<IpAddr>(), 1u16..).prop_map(|(ip, port)| SocketAddr::new(ip, port));
+        prop::collection::vec(one.prop_filter("usable", is_usable), 0..=ADDRESSES_PER_PEER_MAX)
+    }
+
+    fn invites() -> impl Strategy<Value = Invite> {
+        (any::<[u8; 32]>(), any::<u64>(), any::<u64>(), addresses()).prop_map(|(key, a, b, addresses)| {
+            Invite {
+                network: network_hash("main"),
+                card: IdentityCard { key: PublicKey(key), place_nonce: a, rank_nonce: b },
+                addresses,
+            }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn round_trips(invite in invites()) {
+            prop_assert_eq!(invite.to_string().parse(), Ok(invite));
+        }
+
+        #[test]
+        fn every_typing_error_is_told(invite in invites(), at in any::<prop::sample::Index>(), digit in "[a-z2-7]") {
+            let text = invite.to_string();
+            let at = PREFIX.len() + at.index(text.len() - PREFIX.len());
+            let mut wrong = text.clone();
+            wrong.replace_range(at..=at, &digit);
+            if wrong != text {
+                prop_assert_eq!(wrong.parse::<Invite>(), Err(BadInvite::Checksum));
+            }
+            prop_assert_eq!(text[..at].parse::<Invite>(), Err(BadInvite::Checksum));
+        }
+
+        #[test]
+        fn never_panics(bytes in prop::collection::vec(any::<u8>(), 0..120), first in 0u8..3) {
+            let mut bytes = [vec![first], bytes].concat();
+            bytes.extend_from_slice(&checksum(&bytes));
+            let text = format!("{PREFIX}{}", base32::encode(&bytes));
+            if let Ok(invite) = text.parse::<Invite>() {
+                prop_assert_eq!(invite.to_string(), text);
+            }
+        }
+    }
+
+    #[test]
+    fn each_mistake_has_its_own_line() {
+        let fail = |text: &str| text.parse::<Invite>().unwrap_err();
+        assert_eq!(fail("1.2.3.4:5"), BadInvite::NotAnInvitation);
+        assert_eq!(fail("tornet:abcdef"), BadInvite::Reference);
+        assert_eq!(fail("tornet:node:"), BadInvite::Checksum);
+        assert_eq!(fail("tornet:node:a!"), BadInvite::Character('!'));
+    }
+
+    #[test]
+    fn useless_addresses_are_neither_written_nor_read() {
+        let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        let card = IdentityCard { key: PublicKey([1; 32]), place_nonce: 0, rank_nonce: 0 };
+        let good = address("[2001:db8::1]:7");
+        let addresses = vec![address("0.0.0.0:5"), good, address("10.0.0.1:0"), address("224.0.0.1:9")];
+        let invite = Invite { network: [0; 8], card, addresses };
+        assert_eq!(invite.to_string().parse::<Invite>().map(|read| read.addresses), Ok(vec![good]));
+        let many = Invite { addresses: vec![good; 20], ..invite };
+        assert_eq!(many.to_string().parse::<Invite>().map(|read| read.addresses.len()), Ok(8));
     }
 }

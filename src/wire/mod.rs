@@ -1,6 +1,7 @@
 //! One file per message: field offsets, a checked view or struct, `parse` and `emit`, a round-trip
 //! property test. After a successful parse no accessor can fail. Integers are little-endian.
 
+pub mod base32;
 pub mod chunkmsg;
 pub mod control;
 pub mod directory;
