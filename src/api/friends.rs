@@ -15,7 +15,7 @@ use super::routes::{answer, body};
 use crate::config::{Config, FriendEntry};
 use crate::crypto::IdentityCard;
 use crate::limits::ADDRESSES_PER_PEER_MAX;
-use crate::wire::invite::{Invite, network_hash};
+use crate::wire::invite::{BadInvite, Invite, network_hash};
 
 /// `POST /v1/friends`.
 #[derive(Deserialize)]
@@ -42,7 +42,8 @@ pub(super) async fn list(State(api): State<Arc<Api>>) -> Response {
 
 pub(super) async fn add(State(api): State<Arc<Api>>, request: Body) -> Result<Response, ApiError> {
     let add: Add = body(request).await?;
-    let invite = parse_invite(&add.invite).map_err(ApiError::bad)?;
+    let invite: Invite =
+        add.invite.trim().parse().map_err(|bad: BadInvite| ApiError::bad(bad.to_string()))?;
     let own = api.card;
     let (entry, new) = api
         .edit(move |file| {
@@ -73,13 +74,6 @@ pub fn friend_json(friend: &FriendEntry) -> Value {
         "rank": friend.card.rank(),
         "trust": friend.trust,
         "addresses": friend.addresses,
-    })
-}
-
-/// Reads an invitation, or says what one looks like.
-pub fn parse_invite(text: &str) -> Result<Invite, String> {
-    text.trim().parse().map_err(|_| {
-        "this is no invitation: it must be the whole of what `tornet invite` prints, tornet:node:…".to_owned()
     })
 }
 
@@ -167,6 +161,6 @@ mod tests {
         let card = IdentityCard { key: crate::base::PublicKey([1; 32]), place_nonce: 0, rank_nonce: 0 };
         let invite = make_invite(&config, &card).expect("made");
         assert_eq!(invite.addresses.iter().map(SocketAddr::port).collect::<Vec<_>>(), [4601, 99]);
-        assert!(parse_invite(&format!(" {invite}\n")).is_ok_and(|again| again == invite));
+        assert_eq!(invite.to_string().parse(), Ok(invite));
     }
 }

@@ -115,9 +115,8 @@ pub(super) async fn put(State(api): State<Arc<Api>>, request: Body) -> Result<Re
 
 pub(super) async fn get(State(api): State<Arc<Api>>, request: Body) -> Result<Response, ApiError> {
     let get: Get = body(request).await?;
-    let (reference, inside) = reference::parse_with_path(&get.reference).map_err(|_| {
-        ApiError::bad("this is no reference: it must be the whole of what `tornet put` prints, tornet:…")
-    })?;
+    let (reference, inside) =
+        reference::parse_with_path(&get.reference).map_err(|bad| ApiError::bad(bad.to_string()))?;
     if !is_plain_absolute(get.root.as_ref()) {
         return Err(ApiError::bad(format!("{} is not an absolute path", get.root)));
     }

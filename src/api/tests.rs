@@ -10,11 +10,13 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::base::fileop::JobId;
-use crate::base::{NodeId, PublicKey};
+use crate::base::{ChunkId, NodeId, PublicKey};
 use crate::config::ConfigFile;
 use crate::crypto::{Identity, Secret};
 use crate::node::command::{GetProgress, PeerSnapshot, Report, Snapshot};
-use crate::wire::invite::Invite;
+use crate::wire::invite::{Invite, network_hash};
+use crate::wire::locator::Locator;
+use crate::wire::reference::{Blob, Reference};
 
 type Progress = Box<dyn FnMut(PutEvent) + Send>;
 
@@ -22,7 +24,7 @@ type Progress = Box<dyn FnMut(PutEvent) + Send>;
 #[derive(Debug, PartialEq, Eq)]
 enum Told {
     Friends(usize),
-    Get(JobId, String, Option<Vec<u8>>, bool, bool),
+    Get(JobId, Vec<Vec<u8>>, String, Option<Vec<u8>>, bool, bool),
     Put(PutRequest),
     Cancel(JobId),
     PutDropped,
@@ -43,7 +45,7 @@ impl Backend for Fake {
         }
         let told = match command {
             Command::Friends(friends) => Told::Friends(friends.len()),
-            Command::Get(g) => Told::Get(g.job, g.root, g.rename, g.merge, g.overwrite),
+            Command::Get(g) => Told::Get(g.job, g.inside, g.root, g.rename, g.merge, g.overwrite),
             Command::Cancel(job) => Told::Cancel(job),
             Command::Status { token } => {
                 self.reports.deliver(Report::Status(token, Box::new(snapshot())));
@@ -128,7 +130,7 @@ fn identity(seed: u8) -> Identity {
 
 fn invitation(seed: u8) -> String {
     let addresses = vec!["192.0.2.9:4600".parse().expect("address")];
-    Invite { card: *identity(seed).card(), addresses, network: "tornet".into() }.to_string()
+    Invite { card: *identity(seed).card(), addresses, network: network_hash("tornet") }.to_string()
 }
 
 async fn world() -> World {
@@ -215,8 +217,16 @@ fn lines(body: &Value) -> Vec<Value> {
 }
 
 fn get_body() -> Value {
-    let reference = format!("tornet:{}", "0".repeat(210));
-    json!({ "reference": reference, "root": "/tmp/out", "rename": "new", "overwrite": true })
+    let top = Locator {
+        chunk: ChunkId([1; 20]),
+        root: [2; 32],
+        chunk_len: 116,
+        offset: 0,
+        plain_len: 100,
+        key: [3; 32],
+    };
+    let reference = Reference { root: Blob { size: 100, depth: 0, top: Some(top) } };
+    json!({ "reference": format!("{reference}/a/b"), "root": "/tmp/out", "rename": "new", "overwrite": true })
 }
 
 #[test]
@@ -343,9 +353,10 @@ fn a_get_streams_progress_to_its_end() {
         let client = world.get();
         let reports = world.fake.reports.clone();
         let node = async {
-            let Some(Told::Get(job, root, rename, merge, overwrite)) = world.told.recv().await else {
+            let Some(Told::Get(job, inside, root, rename, merge, overwrite)) = world.told.recv().await else {
                 panic!("a get")
             };
+            assert_eq!(inside, [b"a", b"b"]);
             assert_eq!(
                 (root.as_str(), rename, merge, overwrite),
                 ("/tmp/out", Some(b"new".to_vec()), false, true)

@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 use super::client::{ask, segment};
 use super::show::table;
 use super::{Failure, args, print, tell};
-use crate::api::friends::{friend_json, make_invite, parse_invite};
+use crate::api::friends::{friend_json, make_invite};
 use crate::config::{ConfigError, ConfigFile, FriendEntry, NodeDir};
+use crate::wire::invite::{BadInvite, Invite};
 
 pub(super) fn invite(dir: &NodeDir) -> Result<(), Failure> {
     if let Some(answer) = ask(dir, Method::GET, "/v1/invite", None)? {
@@ -27,7 +28,7 @@ pub(super) fn friend(dir: &NodeDir, command: args::Friend) -> Result<(), Failure
 }
 
 fn add(dir: &NodeDir, invitation: &str, trust: Option<u8>, name: Option<String>) -> Result<(), Failure> {
-    let invite = parse_invite(invitation).map_err(Failure::new)?;
+    let invite: Invite = invitation.trim().parse().map_err(|bad: BadInvite| Failure::new(bad))?;
     let body = json!({ "invite": invitation, "trust": trust, "name": name });
     let (friend, new) = match ask(dir, Method::POST, "/v1/friends", Some(&body))? {
         Some(answer) => (answer["friend"].clone(), answer["new"] == true),

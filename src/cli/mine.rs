@@ -118,7 +118,7 @@ pub(super) fn rank(
 /// Draws until the search is over. Hidden when stderr is no terminal.
 fn show_progress(wanted: u32, stop: &AtomicBool, best: &AtomicU32, hashes: &AtomicU64) {
     let bar = ProgressBar::new_spinner();
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed_precise} {wide_msg}") {
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}") {
         bar.set_style(style);
     }
     let started = Instant::now();
@@ -129,7 +129,7 @@ fn show_progress(wanted: u32, stop: &AtomicBool, best: &AtomicU32, hashes: &Atom
         if elapsed >= REFRESH && tried > 0 {
             let rate = tried as f64 / elapsed.as_secs_f64();
             let best = best.load(Ordering::Relaxed);
-            bar.set_message(format!("rank {best}, looking for {wanted}: {}", estimate(wanted, rate)));
+            bar.set_message(format!("rank {best}/{wanted}: {}", estimate(wanted, rate)));
         }
         bar.tick();
     }
@@ -144,8 +144,9 @@ fn estimate(wanted: u32, rate: f64) -> String {
         _ => "more than a century".to_owned(),
     };
     // Exponential waiting time: the median is ln 2 of the mean, 95 % are over after ln 20 of it.
+    // Short: a terminal is 80 columns wide.
     format!(
-        "{:.1} million hashes/s; from any moment on, half of all searches end within {}, 95 % within {}",
+        "{:.1} MH/s, 50 % of searches end within {}, 95 % within {}",
         rate / 1e6,
         show(mean * std::f64::consts::LN_2),
         show(mean * 20f64.ln())

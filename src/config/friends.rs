@@ -46,7 +46,7 @@ impl FriendEntry {
         }
         if invite.network != network_hash(&config.network) {
             return Err(ConfigError::Conflict(format!(
-                "this invitation is for another network than this node's, {:?}",
+                "this invitation is for another network; this node is in {:?} (setting `network`)",
                 config.network
             )));
         }
