@@ -104,7 +104,7 @@ impl Core for Sink {
     }
 }
 
-fn run<C: Core + Send + 'static>(core: usize, address: &str, make: C) -> Running<C, NoChunks> {
+fn run<C: Core + Send + 'static>(core: usize, address: &str, make: C) -> Running<C> {
     let settings = Settings {
         index: core,
         core: Some(core),
@@ -171,7 +171,7 @@ fn main() {
         handle.stop();
     }
     if let Some(sink) = sink {
-        let (sink, _) = sink.thread.join().expect("no panic").expect("no fault");
+        let sink = sink.thread.join().expect("no panic").expect("no fault");
         println!("sink: {} trains were overtaken by later ones", sink.overtaken);
     }
 }

@@ -13,6 +13,7 @@ mod friend;
 mod get;
 mod init;
 mod mine;
+mod node;
 mod put;
 mod run;
 mod show;

@@ -15,24 +15,9 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt, reload};
 
-use super::{Failure, print};
+use super::{Failure, node, print};
 use crate::api::{self, Api, Backend, Reports};
-use crate::config::{Config, NodeDir, plain};
-use crate::crypto::Identity;
-
-// ================================================================================================
-// INTEGRATION POINT: the one function that the integrator replaces. It opens the store, starts the
-// shard, file and store threads (and whatever `put` needs), and returns what the API drives. Every
-// `Report` goes to `reports.deliver`; a thread that ends by itself calls `reports.fatal(line)`.
-// ================================================================================================
-fn start_node(
-    _config: &Config,
-    _identity: Arc<Identity>,
-    _dir: &NodeDir,
-    _reports: Reports,
-) -> Result<Arc<dyn Backend>, String> {
-    Err("this build has no node linked into it".to_owned())
-}
+use crate::config::{NodeDir, plain};
 
 type SetLog = Box<dyn Fn(&str) + Send + Sync>;
 
@@ -54,7 +39,7 @@ pub(super) fn run(dir: &NodeDir) -> Result<(), Failure> {
     })?;
     let reports = Reports::new();
     let card = *identity.card();
-    let backend = start_node(config, identity, dir, reports.clone()).map_err(Failure::new)?;
+    let backend = node::start(config, identity, dir, reports.clone()).map_err(Failure::new)?;
     let api = Api::new(backend.clone(), reports.clone(), card, &file, set_log);
     runtime.block_on(control(api, backend, reports, unix, tcp))
 }
@@ -206,6 +191,7 @@ fn listen_tcp(address: SocketAddr) -> Result<std::net::TcpListener, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypto::Identity;
     use crate::node::command::{Command, Report};
     use std::os::unix::fs::PermissionsExt;
 

@@ -113,7 +113,8 @@ impl Daemon {
             clocks: Clocks::start(),
         };
         let shard_readers = readers.clone();
-        let (identity, network, place_floor_bits) = (config.identity, config.network, config.place_floor_bits);
+        let (identity, network, place_floor_bits) =
+            (config.identity, config.network, config.place_floor_bits);
         let make = move |around: super::Surroundings<'_>, rng: Rng| {
             let config = node::Config {
                 identity,

@@ -7,7 +7,7 @@
 //! ```
 //! At most [`IMPORT_AHEAD`] pieces and chunks are between the two ends.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -17,6 +17,7 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 
+use crate::base::ChunkId;
 use crate::base::fileop::FileTime;
 use crate::chunk::{ClosedChunk, Domain, NewChunk, PieceHash};
 use crate::crypto::Secret;
@@ -44,6 +45,8 @@ pub struct ImportProgress {
     pub stats: PutStats,
     /// Plaintext bytes of pieces that lay in chunks already.
     pub bytes_reused: u64,
+    /// Chunks stored before that the new tree uses.
+    pub chunks_reused: u64,
     /// Entries left out.
     pub skipped: u64,
     /// Whether the walk is over.
@@ -66,7 +69,7 @@ pub fn import(
         put,
         workers,
         store,
-        known: Publications(readers.reader()),
+        known: Publications::new(readers),
         actions: VecDeque::new(),
         prepared: BTreeMap::new(),
         next: 0,
@@ -87,15 +90,28 @@ pub fn import(
 }
 
 /// The publisher's database, as one thread reads it.
-struct Publications(StoreReader);
+struct Publications {
+    reader: StoreReader,
+    /// The chunks of what was found.
+    chunks: BTreeSet<ChunkId>,
+}
+
+impl Publications {
+    fn new(readers: &Readers) -> Self {
+        Self { reader: readers.reader(), chunks: BTreeSet::new() }
+    }
+}
 
 impl Known for Publications {
     fn find(&mut self, piece: &PieceHash) -> Option<Locator> {
         // A snapshot of its own for each look, so that none is held while this thread waits. A database
         // that cannot be read knows nothing; the writer will say why.
-        self.0.park();
-        let found = self.0.publication(&piece.0).ok().flatten();
-        self.0.park();
+        self.reader.park();
+        let found = self.reader.publication(&piece.0).ok().flatten();
+        self.reader.park();
+        if let Some(locator) = &found {
+            self.chunks.insert(locator.chunk);
+        }
         found
     }
 }
@@ -127,7 +143,7 @@ impl Workers {
             let (jobs, results, readers) = (jobs.clone(), results_to.clone(), readers.clone());
             let domain = Domain::new(salt);
             thread::Builder::new().name(format!("import-{index}")).spawn(move || {
-                let mut known = Publications(readers.reader());
+                let mut known = Publications::new(&readers);
                 for job in jobs {
                     let result = match job {
                         Work::Prepare(number, plain) => {
@@ -250,8 +266,9 @@ impl Import<'_> {
         self.in_flight -= 1;
         match result {
             Outcome::Prepared(number, prepared, len) => {
-                if matches!(prepared, Prepared::Known(..)) {
+                if let Prepared::Known(_, locator) = &prepared {
                     self.state.bytes_reused += len;
+                    self.known.chunks.insert(locator.chunk);
                 }
                 self.prepared.insert(number, prepared);
             }
@@ -266,6 +283,7 @@ impl Import<'_> {
 
     fn report(&mut self) {
         self.state.stats = self.put.stats();
+        self.state.chunks_reused = self.known.chunks.len() as u64;
         (self.progress)(&self.state);
     }
 

@@ -29,7 +29,7 @@ fn run<C, S>(
     address: &str,
     reports: Sender<Report>,
     make: impl FnOnce() -> (C, S) + Send + 'static,
-) -> Option<(Running<C, S>, crossbeam::channel::Receiver<FileOp>)>
+) -> Option<(Running<C>, crossbeam::channel::Receiver<FileOp>)>
 where
     C: Core + Send + 'static,
     S: ChunkStoreDriver + Send + 'static,
@@ -50,14 +50,14 @@ where
     }
 }
 
-fn stop<C, S>(running: Running<C, S>) -> (C, S, impl Fn(&str) -> u64) {
+fn stop<C>(running: Running<C>) -> (C, impl Fn(&str) -> u64) {
     running.handle.stop();
-    let (core, store) = running.thread.join().expect("no panic").expect("no fault");
+    let core = running.thread.join().expect("no panic").expect("no fault");
     let counters = running.handle.counters();
     let find = move |name: &str| {
         counters.iter().find(|c| c.0 == name).unwrap_or_else(|| panic!("no counter {name}")).2
     };
-    (core, store, find)
+    (core, find)
 }
 
 /// A train waiting to be copied into a send buffer.
@@ -195,8 +195,8 @@ fn echo_of_trains(any: &str, ip: &str) {
     let Some((source, _files)) = run(any, reports, make) else { return };
     source.handle.command(Command::Status { token: 0 }).expect("room");
     is_done.recv_timeout(PATIENCE).expect("every train came back");
-    let (source, _, sent) = stop(source);
-    let (echo, _, echoed) = stop(echo);
+    let (source, sent) = stop(source);
+    let (echo, echoed) = stop(echo);
     assert_eq!((source.back_sum, source.wrong), (source.sent_sum, 0));
     assert_eq!(sent("udp_sent_segments"), 500 * SEGMENTS as u64);
     assert_eq!(sent("udp_sent_trains"), 500);
@@ -293,7 +293,7 @@ fn a_sleeping_shard_is_woken_by_commands_and_by_name() {
     }
     until_parked(&shard.handle);
     shard.handle.wake();
-    let (_, _, counter) = stop(shard);
+    let (_, counter) = stop(shard);
     assert_eq!((counter("shard_commands"), counter("shard_reports")), (10, 10));
     assert!(counter("shard_wakes") >= 10, "one for each sleep that was ended");
 }
@@ -309,7 +309,7 @@ fn a_deadline_is_reported_and_one_that_stays_is_not_spun_on() {
     for tick in 1..=5 {
         assert_eq!(hearing.recv_timeout(PATIENCE), Ok(tick));
     }
-    let (core, _, counter) = stop(shard);
+    let (core, counter) = stop(shard);
     assert!(core.ticks >= 5 && counter("shard_ticks") >= 5);
     assert!(counter("shard_overdue") >= 4, "each further report came after a pause");
 }
@@ -341,7 +341,7 @@ fn a_flood_while_the_core_is_busy_is_survived() {
     for len in 2..2 + flood {
         assert_eq!(hearing.recv_timeout(PATIENCE), Ok(len), "in order, none lost");
     }
-    let (_, _, counter) = stop(shard);
+    let (_, counter) = stop(shard);
     assert_eq!(counter("udp_received_trains"), u64::from(flood) + 1);
     assert_eq!(counter("udp_receive_ended_empty_datagram"), u64::from(flood / 100));
     let ended = counter("udp_receive_ended_empty_datagram")
@@ -364,7 +364,7 @@ fn a_shard_that_stops_says_goodbye() {
         (listener, NoChunks)
     };
     let Some((shard, _files)) = run("0.0.0.0:0", reports, make) else { return };
-    let (_, _, counter) = stop(shard);
+    let (_, counter) = stop(shard);
     let mut bytes = [0; 8];
     assert_eq!(peer.recv(&mut bytes).expect("a goodbye"), 3);
     assert_eq!((&bytes[..3], counter("udp_sent_trains")), (&b"bye"[..], 1));

@@ -411,7 +411,10 @@ mod tests {
     fn finds_every_violation() {
         let refuse = |violation| Err(Refusal::Violation(violation));
         let mut half = RecvHalf::new(RecvMode::Ordered);
-        assert_eq!(half.on_data(ID, STREAM_WINDOW, &[1], false, 1 << 40, &mut ()), refuse(Violation::STREAM_LIMIT));
+        assert_eq!(
+            half.on_data(ID, STREAM_WINDOW, &[1], false, 1 << 40, &mut ()),
+            refuse(Violation::STREAM_LIMIT)
+        );
         assert_eq!(half.on_data(ID, 0, &[0; 11], false, 10, &mut ()), refuse(Violation::SESSION_LIMIT));
         half.on_data(ID, 10, &[0; 10], false, 1000, &mut ()).unwrap();
         assert_eq!(half.on_data(ID, 0, &[0; 10], true, 1000, &mut ()), refuse(Violation::FINAL_SIZE));

@@ -76,7 +76,9 @@ impl Connection {
         if may && wants {
             self.write_frames(&mut out, sources);
         }
-        if out.written() == before && (probing || (told.is_some() && self.recovery.quiet_run >= QUIET_RUN_MAX)) {
+        if out.written() == before
+            && (probing || (told.is_some() && self.recovery.quiet_run >= QUIET_RUN_MAX))
+        {
             out.ping();
         }
         let eliciting = out.written() > before;

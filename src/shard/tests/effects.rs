@@ -1,5 +1,7 @@
 //! File operations and cold slices: what a shard has others do.
 
+use std::sync::{Arc, Mutex};
+
 use super::*;
 
 /// Wants a number of file operations done, and remembers the answers.
@@ -53,7 +55,7 @@ fn no_file_operation_is_lost_when_the_files_thread_is_slow() {
         files_thread(&operations, &handle, done);
     });
     is_done.recv_timeout(PATIENCE).expect("every operation was answered");
-    let (core, _, counter) = stop(shard);
+    let (core, counter) = stop(shard);
     files.join().expect("the files thread ends with its shard");
     assert_eq!(core.answered, (1..=total).collect::<Vec<_>>());
     assert_eq!((counter("shard_file_ops"), counter("shard_file_answers")), (total, total));
@@ -80,9 +82,21 @@ fn file_operations_fail_when_the_files_thread_is_gone() {
 struct ColdStore {
     bytes: Vec<u8>,
     cold: Vec<Cold>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+/// What was asked of it: stores stay on their shard's thread, so the test looks from outside.
+#[derive(Default)]
+struct Seen {
     failed: Vec<u32>,
     turns: u64,
     parks: u64,
+}
+
+impl ColdStore {
+    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.seen.lock().expect("unpoisoned")
+    }
 }
 
 impl ChunkRead for ColdStore {
@@ -104,17 +118,17 @@ impl ChunkRead for ColdStore {
 
 impl ChunkStoreDriver for ColdStore {
     fn turn(&mut self) {
-        self.turns += 1;
+        self.seen().turns += 1;
     }
     fn park(&mut self) {
-        self.parks += 1;
+        self.seen().parks += 1;
     }
     fn take_cold(&mut self) -> Vec<Cold> {
         std::mem::take(&mut self.cold)
     }
     fn warmed(&mut self, cold: Cold, populated: bool) {
         if !populated {
-            self.failed.push(cold.slice);
+            self.seen().failed.push(cold.slice);
         }
     }
 }
@@ -154,18 +168,20 @@ fn cold_slices_are_faulted_in_off_the_shard_a_bounded_number_at_a_time() {
     let (done, is_done) = channel();
     let (reports, _reported) = channel();
     let total = 3 * WARM_IN_FLIGHT_MAX as u32;
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let for_store = Arc::clone(&seen);
     let make = move || {
-        let store =
-            ColdStore { bytes: vec![1; 1 << 16], cold: Vec::new(), failed: Vec::new(), turns: 0, parks: 0 };
+        let store = ColdStore { bytes: vec![1; 1 << 16], cold: Vec::new(), seen: for_store };
         (Reader { warmed: Vec::new(), total, done }, store)
     };
     let Some((shard, _files)) = run("127.0.0.1:0", reports, make) else { return };
     shard.handle.command(Command::Status { token: 0 }).expect("room");
     is_done.recv_timeout(PATIENCE).expect("every slice was answered");
-    let (mut core, store, counter) = stop(shard);
+    let (mut core, counter) = stop(shard);
+    let seen = seen.lock().expect("unpoisoned");
     core.warmed.sort_unstable();
     assert_eq!(core.warmed, (0..total).collect::<Vec<_>>());
-    assert_eq!(store.failed, vec![3], "what cannot be faulted in is said before it is answered");
+    assert_eq!(seen.failed, vec![3], "what cannot be faulted in is said before it is answered");
     assert_eq!((counter("shard_warm_requests"), counter("shard_warm_failures")), (u64::from(total), 1));
-    assert!(store.turns >= counter("shard_turns") && store.parks > 0);
+    assert!(seen.turns >= counter("shard_turns") && seen.parks > 0);
 }

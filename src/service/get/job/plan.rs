@@ -153,7 +153,9 @@ impl Job {
         self.ops.push_back(FileAct::Begin { root, journal, overwrite: self.request.overwrite });
         self.phase = Phase::Plan;
         match &entries[..] {
-            [Entry { node: Node::Directory(blob), .. }] if self.request.merge && self.request.rename.is_none() => {
+            [Entry { node: Node::Directory(blob), .. }]
+                if self.request.merge && self.request.rename.is_none() =>
+            {
                 self.unread.push_back((0, blob.clone()));
             }
             _ => entries.into_iter().for_each(|entry| self.add(0, entry)),

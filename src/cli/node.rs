@@ -1,0 +1,129 @@
+//! Starts the node behind the API and speaks to it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::api::{Backend, Busy, PutEvent, PutHandle, PutProgress, PutRequest, Reports, StoreStats};
+use crate::config::{Config, NodeDir};
+use crate::crypto::rank::PLACE_FLOOR_BITS;
+use crate::crypto::{Identity, Secret};
+use crate::io::entropy;
+use crate::io::store::StoreConfig;
+use crate::io::tree::Unreadable;
+use crate::node::command::Command;
+use crate::shard::daemon::{Daemon, DaemonConfig, ImportEvent};
+use crate::shard::import::{ImportProgress, ImportRequest};
+
+/// Starts store, files thread and shard. Every report goes to `reports`.
+pub(super) fn start(
+    config: &Config,
+    identity: Arc<Identity>,
+    dir: &NodeDir,
+    reports: Reports,
+) -> Result<Arc<dyn Backend>, String> {
+    let daemon_config = DaemonConfig {
+        dir: dir.path().to_owned(),
+        identity,
+        network: config.network.clone(),
+        place_floor_bits: PLACE_FLOOR_BITS,
+        listen: config.listen.iter().map(|ip| SocketAddr::new(*ip, config.port)).collect(),
+        core: config.shards_pin.then_some(0),
+        store: StoreConfig { local_limit: config.store_local_max, cache_limit: config.store_cache_max },
+    };
+    let deliver = reports.clone();
+    let fatal = Arc::new(move |why: &str| reports.fatal(why));
+    let daemon = Daemon::start(daemon_config, Box::new(move |report| deliver.deliver(report)), fatal)?;
+    Ok(Arc::new(Linked { daemon, dir: dir.clone() }))
+}
+
+struct Linked {
+    daemon: Daemon,
+    dir: NodeDir,
+}
+
+impl Linked {
+    fn salt(&self) -> Result<Secret, String> {
+        let mut rng = entropy::rng().map_err(|error| error.to_string())?;
+        self.dir.load_salt(|| Secret::from_bytes(rng.bytes())).map_err(|error| error.to_string())
+    }
+}
+
+impl Backend for Linked {
+    fn command(&self, command: Command) -> Result<(), Busy> {
+        self.daemon.command(command).map_err(|_| Busy)
+    }
+
+    fn put(
+        &self,
+        request: PutRequest,
+        mut progress: Box<dyn FnMut(PutEvent) + Send>,
+    ) -> Result<PutHandle, Busy> {
+        let salt = match request.salt.then(|| self.salt()).transpose() {
+            Ok(salt) => salt,
+            Err(why) => {
+                progress(PutEvent::Failed(why));
+                return Ok(PutHandle::new(|| {}));
+            }
+        };
+        let unreadable = if request.skip_unreadable { Unreadable::Skip } else { Unreadable::Fail };
+        let import = ImportRequest { paths: request.paths, salt, unreadable };
+        let tell = move |event| {
+            progress(match event {
+                ImportEvent::Progress(now) => PutEvent::Progress(shown(&now)),
+                ImportEvent::Done(reference, now) => {
+                    PutEvent::Done { reference: reference.to_string(), stats: shown(&now) }
+                }
+                ImportEvent::Failed(why) => PutEvent::Failed(why),
+            });
+        };
+        let cancel = self.daemon.import(import, Box::new(tell)).map_err(|_| Busy)?;
+        Ok(PutHandle::new(move || cancel.store(true, Ordering::Relaxed)))
+    }
+
+    fn counters(&self) -> Vec<(&'static str, &'static str, u64)> {
+        let stats = self.daemon.store_stats();
+        let mut counters = self.daemon.counters();
+        counters.extend([
+            ("store_local_commits", "Transactions committed to local", stats.local.commits),
+            ("store_cache_commits", "Transactions committed to cache", stats.cache.commits),
+            ("store_slices_resident", "Slices that were resident when asked for", stats.resident),
+            ("store_slices_cold", "Slices that had to be faulted in", stats.cold),
+            ("store_slices_checked", "Slices whose hash was checked", stats.checked),
+            ("store_slices_damaged", "Slices that the disk had damaged", stats.damaged),
+        ]);
+        counters
+    }
+
+    fn store_stats(&self) -> StoreStats {
+        let stats = self.daemon.store_stats();
+        StoreStats {
+            local_chunks: stats.local.chunks,
+            local_bytes: stats.local.bytes,
+            local_bytes_max: stats.local.limit,
+            cache_chunks: stats.cache.chunks,
+            cache_bytes: stats.cache.bytes,
+            cache_bytes_max: stats.cache.limit,
+        }
+    }
+
+    fn join(&self) {
+        self.daemon.join();
+    }
+}
+
+fn shown(progress: &ImportProgress) -> PutProgress {
+    let stats = &progress.stats;
+    PutProgress {
+        planned: progress.walked,
+        files_total: stats.files,
+        files_done: stats.files,
+        bytes_total: stats.bytes,
+        bytes_done: stats.bytes,
+        bytes_reused: progress.bytes_reused,
+        chunks_new: stats.chunks_new,
+        chunk_bytes_new: stats.bytes_new,
+        chunks_reused: progress.chunks_reused,
+        skipped: progress.skipped,
+    }
+}
