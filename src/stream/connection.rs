@@ -87,8 +87,7 @@ pub struct Connection {
 /// New streams and datagrams are put off while so many events wait; what is left is room for the events
 /// of streams that exist.
 const EVENTS_CROWDED: usize = CONNECTION_EVENTS_MAX / 4;
-const _: () =
-    assert!(EVENTS_CROWDED + 6 * 2 * STREAMS_PER_SESSION_MAX as usize <= CONNECTION_EVENTS_MAX);
+const _: () = assert!(EVENTS_CROWDED + 6 * 2 * STREAMS_PER_SESSION_MAX as usize <= CONNECTION_EVENTS_MAX);
 
 impl Connection {
     /// A connection with CUBIC.

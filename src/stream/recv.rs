@@ -368,7 +368,7 @@ mod tests {
             cuts in prop::collection::vec((0usize..3000, 1usize..700), 1..40), order in any::<u64>(),
             accept_after in prop::option::of(0usize..40), read_max in 1usize..900,
         ) {
-            let bytes: Vec<u8> = (0..3000u32).map(|i| (i * 31 >> 3) as u8).collect();
+            let bytes: Vec<u8> = (0..3000u32).map(|i| ((i * 31) >> 3) as u8).collect();
             let mut frames: Vec<(usize, usize)> = cuts.iter().map(|(at, len)| (*at, (at + len).min(3000))).collect();
             frames.extend((0..3000).step_by(500).map(|at| (at, at + 500)));
             let mut rng = crate::base::Rng::from_number(order);
@@ -411,7 +411,10 @@ mod tests {
     fn finds_every_violation() {
         let refuse = |violation| Err(Refusal::Violation(violation));
         let mut half = RecvHalf::new(RecvMode::Ordered);
-        assert_eq!(half.on_data(ID, STREAM_WINDOW, &[1], false, 1 << 40, &mut ()), refuse(Violation::STREAM_LIMIT));
+        assert_eq!(
+            half.on_data(ID, STREAM_WINDOW, &[1], false, 1 << 40, &mut ()),
+            refuse(Violation::STREAM_LIMIT)
+        );
         assert_eq!(half.on_data(ID, 0, &[0; 11], false, 10, &mut ()), refuse(Violation::SESSION_LIMIT));
         half.on_data(ID, 10, &[0; 10], false, 1000, &mut ()).unwrap();
         assert_eq!(half.on_data(ID, 0, &[0; 10], true, 1000, &mut ()), refuse(Violation::FINAL_SIZE));

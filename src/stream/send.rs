@@ -102,7 +102,8 @@ impl SendHalf {
 
     /// Takes as many bytes as the buffer has room for; says how many.
     pub fn write(&mut self, bytes: &[u8]) -> usize {
-        let room = if self.segments.len() < STREAM_SEGMENTS_MAX { STREAM_SEND_BUFFER - self.buffered } else { 0 };
+        let room =
+            if self.segments.len() < STREAM_SEGMENTS_MAX { STREAM_SEND_BUFFER - self.buffered } else { 0 };
         let take = bytes.len().min(room);
         self.wants_room = take < bytes.len();
         let mut rest = &bytes[..take];

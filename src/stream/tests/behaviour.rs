@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::pair::{Link, Pair, content};
 use crate::base::{ChannelId, StreamId};
-use crate::limits::{DATAGRAM_QUEUE_MAX, SESSION_WINDOW, STREAM_SEND_BUFFER, STREAM_WINDOW, STREAMS_PER_SESSION_MAX};
+use crate::limits::{
+    DATAGRAM_QUEUE_MAX, SESSION_WINDOW, STREAM_SEND_BUFFER, STREAM_WINDOW, STREAMS_PER_SESSION_MAX,
+};
 use crate::stream::{
     DatagramError, Event, OpenError, ReadState, RecvMode, SOURCE_FAULT, Violation, WriteError,
 };
@@ -304,7 +306,10 @@ fn datagrams_arrive_or_do_not_and_are_bounded() {
     let max = pair.a().datagram_max();
     assert_eq!(pair.a().datagram(CHANNEL, &vec![1; max + 1]), Err(DatagramError::TooLarge));
     for index in 0..DATAGRAM_QUEUE_MAX {
-        assert_eq!(pair.a().datagram(CHANNEL, &vec![index as u8; if index % 2 == 0 { max } else { 5 }]), Ok(()));
+        assert_eq!(
+            pair.a().datagram(CHANNEL, &vec![index as u8; if index % 2 == 0 { max } else { 5 }]),
+            Ok(())
+        );
     }
     assert_eq!(pair.a().datagram(CHANNEL, b"x"), Err(DatagramError::Full));
     pair.run(SECOND);

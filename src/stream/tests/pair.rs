@@ -188,7 +188,8 @@ impl Pair {
                 if end.skip > 0 && end.number % end.skip == end.skip - 1 {
                     end.number += 1;
                 }
-                let Some(meta) = end.conn.poll_payload(self.now, end.number, &mut room, &mut end.sources) else {
+                let Some(meta) = end.conn.poll_payload(self.now, end.number, &mut room, &mut end.sources)
+                else {
                     break;
                 };
                 assert!(meta.len > 0);
@@ -249,7 +250,11 @@ impl Pair {
     }
 
     /// Steps until `done` or for `limit` of virtual time; says how long it took, or `None`.
-    pub fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&mut Pair) -> bool) -> Option<Duration> {
+    pub fn run_until(
+        &mut self,
+        limit: Duration,
+        mut done: impl FnMut(&mut Pair) -> bool,
+    ) -> Option<Duration> {
         let begin = self.now;
         for _ in 0..20_000_000u64 {
             if done(self) {
