@@ -123,7 +123,7 @@ impl SourceRead for () {
     }
 }
 
-/// A rule that the peer broke: the session ends with this code and text (docs/protocol/stream.md §7).
+/// A rule that the peer broke: the session ends with this code (docs/protocol/session.md §7) and text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
 pub struct Violation {
@@ -133,21 +133,26 @@ pub struct Violation {
     pub text: &'static str,
 }
 
+const MALFORMED: u64 = 2;
+const VIOLATION: u64 = 3;
+const LIMIT: u64 = 4;
+
 impl Violation {
     /// More than a stream's limit.
-    pub const STREAM_LIMIT: Self = Self { code: 0x11, text: "more bytes than the stream's limit" };
+    pub const STREAM_LIMIT: Self = Self { code: LIMIT, text: "more bytes than the stream's limit" };
     /// More than the session's limit.
-    pub const SESSION_LIMIT: Self = Self { code: 0x12, text: "more bytes than the session's limit" };
+    pub const SESSION_LIMIT: Self = Self { code: LIMIT, text: "more bytes than the session's limit" };
     /// More streams than allowed.
-    pub const STREAMS_LIMIT: Self = Self { code: 0x13, text: "more streams than the limit" };
+    pub const STREAMS_LIMIT: Self = Self { code: LIMIT, text: "more streams than the limit" };
     /// The end of a stream moved, or bytes lie behind it.
-    pub const FINAL_SIZE: Self = Self { code: 0x14, text: "the final size of a stream changed" };
+    pub const FINAL_SIZE: Self = Self { code: VIOLATION, text: "the final size of a stream changed" };
     /// A frame about a stream that cannot exist.
-    pub const STREAM_STATE: Self = Self { code: 0x15, text: "a frame about a stream that was not opened" };
+    pub const STREAM_STATE: Self =
+        Self { code: VIOLATION, text: "a frame about a stream that was not opened" };
 
     /// Bytes that are no frames.
     pub const fn malformed(Malformed(what): Malformed) -> Self {
-        Self { code: 0x10, text: what }
+        Self { code: MALFORMED, text: what }
     }
 }
 

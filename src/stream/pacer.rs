@@ -28,14 +28,14 @@ pub struct Pacer {
     /// Bytes that may leave; below zero after a burst that was not limited by it.
     tokens: i64,
     last: Time,
-    /// Set when empty: nothing leaves before the tokens reach it.
-    resume: i64,
+    /// Whether it ran empty: nothing leaves before a quantum is there.
+    empty: bool,
 }
 
 impl Pacer {
     /// A full bucket.
     pub fn new(now: Time, packet: u64) -> Self {
-        let mut pacer = Self { rate: None, packet, tokens: 0, last: now, resume: 0 };
+        let mut pacer = Self { rate: None, packet, tokens: 0, last: now, empty: false };
         pacer.tokens = pacer.burst() as i64;
         pacer
     }
@@ -68,6 +68,11 @@ impl Pacer {
         timed.clamp(self.packet, (TRAIN_SIZE_MAX as u64).max(timed / 2)).min(self.burst()) as i64
     }
 
+    /// Tokens that must be there before anything leaves; never more than the bucket holds.
+    fn threshold(&self) -> i64 {
+        if self.empty { self.quantum() } else { 1 }
+    }
+
     fn tokens_at(&self, now: Time) -> i64 {
         let elapsed = now.0.saturating_sub(self.last.0).min(REFILL_NS_MAX);
         match self.rate {
@@ -92,20 +97,20 @@ impl Pacer {
             return u64::MAX;
         }
         let tokens = self.tokens_at(now);
-        if tokens >= self.resume.max(1) { tokens as u64 } else { 0 }
+        if tokens >= self.threshold() { tokens as u64 } else { 0 }
     }
 
     /// `bytes` leave now.
     pub fn on_sent(&mut self, now: Time, bytes: u64) {
         self.refill(now);
         self.tokens -= bytes as i64;
-        self.resume = if self.tokens > 0 { 0 } else { self.quantum() };
+        self.empty = self.tokens <= 0;
     }
 
     /// When something may leave again; `None` when it may now.
     pub fn next(&self, now: Time) -> Option<Time> {
         let rate = self.rate?;
-        let missing = self.resume.max(1) - self.tokens_at(now);
+        let missing = self.threshold() - self.tokens_at(now);
         if missing <= 0 {
             return None;
         }
@@ -150,6 +155,21 @@ mod tests {
         }
         assert!((15_000_000..16_000_000).contains(&sent), "{sent}");
         assert!(wakes <= 1001, "{wakes}");
+    }
+
+    /// Found by the model: what had to be there before sending was fixed at the old rate, and the bucket
+    /// of the new one never held it.
+    #[test]
+    fn an_empty_bucket_fills_at_whatever_rate_comes() {
+        for (before, after) in [(100_000_000, 20_000), (20_000, 100_000_000)] {
+            let mut now = Time::from_millis(5);
+            let mut pacer = Pacer::new(now, 1400);
+            pacer.update(now, before, Duration::from_millis(50), true, None);
+            drain(&mut pacer, now, 1400);
+            pacer.update(now, after, Duration::from_millis(50), false, None);
+            now = pacer.next(now).expect("empty");
+            assert!(pacer.allowance(now) > 0 && pacer.next(now).is_none());
+        }
     }
 
     #[test]

@@ -148,6 +148,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::single_range_in_vec_init)]
     fn every_second_packet_then_fewer_and_at_once_when_something_is_odd() {
         let ms = Time::from_millis;
         let mut received = Received::new();
@@ -185,6 +186,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::single_range_in_vec_init)]
     fn forgets_what_the_peer_knows_and_stays_bounded() {
         let mut received = Received::new();
         (0..10_000).step_by(3).for_each(|n| received.on_packet(Time::ZERO, n, true, false, None));

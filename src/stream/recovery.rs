@@ -140,7 +140,6 @@ impl Connection {
     fn on_probe_timeout(&mut self) {
         self.recovery.timeouts += 1;
         self.recovery.probes = 2;
-        // The next timeout counts from the probes.
         self.stats.timeouts += 1;
         self.sent.first_in_flight();
         let mut oldest = [None; 2];
@@ -432,7 +431,9 @@ impl Connection {
         let before = self.mtu.current();
         self.sent.discount();
         self.controller = self.controller.fresh();
-        self.rtt = Rtt::new(None);
+        // The old round trip is the best guess, unless it was unusually good.
+        let (least, most) = (Duration::from_millis(100), Duration::from_millis(333));
+        self.rtt = Rtt::new(Some(self.rtt.smoothed().clamp(least, most)));
         self.config.rtt_hint = None;
         self.mtu = Discovery::new(self.config.mtu_min, self.config.mtu_max);
         self.controller.on_packet_size(u64::from(self.mtu.current()));
@@ -440,7 +441,8 @@ impl Connection {
         let recovery = &mut self.recovery;
         recovery.path_start = self.sent.next();
         (recovery.reorder_packets, recovery.reorder_eighths) = (REORDER_PACKETS, REORDER_EIGHTHS);
-        (recovery.timeouts, recovery.probes, recovery.event_open) = (0, 0, 0);
+        // One packet leaves at once, to learn of the new path.
+        (recovery.timeouts, recovery.probes, recovery.event_open) = (0, 1, 0);
         (recovery.first_sample, recovery.limited_at, recovery.loss_at) = (None, None, None);
         if before != self.mtu.current() {
             self.event(Event::MtuChanged(self.mtu.current()));

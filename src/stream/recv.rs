@@ -368,7 +368,7 @@ mod tests {
             cuts in prop::collection::vec((0usize..3000, 1usize..700), 1..40), order in any::<u64>(),
             accept_after in prop::option::of(0usize..40), read_max in 1usize..900,
         ) {
-            let bytes: Vec<u8> = (0..3000u32).map(|i| (i * 31 >> 3) as u8).collect();
+            let bytes: Vec<u8> = (0..3000u32).map(|i| ((i * 31) >> 3) as u8).collect();
             let mut frames: Vec<(usize, usize)> = cuts.iter().map(|(at, len)| (*at, (at + len).min(3000))).collect();
             frames.extend((0..3000).step_by(500).map(|at| (at, at + 500)));
             let mut rng = crate::base::Rng::from_number(order);

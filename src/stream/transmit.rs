@@ -56,7 +56,7 @@ impl Connection {
         let probing = self.recovery.probes > 0;
         let may = gate == Gate::Open || probing;
         let wants = self.has_data() || probing;
-        if !(may && wants) && !ack_due {
+        if !(ack_due || may && wants) {
             self.recovery.note_limit(now, wants && gate == Gate::Window);
             self.paced_until = if wants && gate == Gate::Paced { self.pacer.next(now) } else { None };
             return None;
@@ -96,10 +96,15 @@ impl Connection {
         Some(PacketMeta { len, probe: false, ack_eliciting: eliciting })
     }
 
-    /// Bytes that window and pacer let leave now.
+    /// UDP payload that window and pacer let leave now, bytes; 0 when less than a full packet. Only a hint
+    /// for the size of a train: acknowledgements leave whatever it says.
     pub fn send_allowance(&self, now: Time) -> usize {
-        let window = self.controller.window().saturating_sub(self.sent.in_flight());
-        usize::try_from(window.min(self.pacer.allowance(now))).unwrap_or(usize::MAX)
+        let probes = u64::from(self.recovery.probes) * u64::from(self.mtu.current());
+        let allowed = match self.gate(now) {
+            Gate::Open => self.controller.window() - self.sent.in_flight(),
+            Gate::Paced | Gate::Window => 0,
+        };
+        usize::try_from(allowed.min(self.pacer.allowance(now)).max(probes)).unwrap_or(usize::MAX)
     }
 
     fn commit(&mut self, now: Time, number: u64, len: usize, eliciting: bool, probe: bool) {

@@ -514,7 +514,7 @@ mod tests {
             let Frame::Ack(ack) = one(&out[..end]) else { panic!("not an ACK") };
             prop_assert_eq!((ack.largest, ack.delay_us, ack.ce), (set.max().unwrap(), delay, ce));
             let got: Vec<_> = ack.ranges().collect();
-            let want: Vec<_> = set.iter().rev().cloned().take(ACK_RANGES_MAX).collect();
+            let want: Vec<_> = set.iter().rev().take(ACK_RANGES_MAX).cloned().collect();
             prop_assert!(want.starts_with(&got));
             prop_assert!(got.len() == want.len() || room - end < 16, "a range that would fit is missing");
         }
