@@ -211,6 +211,10 @@ impl Pair {
     /// One turn: what arrived, what timed out, what may be sent. False when nothing will ever happen again.
     pub fn step(&mut self) -> bool {
         self.drive();
+        assert!(self.air.len() < 100_000, "too much in the air");
+        for end in &self.ends {
+            assert!(end.events.len() < 100_000, "too many events: {:?}", &end.events[90_000..90_010]);
+        }
         let arrival = self.air.peek().map(|Reverse(flight)| flight.at);
         let timers = self.ends.iter().filter_map(|end| end.conn.poll_timeout()).min();
         let timers = timers.map(|at| at.max(self.now + self.tick));
