@@ -3,7 +3,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Defines a struct of `u64` counters, each with the help text that metrics show.
-#[macro_export]
 macro_rules! counters {
     ($(#[$meta:meta])* pub struct $name:ident { $($field:ident: $help:literal,)* }) => {
         $(#[$meta])*
@@ -21,6 +20,8 @@ macro_rules! counters {
         }
     };
 }
+
+pub(crate) use counters;
 
 /// A copy of a thread's counters, written by that thread once per turn and read by any.
 #[derive(Debug)]

@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::base::{BufId, Path, Place, Time};
-use crate::counters;
+use crate::io::tally::counters;
 use crate::limits::{
     BUFFER_HEAD_ROOM, RECEIVE_BUFFERS, RECEIVE_PAUSE_MS, SEND_BUFFERS, SEND_SLOTS, SHARD_SOCKETS_MAX,
     TRAIN_SEGMENTS_MAX, TRAIN_SIZE_MAX,

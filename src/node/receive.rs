@@ -18,10 +18,10 @@ impl Node {
             match received {
                 Received::Packet { session, number, kind, payload } => {
                     let Some(id) = self.peer_of(clock, session) else { continue };
-                    if touched != Some(id) {
-                        if let Some(previous) = touched.replace(id) {
-                            self.end_of_batch(clock, previous);
-                        }
+                    if touched != Some(id)
+                        && let Some(previous) = touched.replace(id)
+                    {
+                        self.end_of_batch(clock, previous);
                     }
                     self.handle_packet(clock, id, number, kind, train.ecn, &datagram[payload]);
                 }

@@ -1,6 +1,6 @@
 //! What a shard counts, beside what its sockets do.
 
-use crate::counters;
+use crate::io::tally::counters;
 
 counters! {
     /// What the loop did.

@@ -319,7 +319,7 @@ impl Import<'_> {
             self.acked(result)?;
         }
         // Entries without content wait in no queue but this one; it is bounded like the pieces.
-        while self.actions.len() > ACTIONS_MAX && self.in_flight > 0 {
+        if self.actions.len() > ACTIONS_MAX && self.in_flight > 0 {
             self.take_result()?;
             return self.advance();
         }

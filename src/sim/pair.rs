@@ -90,13 +90,6 @@ impl Net {
         net
     }
 
-    /// A seed from the environment (`TORNET_SEED`), to replay a failure, or the given one.
-    pub fn seed(default: u64) -> u64 {
-        let seed = std::env::var("TORNET_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(default);
-        eprintln!("seed {seed} (replay with TORNET_SEED={seed})");
-        seed
-    }
-
     fn clock(&self) -> Clock {
         Clock { now: self.now, wall: UnixMs(EPOCH.0 + self.now.0 / 1_000_000) }
     }

@@ -18,6 +18,13 @@ use crate::wire::reference::Reference;
 /// Paths and contents; a path that ends in `/` is an empty directory.
 type Tree = BTreeMap<String, Vec<u8>>;
 
+/// A seed from the environment (`TORNET_SEED`), to replay a failure, or the given one.
+fn seed(default: u64) -> u64 {
+    let seed = std::env::var("TORNET_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(default);
+    eprintln!("seed {seed} (replay with TORNET_SEED={seed})");
+    seed
+}
+
 struct Nothing;
 impl crate::service::put::Known for Nothing {
     fn find(&mut self, _: &crate::chunk::PieceHash) -> Option<Locator> {
@@ -59,8 +66,8 @@ fn put(net: &mut Net, nodes: &[usize], tree: &Tree) -> Reference {
     }
 }
 
-fn tree(seed: u64) -> Tree {
-    let mut rng = Rng::from_number(seed);
+fn tree(number: u64) -> Tree {
+    let mut rng = Rng::from_number(number);
     let mut bytes = |len: usize| {
         let mut bytes = vec![0; len];
         rng.fill(&mut bytes);
@@ -136,7 +143,7 @@ fn lossy(loss: f64) -> LinkConfig {
 
 #[test]
 fn a_tree_put_on_one_node_is_got_on_another() {
-    let mut net = Net::new(Net::seed(1), 2, LinkConfig::clean(millis(5)));
+    let mut net = Net::new(seed(1), 2, LinkConfig::clean(millis(5)));
     let tree = tree(1);
     let reference = put(&mut net, &[0], &tree);
     net.befriend(1, &[0]);
@@ -148,9 +155,9 @@ fn a_tree_put_on_one_node_is_got_on_another() {
 
 #[test]
 fn loss_reordering_duplication_and_flipped_bits_change_nothing() {
-    for (seed, loss) in [(2, 0.01), (3, 0.05)] {
-        let mut net = Net::new(Net::seed(seed), 2, lossy(loss));
-        let tree = tree(seed);
+    for (default, loss) in [(2, 0.01), (3, 0.05)] {
+        let mut net = Net::new(seed(default), 2, lossy(loss));
+        let tree = tree(default);
         let reference = put(&mut net, &[0], &tree);
         net.nodes[0].world.store.cold = true;
         net.befriend(1, &[0]);
@@ -162,7 +169,7 @@ fn loss_reordering_duplication_and_flipped_bits_change_nothing() {
 
 #[test]
 fn one_file_of_a_tree_costs_its_own_slices_and_the_way_there() {
-    let mut net = Net::new(Net::seed(4), 2, LinkConfig::clean(millis(5)));
+    let mut net = Net::new(seed(4), 2, LinkConfig::clean(millis(5)));
     let tree = tree(4);
     let reference = put(&mut net, &[0], &tree);
     net.befriend(1, &[0]);
@@ -182,7 +189,7 @@ fn one_file_of_a_tree_costs_its_own_slices_and_the_way_there() {
 
 #[test]
 fn a_restarted_get_resumes_and_fetches_no_verified_record_twice() {
-    let mut net = Net::new(Net::seed(5), 2, lossy(0.0));
+    let mut net = Net::new(seed(5), 2, lossy(0.0));
     let tree = tree(5);
     let total: u64 = tree.values().map(|bytes| bytes.len() as u64).sum();
     let reference = put(&mut net, &[0], &tree);
@@ -200,7 +207,7 @@ fn a_restarted_get_resumes_and_fetches_no_verified_record_twice() {
 
 #[test]
 fn the_server_restarting_in_between_only_delays() {
-    let mut net = Net::new(Net::seed(6), 2, lossy(0.0));
+    let mut net = Net::new(seed(6), 2, lossy(0.0));
     let tree = tree(6);
     let reference = put(&mut net, &[0], &tree);
     net.befriend(1, &[0]);
@@ -213,7 +220,7 @@ fn the_server_restarting_in_between_only_delays() {
 
 #[test]
 fn several_friends_serve_one_get_and_a_liar_among_them_is_dropped() {
-    let mut net = Net::new(Net::seed(7), 4, lossy(0.001));
+    let mut net = Net::new(seed(7), 4, lossy(0.001));
     let tree = tree(7);
     let reference = put(&mut net, &[0, 1, 2], &tree);
     for id in net.nodes[2].world.store.ids() {
@@ -232,7 +239,7 @@ fn several_friends_serve_one_get_and_a_liar_among_them_is_dropped() {
 
 #[test]
 fn what_cannot_be_done_is_said_in_one_line() {
-    let mut net = Net::new(Net::seed(8), 2, LinkConfig::clean(millis(5)));
+    let mut net = Net::new(seed(8), 2, LinkConfig::clean(millis(5)));
     let tree = tree(8);
     let reference = put(&mut net, &[0], &tree);
     get(&mut net, 1, 1, &reference, &[]);
@@ -255,7 +262,7 @@ fn what_cannot_be_done_is_said_in_one_line() {
 
 #[test]
 fn a_full_disk_ends_the_get_and_room_lets_it_resume() {
-    let mut net = Net::new(Net::seed(9), 2, LinkConfig::clean(millis(5)));
+    let mut net = Net::new(seed(9), 2, LinkConfig::clean(millis(5)));
     let tree = tree(9);
     let reference = put(&mut net, &[0], &tree);
     net.befriend(1, &[0]);
@@ -271,7 +278,7 @@ fn a_full_disk_ends_the_get_and_room_lets_it_resume() {
 
 #[test]
 fn strangers_get_no_answer() {
-    let mut net = Net::new(Net::seed(10), 1, LinkConfig::clean(millis(5)));
+    let mut net = Net::new(seed(10), 1, LinkConfig::clean(millis(5)));
     let mut rng = Rng::from_number(11);
     for _ in 0..2000 {
         let mut datagram = vec![0; rng.below(1473) as usize];
@@ -298,7 +305,7 @@ fn the_same_seed_gives_the_same_run() {
 
 #[test]
 fn a_first_flight_that_asks_is_answered_in_one_round_trip() {
-    let mut net = Net::new(Net::seed(13), 2, LinkConfig::clean(millis(100)));
+    let mut net = Net::new(seed(13), 2, LinkConfig::clean(millis(100)));
     let tree = Tree::from([("f".to_string(), vec![7; 500])]);
     let reference = put(&mut net, &[0], &tree);
     // Nobody answers at first, so that the friend is away when content is wanted.

@@ -8,79 +8,22 @@
 //! Drain in this order after every call: [`Fetch::poll_event`] until `None`, then
 //! [`Fetch::poll_request`] until `None`.
 
+mod peer;
 mod transfer;
+mod types;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::PeerId;
-use crate::base::{ChunkId, SliceBuf, SlicePool, StreamId, Time};
+use crate::base::{ChunkId, SlicePool, StreamId, Time};
 use crate::chunk::slices::SliceList;
-use crate::limits::{
-    CHUNK_SLICES_MAX, FETCH_STALL_MS, REQUESTS_PER_SESSION_MAX, SLICE_SIZE, SLICES_AHEAD_PER_PEER,
-};
+use crate::limits::{CHUNK_SLICES_MAX, FETCH_STALL_MS};
 use crate::wire::chunkmsg::{SliceRequest, Status};
+use peer::{MISSES_COUNTED_MAX, Peer};
 use transfer::Transfer;
 
-/// Which chunk, and what it must hash to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Target {
-    /// Its address.
-    pub id: ChunkId,
-    /// BLAKE3 root of its ciphertext.
-    pub root: [u8; 32],
-    /// Length of its ciphertext, bytes; 1 to 1 MiB.
-    pub len: u32,
-}
-
-impl Target {
-    /// Number of slices.
-    pub fn slices(&self) -> u32 {
-        self.len.div_ceil(SLICE_SIZE as u32)
-    }
-
-    /// Length of one slice, bytes.
-    pub fn slice_len(&self, index: u32) -> usize {
-        (self.len as usize - index as usize * SLICE_SIZE).min(SLICE_SIZE)
-    }
-}
-
-/// What a fetch has to say.
-#[derive(Debug)]
-pub enum Event {
-    /// A verified slice: `data[..len]` is ciphertext.
-    Slice {
-        /// Which chunk.
-        chunk: ChunkId,
-        /// Which slice.
-        index: u32,
-        /// The bytes.
-        data: SliceBuf,
-        /// How many.
-        len: usize,
-        /// Who sent them.
-        from: PeerId,
-    },
-    /// Every connected peer said that it does not have the chunk. Its wants are forgotten.
-    Unavailable {
-        /// Which chunk.
-        chunk: ChunkId,
-    },
-    /// A peer sent bytes that do not match the chunk's root.
-    Liar {
-        /// Who.
-        peer: PeerId,
-        /// Of which chunk.
-        chunk: ChunkId,
-    },
-    /// Tell the peer to stop sending on this stream.
-    Stop {
-        /// Who.
-        peer: PeerId,
-        /// Which stream.
-        stream: StreamId,
-    },
-}
+pub use types::{Counters, Event, Target};
 
 /// A request to send: open a stream on the chunk channel to `peer`, write `request`, finish, and tell
 /// [`Fetch::started`].
@@ -114,55 +57,6 @@ impl Chunk {
     fn count(&self, state: SliceState) -> usize {
         self.slices.iter().filter(|s| **s == state).count()
     }
-}
-
-/// Misses beyond this say nothing more about a peer.
-const MISSES_COUNTED_MAX: u32 = 8;
-
-#[derive(Default)]
-struct Peer {
-    /// Slices asked for and not arrived.
-    outstanding: usize,
-    /// Streams open to it.
-    streams: usize,
-    /// Bytes per second, smoothed; 0 until measured.
-    rate: f64,
-    /// Bytes that arrived since `measured_at`.
-    arrived: u64,
-    measured_at: Time,
-    lied: bool,
-    /// Chunks that it did not have since it last brought a slice: it is asked after the others.
-    misses: u32,
-    /// Nothing more may be asked until it is connected.
-    held: bool,
-    /// It gives no more streams until one ends.
-    stuck: bool,
-}
-
-impl Peer {
-    /// How many slices may be outstanding: half a second's worth, so that a slow peer does not hold what
-    /// a fast one could bring.
-    fn ahead(&self) -> usize {
-        let half_second = (self.rate * 0.5 / SLICE_SIZE as f64) as usize;
-        half_second.clamp(SLICES_AHEAD_PER_PEER / 8, SLICES_AHEAD_PER_PEER)
-    }
-}
-
-/// Totals since the start, for metrics.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Counters {
-    /// Slices received and verified.
-    pub slices: u64,
-    /// Ciphertext bytes in them.
-    pub bytes: u64,
-    /// Requests sent.
-    pub requests: u64,
-    /// Answers that said *not found*.
-    pub not_found: u64,
-    /// Slices or lists that failed verification.
-    pub liars: u64,
-    /// Requests given up because nothing came for [`FETCH_STALL_MS`].
-    pub stalled: u64,
 }
 
 /// All fetching of one shard.
@@ -294,29 +188,29 @@ impl Fetch {
 
     /// The next request to send, if a peer has room and a buffer is free.
     pub fn poll_request(&mut self, now: Time) -> Option<Outgoing> {
-        let candidates: Vec<PeerId> = self
-            .peers
-            .iter()
-            .filter(|(_, p)| {
-                let free = !p.lied && !p.held && !p.stuck;
-                free && p.outstanding < p.ahead() && p.streams < REQUESTS_PER_SESSION_MAX
-            })
-            .map(|(id, _)| *id)
-            .collect();
-        if candidates.is_empty() {
+        if !self.peers.values().any(|peer| peer.can_take(1)) {
             return None;
         }
         // The oldest wanted chunk that somebody with room may have, from the least busy such peer.
         for &(order, id) in &self.open {
             let chunk = self.chunks.get(&id)?;
-            let able = candidates.iter().filter(|p| !chunk.without.contains(p));
-            let Some(&peer) = able.min_by_key(|p| {
-                self.peers.get(p).map_or((0, 0), |s| (s.misses.min(MISSES_COUNTED_MAX), s.outstanding))
-            }) else {
-                continue;
-            };
             let sharers = self.peers.iter().filter(|(p, s)| !s.lied && !chunk.without.contains(p)).count();
-            return self.request(now, peer, id, order, sharers);
+            // With several sources a chunk is split between them.
+            let share =
+                if sharers > 1 { CHUNK_SLICES_MAX.div_ceil(2 * sharers).max(2) } else { CHUNK_SLICES_MAX };
+            let mut share = share.min(chunk.count(SliceState::Missing));
+            if self.pool.available() < share {
+                // Wait for buffers rather than ask slice by slice, if any are on their way back.
+                if !self.transfers.is_empty() {
+                    return None;
+                }
+                share = self.pool.available();
+            }
+            let able = self.peers.iter().filter(|(p, s)| s.can_take(share) && !chunk.without.contains(p));
+            let busy = |s: &Peer| (s.misses.min(MISSES_COUNTED_MAX), s.outstanding);
+            if let Some((&peer, _)) = able.min_by_key(|(_, state)| busy(state)) {
+                return self.request(now, peer, id, order, share);
+            }
         }
         None
     }
@@ -327,18 +221,14 @@ impl Fetch {
         peer: PeerId,
         id: ChunkId,
         order: u64,
-        sharers: usize,
+        share: usize,
     ) -> Option<Outgoing> {
         let chunk = self.chunks.get_mut(&id)?;
         let state = self.peers.get_mut(&peer)?;
-        let room = state.ahead() - state.outstanding;
-        // With several sources a chunk is split between them.
-        let share =
-            if sharers > 1 { CHUNK_SLICES_MAX.div_ceil(2 * sharers).max(2) } else { CHUNK_SLICES_MAX };
         let mut mask = 0u16;
         let mut buffers = Vec::new();
         for index in 0..chunk.target.slices() as usize {
-            if buffers.len() >= share.min(room) {
+            if buffers.len() >= share {
                 break;
             }
             if chunk.slices[index] == SliceState::Missing {
@@ -384,14 +274,7 @@ impl Fetch {
         let Some(transfer) = self.transfers.get_mut(&(peer, stream)) else { return };
         transfer.data(now, offset, bytes);
         if let Some(state) = self.peers.get_mut(&peer) {
-            state.arrived += bytes.len() as u64;
-            let elapsed = now.since(state.measured_at).as_secs_f64();
-            if elapsed >= 0.1 {
-                let rate = state.arrived as f64 / elapsed;
-                state.rate = if state.rate == 0.0 { rate } else { 0.7 * state.rate + 0.3 * rate };
-                state.arrived = 0;
-                state.measured_at = now;
-            }
+            state.took(now, bytes.len() as u64);
         }
         if transfer.wants_attention() {
             self.advance(peer, stream);

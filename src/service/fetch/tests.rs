@@ -1,5 +1,5 @@
 use super::*;
-use crate::chunk::slices::SliceList;
+use crate::limits::SLICE_SIZE;
 use crate::wire::chunkmsg::ReplyHead;
 
 const NOW: Time = Time::from_millis(1);

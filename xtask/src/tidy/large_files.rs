@@ -7,7 +7,10 @@ use super::{Finding, Tree, rust};
 const LINES_MAX: usize = 500;
 
 /// Files over the limit, and why they are one.
-const ALLOWED: &[(&str, &str)] = &[];
+const ALLOWED: &[(&str, &str)] = &[
+    ("src/api/tests.rs", "tests alone: one scene (a real socket, a fake backend) and a case per endpoint"),
+    ("src/wire/frame.rs", "one frame format: reading and writing stay side by side, a third of it is tests"),
+];
 
 /// The rule.
 pub fn check(tree: &Tree) -> Vec<Finding> {

@@ -102,8 +102,7 @@ impl Job {
     /// Expands a file's blobs while there is room.
     fn go_on_restoring(&mut self, file: u32) -> bool {
         let mut went_on = false;
-        loop {
-            let Some(active) = self.active.get_mut(&file) else { break };
+        while let Some(active) = self.active.get_mut(&file) {
             if !active.open || active.reading_list || active.queue.is_empty() {
                 break;
             }
