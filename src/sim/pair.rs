@@ -41,6 +41,8 @@ pub struct SimNode {
 
 /// Nodes joined by links of one kind.
 pub struct Net {
+    /// What everything random comes from: failures print it.
+    pub seed: u64,
     /// The time.
     pub now: Time,
     /// The nodes.
@@ -62,6 +64,7 @@ impl Net {
     pub fn new(seed: u64, count: usize, link: LinkConfig) -> Self {
         let mut rng = Rng::from_number(seed);
         let mut net = Self {
+            seed,
             now: Time::from_millis(60_000),
             nodes: Vec::new(),
             links: BTreeMap::new(),

@@ -18,13 +18,6 @@ use crate::wire::reference::Reference;
 /// Paths and contents; a path that ends in `/` is an empty directory.
 type Tree = BTreeMap<String, Vec<u8>>;
 
-/// A seed from the environment (`TORNET_SEED`), to replay a failure, or the given one.
-fn seed(default: u64) -> u64 {
-    let seed = std::env::var("TORNET_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(default);
-    eprintln!("seed {seed} (replay with TORNET_SEED={seed})");
-    seed
-}
-
 struct Nothing;
 impl crate::service::put::Known for Nothing {
     fn find(&mut self, _: &crate::chunk::PieceHash) -> Option<Locator> {
@@ -106,7 +99,8 @@ fn outcome(net: &Net, node: usize, wanted: u64) -> Option<Result<(), String>> {
 
 fn finish(net: &mut Net, node: usize, job: u64, seconds: u64) -> Result<(), String> {
     let ended = net.run_until(Duration::from_secs(seconds), |net| outcome(net, node, job).is_some());
-    assert!(ended, "not finished after {seconds} s of virtual time: {:?}", net.nodes[node].progress);
+    let progress = &net.nodes[node].progress;
+    assert!(ended, "seed {}: not finished after {seconds} s of virtual time: {progress:?}", net.seed);
     outcome(net, node, job).unwrap()
 }
 
@@ -115,10 +109,10 @@ fn assert_restored(net: &Net, node: usize, tree: &Tree) {
     for (path, bytes) in tree {
         match files.tree.get(&format!("/out/top/{path}")) {
             Some(Entry::File(got, mode, mtime)) => {
-                assert!(got == bytes, "{path} differs");
+                assert!(got == bytes, "seed {}: {path} differs", net.seed);
                 assert_eq!((*mode, *mtime), (0o640, FileTime { seconds: 5, nanos: 6 }));
             }
-            other => panic!("{path}: {other:?}"),
+            other => panic!("seed {}: {path}: {other:?}", net.seed),
         }
     }
     assert_eq!(files.tree.get("/out/top"), Some(&Entry::Dir(0o755, FileTime { seconds: 1, nanos: 2 })));
@@ -143,7 +137,7 @@ fn lossy(loss: f64) -> LinkConfig {
 
 #[test]
 fn a_tree_put_on_one_node_is_got_on_another() {
-    let mut net = Net::new(seed(1), 2, LinkConfig::clean(millis(5)));
+    let mut net = Net::new(1, 2, LinkConfig::clean(millis(5)));
     let tree = tree(1);
     let reference = put(&mut net, &[0], &tree);
     net.befriend(1, &[0]);
@@ -156,7 +150,7 @@ fn a_tree_put_on_one_node_is_got_on_another() {
 #[test]
 fn loss_reordering_duplication_and_flipped_bits_change_nothing() {
     for (default, loss) in [(2, 0.01), (3, 0.05)] {
-        let mut net = Net::new(seed(default), 2, lossy(loss));
+        let mut net = Net::new(default, 2, lossy(loss));
         let tree = tree(default);
         let reference = put(&mut net, &[0], &tree);
         net.nodes[0].world.store.cold = true;
@@ -169,7 +163,7 @@ fn loss_reordering_duplication_and_flipped_bits_change_nothing() {
 
 #[test]
 fn one_file_of_a_tree_costs_its_own_slices_and_the_way_there() {
-    let mut net = Net::new(seed(4), 2, LinkConfig::clean(millis(5)));
+    let mut net = Net::new(4, 2, LinkConfig::clean(millis(5)));
     let tree = tree(4);
     let reference = put(&mut net, &[0], &tree);
     net.befriend(1, &[0]);
@@ -189,7 +183,7 @@ fn one_file_of_a_tree_costs_its_own_slices_and_the_way_there() {
 
 #[test]
 fn a_restarted_get_resumes_and_fetches_no_verified_record_twice() {
-    let mut net = Net::new(seed(5), 2, lossy(0.0));
+    let mut net = Net::new(5, 2, lossy(0.0));
     let tree = tree(5);
     let total: u64 = tree.values().map(|bytes| bytes.len() as u64).sum();
     let reference = put(&mut net, &[0], &tree);
@@ -207,7 +201,7 @@ fn a_restarted_get_resumes_and_fetches_no_verified_record_twice() {
 
 #[test]
 fn the_server_restarting_in_between_only_delays() {
-    let mut net = Net::new(seed(6), 2, lossy(0.0));
+    let mut net = Net::new(6, 2, lossy(0.0));
     let tree = tree(6);
     let reference = put(&mut net, &[0], &tree);
     net.befriend(1, &[0]);
@@ -220,7 +214,7 @@ fn the_server_restarting_in_between_only_delays() {
 
 #[test]
 fn several_friends_serve_one_get_and_a_liar_among_them_is_dropped() {
-    let mut net = Net::new(seed(7), 4, lossy(0.001));
+    let mut net = Net::new(7, 4, lossy(0.001));
     let tree = tree(7);
     let reference = put(&mut net, &[0, 1, 2], &tree);
     for id in net.nodes[2].world.store.ids() {
@@ -239,7 +233,7 @@ fn several_friends_serve_one_get_and_a_liar_among_them_is_dropped() {
 
 #[test]
 fn what_cannot_be_done_is_said_in_one_line() {
-    let mut net = Net::new(seed(8), 2, LinkConfig::clean(millis(5)));
+    let mut net = Net::new(8, 2, LinkConfig::clean(millis(5)));
     let tree = tree(8);
     let reference = put(&mut net, &[0], &tree);
     get(&mut net, 1, 1, &reference, &[]);
@@ -262,7 +256,7 @@ fn what_cannot_be_done_is_said_in_one_line() {
 
 #[test]
 fn a_full_disk_ends_the_get_and_room_lets_it_resume() {
-    let mut net = Net::new(seed(9), 2, LinkConfig::clean(millis(5)));
+    let mut net = Net::new(9, 2, LinkConfig::clean(millis(5)));
     let tree = tree(9);
     let reference = put(&mut net, &[0], &tree);
     net.befriend(1, &[0]);
@@ -278,7 +272,7 @@ fn a_full_disk_ends_the_get_and_room_lets_it_resume() {
 
 #[test]
 fn strangers_get_no_answer() {
-    let mut net = Net::new(seed(10), 1, LinkConfig::clean(millis(5)));
+    let mut net = Net::new(10, 1, LinkConfig::clean(millis(5)));
     let mut rng = Rng::from_number(11);
     for _ in 0..2000 {
         let mut datagram = vec![0; rng.below(1473) as usize];
@@ -305,7 +299,7 @@ fn the_same_seed_gives_the_same_run() {
 
 #[test]
 fn a_first_flight_that_asks_is_answered_in_one_round_trip() {
-    let mut net = Net::new(seed(13), 2, LinkConfig::clean(millis(100)));
+    let mut net = Net::new(13, 2, LinkConfig::clean(millis(100)));
     let tree = Tree::from([("f".to_string(), vec![7; 500])]);
     let reference = put(&mut net, &[0], &tree);
     // Nobody answers at first, so that the friend is away when content is wanted.
