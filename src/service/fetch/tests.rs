@@ -179,17 +179,22 @@ fn bytes_past_the_answer_are_a_lie() {
 
 #[test]
 fn buffers_bound_what_is_in_flight() {
-    let mut fetch = Fetch::new(SlicePool::new(20));
-    fetch.peer_up(NOW, PeerId(0));
-    for seed in 0..4 {
-        fetch.want(chunk(seed, 16 * SLICE_SIZE).0, u16::MAX);
+    for (buffers, expected) in [(20, 16), (40, 32), (5, 5)] {
+        let mut fetch = Fetch::new(SlicePool::new(buffers));
+        fetch.peer_up(NOW, PeerId(0));
+        for seed in 0..4 {
+            fetch.want(chunk(seed, 16 * SLICE_SIZE).0, u16::MAX);
+        }
+        let mut asked = 0;
+        let mut stream = 0;
+        while let Some(outgoing) = fetch.poll_request(NOW) {
+            asked += outgoing.request.mask.count_ones();
+            fetch.started(outgoing, StreamId(stream));
+            stream += 4;
+        }
+        assert_eq!(
+            asked, expected,
+            "whole chunks while there is room for them, parts only when nothing moves"
+        );
     }
-    let mut asked = 0;
-    let mut stream = 0;
-    while let Some(outgoing) = fetch.poll_request(NOW) {
-        asked += outgoing.request.mask.count_ones();
-        fetch.started(outgoing, StreamId(stream));
-        stream += 4;
-    }
-    assert_eq!(asked, 20);
 }
