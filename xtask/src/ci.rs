@@ -19,7 +19,7 @@ pub fn command(args: Args) -> Result<()> {
     stop::listen();
     let mut steps = Steps::new();
     let passed = |result: Result<()>| result.map(|()| Outcome::Passed);
-    steps.step("setup", || passed(setup::ensure()))?;
+    steps.step("setup", || passed(setup::ensure().and_then(|()| setup::ensure_components())))?;
     steps.step("fmt", || passed(sh::run(sh::cargo().args(["fmt", "--all", "--check"]))))?;
     steps.step("tidy", || passed(tidy::run()))?;
     steps.step("clippy", || {

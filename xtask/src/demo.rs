@@ -11,16 +11,21 @@ use crate::{setup, sh, stop};
 
 /// Files of this system that make a real tree.
 const DOCS: &str = "/usr/share/doc";
+/// Slow enough to be interrupted.
+const SLOW: &str = "1gbit";
 
 /// The command.
 pub fn command(mut args: Args) -> Result<()> {
     let once = args.flag("--once");
     let size = args.size("--size", 256 << 20)?;
+    let binary = args.value("--binary")?.map(PathBuf::from);
     args.finish()?;
     stop::listen();
     setup::ensure()?;
-    say("building tornet (a few minutes, the first time)");
-    run(&sh::build_release()?, size, once)
+    if binary.is_none() {
+        say("building tornet (a few minutes, the first time)");
+    }
+    run(&sh::binary_or_build(binary)?, size, once)
 }
 
 /// The demo, with a random file of `size` bytes.
@@ -60,12 +65,7 @@ pub fn run(binary: &Path, size: u64, once: bool) -> Result<()> {
     let edited_size = std::fs::metadata(&edited)?.len();
     println!("   {} of it, {} over the wire, the same SHA-256", show_size(edited_size), show_size(wire));
 
-    say("B's daemon is killed (-9) and started again; the same `get` finds everything there");
-    b.kill();
-    b.start()?;
-    b.wait_connected()?;
-    let (_, _, wire) = get(&lab, &b, &reference, "copy")?;
-    println!("   {} over the wire", show_size(wire));
+    resume(&lab, &mut b, &tree, &second)?;
 
     if !once {
         stay(binary, &a, &b, &second);
@@ -98,6 +98,39 @@ fn get(lab: &Lab, node: &Node, reference: &str, name: &str) -> Result<(PathBuf, 
     let took = start.elapsed();
     show(&done.stderr);
     Ok((out, took, node.host.received_bytes()? - before))
+}
+
+/// A second copy, cut off in the middle by kill -9, and the same command again.
+fn resume(lab: &Lab, b: &mut Node, tree: &Path, reference: &str) -> Result<()> {
+    match lab.wiring {
+        Wiring::Namespaces => {
+            say(&format!("a second copy, over a link of {SLOW}; in its middle B's daemon is killed (-9)"));
+            lab.limit(SLOW)?;
+        }
+        Wiring::Loopback => say("a second copy; in its middle B's daemon is killed (-9)"),
+    }
+    let out = lab.dir().join("got-second");
+    let half = files::size(tree)? / 2;
+    let before = b.host.received_bytes()?;
+    let mut get = b.launch(&["get", reference, "-o", node::text(&out)?])?;
+    stop::until(node::PATIENT, || Ok(get.ended()? || b.host.received_bytes()? - before >= half))?;
+    if get.ended()? {
+        println!("   it was complete before it could be killed: try a larger --size");
+    }
+    b.kill();
+    get.wait(node::PATIENT)?;
+    show(&get.stderr());
+    println!("   started again, and the same command once more:");
+    b.start()?;
+    b.wait_connected()?;
+    let before = b.host.received_bytes()?;
+    show(&b.get(reference, &out)?.stderr);
+    files::same(tree, &out)?;
+    println!("   {} over the wire this time, and all is there", show_size(b.host.received_bytes()? - before));
+    if lab.wiring == Wiring::Namespaces {
+        lab.unlimit()?;
+    }
+    Ok(())
 }
 
 fn stay(binary: &Path, a: &Node, b: &Node, reference: &str) {

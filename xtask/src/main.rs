@@ -27,7 +27,7 @@ const HELP: &str = "\
 cargo xtask COMMAND
 
   setup             install what building and testing need (apt, rustup components)
-  demo  [--once] [--size SIZE]
+  demo  [--once] [--size SIZE] [--binary PATH]
                     two real nodes: put a tree on one, get it on the other; Ctrl-C ends it
   ci                everything that must hold before a merge, in order, with times
   test              all tests: unit, integration and (as root) end to end

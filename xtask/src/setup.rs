@@ -31,17 +31,20 @@ const NEEDS: &[Need] = &[
 /// Headers that have no program of their own.
 const LIBC_HEADER: &str = "/usr/include/stdio.h";
 
-const COMPONENTS: &[(&str, &str)] = &[("cargo-fmt", "rustfmt"), ("cargo-clippy", "clippy")];
+/// Subcommands of cargo and the components that bring them. That rustup has put a program of that name there
+/// says nothing: it may stand for one that is not installed.
+const COMPONENTS: &[(&str, &str)] = &[("fmt", "rustfmt"), ("clippy", "clippy")];
 
 /// The command.
 pub fn command(args: Args) -> Result<()> {
     args.finish()?;
     ensure()?;
+    ensure_components()?;
     println!("setup: everything is there");
     Ok(())
 }
 
-/// Installs what is missing.
+/// Installs the packages that are missing.
 pub fn ensure() -> Result<()> {
     let missing: Vec<&Need> = NEEDS.iter().filter(|need| sh::which(need.program).is_none()).collect();
     let mut packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
@@ -64,7 +67,7 @@ pub fn ensure() -> Result<()> {
             println!("setup: going on without; for namespaces run `{line}`, then this as root");
         }
     }
-    components()
+    Ok(())
 }
 
 /// Installs Debian packages; we are root.
@@ -83,12 +86,14 @@ pub fn install(packages: &[&str]) -> Result<()> {
     sh::run(apt().args(["install", "--yes", "--no-install-recommends"]).args(packages))
 }
 
-fn components() -> Result<()> {
-    let missing: Vec<&str> = COMPONENTS
-        .iter()
-        .filter(|(program, _)| sh::which(program).is_none())
-        .map(|(_, name)| *name)
-        .collect();
+/// Installs the parts of Rust that checks need and building does not.
+pub fn ensure_components() -> Result<()> {
+    let works = |command: &str| {
+        let output = sh::cargo().args([command, "--version"]).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    let missing: Vec<&str> =
+        COMPONENTS.iter().filter(|(command, _)| !works(command)).map(|(_, name)| *name).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -73,6 +73,14 @@ pub fn build_release() -> Result<PathBuf> {
     Ok(root().join(target).join("release/tornet"))
 }
 
+/// The binary that was asked for, else the release build.
+pub fn binary_or_build(given: Option<PathBuf>) -> Result<PathBuf> {
+    match given {
+        Some(path) => std::fs::canonicalize(&path).with_context(|| path.display().to_string()),
+        None => build_release(),
+    }
+}
+
 /// How a step ended.
 pub enum Outcome {
     /// As it should.

@@ -52,11 +52,9 @@ pub fn command(mut args: Args) -> Result<()> {
     args.finish()?;
     ensure!(sh::is_root(), "network namespaces need root");
     setup::ensure()?;
-    let binary = match binary {
-        Some(binary) => std::fs::canonicalize(&binary).with_context(|| binary.display().to_string())?,
-        None if peers.iter().any(|entry| entry.name == "tornet") => sh::build_release()?,
-        None => PathBuf::new(),
-    };
+    // Without tornet among the peers there is nothing to build.
+    let measured = peers.iter().any(|entry| entry.name == "tornet");
+    let binary = if measured { sh::binary_or_build(binary)? } else { PathBuf::new() };
     let settings = Settings { binary };
     let options = Options { size, runs, peers, scratch, json };
 

@@ -56,10 +56,7 @@ pub fn command(mut args: Args) -> Result<()> {
         return Ok(());
     }
     setup::ensure()?;
-    let binary = match binary {
-        Some(binary) => std::fs::canonicalize(&binary).with_context(|| binary.display().to_string())?,
-        None => sh::build_release()?,
-    };
+    let binary = sh::binary_or_build(binary)?;
     run(&Options { binary, names, keep })
 }
 

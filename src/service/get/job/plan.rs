@@ -146,20 +146,22 @@ impl Job {
                 _ => root = format!("{}/{}", root.trim_end_matches('/'), String::from_utf8_lossy(&name)),
             }
         }
+        // Merged into `root`, or made there under that name: the same place, so the same journal resumes it.
+        if self.request.merge
+            && self.request.rename.is_none()
+            && let [Entry { node: Node::Directory(_), name, .. }] = &mut entries[..]
+            && let Some((parent, own)) = root.clone().trim_end_matches('/').rsplit_once('/')
+        {
+            *name = own.as_bytes().to_vec().into();
+            root = if parent.is_empty() { "/".into() } else { parent.into() };
+        }
         if let [entry] = &entries[..] {
             self.progress.name = entry.name.to_vec();
         }
         let journal = self.request.journal_name(&root, entries.first().map(|entry| &*entry.name));
         self.ops.push_back(FileAct::Begin { root, journal, overwrite: self.request.overwrite });
         self.phase = Phase::Plan;
-        match &entries[..] {
-            [Entry { node: Node::Directory(blob), .. }]
-                if self.request.merge && self.request.rename.is_none() =>
-            {
-                self.unread.push_back((0, blob.clone()));
-            }
-            _ => entries.into_iter().for_each(|entry| self.add(0, entry)),
-        }
+        entries.into_iter().for_each(|entry| self.add(0, entry));
     }
 
     pub(super) fn add(&mut self, parent: u32, entry: Entry<'static>) {
