@@ -214,9 +214,7 @@ impl Import<'_> {
             }
             Event::File { name, mode, mtime, size, file } => {
                 self.actions.push_back(Action::BeginFile(name.clone(), mode as u16, mtime));
-                self.read(file, size).map_err(|error| {
-                    format!("{}: {error}; put again once it can be read", String::from_utf8_lossy(&name))
-                })?;
+                self.read(&name, file, size)?;
                 self.actions.push_back(Action::EndFile);
             }
             Event::Skipped { path, why } => {
@@ -228,14 +226,16 @@ impl Import<'_> {
     }
 
     /// Reads a file in pieces, each once: what is hashed is what is sealed, whatever others write meanwhile.
-    fn read(&mut self, file: File, size: u64) -> Result<(), String> {
+    fn read(&mut self, name: &[u8], file: File, size: u64) -> Result<(), String> {
         let mut file = file.take(u64::MAX);
         loop {
             // One byte more than expected shows the end of a file that fits, without another read.
             let expected = usize::try_from(size.saturating_add(1)).unwrap_or(usize::MAX);
             let mut plain = Vec::with_capacity(expected.min(PIECE_PLAIN_MAX));
             file.set_limit(PIECE_PLAIN_MAX as u64);
-            file.read_to_end(&mut plain).map_err(|error| error.to_string())?;
+            file.read_to_end(&mut plain).map_err(|error| {
+                format!("{}: {error}; put again once it can be read", String::from_utf8_lossy(name))
+            })?;
             if plain.is_empty() {
                 return Ok(());
             }

@@ -149,11 +149,11 @@ pub fn pair(lab: &Lab, binary: &Path) -> Result<(Node, Node)> {
     pair_in(lab, binary, lab.dir())
 }
 
-/// The same, with their folders in `place`.
+/// The same, the first one's folder in `place`: on a disk of its own, perhaps.
 pub fn pair_in(lab: &Lab, binary: &Path, place: &Path) -> Result<(Node, Node)> {
     // Ports differ, since both hosts may be this machine's loopback.
     let mut a = Node::new(lab, lab.a(), "a", binary, 4001, place.join("node-a"));
-    let mut b = Node::new(lab, lab.b(), "b", binary, 4002, place.join("node-b"));
+    let mut b = Node::new(lab, lab.b(), "b", binary, 4002, lab.dir().join("node-b"));
     for node in [&mut a, &mut b] {
         node.init()?;
         node.start()?;
