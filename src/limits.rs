@@ -167,6 +167,12 @@ pub const REORDER_PACKETS_MAX: u64 = 256;
 
 /// One protobuf control message at most, bytes.
 pub const MESSAGE_SIZE_MAX: usize = 64 << 10;
+/// A node's introduction at most, bytes.
+pub const HELLO_SIZE_MAX: usize = 1024;
+/// The name that a node gives its program, characters at most.
+pub const HELLO_AGENT_MAX: usize = 64;
+/// Services that a node says it offers, at most.
+pub const HELLO_SERVICES_MAX: usize = 64;
 /// When a peer that asks too much may ask again, milliseconds.
 pub const BUSY_RETRY_MS: u32 = 200;
 /// Chunk requests that one session serves at once.

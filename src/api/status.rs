@@ -113,6 +113,7 @@ fn peer_json(peer: &PeerSnapshot, config: &Config) -> Value {
         "lost_packets": peer.lost_packets,
         "window_bytes": peer.window,
         "mtu_bytes": peer.mtu,
+        "agent": peer.agent,
     })
 }
 

@@ -96,6 +96,7 @@ fn snapshot() -> Snapshot {
         lost_packets: 1,
         window: 14_720,
         mtu: 1472,
+        agent: "tornet 0.1.0".into(),
     };
     Snapshot {
         peers: vec![peer],

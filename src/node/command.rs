@@ -92,4 +92,6 @@ pub struct PeerSnapshot {
     pub window: u64,
     /// Path MTU, UDP payload bytes.
     pub mtu: u32,
+    /// The program that it says it runs; empty until it has.
+    pub agent: String,
 }

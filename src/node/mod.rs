@@ -5,6 +5,7 @@
 
 pub mod command;
 mod friends;
+mod hello;
 mod peer;
 mod peers;
 mod receive;
@@ -34,6 +35,11 @@ use streams::send_request;
 
 /// The channel of the chunk service (docs/protocol/channels.md).
 pub const CHUNK_CHANNEL: ChannelId = ChannelId(1);
+
+/// The channel on which nodes introduce themselves (docs/protocol/hello.md).
+pub const HELLO_CHANNEL: ChannelId = ChannelId(2);
+/// The services of a node, by number: what its introduction lists.
+pub const SERVICES: &[ChannelId] = &[CHUNK_CHANNEL, HELLO_CHANNEL];
 
 /// Stream error: no service has this channel (docs/protocol/channels.md).
 const NO_SUCH_SERVICE: u64 = 1;
@@ -290,7 +296,7 @@ impl Node {
     fn settle(&mut self, clock: Clock, world: &mut impl World) {
         self.session_events(clock);
         while let Some(id) = self.touched.pop() {
-            self.stream_events(id, world);
+            self.stream_events(clock, id, world);
             self.apply_acts();
             self.queue(id);
         }

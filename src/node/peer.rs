@@ -9,6 +9,7 @@ use crate::service::fetch::Fetch;
 use crate::service::serve::SliceSource;
 use crate::session::SessionKey;
 use crate::stream::{Connection, Sink, SourceFault, SourceId, SourceRead};
+use crate::wire::hello::Hello;
 
 /// What a stream is for, on our side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +18,18 @@ pub(super) enum Role {
     Fetching,
     /// The peer asks for slices.
     Serving,
+    /// Our introduction.
+    Introducing,
+    /// The peer's introduction.
+    Meeting,
+}
+
+/// A peer's introduction.
+pub(super) enum Meeting {
+    /// Its bytes so far.
+    Listening(Vec<u8>),
+    /// All of it.
+    Met(Hello),
 }
 
 /// One connected peer.
@@ -25,6 +38,8 @@ pub(super) struct Peer {
     pub card: IdentityCard,
     pub connection: Connection,
     pub trust: Option<u8>,
+    /// What it said of itself: the bytes so far, then the message.
+    pub hello: Meeting,
     pub streams: BTreeMap<StreamId, Role>,
     /// Whether it is in the node's queue of peers that may send.
     pub queued: bool,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::peer::{Peer, Role};
+use super::peer::{Meeting, Peer, Role};
 use super::streams::send_request;
 use super::{Clock, Early, Node};
 use crate::base::Time;
@@ -52,6 +52,7 @@ impl Node {
             card,
             connection,
             trust,
+            hello: Meeting::Listening(Vec::new()),
             streams,
             queued: false,
             timer: None,
@@ -65,6 +66,7 @@ impl Node {
             self.sessions.set_keepalive(session, true);
             self.fetch.peer_up(clock.now, id);
         }
+        self.say_hello(id);
         self.touch(id);
     }
 
@@ -111,13 +113,16 @@ impl Node {
     /// When content is wanted and nobody is connected, the first flight asks for it already: the request is
     /// packet number 0 of the session to be.
     fn early_request(&mut self, clock: Clock) -> Option<(Early, Vec<u8>)> {
-        if !self.fetch.is_waiting() || !self.early.is_empty() {
+        if !self.fetch.is_waiting() || !self.early.is_empty() || self.fetch.peers() > 0 {
             return None;
         }
         let peer = self.next_peer_id();
         let mut connection = self.connection(clock.now, true);
         self.fetch.peer_up(clock.now, peer);
-        let outgoing = self.fetch.poll_request(clock.now)?;
+        let Some(outgoing) = self.fetch.poll_request(clock.now) else {
+            self.fetch.peer_down(peer);
+            return None;
+        };
         if send_request(&mut connection, &mut self.fetch, outgoing).is_none() {
             self.fetch.peer_down(peer);
             return None;

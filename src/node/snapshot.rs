@@ -2,6 +2,7 @@
 
 use super::command::{PeerSnapshot, Snapshot};
 use super::friends::Standing;
+use super::peer::Meeting;
 use super::{Counters, Node};
 
 impl Node {
@@ -25,6 +26,10 @@ impl Node {
                     lost_packets: stats.lost_packets,
                     window: stats.window,
                     mtu: stats.mtu,
+                    agent: match &peer.hello {
+                        Meeting::Met(hello) => hello.agent.clone(),
+                        Meeting::Listening(_) => String::new(),
+                    },
                 }
             })
             .collect();
@@ -43,6 +48,7 @@ impl Node {
                     lost_packets: 0,
                     window: 0,
                     mtu: 0,
+                    agent: String::new(),
                 });
             }
         }

@@ -1,7 +1,7 @@
 //! What happens on streams: requests of peers to the serving side, answers to the fetch.
 
 use super::peer::Role;
-use super::{CHUNK_CHANNEL, NO_SUCH_SERVICE, Node, UNREADABLE, World};
+use super::{CHUNK_CHANNEL, Clock, HELLO_CHANNEL, NO_SUCH_SERVICE, Node, UNREADABLE, World};
 use crate::base::StreamId;
 use crate::limits::MESSAGE_SIZE_MAX;
 use crate::service::PeerId;
@@ -10,7 +10,7 @@ use crate::service::serve::Act;
 use crate::stream::{Connection, Event as StreamEvent, ReadState, RecvMode, SourceId};
 
 impl Node {
-    pub(super) fn stream_events(&mut self, id: PeerId, world: &mut impl World) {
+    pub(super) fn stream_events(&mut self, clock: Clock, id: PeerId, world: &mut impl World) {
         let mut text = Vec::new();
         while let Some(event) = self.peers.get_mut(&id).and_then(|peer| peer.connection.poll_event()) {
             let Some(peer) = self.peers.get_mut(&id) else { return };
@@ -19,16 +19,27 @@ impl Node {
                     peer.streams.insert(stream, Role::Serving);
                     self.serve.opened(id, stream, &mut self.acts);
                 }
+                StreamEvent::Opened { stream, channel } if channel == HELLO_CHANNEL => {
+                    peer.streams.insert(stream, Role::Meeting);
+                }
                 StreamEvent::Opened { stream, .. } => {
                     peer.connection.stop(stream, NO_SUCH_SERVICE);
                     peer.connection.reset(stream, NO_SUCH_SERVICE);
                 }
                 StreamEvent::Readable(stream) => {
-                    if peer.streams.get(&stream) == Some(&Role::Serving) {
-                        text.clear();
-                        let state = peer.connection.read(stream, &mut text, MESSAGE_SIZE_MAX);
-                        let finished = state == ReadState::Finished;
-                        self.serve.data(id, stream, &text, finished, world, &mut self.acts);
+                    text.clear();
+                    let role = peer.streams.get(&stream).copied();
+                    let state = peer.connection.read(stream, &mut text, MESSAGE_SIZE_MAX);
+                    let finished = state == ReadState::Finished;
+                    match role {
+                        Some(Role::Serving) => {
+                            self.serve.data(id, stream, &text, finished, world, &mut self.acts);
+                        }
+                        Some(Role::Meeting) => self.hear_hello(clock, id, stream, &text, finished),
+                        Some(Role::Introducing) if finished => {
+                            peer.streams.remove(&stream);
+                        }
+                        Some(Role::Introducing | Role::Fetching) | None => {}
                     }
                 }
                 StreamEvent::Finished { stream, .. } | StreamEvent::Reset { stream, .. } => {
@@ -37,7 +48,7 @@ impl Node {
                             peer.streams.remove(&stream);
                             self.fetch.finished(id, stream);
                         }
-                        Some(Role::Serving) | None => {}
+                        Some(Role::Serving | Role::Introducing | Role::Meeting) | None => {}
                     }
                 }
                 StreamEvent::Acked(stream)

@@ -311,3 +311,20 @@ fn a_first_flight_that_asks_is_answered_in_one_round_trip() {
     assert_eq!(finish(&mut net, 1, 1, 60), Ok(()));
     assert_restored(&net, 1, &tree);
 }
+
+#[test]
+fn nodes_introduce_themselves() {
+    let mut net = Net::new(14, 2, lossy(0.05));
+    net.befriend(1, &[0]);
+    net.run_for(Duration::from_secs(10));
+    for node in [0, 1] {
+        net.command(node, Command::Status { token: 9 });
+        let snapshot = net.nodes[node].reports.iter().find_map(|report| match report {
+            Report::Status(9, snapshot) => Some(snapshot),
+            _ => None,
+        });
+        let agents: Vec<_> =
+            snapshot.expect("answered").peers.iter().map(|peer| peer.agent.clone()).collect();
+        assert_eq!(agents, [concat!("tornet ", env!("CARGO_PKG_VERSION"))]);
+    }
+}

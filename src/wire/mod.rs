@@ -8,6 +8,7 @@ pub mod directory;
 pub mod extents;
 pub mod frame;
 pub mod handshake;
+pub mod hello;
 pub mod invite;
 pub mod locator;
 pub mod packet;

@@ -1,0 +1,61 @@
+//! Introductions: each side of a session says once what it is and which services it offers.
+
+use super::peer::{Meeting, Role};
+use super::{CHUNK_CHANNEL, Clock, HELLO_CHANNEL, Node, SERVICES};
+use crate::base::StreamId;
+use crate::limits::HELLO_SIZE_MAX;
+use crate::service::PeerId;
+use crate::session::CloseCode;
+use crate::stream::RecvMode;
+use crate::wire::hello::Hello;
+
+impl Node {
+    /// Introduces this node to a peer that just connected.
+    pub(super) fn say_hello(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        // A peer that gives no stream at all is not told; nothing depends on it.
+        let Ok(stream) = peer.connection.open(HELLO_CHANNEL, RecvMode::Ordered) else { return };
+        let bytes = Hello::ours(SERVICES).emit();
+        let written = peer.connection.write(stream, &bytes);
+        debug_assert!(written == Ok(bytes.len()), "a new stream takes an introduction");
+        peer.connection.finish(stream);
+        peer.streams.insert(stream, Role::Introducing);
+    }
+
+    /// Bytes of a peer's introduction.
+    pub(super) fn hear_hello(
+        &mut self,
+        clock: Clock,
+        id: PeerId,
+        stream: StreamId,
+        bytes: &[u8],
+        finished: bool,
+    ) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if let Meeting::Met(_) = peer.hello {
+            peer.hello = Meeting::Listening(Vec::new());
+        }
+        let Meeting::Listening(text) = &mut peer.hello else { return };
+        let room = (HELLO_SIZE_MAX + 1).saturating_sub(text.len());
+        text.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        if !finished && text.len() <= HELLO_SIZE_MAX {
+            return;
+        }
+        peer.connection.finish(stream);
+        peer.streams.remove(&stream);
+        match Hello::parse(text) {
+            Ok(hello) => {
+                let serves = hello.services.contains(&CHUNK_CHANNEL);
+                peer.hello = Meeting::Met(hello);
+                if !serves {
+                    self.fetch.peer_down(id);
+                }
+            }
+            Err(malformed) => {
+                self.counters.violations += 1;
+                let session = peer.session;
+                self.sessions.close(clock.now, session, CloseCode::MALFORMED, malformed.0);
+            }
+        }
+    }
+}
