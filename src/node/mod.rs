@@ -215,6 +215,12 @@ impl Node {
         }
     }
 
+    /// Whether it has friends away and no handshake to any of them under way.
+    pub fn is_calling_nobody(&self) -> bool {
+        self.friends.len() > 0
+            && self.friends.iter().all(|(_, standing)| matches!(standing, Standing::Away { .. }))
+    }
+
     /// Tells the node what happened.
     pub fn handle(&mut self, clock: Clock, input: Input, world: &mut impl World) {
         match input {

@@ -297,19 +297,39 @@ fn the_same_seed_gives_the_same_run() {
     assert_eq!(run(), run());
 }
 
+/// A counter of a node, by its name.
+fn counter(net: &mut Net, node: usize, name: &str) -> u64 {
+    net.nodes[node].reports.retain(|report| !matches!(report, Report::Status(..)));
+    net.command(node, Command::Status { token: 1 });
+    let snapshot = net.nodes[node].reports.iter().find_map(|report| match report {
+        Report::Status(1, snapshot) => Some(snapshot),
+        _ => None,
+    });
+    snapshot.expect("answered").counters.iter().find(|c| c.0 == name).expect("a counter").2
+}
+
 #[test]
 fn a_first_flight_that_asks_is_answered_in_one_round_trip() {
-    let mut net = Net::new(13, 2, LinkConfig::clean(millis(100)));
+    let round_trip = millis(200);
+    let mut net = Net::new(13, 2, LinkConfig::clean(round_trip / 2));
     let tree = Tree::from([("f".to_string(), vec![7; 500])]);
     let reference = put(&mut net, &[0], &tree);
     // Nobody answers at first, so that the friend is away when content is wanted.
     net.link(1, 0).config.loss = 1.0;
     net.befriend(1, &[0]);
-    net.run_for(Duration::from_secs(60));
-    get(&mut net, 1, 1, &reference, &[]);
+    net.run_until(Duration::from_secs(60), |net| {
+        // Between two calls: the next one goes out when the get begins.
+        net.nodes[1].node.is_calling_nobody()
+    });
     net.link(1, 0).config.loss = 0.0;
+    let begun = net.now;
+    get(&mut net, 1, 1, &reference, &[]);
     assert_eq!(finish(&mut net, 1, 1, 60), Ok(()));
     assert_restored(&net, 1, &tree);
+    assert_eq!(counter(&mut net, 0, "session_early_accepted"), 1);
+    // The root directory comes with the handshake's answer; then the directory in it, then the file.
+    let round_trips = net.now.since(begun).as_secs_f64() / round_trip.as_secs_f64();
+    assert!(round_trips < 3.5, "{round_trips} round trips from nothing to the file");
 }
 
 #[test]
