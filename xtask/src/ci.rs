@@ -9,7 +9,7 @@ use crate::args::Args;
 use crate::sh::{self, Outcome, Steps};
 use crate::{alltests, demo, setup, stop, tidy};
 
-/// docs/decisions/0020: built here once, two minutes, rather than left out.
+/// docs/decisions/0008: built here once, two minutes, rather than left out.
 const DENY_VERSION: &str = "0.20.2";
 const DEMO_SIZE: u64 = 32 << 20;
 
