@@ -28,7 +28,7 @@ pub(super) fn start(
         network: config.network.clone(),
         place_floor_bits: PLACE_FLOOR_BITS,
         listen: config.listen.iter().map(|ip| SocketAddr::new(*ip, config.port)).collect(),
-        core: config.shards_pin.then_some(0),
+        pin: config.shards_pin,
         store: StoreConfig { local_limit: config.store_local_max, cache_limit: config.store_cache_max },
     };
     let deliver = reports.clone();

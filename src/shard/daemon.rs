@@ -17,6 +17,7 @@ use crate::io::files::Files;
 use crate::io::store::{Readers, Store, StoreConfig, StoreHandle, StoreReader, StoreStats};
 use crate::limits::{CLOCK_SKEW_MS_MAX, FILE_OPS_MAX, IMPORTS_MAX};
 use crate::node::{self, Clock, Command, Input, Node, Output, Report, World};
+use crate::sys::affinity;
 use crate::wire::reference::Reference;
 
 impl Core for Node {
@@ -64,8 +65,8 @@ pub struct DaemonConfig {
     pub place_floor_bits: u32,
     /// Where to listen.
     pub listen: Vec<SocketAddr>,
-    /// The core of shard 0.
-    pub core: Option<usize>,
+    /// Whether the shard stays on one core.
+    pub pin: bool,
     /// Sizes of the store.
     pub store: StoreConfig,
 }
@@ -107,7 +108,7 @@ impl Daemon {
         let files = Files::new(config.dir.join("gets")).map_err(|error| error.to_string())?;
         let settings = Settings {
             index: 0,
-            core: config.core,
+            core: if config.pin { core_of(&config.listen) } else { None },
             report_local: config.listen.len() > 1,
             addresses: config.listen,
             clocks: Clocks::start(),
@@ -209,6 +210,14 @@ impl Daemon {
             drop(store);
         }
     }
+}
+
+/// The core of a shard: chosen by its port, among those that the process may use. Shards have ports in a row, so
+/// they get cores of their own, and so do daemons of one host whose ports follow one another.
+fn core_of(listen: &[SocketAddr]) -> Option<usize> {
+    let allowed = affinity::allowed().ok().filter(|cores| !cores.is_empty())?;
+    let port = listen.first().map_or(0, SocketAddr::port);
+    Some(allowed[usize::from(port) % allowed.len()])
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, String> {
