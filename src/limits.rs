@@ -144,6 +144,8 @@ pub const SESSION_WINDOW: u64 = 32 << 20;
 pub const STREAM_SEND_BUFFER: usize = 256 << 10;
 /// Disjoint ranges of received bytes that one stream keeps at most.
 pub const STREAM_RANGES_MAX: usize = 256;
+/// Bytes that one stream of a peer may hold unread: requests are shorter, and strangers open streams too.
+pub const STREAM_UNREAD_MAX: u64 = 2048;
 /// Ranges in one acknowledgement at most.
 pub const ACK_RANGES_MAX: usize = 32;
 /// Events that wait in one connection at most.
@@ -300,6 +302,8 @@ pub const STORE_VALUE_MAX: usize = 64 << 10;
 pub const FRIEND_RETRY_MS_MIN: u64 = 500;
 /// Longest wait.
 pub const FRIEND_RETRY_MS_MAX: u64 = 30_000;
+/// A friend that sent wrong bytes is asked for nothing for so long, milliseconds.
+pub const LIAR_REST_MS: u64 = 10 * 60 * 1000;
 /// A `get` gives up when no friend is connected for so long, milliseconds.
 pub const GET_LONELY_MS_MAX: u64 = 15_000;
 /// Friends of a node at most.
@@ -358,6 +362,10 @@ const _: () = {
     assert!(STREAM_WINDOW as usize >= CHUNK_SIZE_MAX + 16 + 32 * CHUNK_SLICES_MAX);
     assert!(SLICES_AHEAD_PER_PEER <= SLICE_BUFFERS);
     assert!(SLICES_AHEAD_PER_PEER * SLICE_SIZE <= SESSION_WINDOW as usize);
+    assert!(
+        STREAM_UNREAD_MAX as usize > DATAGRAM_MAX,
+        "whatever one packet brings is heard, if only to refuse it"
+    );
     assert!(REPLAY_WINDOW.is_multiple_of(64));
     assert!(16 + RECEIVE_NAME_SIZE + RECEIVE_CONTROL_SIZE <= BUFFER_HEAD_ROOM);
     assert!((16 + RECEIVE_NAME_SIZE + RECEIVE_CONTROL_SIZE).is_multiple_of(8));

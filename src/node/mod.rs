@@ -268,7 +268,9 @@ impl Node {
     fn befriend_connected(&mut self, clock: Clock) {
         for (id, peer) in &mut self.peers {
             let trust = self.friends.get(&peer.card.key).map(|friend| friend.trust);
-            if trust.is_some() && peer.trust.is_none() && self.friends.connected(&peer.card.key, *id) {
+            let both = self.sessions.is_initiator(peer.session) || self.sessions.is_confirmed(peer.session);
+            let news = both && trust.is_some() && peer.trust.is_none();
+            if news && self.friends.connected(clock.now, &peer.card.key, *id) {
                 self.sessions.set_keepalive(peer.session, true);
                 self.fetch.peer_up(clock.now, *id);
             }
@@ -356,6 +358,7 @@ impl Node {
                 let (session, node) = (liar.session, liar.card.node_id());
                 let warning = format!("node {node} sent wrong bytes for chunk {chunk} and was dropped");
                 self.reports.push_back(Report::Warning(warning));
+                self.friends.lied(clock.now, peer);
                 self.sessions.close(clock.now, session, CloseCode::UNWANTED, "wrong bytes for a chunk");
             }
             fetch::Event::Stop { peer, stream } => {
@@ -376,12 +379,9 @@ impl Node {
                 self.fetch.peer_down(id);
                 continue;
             };
-            match send_request(&mut peer.connection, &mut self.fetch, outgoing) {
-                Some(stream) => {
-                    peer.streams.insert(stream, Role::Fetching);
-                }
-                // No stream to be had from this peer now: it can be asked again when one closes.
-                None => return self.queue(id),
+            // Without a stream this peer is asked again when one closes; the others are asked meanwhile.
+            if let Some(stream) = send_request(&mut peer.connection, &mut self.fetch, outgoing) {
+                peer.streams.insert(stream, Role::Fetching);
             }
             self.queue(id);
         }

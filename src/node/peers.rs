@@ -7,7 +7,7 @@ use super::streams::send_request;
 use super::{Clock, Early, Node};
 use crate::base::Time;
 use crate::crypto::IdentityCard;
-use crate::limits::EARLY_DATA_MAX;
+use crate::limits::{EARLY_DATA_MAX, STREAM_UNREAD_MAX};
 use crate::service::PeerId;
 use crate::session::{ConnectError, Event as SessionEvent, FailedWhy, SessionKey};
 use crate::stream::{self, Connection};
@@ -19,7 +19,17 @@ impl Node {
                 SessionEvent::Established { session, initiator, card } => {
                     self.peer_up(clock, session, initiator, card);
                 }
-                SessionEvent::Confirmed { .. } => {}
+                SessionEvent::Confirmed { session } => {
+                    if let Some(id) = self.by_session.get(&session).copied() {
+                        self.befriend(clock, id);
+                        self.touch(id);
+                    }
+                }
+                SessionEvent::Validated { session } => {
+                    if let Some(id) = self.by_session.get(&session).copied() {
+                        self.touch(id);
+                    }
+                }
                 // Packet 0 is not acknowledged then, and loss recovery sends the request again.
                 SessionEvent::EarlyRefused { .. } => {}
                 SessionEvent::Failed { session, why } => {
@@ -32,9 +42,11 @@ impl Node {
                 }
                 SessionEvent::Closed { session, .. } => self.peer_down(clock, session),
                 SessionEvent::Moved { session, .. } => {
-                    if let Some(peer) = self.by_session.get(&session).and_then(|id| self.peers.get_mut(id)) {
+                    let Some(id) = self.by_session.get(&session).copied() else { continue };
+                    if let Some(peer) = self.peers.get_mut(&id) {
                         peer.connection.path_changed(clock.now);
                     }
+                    self.touch(id);
                 }
             }
         }
@@ -62,12 +74,23 @@ impl Node {
         peer.streams.extend(self.fetch.streams_of(id).map(|stream| (stream, Role::Fetching)));
         self.peers.insert(id, peer);
         self.by_session.insert(session, id);
-        if self.friends.connected(&card.key, id) {
-            self.sessions.set_keepalive(session, true);
-            self.fetch.peer_up(clock.now, id);
+        if initiator {
+            self.befriend(clock, id);
+        } else {
+            self.friends.expected(clock.now, &card.key);
         }
         self.say_hello(id);
         self.touch(id);
+    }
+
+    /// A session that both sides are known to have becomes its friend's one. Not before: a responder has a
+    /// session for each first flight that reached it, of which all but one are never used.
+    fn befriend(&mut self, clock: Clock, id: PeerId) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        if self.friends.connected(clock.now, &peer.card.key, id) {
+            self.sessions.set_keepalive(peer.session, true);
+            self.fetch.peer_up(clock.now, id);
+        }
     }
 
     fn peer_down(&mut self, clock: Clock, session: SessionKey) {
@@ -86,7 +109,8 @@ impl Node {
     }
 
     fn connection(&self, now: Time, initiator: bool) -> Connection {
-        Connection::new(now, stream::Config::new(initiator))
+        let config = stream::Config { unread_max: STREAM_UNREAD_MAX, ..stream::Config::new(initiator) };
+        Connection::new(now, config)
     }
 
     pub(super) fn call_friends(&mut self, clock: Clock) {
@@ -113,23 +137,22 @@ impl Node {
     /// When content is wanted and nobody is connected, the first flight asks for it already: the request is
     /// packet number 0 of the session to be.
     fn early_request(&mut self, clock: Clock) -> Option<(Early, Vec<u8>)> {
+        // With anybody else to ask, the request that comes next may be meant for that peer.
         if !self.fetch.is_waiting() || !self.early.is_empty() || self.fetch.peers() > 0 {
             return None;
         }
         let peer = self.next_peer_id();
         let mut connection = self.connection(clock.now, true);
         self.fetch.peer_up(clock.now, peer);
-        let Some(outgoing) = self.fetch.poll_request(clock.now) else {
+        let outgoing = self.fetch.poll_request(clock.now);
+        let stream = outgoing.and_then(|one| send_request(&mut connection, &mut self.fetch, one));
+        self.fetch.hold(peer);
+        let mut room = [0; EARLY_DATA_MAX];
+        let meta = stream.and_then(|_| connection.poll_payload(clock.now, 0, &mut room, &mut ()));
+        let Some(meta) = meta else {
             self.fetch.peer_down(peer);
             return None;
         };
-        if send_request(&mut connection, &mut self.fetch, outgoing).is_none() {
-            self.fetch.peer_down(peer);
-            return None;
-        }
-        self.fetch.hold(peer);
-        let mut room = [0; EARLY_DATA_MAX];
-        let meta = connection.poll_payload(clock.now, 0, &mut room, &mut ())?;
         Some((Early { peer, connection }, room[..meta.len].to_vec()))
     }
 }

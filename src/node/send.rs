@@ -1,10 +1,13 @@
 //! What to do next: reports, file operations, handshakes, and trains of packets, peer by peer.
 
+use std::time::Duration;
+
 use super::peer::FromStore;
 use super::{Clock, ECT0, Node, Output, Train, World};
 use crate::base::{BufId, Place};
 use crate::limits::{
-    DATAGRAM_MAX, HEADER_SIZE, PACKET_OVERHEAD, TAG_SIZE, TRAIN_SEGMENTS_MAX, TRAIN_SIZE_MAX,
+    ACK_DELAY_US_MAX, DATAGRAM_MAX, HEADER_SIZE, PACKET_OVERHEAD, TAG_SIZE, TRAIN_SEGMENTS_MAX,
+    TRAIN_SIZE_MAX,
 };
 use crate::service::PeerId;
 use crate::session::PacketKind;
@@ -38,7 +41,7 @@ impl Node {
                 }
                 None => {
                     world.free(buf);
-                    self.rest(id);
+                    self.rest(clock, id);
                 }
             }
         }
@@ -119,10 +122,14 @@ impl Node {
     }
 
     /// A peer has nothing to send for now: its timer says when to look again.
-    fn rest(&mut self, id: PeerId) {
+    fn rest(&mut self, clock: Clock, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.queued = false;
-        let wanted = peer.connection.poll_timeout();
+        let mut wanted = peer.connection.poll_timeout();
+        if self.sessions.budget(peer.session) < peer.connection.packet_size() as u64 {
+            // What is due waits for the path's budget, not for the time.
+            wanted = wanted.map(|at| at.max(clock.now + Duration::from_micros(ACK_DELAY_US_MAX)));
+        }
         if wanted != peer.timer {
             if let Some(old) = peer.timer {
                 self.timers.remove(&(old, id));

@@ -1,7 +1,7 @@
 //! What happens on streams: requests of peers to the serving side, answers to the fetch.
 
 use super::peer::Role;
-use super::{CHUNK_CHANNEL, Clock, HELLO_CHANNEL, NO_SUCH_SERVICE, Node, UNREADABLE, World};
+use super::{CHUNK_CHANNEL, Clock, HELLO_CHANNEL, NO_SUCH_SERVICE, NOT_WANTED, Node, UNREADABLE, World};
 use crate::base::StreamId;
 use crate::limits::MESSAGE_SIZE_MAX;
 use crate::service::PeerId;
@@ -48,6 +48,19 @@ impl Node {
                             peer.streams.remove(&stream);
                             self.fetch.finished(id, stream);
                         }
+                        // It takes its request back: a stream that stays half open would never be over.
+                        Some(Role::Serving) if matches!(event, StreamEvent::Reset { .. }) => {
+                            peer.streams.remove(&stream);
+                            peer.connection.reset(stream, NOT_WANTED);
+                            self.serve.ended(id, stream);
+                        }
+                        Some(Role::Meeting) if matches!(event, StreamEvent::Reset { .. }) => {
+                            peer.streams.remove(&stream);
+                            peer.connection.reset(stream, NOT_WANTED);
+                        }
+                        Some(Role::Introducing) if matches!(event, StreamEvent::Reset { .. }) => {
+                            peer.streams.remove(&stream);
+                        }
                         Some(Role::Serving | Role::Introducing | Role::Meeting) | None => {}
                     }
                 }
@@ -83,6 +96,7 @@ impl Node {
                 }
                 Act::Reset(_, stream) => {
                     connection.reset(stream, UNREADABLE);
+                    peer.streams.remove(&stream);
                     None
                 }
             };

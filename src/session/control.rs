@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::association::Session;
 use super::sessions::{Sessions, Slot};
-use super::types::{ClosedWhy, DropCause, Received, SessionKey};
+use super::types::{ClosedWhy, DropCause, Event, Received, SessionKey};
 use crate::base::{Path, Time, UnixMs};
 use crate::limits::{CONFIRM_MS, PATH_RESPONSES_MAX};
 use crate::wire::control::{CloseCode, Control, Controls};
@@ -31,6 +31,7 @@ impl Sessions {
                         session.wants.probe = false;
                         session.wants.token = true;
                         self.counters.paths_validated += 1;
+                        self.events.push_back(Event::Validated { session: key });
                     }
                 }
                 Ok(Control::Token(token)) => self.tokens.keep(session.card.key, token),

@@ -93,6 +93,11 @@ pub enum Event {
         /// Which.
         session: SessionKey,
     },
+    /// The peer proved its path: what waited for the path's budget can be sent.
+    Validated {
+        /// Which.
+        session: SessionKey,
+    },
     /// The peer did not take the early data; send it again as ordinary data.
     EarlyRefused {
         /// Which.

@@ -348,3 +348,73 @@ fn nodes_introduce_themselves() {
         assert_eq!(agents, [concat!("tornet ", env!("CARGO_PKG_VERSION"))]);
     }
 }
+
+fn counter(net: &mut Net, node: usize, name: &str) -> u64 {
+    net.command(node, Command::Status { token: 1 });
+    let found = net.nodes[node].reports.iter().rev().find_map(|report| match report {
+        Report::Status(1, snapshot) => snapshot.counters.iter().find(|(known, ..)| *known == name),
+        _ => None,
+    });
+    found.map(|(.., value)| *value).expect("a counter of this name")
+}
+
+#[test]
+fn a_friend_that_is_away_holds_no_slices_while_another_is_here() {
+    let link = LinkConfig { rate: Some(2_000_000), queue: 64 << 10, ..LinkConfig::clean(millis(5)) };
+    let mut net = Net::new(14, 3, link);
+    let tree = tree(14);
+    let reference = put(&mut net, &[0], &tree);
+    net.link(1, 2).config.loss = 1.0;
+    net.befriend(2, &[0, 1]);
+    net.run_for(Duration::from_secs(1));
+    for job in 1..=6 {
+        get(&mut net, 2, job, &reference, &[]);
+        assert_eq!(finish(&mut net, 2, job, 60), Ok(()), "job {job}");
+        assert_eq!(counter(&mut net, 2, "fetch_stalled"), 0, "job {job}");
+    }
+}
+
+#[test]
+fn a_session_that_nobody_confirmed_is_no_friend() {
+    // A round trip longer than the first retry: the responder answers two first flights, and one of its
+    // sessions is never used.
+    let mut net = Net::new(15, 2, LinkConfig::clean(millis(400)));
+    net.befriend(1, &[0]);
+    net.run_for(Duration::from_secs(3));
+    net.befriend(0, &[1]);
+    net.run_for(Duration::from_secs(30));
+    assert_eq!(counter(&mut net, 0, "session_handshakes_started"), 0, "the session that is there is enough");
+}
+
+#[test]
+fn a_friend_that_lies_does_not_keep_a_get_busy_for_ever() {
+    let mut net = Net::new(16, 2, LinkConfig::clean(millis(5)));
+    let tree = tree(16);
+    let reference = put(&mut net, &[0], &tree);
+    for id in net.nodes[0].world.store.ids() {
+        net.nodes[0].world.store.damage(&id, 0);
+    }
+    net.befriend(1, &[0]);
+    get(&mut net, 1, 1, &reference, &[]);
+    assert!(finish(&mut net, 1, 1, 60).is_err());
+    let warnings = net.nodes[1].reports.iter().filter(|report| matches!(report, Report::Warning(_)));
+    assert_eq!(warnings.count(), 1, "it is asked once");
+}
+
+#[test]
+fn a_move_to_another_address_does_not_wait_for_a_timeout() {
+    let link = LinkConfig { rate: Some(50_000_000), queue: 256 << 10, ..LinkConfig::clean(millis(5)) };
+    let mut net = Net::new(17, 2, link);
+    let tree = tree(17);
+    let reference = put(&mut net, &[0], &tree);
+    net.befriend(1, &[0]);
+    get(&mut net, 1, 1, &reference, &[]);
+    assert!(net.run_until(Duration::from_secs(30), |net| net.nodes[1].bytes_received > 1_000_000));
+    net.nodes[1].address = "10.0.0.99:4600".parse().unwrap();
+    let before = net.nodes[1].bytes_received;
+    net.run_for(millis(150));
+    let received = net.nodes[1].bytes_received - before;
+    assert!(received > 150_000, "{received} bytes after the move");
+    assert_eq!(finish(&mut net, 1, 1, 60), Ok(()));
+    assert_restored(&net, 1, &tree);
+}

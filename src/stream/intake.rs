@@ -128,6 +128,9 @@ impl Connection {
         }
         self.granted.seen.insert(index..index + 1);
         self.streams.insert(stream, channel, RecvMode::Ordered, true);
+        if let Some(found) = self.streams.get(stream.0) {
+            found.recv.keep_at_most(self.config.unread_max);
+        }
         self.event(Event::Opened { stream, channel });
         Ok(true)
     }

@@ -42,7 +42,7 @@ mod transmit;
 use std::time::Duration;
 
 use crate::base::{ChannelId, StreamId};
-use crate::limits::{DATAGRAM_MAX, DATAGRAM_MIN, PACKET_OVERHEAD};
+use crate::limits::{DATAGRAM_MAX, DATAGRAM_MIN, PACKET_OVERHEAD, STREAM_WINDOW};
 use crate::wire::Malformed;
 
 pub use connection::Connection;
@@ -61,6 +61,10 @@ pub struct Config {
     pub overhead: u32,
     /// A round trip that was already seen, such as the handshake's.
     pub rtt_hint: Option<Duration>,
+    /// Bytes that an ordered stream of the peer may lie ahead of what was read from it; what is further ahead is
+    /// put off. Below the stream's window where services take short messages only, since the peer's first byte
+    /// may be the last one of the window.
+    pub unread_max: u64,
 }
 
 impl Config {
@@ -72,6 +76,7 @@ impl Config {
             mtu_max: DATAGRAM_MAX as u32,
             overhead: PACKET_OVERHEAD as u32,
             rtt_hint: None,
+            unread_max: STREAM_WINDOW,
         }
     }
 }

@@ -64,6 +64,8 @@ pub struct RecvHalf {
     /// Ordered bytes from `consumed` on, behind `head` bytes that were read.
     buffer: Vec<u8>,
     head: usize,
+    /// How far ahead of `consumed` ordered bytes may lie.
+    unread_max: u64,
 }
 
 impl RecvHalf {
@@ -81,7 +83,19 @@ impl RecvHalf {
             consumed: 0,
             buffer: Vec::new(),
             head: 0,
+            unread_max: SESSION_WINDOW,
         }
+    }
+
+    /// Puts ordered bytes off that lie further ahead of the reader than this.
+    pub fn keep_at_most(&mut self, bytes: u64) {
+        self.unread_max = bytes;
+    }
+
+    /// Memory that ordered bytes take.
+    #[cfg(test)]
+    pub fn buffered(&self) -> usize {
+        self.buffer.capacity()
     }
 
     /// Whether nothing is left to do.
@@ -135,6 +149,10 @@ impl RecvHalf {
     ) -> Result<Change, Refusal> {
         let end = offset + bytes.len() as u64;
         if self.received.len() >= STREAM_RANGES_MAX && self.is_receiving() && !self.joins(offset, end) {
+            return Err(Refusal::Later);
+        }
+        let keeps = self.mode == RecvMode::Ordered && self.is_receiving() && end <= self.max;
+        if keeps && end > self.consumed.saturating_add(self.unread_max) {
             return Err(Refusal::Later);
         }
         self.check_final(end, fin)?;

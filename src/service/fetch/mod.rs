@@ -25,6 +25,9 @@ use transfer::Transfer;
 
 pub use types::{Counters, Event, Target};
 
+/// A peer that says *busy* is left alone for so long at least, milliseconds, whatever it says.
+const BUSY_MS_MIN: u64 = 20;
+
 /// A request to send: open a stream on the chunk channel to `peer`, write `request`, finish, and tell
 /// [`Fetch::started`].
 pub struct Outgoing {
@@ -284,7 +287,24 @@ impl Fetch {
     /// The answer's stream is complete (all its bytes were handed in) or was reset.
     pub fn finished(&mut self, peer: PeerId, stream: StreamId) {
         self.advance(peer, stream);
+        let short = self.transfers.get(&(peer, stream)).filter(|t| t.is_unfinished()).map(Transfer::chunk);
         self.end_transfer((peer, stream));
+        // Asked again at once, the peer would most likely break off again, and so without end.
+        if let Some(id) = short {
+            self.refused(peer, id);
+        }
+    }
+
+    /// A peer will not bring this chunk.
+    fn refused(&mut self, peer: PeerId, id: ChunkId) {
+        self.counters.not_found += 1;
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.misses += 1;
+        }
+        if let Some(chunk) = self.chunks.get_mut(&id) {
+            chunk.without.insert(peer);
+        }
+        self.give_up_if_nobody_has(id);
     }
 
     /// A peer gives streams again.
@@ -303,15 +323,16 @@ impl Fetch {
             None => return,
             Some(Ok(Status::Ok)) => {}
             Some(Ok(status)) => {
-                if matches!(status, Status::NotFound | Status::Damaged | Status::Refused) {
-                    self.counters.not_found += 1;
-                    chunk.without.insert(peer);
-                    if let Some(state) = self.peers.get_mut(&peer) {
-                        state.misses += 1;
-                    }
-                }
+                let (now, retry_ms) = (transfer.last_progress(), u64::from(transfer.retry_ms()));
                 self.end_transfer((peer, stream));
-                self.give_up_if_nobody_has(id);
+                if status != Status::Busy {
+                    return self.refused(peer, id);
+                }
+                let at = now + Duration::from_millis(retry_ms.clamp(BUSY_MS_MIN, FETCH_STALL_MS));
+                if let Some(state) = self.peers.get_mut(&peer) {
+                    state.busy_until = Some(at);
+                }
+                self.next_check = Some(self.next_check.map_or(at, |check| check.min(at)));
                 return;
             }
             Some(Err(_)) => return self.caught_lying(peer, id),
@@ -412,6 +433,9 @@ impl Fetch {
         if self.next_check.is_none_or(|at| at > now) {
             return;
         }
+        for state in self.peers.values_mut() {
+            state.busy_until.take_if(|until| *until <= now);
+        }
         let stall = Duration::from_millis(FETCH_STALL_MS);
         let stalled: Vec<_> = self
             .transfers
@@ -424,7 +448,8 @@ impl Fetch {
             self.end_transfer(key);
             self.events.push_back(Event::Stop { peer: key.0, stream: key.1 });
         }
-        self.next_check = self.transfers.values().map(|t| t.last_progress() + stall).min();
+        let stalls = self.transfers.values().map(|t| t.last_progress() + stall);
+        self.next_check = stalls.chain(self.peers.values().filter_map(|p| p.busy_until)).min();
     }
 }
 

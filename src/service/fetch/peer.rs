@@ -24,6 +24,8 @@ pub(super) struct Peer {
     pub(super) held: bool,
     /// It gives no more streams until one ends.
     pub(super) stuck: bool,
+    /// It said that it has too much to do, until then.
+    pub(super) busy_until: Option<Time>,
 }
 
 impl Peer {
@@ -37,8 +39,8 @@ impl Peer {
     /// Whether it can be asked for `slices` more, all at once: a request for a whole chunk waits until there
     /// is room for it, instead of becoming many small ones.
     pub(super) fn can_take(&self, slices: usize) -> bool {
-        let free = !self.lied && !self.held && !self.stuck && self.streams < REQUESTS_PER_SESSION_MAX;
-        free && self.outstanding + slices <= self.ahead()
+        let willing = !self.lied && !self.held && !self.stuck && self.busy_until.is_none();
+        willing && self.streams < REQUESTS_PER_SESSION_MAX && self.outstanding + slices <= self.ahead()
     }
 
     /// Counts bytes that arrived, and measures the rate ten times per second.

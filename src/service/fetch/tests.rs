@@ -198,3 +198,36 @@ fn buffers_bound_what_is_in_flight() {
         );
     }
 }
+
+#[test]
+fn an_answer_that_ends_early_is_not_asked_for_without_end() {
+    let (target, ..) = chunk(8, SLICE_SIZE);
+    let mut fetch = fetch(2);
+    fetch.want(target, 1);
+    for stream in [0, 4] {
+        let outgoing = fetch.poll_request(NOW).expect("each peer is asked once");
+        let peer = outgoing.peer;
+        fetch.started(outgoing, StreamId(stream));
+        // The peer resets the stream, or ends it, before the slice is there.
+        fetch.finished(peer, StreamId(stream));
+    }
+    assert!(matches!(fetch.poll_event(), Some(Event::Unavailable { .. })));
+    assert!(fetch.poll_request(NOW).is_none());
+    assert_eq!(fetch.slack(), 64);
+}
+
+#[test]
+fn a_busy_peer_is_asked_again_when_it_said_and_not_before() {
+    let (target, ..) = chunk(9, SLICE_SIZE);
+    let mut fetch = fetch(1);
+    fetch.want(target, 1);
+    let outgoing = fetch.poll_request(NOW).unwrap();
+    fetch.started(outgoing, StreamId(0));
+    deliver(&mut fetch, PeerId(0), StreamId(0), &ReplyHead::failed(Status::Busy, 200).emit());
+    assert!(fetch.poll_event().is_none(), "busy is not a no");
+    assert!(fetch.poll_request(NOW).is_none());
+    let again = fetch.poll_timeout().unwrap();
+    assert_eq!(again, NOW + Duration::from_millis(200));
+    fetch.handle_timeout(again);
+    assert!(fetch.poll_request(again).is_some());
+}

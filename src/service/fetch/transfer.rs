@@ -13,6 +13,7 @@ pub(super) struct Transfer {
     head: [u8; ReplyHead::LEN],
     head_got: usize,
     status: Option<Status>,
+    retry_ms: u32,
     malformed: bool,
     list: Vec<u8>,
     list_got: usize,
@@ -49,6 +50,7 @@ impl Transfer {
             head: [0; ReplyHead::LEN],
             head_got: 0,
             status: None,
+            retry_ms: 0,
             malformed: false,
             list: vec![0; list as usize],
             list_got: 0,
@@ -65,6 +67,16 @@ impl Transfer {
 
     pub(super) fn last_progress(&self) -> Time {
         self.last_progress
+    }
+
+    /// When a busy peer wants to be asked again, milliseconds.
+    pub(super) fn retry_ms(&self) -> u32 {
+        self.retry_ms
+    }
+
+    /// Whether slices are still to come.
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.slices.iter().any(|slice| slice.data.is_some())
     }
 
     pub(super) fn reply_len(&self) -> u64 {
@@ -123,6 +135,7 @@ impl Transfer {
                 let honest = head.status != Status::Ok || head == self.layout.head();
                 self.malformed |= !honest;
                 self.status = Some(head.status);
+                self.retry_ms = head.retry_ms;
             }
             Err(_) => self.malformed = true,
         }
