@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::peer::{Peer, Role};
 use super::streams::send_request;
-use super::{Clock, Early, Node};
+use super::{Clock, Early, Node, is_liar};
 use crate::base::Time;
 use crate::crypto::IdentityCard;
 use crate::limits::EARLY_DATA_MAX;
@@ -63,7 +63,9 @@ impl Node {
         self.by_session.insert(session, id);
         if self.friends.connected(&card.key, id) {
             self.sessions.set_keepalive(session, true);
-            self.fetch.peer_up(clock.now, id);
+            if !is_liar(&self.liars, clock.now, &card.key) {
+                self.fetch.peer_up(clock.now, id);
+            }
         }
         self.touch(id);
     }
@@ -89,7 +91,8 @@ impl Node {
 
     pub(super) fn call_friends(&mut self, clock: Clock) {
         while let Some(friend) = self.friends.due(clock.now) {
-            let early = self.early_request(clock);
+            let liar = is_liar(&self.liars, clock.now, &friend.card.key);
+            let early = if liar { None } else { self.early_request(clock) };
             let bytes = early.as_ref().map_or(&[][..], |(_, bytes)| bytes);
             let started =
                 self.sessions.connect(clock.now, clock.wall, &friend.card, &friend.addresses, bytes);
