@@ -256,6 +256,8 @@ pub const PLAN_AHEAD_BYTES: usize = 64 << 20;
 pub const DIRECTORY_SIZE_MAX: usize = 512 << 20;
 /// A request to a peer that brings nothing for so long is asked of another, milliseconds.
 pub const FETCH_STALL_MS: u64 = 8_000;
+/// So is one that brings no whole slice for so long, milliseconds.
+pub const FETCH_SLICE_MS_MAX: u64 = 40_000;
 /// Peers that a job's progress names at most.
 pub const SOURCES_SHOWN_MAX: usize = 64;
 /// How often a running job reports, milliseconds.
@@ -302,10 +304,12 @@ pub const STORE_VALUE_MAX: usize = 64 << 10;
 pub const FRIEND_RETRY_MS_MIN: u64 = 500;
 /// Longest wait.
 pub const FRIEND_RETRY_MS_MAX: u64 = 30_000;
-/// A friend that sent wrong bytes is asked for nothing for so long, milliseconds.
-pub const LIAR_REST_MS: u64 = 10 * 60 * 1000;
 /// A `get` gives up when no friend is connected for so long, milliseconds.
 pub const GET_LONELY_MS_MAX: u64 = 15_000;
+/// A `get` gives up when connected friends have sent no slice for so long, milliseconds.
+pub const GET_STARVED_MS_MAX: u64 = 120_000;
+/// A friend that sent wrong bytes is not asked for so long, milliseconds.
+pub const LIAR_MS: u64 = 600_000;
 /// Friends of a node at most.
 pub const FRIENDS_MAX: usize = 4096;
 /// Addresses kept for one peer at most.
@@ -381,4 +385,9 @@ const _: () = {
     assert!(STORE_RUN == RECORD_PLAIN && SLICE_SIZE - STORE_RUN == 16);
     assert!(48 + CHUNK_SLICES_MAX * (32 + 16) <= INDEX_RECORD_MAX, "a full chunk's record stays in its page");
     assert!(STORE_HANDLES_MAX.is_power_of_two());
+    assert!(
+        LIAR_MS > GET_LONELY_MS_MAX
+            && GET_STARVED_MS_MAX > FETCH_SLICE_MS_MAX
+            && FETCH_SLICE_MS_MAX > FETCH_STALL_MS
+    );
 };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::command::Friend;
 use crate::base::{PublicKey, Rng, Time};
-use crate::limits::{FRIEND_RETRY_MS_MAX, FRIEND_RETRY_MS_MIN, HANDSHAKE_RETRY_MS, LIAR_REST_MS};
+use crate::limits::{FRIEND_RETRY_MS_MAX, FRIEND_RETRY_MS_MIN, HANDSHAKE_RETRY_MS};
 use crate::service::PeerId;
 use crate::session::SessionKey;
 
@@ -24,8 +24,6 @@ struct Entry {
     friend: Friend,
     standing: Standing,
     backoff: Duration,
-    /// It sent wrong bytes: nothing is asked of it until then.
-    shunned_until: Option<Time>,
 }
 
 /// All friends of the node.
@@ -45,7 +43,7 @@ impl Friends {
                 Some(entry) => Entry { friend, backoff: retry_min(), ..entry },
                 None => {
                     let standing = Standing::Away { retry_at: now };
-                    Entry { friend, standing, backoff: retry_min(), shunned_until: None }
+                    Entry { friend, standing, backoff: retry_min() }
                 }
             };
             self.entries.insert(key, entry);
@@ -68,26 +66,18 @@ impl Friends {
         self.entries.values().map(|entry| (&entry.friend, entry.standing))
     }
 
-    /// A session with this key is established: true when it is a friend's that can be asked.
-    pub(super) fn connected(&mut self, now: Time, key: &PublicKey, peer: PeerId) -> bool {
+    /// A session with this key is established: true when it is a friend's.
+    pub(super) fn connected(&mut self, key: &PublicKey, peer: PeerId) -> bool {
         let Some(entry) = self.entries.get_mut(key) else { return false };
         entry.standing = Standing::Here(peer);
         entry.backoff = retry_min();
-        entry.shunned_until.is_none_or(|until| until <= now)
+        true
     }
 
     /// A friend began a session and has not confirmed it: it is given the time to.
     pub(super) fn expected(&mut self, now: Time, key: &PublicKey) {
         if let Some(Entry { standing: Standing::Away { retry_at }, .. }) = self.entries.get_mut(key) {
             *retry_at = (*retry_at).max(now + Duration::from_millis(2 * HANDSHAKE_RETRY_MS));
-        }
-    }
-
-    /// A connected friend sent wrong bytes.
-    pub(super) fn lied(&mut self, now: Time, peer: PeerId) {
-        let here = Standing::Here(peer);
-        if let Some(entry) = self.entries.values_mut().find(|entry| entry.standing == here) {
-            entry.shunned_until = Some(now + Duration::from_millis(LIAR_REST_MS));
         }
     }
 
@@ -105,16 +95,14 @@ impl Friends {
     pub(super) fn gone(&mut self, now: Time, peer: PeerId) {
         let here = Standing::Here(peer);
         if let Some(entry) = self.entries.values_mut().find(|entry| entry.standing == here) {
-            let retry_at = entry.shunned_until.unwrap_or(now).max(now + entry.backoff);
-            entry.standing = Standing::Away { retry_at };
+            entry.standing = Standing::Away { retry_at: now + entry.backoff };
         }
     }
 
     /// Somebody waits for content: try friends that are away at once.
     pub(super) fn hurry(&mut self, now: Time) {
         for entry in self.entries.values_mut() {
-            let shunned = entry.shunned_until.is_some_and(|until| until > now);
-            if !shunned && matches!(entry.standing, Standing::Away { .. }) {
+            if matches!(entry.standing, Standing::Away { .. }) {
                 entry.standing = Standing::Away { retry_at: now };
             }
         }

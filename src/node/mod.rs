@@ -18,9 +18,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::fileop::{FileDone, FileOp, JobId};
-use crate::base::{ChannelId, ChunkRead, Memory, Path, Place, Rng, SlicePool, StreamId, Time, UnixMs};
+use crate::base::{
+    ChannelId, ChunkRead, Memory, Path, Place, PublicKey, Rng, SlicePool, StreamId, Time, UnixMs,
+};
 use crate::crypto::{Identity, Suite};
-use crate::limits::{GET_LONELY_MS_MAX, PROGRESS_MS, RECORD_BUFFERS, SLICE_BUFFERS};
+use crate::limits::{
+    GET_LONELY_MS_MAX, GET_STARVED_MS_MAX, LIAR_MS, PROGRESS_MS, RECORD_BUFFERS, SLICE_BUFFERS,
+};
 use crate::service::PeerId;
 use crate::service::fetch::{self, Fetch};
 use crate::service::get::{Get, GetRequest};
@@ -156,6 +160,10 @@ pub struct Node {
     get: Get,
     /// Since when a running job sees no friend connected.
     lonely_since: Option<Time>,
+    /// Friends that sent wrong bytes, and when: they may connect again, but are not asked.
+    liars: BTreeMap<PublicKey, Time>,
+    /// How many slices had come when that number last changed, or nothing was wanted, and when that was.
+    fed: (u64, Time),
     next_progress: Option<Time>,
     /// Peers that may have something to send, in turn.
     ready: VecDeque<PeerId>,
@@ -175,6 +183,13 @@ pub struct Node {
 struct Early {
     peer: PeerId,
     connection: Connection,
+}
+
+/// For how long a friend that sent wrong bytes is not asked: longer than any `get` waits for others.
+const LIAR_TIME: Duration = Duration::from_millis(LIAR_MS);
+
+fn is_liar(liars: &BTreeMap<PublicKey, Time>, now: Time, key: &PublicKey) -> bool {
+    liars.get(key).is_some_and(|since| now.since(*since) < LIAR_TIME)
 }
 
 impl Node {
@@ -203,6 +218,8 @@ impl Node {
             fetch: Fetch::new(SlicePool::new(SLICE_BUFFERS)),
             get: Get::new(SlicePool::new(RECORD_BUFFERS)),
             lonely_since: None,
+            liars: BTreeMap::new(),
+            fed: (0, now),
             next_progress: None,
             ready: VecDeque::new(),
             timers: BTreeSet::new(),
@@ -270,9 +287,11 @@ impl Node {
             let trust = self.friends.get(&peer.card.key).map(|friend| friend.trust);
             let both = self.sessions.is_initiator(peer.session) || self.sessions.is_confirmed(peer.session);
             let news = both && trust.is_some() && peer.trust.is_none();
-            if news && self.friends.connected(clock.now, &peer.card.key, *id) {
+            if news && self.friends.connected(&peer.card.key, *id) {
                 self.sessions.set_keepalive(peer.session, true);
-                self.fetch.peer_up(clock.now, *id);
+                if !is_liar(&self.liars, clock.now, &peer.card.key) {
+                    self.fetch.peer_up(clock.now, *id);
+                }
             }
             if trust.is_none() && peer.trust.is_some() {
                 self.fetch.peer_down(*id);
@@ -347,18 +366,19 @@ impl Node {
 
     fn fetch_event(&mut self, clock: Clock, event: fetch::Event) {
         match event {
-            fetch::Event::Slice { chunk, index, data, len, from } => {
-                if let Some(node) = self.peers.get(&from).map(|peer| peer.card.node_id()) {
-                    self.get.slice(chunk, index, data, len, node);
-                }
+            fetch::Event::Slice { target, index, data, len, from } => {
+                // The peer may have closed behind its last slice, which is verified and comes only once.
+                let node = self.peers.get(&from).map(|peer| peer.card.node_id());
+                self.get.slice(target, index, data, len, node);
             }
-            fetch::Event::Unavailable { chunk } => self.get.unavailable(&chunk),
+            fetch::Event::Unavailable { target } => self.get.unavailable(&target),
             fetch::Event::Liar { peer, chunk } => {
                 let Some(liar) = self.peers.get(&peer) else { return };
-                let (session, node) = (liar.session, liar.card.node_id());
+                let (session, node, key) = (liar.session, liar.card.node_id(), liar.card.key);
+                self.liars.retain(|_, since| clock.now.since(*since) < LIAR_TIME);
+                self.liars.insert(key, clock.now);
                 let warning = format!("node {node} sent wrong bytes for chunk {chunk} and was dropped");
                 self.reports.push_back(Report::Warning(warning));
-                self.friends.lied(clock.now, peer);
                 self.sessions.close(clock.now, session, CloseCode::UNWANTED, "wrong bytes for a chunk");
             }
             fetch::Event::Stop { peer, stream } => {
@@ -439,9 +459,25 @@ impl Node {
     }
 
     /// Reports progress, and gives up jobs that find nobody to ask.
+    /// Friends that are connected, and answer without ever sending what is wanted, do not keep a `get` for ever.
+    fn watch_food(&mut self, now: Time) {
+        let slices = self.fetch.counters().slices;
+        if slices != self.fed.0 || self.fetch.is_idle() {
+            self.fed = (slices, now);
+        }
+        if now.since(self.fed.1) >= Duration::from_millis(GET_STARVED_MS_MAX) {
+            self.fed = (slices, now);
+            let why = "the connected friends have sent nothing that is wanted for minutes; \
+                       run the same get again to resume";
+            let jobs: Vec<JobId> = self.get.progress().map(|(id, _)| id).collect();
+            jobs.into_iter().for_each(|job| self.get.cancel(job, why));
+        }
+    }
+
     fn watch_gets(&mut self, now: Time) {
         if self.get.is_idle() {
             (self.lonely_since, self.next_progress) = (None, None);
+            self.fed.1 = now;
             return;
         }
         if self.next_progress.is_some_and(|at| at <= now) {
@@ -451,15 +487,21 @@ impl Node {
         }
         if self.fetch.peers() > 0 {
             self.lonely_since = None;
-            return;
+            return self.watch_food(now);
         }
         let since = *self.lonely_since.get_or_insert(now);
         if now.since(since) >= Duration::from_millis(GET_LONELY_MS_MAX) {
-            let why = format!(
-                "none of this node's {} friends answers; check that they run and can be reached \
-                 (tornet status), then run the same get again to resume",
-                self.friends.len()
-            );
+            let friends = self.friends.len();
+            let why = match self.liars.len() {
+                0 => format!(
+                    "none of this node's {friends} friends answers; check that they run and can be reached \
+                     (tornet status), then run the same get again to resume"
+                ),
+                liars => format!(
+                    "{liars} of this node's {friends} friends sent wrong bytes and no other answers; \
+                     the log names them; connect a friend that has it and run the same get again to resume"
+                ),
+            };
             let jobs: Vec<JobId> = self.get.progress().map(|(id, _)| id).collect();
             jobs.into_iter().for_each(|job| self.get.cancel(job, &why));
             self.lonely_since = None;

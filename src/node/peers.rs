@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::peer::{Meeting, Peer, Role};
 use super::streams::send_request;
-use super::{Clock, Early, Node};
+use super::{Clock, Early, Node, is_liar};
 use crate::base::Time;
 use crate::crypto::IdentityCard;
 use crate::limits::{EARLY_DATA_MAX, STREAM_UNREAD_MAX};
@@ -87,9 +87,11 @@ impl Node {
     /// session for each first flight that reached it, of which all but one are never used.
     fn befriend(&mut self, clock: Clock, id: PeerId) {
         let Some(peer) = self.peers.get(&id) else { return };
-        if self.friends.connected(clock.now, &peer.card.key, id) {
+        if self.friends.connected(&peer.card.key, id) {
             self.sessions.set_keepalive(peer.session, true);
-            self.fetch.peer_up(clock.now, id);
+            if !is_liar(&self.liars, clock.now, &peer.card.key) {
+                self.fetch.peer_up(clock.now, id);
+            }
         }
     }
 
@@ -115,7 +117,8 @@ impl Node {
 
     pub(super) fn call_friends(&mut self, clock: Clock) {
         while let Some(friend) = self.friends.due(clock.now) {
-            let early = self.early_request(clock);
+            let liar = is_liar(&self.liars, clock.now, &friend.card.key);
+            let early = if liar { None } else { self.early_request(clock) };
             let bytes = early.as_ref().map_or(&[][..], |(_, bytes)| bytes);
             let started =
                 self.sessions.connect(clock.now, clock.wall, &friend.card, &friend.addresses, bytes);

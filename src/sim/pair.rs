@@ -11,7 +11,7 @@ use super::world::{RECEIVE_BUFFER, SimWorld};
 use crate::base::fileop::{FileDone, JobId};
 use crate::base::{Path, Place, Rng, Time, UnixMs};
 use crate::crypto::{Identity, Secret, Suite};
-use crate::limits::BUFFER_HEAD_ROOM;
+use crate::limits::{BUFFER_HEAD_ROOM, TRAIN_SIZE_MAX};
 use crate::node::command::Friend;
 use crate::node::{Clock, Command, Config, Input, Node, Output, Report, Train};
 use crate::service::get::GetProgress;
@@ -47,6 +47,8 @@ pub struct Net {
     pub now: Time,
     /// The nodes.
     pub nodes: Vec<SimNode>,
+    /// Whether datagrams that arrive together are handed in as one train, as a kernel does.
+    pub coalesce: bool,
     links: BTreeMap<(usize, usize), Link>,
     default: LinkConfig,
     flight: BTreeMap<(Time, u64), (usize, Path, Vec<u8>)>,
@@ -67,6 +69,7 @@ impl Net {
             seed,
             now: Time::from_millis(60_000),
             nodes: Vec::new(),
+            coalesce: false,
             links: BTreeMap::new(),
             default: link,
             flight: BTreeMap::new(),
@@ -144,15 +147,20 @@ impl Net {
     }
 
     fn deliver(&mut self, node: usize, path: Path, datagram: &[u8]) {
+        self.deliver_train(node, path, datagram, datagram.len());
+    }
+
+    fn deliver_train(&mut self, node: usize, path: Path, datagram: &[u8], segment: usize) {
         if datagram.is_empty() {
             return;
         }
         let sim = &mut self.nodes[node];
         sim.bytes_received += datagram.len() as u64;
         let len = datagram.len() as u32;
+        let segment = segment as u32;
         let place = Place { buf: RECEIVE_BUFFER, offset: BUFFER_HEAD_ROOM as u32, len };
         crate::base::Memory::bytes_mut(&mut sim.world, place).copy_from_slice(datagram);
-        self.input(node, Input::Train(Train { path, place, segment: len, ecn: 0 }));
+        self.input(node, Input::Train(Train { path, place, segment, ecn: 0 }));
     }
 
     fn input(&mut self, index: usize, input: Input) {
@@ -227,7 +235,18 @@ impl Net {
         if arrival == Some(next)
             && let Some((_, (to, path, bytes))) = self.flight.pop_first()
         {
-            self.deliver(to, path, &bytes);
+            let (segment, mut bytes) = (bytes.len(), bytes);
+            while self.coalesce
+                && bytes.len().is_multiple_of(segment)
+                && bytes.len() + segment <= TRAIN_SIZE_MAX
+                && let Some(entry) = self.flight.first_entry()
+                && entry.key().0 == next
+                && (entry.get().0, entry.get().1) == (to, path)
+                && entry.get().2.len() <= segment
+            {
+                bytes.extend(entry.remove().2);
+            }
+            self.deliver_train(to, path, &bytes, segment);
         } else if let Some((_, index)) = timer {
             self.input(index, Input::Tick);
         }

@@ -349,15 +349,6 @@ fn nodes_introduce_themselves() {
     }
 }
 
-fn counter(net: &mut Net, node: usize, name: &str) -> u64 {
-    net.command(node, Command::Status { token: 1 });
-    let found = net.nodes[node].reports.iter().rev().find_map(|report| match report {
-        Report::Status(1, snapshot) => snapshot.counters.iter().find(|(known, ..)| *known == name),
-        _ => None,
-    });
-    found.map(|(.., value)| *value).expect("a counter of this name")
-}
-
 #[test]
 fn a_friend_that_is_away_holds_no_slices_while_another_is_here() {
     let link = LinkConfig { rate: Some(2_000_000), queue: 64 << 10, ..LinkConfig::clean(millis(5)) };
@@ -417,4 +408,36 @@ fn a_move_to_another_address_does_not_wait_for_a_timeout() {
     assert!(received > 150_000, "{received} bytes after the move");
     assert_eq!(finish(&mut net, 1, 1, 60), Ok(()));
     assert_restored(&net, 1, &tree);
+}
+
+#[test]
+fn a_slice_that_comes_in_one_train_with_a_goodbye_is_not_lost() {
+    for moment in 0..40 {
+        let mut net = Net::new(14, 2, LinkConfig::clean(millis(5)));
+        net.coalesce = true;
+        let tree = tree(14);
+        let reference = put(&mut net, &[0], &tree);
+        net.befriend(1, &[0]);
+        get(&mut net, 1, 1, &reference, &[]);
+        net.run_until(Duration::from_secs(30), |net| net.nodes[1].bytes_received > moment * 40_000);
+        net.command(0, Command::Shutdown);
+        net.run_for(millis(50));
+        net.restart(0);
+        assert_eq!(finish(&mut net, 1, 1, 300), Ok(()), "moment {moment}");
+        assert_restored(&net, 1, &tree);
+    }
+}
+
+#[test]
+fn a_get_ends_when_the_only_friend_lies() {
+    let mut net = Net::new(15, 2, LinkConfig::clean(millis(5)));
+    let tree = tree(15);
+    let reference = put(&mut net, &[0], &tree);
+    for id in net.nodes[0].world.store.ids() {
+        net.nodes[0].world.store.damage(&id, 0);
+    }
+    net.befriend(1, &[0]);
+    get(&mut net, 1, 1, &reference, &[]);
+    let why = finish(&mut net, 1, 1, 120).unwrap_err();
+    assert!(why.contains("wrong bytes"), "{why}");
 }

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::PeerId;
-use crate::base::{ChunkId, SlicePool, StreamId, Time};
+use crate::base::{SlicePool, StreamId, Time};
 use crate::chunk::slices::SliceList;
 use crate::limits::{CHUNK_SLICES_MAX, FETCH_STALL_MS};
 use crate::wire::chunkmsg::{SliceRequest, Status};
@@ -24,9 +24,6 @@ use peer::{MISSES_COUNTED_MAX, Peer};
 use transfer::Transfer;
 
 pub use types::{Counters, Event, Target};
-
-/// A peer that says *busy* is left alone for so long at least, milliseconds, whatever it says.
-const BUSY_MS_MIN: u64 = 20;
 
 /// A request to send: open a stream on the chunk channel to `peer`, write `request`, finish, and tell
 /// [`Fetch::started`].
@@ -65,9 +62,11 @@ impl Chunk {
 /// All fetching of one shard.
 pub struct Fetch {
     pool: SlicePool,
-    chunks: BTreeMap<ChunkId, Chunk>,
+    /// By all that a locator says: a hostile one may give a chunk's id a root or a length of its own, which
+    /// must not come between the chunk and those who want it.
+    chunks: BTreeMap<Target, Chunk>,
     /// Chunks that have missing slices, oldest want first.
-    open: BTreeSet<(u64, ChunkId)>,
+    open: BTreeSet<(u64, Target)>,
     peers: BTreeMap<PeerId, Peer>,
     transfers: BTreeMap<(PeerId, StreamId), Transfer>,
     events: VecDeque<Event>,
@@ -96,7 +95,7 @@ impl Fetch {
     /// twice; each is handed out once.
     pub fn want(&mut self, target: Target, mask: u16) {
         let order = self.next_order;
-        let chunk = self.chunks.entry(target.id).or_insert_with(|| {
+        let chunk = self.chunks.entry(target).or_insert_with(|| {
             self.next_order += 1;
             Chunk {
                 target,
@@ -112,13 +111,13 @@ impl Fetch {
             }
         }
         if chunk.count(SliceState::Missing) > 0 {
-            self.open.insert((chunk.order, target.id));
+            self.open.insert((chunk.order, target));
         }
-        self.give_up_if_nobody_has(target.id);
+        self.give_up_if_nobody_has(target);
     }
 
     /// Forgets what was wanted of a chunk and stops what is under way.
-    pub fn forget(&mut self, id: &ChunkId) {
+    pub fn forget(&mut self, id: &Target) {
         let Some(chunk) = self.chunks.remove(id) else { return };
         self.open.remove(&(chunk.order, *id));
         let doomed: Vec<_> =
@@ -173,6 +172,11 @@ impl Fetch {
         !self.open.is_empty()
     }
 
+    /// Whether nothing is wanted.
+    pub fn is_idle(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
     /// How many peers can be asked.
     pub fn peers(&self) -> usize {
         self.peers.values().filter(|p| !p.lied && !p.held).count()
@@ -191,7 +195,7 @@ impl Fetch {
 
     /// The next request to send, if a peer has room and a buffer is free.
     pub fn poll_request(&mut self, now: Time) -> Option<Outgoing> {
-        if !self.peers.values().any(|peer| peer.can_take(1)) {
+        if !self.peers.values().any(|peer| peer.can_take(now, 1)) {
             return None;
         }
         // The oldest wanted chunk that somebody with room may have, from the least busy such peer.
@@ -209,7 +213,8 @@ impl Fetch {
                 }
                 share = self.pool.available();
             }
-            let able = self.peers.iter().filter(|(p, s)| s.can_take(share) && !chunk.without.contains(p));
+            let able =
+                self.peers.iter().filter(|(p, s)| s.can_take(now, share) && !chunk.without.contains(p));
             let busy = |s: &Peer| (s.misses.min(MISSES_COUNTED_MAX), s.outstanding);
             if let Some((&peer, _)) = able.min_by_key(|(_, state)| busy(state)) {
                 return self.request(now, peer, id, order, share);
@@ -218,14 +223,7 @@ impl Fetch {
         None
     }
 
-    fn request(
-        &mut self,
-        now: Time,
-        peer: PeerId,
-        id: ChunkId,
-        order: u64,
-        share: usize,
-    ) -> Option<Outgoing> {
+    fn request(&mut self, now: Time, peer: PeerId, id: Target, order: u64, share: usize) -> Option<Outgoing> {
         let chunk = self.chunks.get_mut(&id)?;
         let state = self.peers.get_mut(&peer)?;
         let mut mask = 0u16;
@@ -251,7 +249,7 @@ impl Fetch {
         if chunk.count(SliceState::Missing) == 0 {
             self.open.remove(&(order, id));
         }
-        let request = SliceRequest { chunk: id, list: chunk.list.is_none(), mask };
+        let request = SliceRequest { chunk: id.id, list: chunk.list.is_none(), mask };
         let transfer = Transfer::new(now, chunk.target, &request, buffers);
         self.counters.requests += 1;
         self.next_check.get_or_insert(now + Duration::from_millis(FETCH_STALL_MS));
@@ -287,24 +285,14 @@ impl Fetch {
     /// The answer's stream is complete (all its bytes were handed in) or was reset.
     pub fn finished(&mut self, peer: PeerId, stream: StreamId) {
         self.advance(peer, stream);
-        let short = self.transfers.get(&(peer, stream)).filter(|t| t.is_unfinished()).map(Transfer::chunk);
-        self.end_transfer((peer, stream));
-        // Asked again at once, the peer would most likely break off again, and so without end.
-        if let Some(id) = short {
-            self.refused(peer, id);
+        // Whoever ends an answer early would do so again.
+        if let Some(transfer) = self.transfers.get(&(peer, stream)) {
+            let (id, cut) = (transfer.chunk(), transfer.is_unfinished());
+            self.end_transfer((peer, stream));
+            if cut {
+                self.has_not(peer, id);
+            }
         }
-    }
-
-    /// A peer will not bring this chunk.
-    fn refused(&mut self, peer: PeerId, id: ChunkId) {
-        self.counters.not_found += 1;
-        if let Some(state) = self.peers.get_mut(&peer) {
-            state.misses += 1;
-        }
-        if let Some(chunk) = self.chunks.get_mut(&id) {
-            chunk.without.insert(peer);
-        }
-        self.give_up_if_nobody_has(id);
     }
 
     /// A peer gives streams again.
@@ -322,26 +310,28 @@ impl Fetch {
         match transfer.status() {
             None => return,
             Some(Ok(Status::Ok)) => {}
-            Some(Ok(status)) => {
-                let (now, retry_ms) = (transfer.last_progress(), u64::from(transfer.retry_ms()));
-                self.end_transfer((peer, stream));
-                if status != Status::Busy {
-                    return self.refused(peer, id);
-                }
-                let at = now + Duration::from_millis(retry_ms.clamp(BUSY_MS_MIN, FETCH_STALL_MS));
+            Some(Ok(Status::Busy)) => {
+                let until = transfer.last_progress() + transfer.retry_after();
                 if let Some(state) = self.peers.get_mut(&peer) {
-                    state.busy_until = Some(at);
+                    state.busy_until = until;
                 }
-                self.next_check = Some(self.next_check.map_or(at, |check| check.min(at)));
-                return;
+                self.next_check = Some(self.next_check.map_or(until, |at| at.min(until)));
+                return self.end_transfer((peer, stream));
+            }
+            Some(Ok(_)) => {
+                self.end_transfer((peer, stream));
+                return self.has_not(peer, id);
             }
             Some(Err(_)) => return self.caught_lying(peer, id),
+        }
+        if transfer.is_of_another_chunk() {
+            return self.contradicted(peer, stream, id);
         }
         if chunk.list.is_none() {
             let Some(bytes) = transfer.take_list() else { return };
             match SliceList::parse(chunk.target.len, &bytes, &chunk.target.root) {
                 Ok(list) => chunk.list = Some(list),
-                Err(_) => return self.caught_lying(peer, id),
+                Err(_) => return self.contradicted(peer, stream, id),
             }
         }
         let Some(list) = &chunk.list else { return };
@@ -358,19 +348,39 @@ impl Fetch {
             }
             self.counters.slices += 1;
             self.counters.bytes += len as u64;
-            self.events.push_back(Event::Slice { chunk: id, index, data, len, from: peer });
+            self.events.push_back(Event::Slice { target: id, index, data, len, from: peer });
         }
         if chunk.slices.iter().all(|s| *s == SliceState::Unwanted) {
             self.chunks.remove(&id);
         }
     }
 
-    fn caught_lying(&mut self, peer: PeerId, chunk: ChunkId) {
+    /// A peer's chunk of that id has another length or another root. Either the peer lies or the locator does,
+    /// and a hostile reference must not cost a friend: the peer just does not have what is wanted.
+    fn contradicted(&mut self, peer: PeerId, stream: StreamId, id: Target) {
+        self.end_transfer((peer, stream));
+        self.events.push_back(Event::Stop { peer, stream });
+        self.has_not(peer, id);
+    }
+
+    /// A peer does not have a chunk, or does not give it.
+    fn has_not(&mut self, peer: PeerId, id: Target) {
+        self.counters.not_found += 1;
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.misses += 1;
+        }
+        if let Some(chunk) = self.chunks.get_mut(&id) {
+            chunk.without.insert(peer);
+        }
+        self.give_up_if_nobody_has(id);
+    }
+
+    fn caught_lying(&mut self, peer: PeerId, chunk: Target) {
         self.counters.liars += 1;
         if let Some(state) = self.peers.get_mut(&peer) {
             state.lied = true;
         }
-        self.events.push_back(Event::Liar { peer, chunk });
+        self.events.push_back(Event::Liar { peer, chunk: chunk.id });
         let keys: Vec<_> = self
             .transfers
             .range((peer, StreamId(0))..=(peer, StreamId(u64::MAX)))
@@ -409,12 +419,12 @@ impl Fetch {
     }
 
     /// When every peer that could be asked has said no, the caller is told.
-    fn give_up_if_nobody_has(&mut self, id: ChunkId) {
+    fn give_up_if_nobody_has(&mut self, id: Target) {
         let Some(chunk) = self.chunks.get(&id) else { return };
         let mut askable = self.peers.iter().filter(|(_, p)| !p.lied).map(|(id, _)| id).peekable();
         if askable.peek().is_some() && askable.all(|peer| chunk.without.contains(peer)) {
             self.forget(&id);
-            self.events.push_back(Event::Unavailable { chunk: id });
+            self.events.push_back(Event::Unavailable { target: id });
         }
     }
 
@@ -433,23 +443,18 @@ impl Fetch {
         if self.next_check.is_none_or(|at| at > now) {
             return;
         }
-        for state in self.peers.values_mut() {
-            state.busy_until.take_if(|until| *until <= now);
-        }
-        let stall = Duration::from_millis(FETCH_STALL_MS);
-        let stalled: Vec<_> = self
-            .transfers
-            .iter()
-            .filter(|(_, t)| t.last_progress() + stall <= now)
-            .map(|(key, _)| *key)
-            .collect();
+        let stalled: Vec<_> =
+            self.transfers.iter().filter(|(_, t)| t.stalls_at() <= now).map(|(key, _)| *key).collect();
         for key in stalled {
             self.counters.stalled += 1;
+            if let Some(state) = self.peers.get_mut(&key.0) {
+                state.misses += 1;
+            }
             self.end_transfer(key);
             self.events.push_back(Event::Stop { peer: key.0, stream: key.1 });
         }
-        let stalls = self.transfers.values().map(|t| t.last_progress() + stall);
-        self.next_check = stalls.chain(self.peers.values().filter_map(|p| p.busy_until)).min();
+        let busy = self.peers.values().map(|peer| peer.busy_until).filter(|at| *at > now);
+        self.next_check = self.transfers.values().map(Transfer::stalls_at).chain(busy).min();
     }
 }
 

@@ -24,8 +24,8 @@ pub(super) struct Peer {
     pub(super) held: bool,
     /// It gives no more streams until one ends.
     pub(super) stuck: bool,
-    /// It said that it has too much to do, until then.
-    pub(super) busy_until: Option<Time>,
+    /// It said that it is busy, until then.
+    pub(super) busy_until: Time,
 }
 
 impl Peer {
@@ -38,9 +38,9 @@ impl Peer {
 
     /// Whether it can be asked for `slices` more, all at once: a request for a whole chunk waits until there
     /// is room for it, instead of becoming many small ones.
-    pub(super) fn can_take(&self, slices: usize) -> bool {
-        let willing = !self.lied && !self.held && !self.stuck && self.busy_until.is_none();
-        willing && self.streams < REQUESTS_PER_SESSION_MAX && self.outstanding + slices <= self.ahead()
+    pub(super) fn can_take(&self, now: Time, slices: usize) -> bool {
+        let free = !self.lied && !self.held && !self.stuck && self.streams < REQUESTS_PER_SESSION_MAX;
+        free && self.busy_until <= now && self.outstanding + slices <= self.ahead()
     }
 
     /// Counts bytes that arrived, and measures the rate ten times per second.

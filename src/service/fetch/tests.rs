@@ -1,4 +1,5 @@
 use super::*;
+use crate::base::ChunkId;
 use crate::limits::SLICE_SIZE;
 use crate::wire::chunkmsg::ReplyHead;
 
@@ -117,20 +118,6 @@ fn a_liar_is_named_and_another_peer_finishes() {
 }
 
 #[test]
-fn a_false_list_is_a_lie_too() {
-    let (target, bytes, _) = chunk(3, 2 * SLICE_SIZE);
-    let (_, other, other_list) = chunk(4, 2 * SLICE_SIZE);
-    assert_ne!(bytes, other);
-    let mut fetch = fetch(1);
-    fetch.want(target, 0b11);
-    let outgoing = fetch.poll_request(NOW).unwrap();
-    let request = outgoing.request;
-    fetch.started(outgoing, StreamId(0));
-    deliver(&mut fetch, PeerId(0), StreamId(0), &answer(&request, &other, &other_list));
-    assert!(matches!(fetch.poll_event(), Some(Event::Liar { peer: PeerId(0), .. })));
-}
-
-#[test]
 fn not_found_goes_to_the_next_peer_and_then_to_the_caller() {
     let (target, ..) = chunk(5, SLICE_SIZE);
     let mut fetch = fetch(2);
@@ -199,35 +186,87 @@ fn buffers_bound_what_is_in_flight() {
     }
 }
 
-#[test]
-fn an_answer_that_ends_early_is_not_asked_for_without_end() {
-    let (target, ..) = chunk(8, SLICE_SIZE);
-    let mut fetch = fetch(2);
-    fetch.want(target, 1);
-    for stream in [0, 4] {
-        let outgoing = fetch.poll_request(NOW).expect("each peer is asked once");
-        let peer = outgoing.peer;
-        fetch.started(outgoing, StreamId(stream));
-        // The peer resets the stream, or ends it, before the slice is there.
-        fetch.finished(peer, StreamId(stream));
+fn refuse_all(fetch: &mut Fetch, reply: impl Fn(&SliceRequest) -> Vec<u8>) -> usize {
+    let mut asked = 0;
+    while let Some(outgoing) = fetch.poll_request(NOW) {
+        let (peer, stream) = (outgoing.peer, StreamId(4 * asked as u64));
+        let mut reply = reply(&outgoing.request);
+        // The stream's window lets no more through.
+        reply.truncate(outgoing.reply_len as usize);
+        fetch.started(outgoing, stream);
+        deliver(fetch, peer, stream, &reply);
+        asked += 1;
+        assert!(asked < 10, "the same is asked over and over");
     }
-    assert!(matches!(fetch.poll_event(), Some(Event::Unavailable { .. })));
-    assert!(fetch.poll_request(NOW).is_none());
-    assert_eq!(fetch.slack(), 64);
+    asked
 }
 
 #[test]
-fn a_busy_peer_is_asked_again_when_it_said_and_not_before() {
+fn a_peer_that_refuses_or_cuts_its_answers_is_not_asked_over_and_over() {
+    let (target, bytes, list) = chunk(8, 3 * SLICE_SIZE);
+    let bad = |_: &SliceRequest| ReplyHead::failed(Status::BadRequest, 0).emit().to_vec();
+    let empty = |_: &SliceRequest| Vec::new();
+    let short = |request: &SliceRequest| answer(request, &bytes, &list)[..SLICE_SIZE].to_vec();
+    let replies: [&dyn Fn(&SliceRequest) -> Vec<u8>; 3] = [&bad, &empty, &short];
+    for reply in replies {
+        let mut fetch = fetch(2);
+        fetch.want(target, 0b111);
+        assert!(refuse_all(&mut fetch, reply) >= 2, "each peer is asked");
+        assert!(matches!(fetch.poll_event(), Some(Event::Unavailable { .. })));
+        assert_eq!(fetch.slack(), 64);
+    }
+}
+
+#[test]
+fn a_busy_peer_is_asked_again_when_it_said() {
     let (target, ..) = chunk(9, SLICE_SIZE);
     let mut fetch = fetch(1);
     fetch.want(target, 1);
-    let outgoing = fetch.poll_request(NOW).unwrap();
-    fetch.started(outgoing, StreamId(0));
-    deliver(&mut fetch, PeerId(0), StreamId(0), &ReplyHead::failed(Status::Busy, 200).emit());
-    assert!(fetch.poll_event().is_none(), "busy is not a no");
-    assert!(fetch.poll_request(NOW).is_none());
-    let again = fetch.poll_timeout().unwrap();
-    assert_eq!(again, NOW + Duration::from_millis(200));
+    assert_eq!(refuse_all(&mut fetch, |_| ReplyHead::failed(Status::Busy, 200).emit().to_vec()), 1);
+    let again = NOW + Duration::from_millis(200);
+    assert_eq!(fetch.poll_timeout(), Some(again));
     fetch.handle_timeout(again);
-    assert!(fetch.poll_request(again).is_some());
+    assert!(fetch.poll_request(again).is_some() && fetch.poll_event().is_none());
+}
+
+#[test]
+fn a_locator_that_contradicts_a_chunk_costs_no_friend_and_stops_nobody_else() {
+    let (target, bytes, list) = chunk(10, 2 * SLICE_SIZE);
+    for false_target in [Target { root: [1; 32], ..target }, Target { len: 65_537, ..target }] {
+        let mut fetch = fetch(1);
+        fetch.want(false_target, 0b11);
+        fetch.want(target, 0b11);
+        refuse_all(&mut fetch, |request| answer(request, &bytes, &list));
+        let (mut unavailable, mut slices) = (0, 0);
+        while let Some(event) = fetch.poll_event() {
+            match event {
+                Event::Unavailable { target } => unavailable += usize::from(target == false_target),
+                Event::Slice { target: got, .. } => slices += usize::from(got == target),
+                Event::Stop { .. } => {}
+                Event::Liar { .. } => panic!("the peer told the truth"),
+            }
+        }
+        assert_eq!((unavailable, slices, fetch.slack()), (1, 2, 64));
+    }
+}
+
+#[test]
+fn a_peer_that_trickles_does_not_hold_a_slice_for_ever() {
+    let (target, bytes, list) = chunk(11, SLICE_SIZE);
+    let mut fetch = fetch(1);
+    fetch.want(target, 1);
+    let outgoing = fetch.poll_request(NOW).unwrap();
+    let answer = answer(&outgoing.request, &bytes, &list);
+    fetch.started(outgoing, StreamId(0));
+    fetch.peer_up(NOW, PeerId(1));
+    for second in 0..200u64 {
+        let now = NOW + Duration::from_secs(second);
+        fetch.data(now, PeerId(0), StreamId(0), second, &answer[second as usize..][..1]);
+        fetch.handle_timeout(now);
+        if let Some(again) = fetch.poll_request(now) {
+            assert_eq!(again.peer, PeerId(1), "who trickled is asked last");
+            return;
+        }
+    }
+    panic!("nobody else is asked");
 }

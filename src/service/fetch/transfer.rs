@@ -1,7 +1,10 @@
 //! One request under way: where the bytes of its answer go.
 
+use std::time::Duration;
+
 use super::Target;
-use crate::base::{ChunkId, SliceBuf, Time};
+use crate::base::{SliceBuf, Time};
+use crate::limits::{FETCH_SLICE_MS_MAX, FETCH_STALL_MS};
 use crate::wire::Malformed;
 use crate::wire::chunkmsg::{Part, ReplyHead, ReplyLayout, SliceRequest, Status};
 
@@ -13,8 +16,10 @@ pub(super) struct Transfer {
     head: [u8; ReplyHead::LEN],
     head_got: usize,
     status: Option<Status>,
-    retry_ms: u32,
     malformed: bool,
+    /// The head speaks of a chunk of another length.
+    of_another: bool,
+    retry_ms: u32,
     list: Vec<u8>,
     list_got: usize,
     slices: Vec<Slice>,
@@ -22,6 +27,8 @@ pub(super) struct Transfer {
     ready: Vec<usize>,
     attention: bool,
     last_progress: Time,
+    /// When the last whole slice came.
+    last_slice: Time,
 }
 
 struct Slice {
@@ -50,28 +57,41 @@ impl Transfer {
             head: [0; ReplyHead::LEN],
             head_got: 0,
             status: None,
-            retry_ms: 0,
             malformed: false,
+            of_another: false,
+            retry_ms: 0,
             list: vec![0; list as usize],
             list_got: 0,
             slices,
             ready: Vec::new(),
             attention: false,
             last_progress: now,
+            last_slice: now,
         }
     }
 
-    pub(super) fn chunk(&self) -> ChunkId {
-        self.target.id
+    pub(super) fn chunk(&self) -> Target {
+        self.target
     }
 
     pub(super) fn last_progress(&self) -> Time {
         self.last_progress
     }
 
-    /// When a busy peer wants to be asked again, milliseconds.
-    pub(super) fn retry_ms(&self) -> u32 {
-        self.retry_ms
+    /// When it has brought nothing, or no whole slice, for too long.
+    pub(super) fn stalls_at(&self) -> Time {
+        let silent = self.last_progress + Duration::from_millis(FETCH_STALL_MS);
+        silent.min(self.last_slice + Duration::from_millis(FETCH_SLICE_MS_MAX))
+    }
+
+    /// When a peer that is busy may be asked again: not at once, and not later than a silent one.
+    pub(super) fn retry_after(&self) -> Duration {
+        Duration::from_millis(u64::from(self.retry_ms).clamp(10, FETCH_STALL_MS))
+    }
+
+    /// Whether the head speaks of a chunk of another length.
+    pub(super) fn is_of_another_chunk(&self) -> bool {
+        self.of_another
     }
 
     /// Whether slices are still to come.
@@ -108,14 +128,14 @@ impl Transfer {
                     self.list_got += n;
                     self.attention |= self.list_got == self.list.len();
                 }
-                Part::Slice(index) => self.place(u32::from(index), at, part),
+                Part::Slice(index) => self.place(now, u32::from(index), at, part),
             }
             bytes = rest;
             offset += n as u64;
         }
     }
 
-    fn place(&mut self, index: u32, at: std::ops::Range<usize>, bytes: &[u8]) {
+    fn place(&mut self, now: Time, index: u32, at: std::ops::Range<usize>, bytes: &[u8]) {
         let Some(position) = self.slices.iter().position(|slice| slice.index == index) else { return };
         let slice = &mut self.slices[position];
         if let Some(data) = &mut slice.data {
@@ -124,6 +144,7 @@ impl Transfer {
         slice.got += bytes.len();
         if slice.got == slice.len {
             self.ready.push(position);
+            self.last_slice = now;
             self.attention = true;
         }
     }
@@ -132,10 +153,13 @@ impl Transfer {
         self.attention = true;
         match ReplyHead::parse(&self.head) {
             Ok(head) => {
-                let honest = head.status != Status::Ok || head == self.layout.head();
+                let wanted = self.layout.head();
+                let honest =
+                    head.status != Status::Ok || head == ReplyHead { chunk_len: head.chunk_len, ..wanted };
                 self.malformed |= !honest;
-                self.status = Some(head.status);
+                self.of_another = head.status == Status::Ok && head.chunk_len != wanted.chunk_len;
                 self.retry_ms = head.retry_ms;
+                self.status = Some(head.status);
             }
             Err(_) => self.malformed = true,
         }

@@ -5,7 +5,7 @@ use crate::limits::SLICE_SIZE;
 use crate::service::PeerId;
 
 /// Which chunk, and what it must hash to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Target {
     /// Its address.
     pub id: ChunkId,
@@ -33,7 +33,7 @@ pub enum Event {
     /// A verified slice: `data[..len]` is ciphertext.
     Slice {
         /// Which chunk.
-        chunk: ChunkId,
+        target: Target,
         /// Which slice.
         index: u32,
         /// The bytes.
@@ -46,7 +46,7 @@ pub enum Event {
     /// Every connected peer said that it does not have the chunk. Its wants are forgotten.
     Unavailable {
         /// Which chunk.
-        chunk: ChunkId,
+        target: Target,
     },
     /// A peer sent bytes that do not match the chunk's root.
     Liar {

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::base::{ChunkId, SliceBuf, SlicePool};
+use crate::base::{SliceBuf, SlicePool};
 use crate::chunk::seal::PieceKey;
 use crate::crypto::Forged;
 use crate::limits::{SLICE_SIZE, TAG_SIZE};
@@ -56,7 +56,7 @@ pub(super) enum CutError {
 pub(super) struct Assembler {
     pool: SlicePool,
     tasks: BTreeMap<TaskId, Task>,
-    by_chunk: BTreeMap<ChunkId, (Target, BTreeSet<TaskId>)>,
+    by_chunk: BTreeMap<Target, BTreeSet<TaskId>>,
     partials: BTreeMap<(TaskId, u32), Partial>,
     next: u64,
 }
@@ -71,25 +71,25 @@ impl Assembler {
     pub(super) fn add(&mut self, locator: &Locator, records: u16) -> (TaskId, Target, u16) {
         let id = TaskId(self.next);
         self.next += 1;
-        let target = Target { id: locator.chunk, root: locator.root, len: locator.chunk_len };
+        let target = target_of(locator);
         let mut mask = 0u16;
         for record in (0..locator.records()).filter(|r| records >> r & 1 == 1) {
             for slice in slices_of(locator, record) {
                 mask |= 1 << slice;
             }
         }
-        self.by_chunk.entry(locator.chunk).or_insert_with(|| (target, BTreeSet::new())).1.insert(id);
+        self.by_chunk.entry(target).or_default().insert(id);
         self.tasks.insert(id, Task { locator: locator.clone(), key: None, wanted: records });
         (id, target, mask)
     }
 
-    /// Whether any task wants something of this chunk; if so, what it is.
-    pub(super) fn target(&self, chunk: &ChunkId) -> Option<Target> {
-        self.by_chunk.get(chunk).map(|(target, _)| *target)
+    /// Whether any task wants something of this chunk.
+    pub(super) fn wants(&self, chunk: &Target) -> bool {
+        self.by_chunk.contains_key(chunk)
     }
 
     /// The chunks that tasks still want something of.
-    pub(super) fn chunks(&self) -> impl Iterator<Item = &ChunkId> {
+    pub(super) fn chunks(&self) -> impl Iterator<Item = &Target> {
         self.by_chunk.keys()
     }
 
@@ -97,7 +97,7 @@ impl Assembler {
     /// comes back unharmed; handed in again, what was already cut from it is not cut twice.
     pub(super) fn slice(
         &mut self,
-        chunk: &ChunkId,
+        chunk: &Target,
         index: u32,
         mut data: SliceBuf,
         len: usize,
@@ -106,7 +106,7 @@ impl Assembler {
         let begin = index as usize * SLICE_SIZE;
         let span = begin..begin + len;
         let mut hits = Vec::new();
-        for &id in self.by_chunk.get(chunk).into_iter().flat_map(|(_, tasks)| tasks) {
+        for &id in self.by_chunk.get(chunk).into_iter().flatten() {
             let Some(task) = self.tasks.get(&id) else { continue };
             for record in (0..task.locator.records()).filter(|r| task.wanted >> r & 1 == 1) {
                 let place = task.locator.record(record);
@@ -181,15 +181,19 @@ impl Assembler {
         if task.wanted != 0 {
             return;
         }
-        let chunk = task.locator.chunk;
+        let chunk = target_of(&task.locator);
         self.tasks.remove(&id);
-        if let Some((_, tasks)) = self.by_chunk.get_mut(&chunk) {
+        if let Some(tasks) = self.by_chunk.get_mut(&chunk) {
             tasks.remove(&id);
             if tasks.is_empty() {
                 self.by_chunk.remove(&chunk);
             }
         }
     }
+}
+
+fn target_of(locator: &Locator) -> Target {
+    Target { id: locator.chunk, root: locator.root, len: locator.chunk_len }
 }
 
 fn slices_of(locator: &Locator, record: u32) -> std::ops::Range<usize> {

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 use super::fetch::Target;
 use crate::base::fileop::{FileDone, FileOp, JobId};
-use crate::base::{ChunkId, NodeId, SliceBuf, SlicePool};
+use crate::base::{NodeId, SliceBuf, SlicePool};
 use crate::crypto::hash;
 use crate::limits::GET_JOBS_MAX;
 use crate::wire::reference::Reference;
@@ -116,12 +116,19 @@ impl Get {
     }
 
     /// Whether any job still wants something of a chunk.
-    pub fn wants_chunk(&self, chunk: &ChunkId) -> bool {
+    pub fn wants_chunk(&self, chunk: &Target) -> bool {
         self.jobs.values().any(|job| job.wants_chunk(chunk))
     }
 
     /// A verified slice. Returns whether anybody wanted it.
-    pub fn slice(&mut self, chunk: ChunkId, index: u32, data: SliceBuf, len: usize, from: NodeId) -> bool {
+    pub fn slice(
+        &mut self,
+        chunk: Target,
+        index: u32,
+        data: SliceBuf,
+        len: usize,
+        from: Option<NodeId>,
+    ) -> bool {
         let mut wanting: Vec<JobId> =
             self.jobs.iter().filter(|(_, job)| job.wants_chunk(&chunk)).map(|(id, _)| *id).collect();
         let Some(last) = wanting.pop() else { return false };
@@ -134,18 +141,18 @@ impl Get {
                 continue;
             };
             copy[..len].copy_from_slice(&data[..len]);
-            job.came_from(from);
+            from.into_iter().for_each(|from| job.came_from(from));
             job.slice(chunk, index, copy, len);
         }
         if let Some(job) = self.jobs.get_mut(&last) {
-            job.came_from(from);
+            from.into_iter().for_each(|from| job.came_from(from));
             job.slice(chunk, index, data, len);
         }
         true
     }
 
     /// Nobody has a chunk.
-    pub fn unavailable(&mut self, chunk: &ChunkId) {
+    pub fn unavailable(&mut self, chunk: &Target) {
         for job in self.jobs.values_mut().filter(|job| job.wants_chunk(chunk)) {
             job.unavailable(chunk);
         }
@@ -177,7 +184,7 @@ impl Get {
     }
 
     /// Chunks that a job gave up since the last question: the fetch may forget those that nobody wants.
-    pub fn poll_abandoned(&mut self) -> Option<ChunkId> {
+    pub fn poll_abandoned(&mut self) -> Option<Target> {
         self.jobs.values_mut().find_map(Job::poll_abandoned)
     }
 }

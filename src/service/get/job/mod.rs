@@ -17,7 +17,7 @@ use super::restore::{Active, Piece};
 use super::tree::Tree;
 use super::{GetProgress, GetRequest};
 use crate::base::fileop::{FileAct, FileDone, FileOutcome};
-use crate::base::{ChunkId, NodeId, SliceBuf, SlicePool};
+use crate::base::{NodeId, SliceBuf, SlicePool};
 use crate::limits::{FILE_OPS_PER_JOB_MAX, RECORD_PLAIN, SOURCES_SHOWN_MAX};
 use crate::service::fetch::Target;
 use crate::wire::reference::Blob;
@@ -89,13 +89,13 @@ pub(super) struct Job {
     ops: VecDeque<FileAct>,
     ops_waiting: usize,
     /// Slices that wait for room among the file operations or for a buffer.
-    held: VecDeque<(ChunkId, u32, SliceBuf, usize)>,
+    held: VecDeque<(Target, u32, SliceBuf, usize)>,
     wants: VecDeque<(Target, u16)>,
     /// Plaintext bytes wanted and not yet written.
     ahead: u64,
     pub(super) progress: GetProgress,
     outcome: Option<Result<(), String>>,
-    abandoned: Vec<ChunkId>,
+    abandoned: Vec<Target>,
 }
 
 impl Job {
@@ -142,12 +142,12 @@ impl Job {
     // ---- what the manager calls -----------------------------------------------------------------
 
     /// Whether slices of this chunk are of use.
-    pub(super) fn wants_chunk(&self, chunk: &ChunkId) -> bool {
-        self.assembler.target(chunk).is_some()
+    pub(super) fn wants_chunk(&self, chunk: &Target) -> bool {
+        self.assembler.wants(chunk)
     }
 
     /// Chunks that were wanted when the job gave up.
-    pub(super) fn poll_abandoned(&mut self) -> Option<ChunkId> {
+    pub(super) fn poll_abandoned(&mut self) -> Option<Target> {
         self.abandoned.pop()
     }
 
@@ -159,24 +159,25 @@ impl Job {
     }
 
     /// A verified slice of a chunk that the job wants.
-    pub(super) fn slice(&mut self, chunk: ChunkId, index: u32, data: SliceBuf, len: usize) {
+    pub(super) fn slice(&mut self, chunk: Target, index: u32, data: SliceBuf, len: usize) {
         self.progress.bytes_fetched += len as u64;
         self.held.push_back((chunk, index, data, len));
         self.advance();
     }
 
     /// A slice came and could not be taken: asks for it again.
-    pub(super) fn want_again(&mut self, chunk: &ChunkId, index: u32) {
-        if let Some(target) = self.assembler.target(chunk) {
-            self.wants.push_back((target, 1 << index));
+    pub(super) fn want_again(&mut self, chunk: &Target, index: u32) {
+        if self.assembler.wants(chunk) {
+            self.wants.push_back((*chunk, 1 << index));
         }
     }
 
     /// Nobody has the chunk.
-    pub(super) fn unavailable(&mut self, chunk: &ChunkId) {
+    pub(super) fn unavailable(&mut self, chunk: &Target) {
         self.fail(&format!(
-            "none of the connected peers has chunk {chunk}; connect a friend that has it and run the same \
-             get again to resume"
+            "none of the connected peers has chunk {}; connect a friend that has it and run the same \
+             get again to resume",
+            chunk.id
         ));
         self.advance();
     }
