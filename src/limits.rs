@@ -248,6 +248,8 @@ pub const FILE_OPS_PER_JOB_MAX: usize = 256;
 pub const RECORD_BUFFERS: usize = SLICE_BUFFERS + FILE_OPS_PER_JOB_MAX;
 /// Plaintext bytes that one job wants ahead of what is written, at most.
 pub const GET_AHEAD_BYTES: usize = SLICE_BUFFERS * SLICE_SIZE;
+/// Extent lists that the files of one job hold at once, at most (one larger one is held alone), bytes.
+pub const GET_LISTS_BYTES: u64 = 16 << 20;
 /// Files of one job in progress at most: enough for all small files of the chunks in flight.
 pub const FILES_PER_JOB_MAX: usize = 1 << 16;
 /// Bytes of directories that one job reads at once, at most (one larger directory is read alone).

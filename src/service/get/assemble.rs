@@ -37,7 +37,9 @@ struct Task {
 
 /// Part of a record that lies across two slices.
 struct Partial {
-    data: SliceBuf,
+    /// Its own memory, as large as the record: a buffer of the pool that waits for another slice could be the
+    /// one that this slice's buffers wait for.
+    data: Vec<u8>,
     got: usize,
     /// Bit i: slice i has given its part.
     from: u16,
@@ -81,6 +83,11 @@ impl Assembler {
         self.by_chunk.entry(target).or_default().insert(id);
         self.tasks.insert(id, Task { locator: locator.clone(), key: None, wanted: records });
         (id, target, mask)
+    }
+
+    /// Whether a task still wants something.
+    pub(super) fn has(&self, task: TaskId) -> bool {
+        self.tasks.contains_key(&task)
     }
 
     /// Whether any task wants something of this chunk.
@@ -149,15 +156,20 @@ impl Assembler {
         slice: &[u8],
         out: &mut Vec<Opened>,
     ) -> Result<(), CutError> {
-        let Some(task) = self.tasks.get_mut(&id) else { return Ok(()) };
+        let Some(task) = self.tasks.get(&id) else { return Ok(()) };
         let place = task.locator.record(record);
         let overlap = place.start.max(span.start)..place.end.min(span.end);
-        let mut partial = match self.partials.remove(&(id, record)) {
-            Some(partial) => partial,
-            None => Partial { data: self.pool.lease().ok_or(CutError::NoBuffer)?, got: 0, from: 0 },
-        };
         let to = overlap.start - place.start..overlap.end - place.start;
         let from = overlap.start - span.start..overlap.end - span.start;
+        if overlap == place {
+            let mut data = self.pool.lease().ok_or(CutError::NoBuffer)?;
+            data[to].copy_from_slice(&slice[from]);
+            return self.complete(id, record, data, place.len(), out);
+        }
+        let mut partial = match self.partials.remove(&(id, record)) {
+            Some(partial) => partial,
+            None => Partial { data: vec![0; place.len()], got: 0, from: 0 },
+        };
         if partial.from >> index & 1 == 0 {
             partial.data[to].copy_from_slice(&slice[from]);
             partial.got += overlap.len();
@@ -167,9 +179,26 @@ impl Assembler {
             self.partials.insert((id, record), partial);
             return Ok(());
         }
-        let mut data = partial.data;
-        let tag = tag_of(&data[..place.len()]);
-        let len = open(task, record, &mut data[..place.len()]).map_err(|Forged| CutError::Forged)?;
+        let Some(mut data) = self.pool.lease() else {
+            self.partials.insert((id, record), partial);
+            return Err(CutError::NoBuffer);
+        };
+        data[..place.len()].copy_from_slice(&partial.data);
+        self.complete(id, record, data, place.len(), out)
+    }
+
+    /// Opens a record that is whole in a buffer of its own.
+    fn complete(
+        &mut self,
+        id: TaskId,
+        record: u32,
+        mut data: SliceBuf,
+        sealed: usize,
+        out: &mut Vec<Opened>,
+    ) -> Result<(), CutError> {
+        let Some(task) = self.tasks.get_mut(&id) else { return Ok(()) };
+        let tag = tag_of(&data[..sealed]);
+        let len = open(task, record, &mut data[..sealed]).map_err(|Forged| CutError::Forged)?;
         self.done(id, record);
         out.push(Opened { task: id, record, data, start: 0, len, tag });
         Ok(())

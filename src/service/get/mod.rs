@@ -17,7 +17,7 @@ use super::fetch::Target;
 use crate::base::fileop::{FileDone, FileOp, JobId};
 use crate::base::{NodeId, SliceBuf, SlicePool};
 use crate::crypto::hash;
-use crate::limits::GET_JOBS_MAX;
+use crate::limits::{FILE_OPS_PER_JOB_MAX, GET_JOBS_MAX};
 use crate::wire::reference::Reference;
 use job::Job;
 
@@ -47,8 +47,9 @@ impl GetRequest {
     /// The name of the journal: the same for the same content in the same place.
     fn journal_name(&self, root: &str, first: Option<&[u8]>) -> [u8; 16] {
         let reference = self.reference.to_string();
-        let parts: [&[u8]; 5] =
-            [reference.as_bytes(), b"\0", root.as_bytes(), b"\0", first.unwrap_or_default()];
+        let inside = self.inside.join(&b'/');
+        let parts: [&[u8]; 7] =
+            [reference.as_bytes(), b"/", &inside, b"\0", root.as_bytes(), b"\0", first.unwrap_or_default()];
         hash::blake3(&parts)[..16].try_into().expect("16 of 32 bytes")
     }
 }
@@ -136,7 +137,9 @@ impl Get {
             // Jobs that share a chunk each need their own copy, since records are opened in place. A job
             // that finds no buffer asks for the slice again.
             let Some(job) = self.jobs.get_mut(&id) else { continue };
-            let Some(mut copy) = self.records.lease() else {
+            // Some stay for gathering records, without which no copy could ever be used.
+            let spare = self.records.available() > FILE_OPS_PER_JOB_MAX;
+            let Some(mut copy) = spare.then(|| self.records.lease()).flatten() else {
                 job.want_again(&chunk, index);
                 continue;
             };
@@ -163,6 +166,8 @@ impl Get {
         if let Some(job) = self.jobs.get_mut(&done.job) {
             job.file_done(done);
         }
+        // The buffer that came back may be what another job waits for, and nothing else would wake that one.
+        self.jobs.values_mut().filter(|job| job.is_starved()).for_each(Job::go_on);
     }
 
     /// The next slices to want.
@@ -199,3 +204,6 @@ pub struct Ended {
     /// How far it came.
     pub progress: GetProgress,
 }
+
+#[cfg(test)]
+mod tests;

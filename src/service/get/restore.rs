@@ -12,6 +12,8 @@ use crate::wire::reference::Blob;
 pub(super) struct Active {
     /// Blobs not yet expanded, in file order: (blob, offset in the file).
     pub queue: VecDeque<(Blob, u64)>,
+    /// What its extent lists may come to, bytes.
+    pub lists: u64,
     /// Records not yet handed to the file thread (or found there).
     pub records_left: u64,
     /// Whether the file may be written to: its `Open` was answered, or need not be waited for.
@@ -65,6 +67,7 @@ impl Active {
     pub(super) fn new(blob: &Blob, open: bool) -> Self {
         Self {
             queue: VecDeque::from([(blob.clone(), 0)]),
+            lists: lists_of(blob),
             records_left: blob.size.div_ceil(RECORD_PLAIN as u64),
             open,
             reading_list: false,
@@ -84,5 +87,15 @@ impl Active {
         self.journal
             .range(first..first + u64::from(piece.locator.records()))
             .fold(0, |mask, (record, _)| mask | 1 << (record - first))
+    }
+}
+
+/// What the extent lists of a file come to while it is restored: the topmost one, and a full one for each level
+/// below it. A small one costs something, too.
+fn lists_of(blob: &Blob) -> u64 {
+    let top = blob.top.as_ref().map_or(0, |top| u64::from(top.plain_len)).max(RECORD_PLAIN as u64);
+    match u64::from(blob.depth) {
+        0 => 0,
+        depth => top + (depth - 1) * PIECE_PLAIN_MAX as u64,
     }
 }

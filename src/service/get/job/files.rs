@@ -6,7 +6,7 @@ use super::{Job, Phase, Purpose, ReadFor};
 use crate::base::SliceBuf;
 use crate::base::fileop::FileAct;
 use crate::chunk::seal::PieceKey;
-use crate::limits::{FILES_PER_JOB_MAX, GET_AHEAD_BYTES, RECORD_PLAIN};
+use crate::limits::{FILES_PER_JOB_MAX, GET_AHEAD_BYTES, GET_LISTS_BYTES, RECORD_PLAIN};
 use crate::wire::extents::ExtentList;
 use crate::wire::reference::Blob;
 
@@ -36,6 +36,7 @@ impl Job {
         }
         let full = !self.room()
             || self.ahead >= GET_AHEAD_BYTES as u64
+            || self.lists >= GET_LISTS_BYTES
             || self.wholes + self.active.len() >= FILES_PER_JOB_MAX;
         match self.order.get(position) {
             Some(&file) if !full => {
@@ -60,6 +61,7 @@ impl Job {
         let Some(active) = self.active.get_mut(&file) else { return };
         active.records_left = active.records_left.saturating_sub(1);
         if active.records_left == 0 {
+            self.lists = self.lists.saturating_sub(active.lists);
             self.active.remove(&file);
             let entry = &self.tree.files[file as usize];
             self.ops.push_back(FileAct::Finish { file, mode: entry.mode, mtime: entry.mtime });
@@ -92,7 +94,9 @@ impl Job {
             self.ops.push_back(FileAct::Open { file, parent, name, size: blob.size });
             // Operations are done in order, so only a journal is worth waiting for.
             let open = !self.resumed;
-            self.active.insert(file, Active::new(&blob, open));
+            let active = Active::new(&blob, open);
+            self.lists += active.lists;
+            self.active.insert(file, active);
             if open {
                 self.attention.insert(file);
             }

@@ -18,7 +18,7 @@ use super::tree::Tree;
 use super::{GetProgress, GetRequest};
 use crate::base::fileop::{FileAct, FileDone, FileOutcome};
 use crate::base::{NodeId, SliceBuf, SlicePool};
-use crate::limits::{FILE_OPS_PER_JOB_MAX, RECORD_PLAIN, SOURCES_SHOWN_MAX};
+use crate::limits::{FILE_OPS_PER_JOB_MAX, GET_AHEAD_BYTES, RECORD_PLAIN, SOURCES_SHOWN_MAX, TAG_SIZE};
 use crate::service::fetch::Target;
 use crate::wire::reference::Blob;
 
@@ -84,6 +84,8 @@ pub(super) struct Job {
     attention: BTreeSet<u32>,
     /// Files that wait for their only record.
     wholes: usize,
+    /// What the extent lists of active files come to in memory, bytes.
+    lists: u64,
     begun: bool,
     resumed: bool,
     ops: VecDeque<FileAct>,
@@ -114,6 +116,7 @@ impl Job {
             active: BTreeMap::new(),
             attention: BTreeSet::new(),
             wholes: 0,
+            lists: 0,
             begun: false,
             resumed: false,
             ops: VecDeque::new(),
@@ -127,7 +130,7 @@ impl Job {
             request,
         };
         let root = job.request.reference.root.clone();
-        let inside = std::mem::take(&mut job.request.inside);
+        let inside = job.request.inside.clone();
         if inside.is_empty() {
             job.read_directory(root, ReadFor::Root);
         } else if root.size == 0 {
@@ -149,6 +152,17 @@ impl Job {
     /// Chunks that were wanted when the job gave up.
     pub(super) fn poll_abandoned(&mut self) -> Option<Target> {
         self.abandoned.pop()
+    }
+
+    /// Whether it could go on, were there buffers.
+    pub(super) fn is_starved(&self) -> bool {
+        let expands = !self.attention.is_empty() && self.ahead < GET_AHEAD_BYTES as u64;
+        self.room() && (!self.held.is_empty() || expands)
+    }
+
+    /// Goes on, when there may be buffers again.
+    pub(super) fn go_on(&mut self) {
+        self.advance();
     }
 
     /// Slices come from this node.
@@ -332,6 +346,21 @@ impl Job {
     fn record(&mut self, opened: Opened) {
         let Opened { task, record, data, start, len, tag } = opened;
         let plain = start..start + len;
+        self.settle(task, record, data, plain, tag);
+        if !self.assembler.has(task) {
+            self.purposes.remove(&task);
+        }
+    }
+
+    fn settle(
+        &mut self,
+        task: TaskId,
+        record: u32,
+        data: SliceBuf,
+        plain: std::ops::Range<usize>,
+        tag: [u8; TAG_SIZE],
+    ) {
+        let (start, len) = (plain.start, plain.len());
         match self.purposes.get(&task) {
             None => {}
             Some(Purpose::Find(offset)) => {
@@ -369,6 +398,16 @@ impl Job {
                 self.record_settled(file);
             }
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn lists_read(&self) -> usize {
+        self.reads.values().filter(|(_, what)| matches!(what, ReadFor::FileList(..))).count()
+    }
+
+    #[cfg(test)]
+    pub(super) fn purposes(&self) -> usize {
+        self.purposes.len()
     }
 
     /// Starts fetching records of a piece.
