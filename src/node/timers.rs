@@ -8,7 +8,7 @@ use crate::base::fileop::JobId;
 use crate::limits::{GET_LONELY_MS_MAX, GET_STARVED_MS_MAX, PROGRESS_MS};
 
 impl Node {
-    /// When [`Input::Tick`] is wanted.
+    /// When [`super::Input::Tick`] is wanted.
     pub fn poll_timeout(&self) -> Option<Time> {
         let lonely = self.lonely_since.map(|since| since + Duration::from_millis(GET_LONELY_MS_MAX));
         let first = self.timers.first().map(|(at, _)| *at);

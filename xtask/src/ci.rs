@@ -27,7 +27,15 @@ pub fn command(args: Args) -> Result<()> {
         passed(sh::run(sh::cargo().args(all).args(["--", "--deny", "warnings"])))
     })?;
     steps.step("doc", || {
-        let all = ["doc", "--workspace", "--all-features", "--no-deps", "--locked", "--quiet"];
+        let all = [
+            "doc",
+            "--workspace",
+            "--all-features",
+            "--no-deps",
+            "--document-private-items",
+            "--locked",
+            "--quiet",
+        ];
         passed(sh::run(sh::cargo().args(all).env("RUSTDOCFLAGS", "--deny warnings")))
     })?;
     steps.step("deny", deny)?;

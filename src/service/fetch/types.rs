@@ -77,6 +77,6 @@ pub struct Counters {
     pub not_found: u64,
     /// Slices or lists that failed verification.
     pub liars: u64,
-    /// Requests given up because nothing came for [`FETCH_STALL_MS`].
+    /// Requests given up because nothing came for [`crate::limits::FETCH_STALL_MS`].
     pub stalled: u64,
 }
