@@ -326,7 +326,7 @@ pub const KEY_FILE_SIZE_MAX: u64 = 4096;
 /// A friend's or the network's name at most, bytes.
 pub const LABEL_MAX: usize = 64;
 /// Local addresses that a node listens on at most.
-pub const LISTEN_ADDRESSES_MAX: usize = 16;
+pub const LISTEN_ADDRESSES_MAX: usize = SHARD_SOCKETS_MAX;
 /// Connections that the API serves at once, on the unix socket and on TCP each.
 pub const API_CONNECTIONS_MAX: usize = 64;
 /// Body of an API request at most, bytes.

@@ -264,20 +264,30 @@ fn stream(api: &Arc<Api>, id: u64, mut job: impl Job) -> Response {
     let mut stopping = api.stopping();
     tokio::spawn(async move {
         let _ = lines.send(line(&json!({ "job": id }))).await;
+        // Progress goes out now and then, the end at once.
+        let pause = Duration::from_millis(API_PROGRESS_MS);
         let mut not_before = Instant::now();
+        let mut held = None;
         loop {
             let next = tokio::select! {
                 () = lines.closed() => return,
                 () = stopped(&mut stopping) => News::End(json!({ "error": STOPPING })),
-                next = async { sleep_until(not_before).await; job.next().await } => next,
+                next = job.next() => next,
+                () = sleep_until(not_before), if held.is_some() => News::Progress(held.take().unwrap_or_default()),
             };
-            not_before = Instant::now() + Duration::from_millis(API_PROGRESS_MS);
-            let (value, end) = match next {
-                News::Progress(value) => (value, false),
-                News::End(value) => (value, true),
-            };
-            if lines.send(line(&value)).await.is_err() || end {
-                return;
+            match next {
+                News::Progress(value) if Instant::now() < not_before => held = Some(value),
+                News::Progress(value) => {
+                    not_before = Instant::now() + pause;
+                    if lines.send(line(&value)).await.is_err() {
+                        return;
+                    }
+                }
+                News::End(value) => {
+                    // A client that has gone does not hear it.
+                    let _ = lines.send(line(&value)).await;
+                    return;
+                }
             }
         }
     });

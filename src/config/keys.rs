@@ -194,15 +194,16 @@ pub fn unknown(name: &str) -> ConfigError {
     let friends =
         ["key", "place_nonce", "rank_nonce", "addresses", "trust", "name"].map(|k| format!("friend.{k}"));
     let names = KEYS.iter().map(|key| key.name).chain(friends.iter().map(String::as_str)).chain(["friend"]);
-    let nearest = names.min_by_key(|known| {
+    let distance = |known: &str| {
         // A forgotten table name ("local_max") is as near as can be.
         let last = known.rsplit('.').next().unwrap_or(known);
         if last == name { 0 } else { 1 + edits(known, &name) }
-    });
-    ConfigError::Missing(format!(
-        "unknown setting {name:?}; the nearest one is {:?}",
-        nearest.unwrap_or("network")
-    ))
+    };
+    let nearest = names.map(|known| (distance(known), known)).min().filter(|(distance, _)| *distance <= 4);
+    ConfigError::Missing(match nearest {
+        Some((_, nearest)) => format!("unknown setting {name:?}; the nearest one is {nearest:?}"),
+        None => format!("unknown setting {name:?}; `tornet config get` lists them"),
+    })
 }
 
 /// Levenshtein distance; both texts are short.

@@ -78,7 +78,7 @@ impl Node {
             let friends = self.friends.len();
             let why = match self.liars.len() {
                 0 => format!(
-                    "none of this node's {friends} friends answers; check that they run and can be reached \
+                    "no friend answers ({friends} known); check that they run and can be reached \
                      (tornet status), then run the same get again to resume"
                 ),
                 liars => format!(

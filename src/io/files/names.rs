@@ -91,7 +91,7 @@ pub fn failed(path: &str, errno: Errno) -> FileFault {
         }
         Errno::EROFS => ("the file system is read-only; choose another place with -o".into(), false),
         Errno::EEXIST => {
-            ("exists already; move it away, choose another place with -o, or use --overwrite".into(), false)
+            ("exists already; move it away, choose another place with -o, or use --force".into(), false)
         }
         Errno::ELOOP => ("a symlink is in the way and is not followed; move it away".into(), false),
         Errno::ENOTDIR => ("not a directory; move it away".into(), false),

@@ -182,7 +182,7 @@ impl Work<'_> {
         let (above, path) = (self.dir(part.parent)?, self.path_of(part.parent, &part.name));
         if changed && !self.job.overwrite {
             let why =
-                "changed since it was restored; move it away or use --overwrite, then run the same get again";
+                "changed since it was restored; move it away or use --force, then run the same get again";
             return Err(refused(&path, why));
         }
         let copy = || {
