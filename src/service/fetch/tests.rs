@@ -207,8 +207,8 @@ fn a_peer_that_refuses_or_cuts_its_answers_is_not_asked_over_and_over() {
     let bad = |_: &SliceRequest| ReplyHead::failed(Status::BadRequest, 0).emit().to_vec();
     let empty = |_: &SliceRequest| Vec::new();
     let short = |request: &SliceRequest| answer(request, &bytes, &list)[..SLICE_SIZE].to_vec();
-    let replies: [&dyn Fn(&SliceRequest) -> Vec<u8>; 3] = [&bad, &empty, &short];
-    for reply in replies {
+    type Reply<'a> = &'a dyn Fn(&SliceRequest) -> Vec<u8>;
+    for reply in [&bad as Reply<'_>, &empty, &short] {
         let mut fetch = fetch(2);
         fetch.want(target, 0b111);
         assert!(refuse_all(&mut fetch, reply) >= 2, "each peer is asked");
