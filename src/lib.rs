@@ -1,5 +1,5 @@
-//! **tornet**: one Linux daemon that relays, stores, tunnels and shapes at line rate, in a network
-//! where everyone is paid for what they give.
+//! **tornet**: one Linux daemon that moves files between friends, encrypted, verified and resumable. It grows
+//! into a network in which everyone is paid for the bandwidth and storage that they give.
 //!
 //! The map of the code, and the rules that hold it together, are in `docs/architecture.md`.
 //! The short form: every module imports only from modules above it in this list, the pure cores

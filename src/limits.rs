@@ -282,7 +282,7 @@ pub const IMPORT_WORKERS_MAX: usize = 8;
 /// Imports of a daemon at once.
 pub const IMPORTS_MAX: usize = 4;
 /// Publications that go to the store together.
-pub const PUBLISH_BATCH: usize = 1024;
+pub const PUBLISH_BATCH: usize = 256;
 /// Chunks waiting for the store writer at most.
 pub const STORE_QUEUE_MAX: usize = 64;
 /// Bytes of one slice that lie in a run of pages of their own: 16 pages less LMDB's 16-byte header.

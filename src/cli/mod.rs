@@ -93,9 +93,12 @@ fn perform(args: args::Args) -> Result<(), Failure> {
 /// Writes a result to stdout. A reader that has closed its end has seen enough: that is no panic.
 fn print(line: impl Display) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{line}")
-        .and_then(|()| out.flush())
-        .map_err(|error| Failure::new(format!("cannot write the result: {}", crate::config::plain(&error))))
+    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(format!("cannot write the result: {}", crate::config::plain(&error))))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes for people, to stderr.

@@ -121,9 +121,9 @@ fn shown(progress: &ImportProgress) -> PutProgress {
         bytes_total: stats.bytes,
         bytes_done: stats.bytes,
         bytes_reused: progress.bytes_reused,
-        chunks_new: stats.chunks_new,
-        chunk_bytes_new: stats.bytes_new,
-        chunks_reused: progress.chunks_reused,
+        chunks_new: stats.chunks_new - progress.chunks_there,
+        chunk_bytes_new: stats.bytes_new - progress.bytes_there,
+        chunks_reused: progress.chunks_reused + progress.chunks_there,
         skipped: progress.skipped,
     }
 }

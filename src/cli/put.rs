@@ -55,7 +55,7 @@ fn named(path: &Path) -> Result<PathBuf, Failure> {
 fn summary(done: &Value, seconds: f64) -> String {
     let n = |name| number(done, name);
     let mut text = format!(
-        "put {}: {}; {} ({}); {} were stored already",
+        "put {}: {}; {} ({}); {} were duplicates or stored already",
         count(n("files_done"), "file"),
         amount(n("bytes_done"), seconds),
         count(n("chunks_new"), "new chunk"),

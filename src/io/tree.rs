@@ -175,6 +175,10 @@ impl Walk {
             }
         };
         match look() {
+            // Inside a tree it is left out and told; a path that the person named is what they want put.
+            Ok(Seen::Event(Event::Skipped { path, why })) if follow => {
+                Err(TreeError { path, why: format!("cannot be put: {why}") })
+            }
             Ok(Seen::Event(event)) => Ok(event),
             Ok(Seen::Dir(fd)) => self.enter(fd, name, path),
             Err(errno) => self.unreadable(path, errno, follow),

@@ -45,6 +45,10 @@ pub struct ImportProgress {
     pub stats: PutStats,
     /// Plaintext bytes of pieces that lay in chunks already.
     pub bytes_reused: u64,
+    /// Of the chunks made, those that were stored already, by an interrupted put perhaps.
+    pub chunks_there: u64,
+    /// Their ciphertext, bytes.
+    pub bytes_there: u64,
     /// Chunks stored before that the new tree uses.
     pub chunks_reused: u64,
     /// Entries left out.
@@ -82,11 +86,10 @@ pub fn import(
         progress,
         state: ImportProgress::default(),
     };
-    for event in walk {
-        import.walked(event.map_err(|error| error.to_string())?)?;
-    }
-    let reference = import.finish()?;
-    Ok((reference, import.state))
+    let result = import.run(walk);
+    // What is stored by now is remembered, however it ended: the next put of the same finds it.
+    import.publish();
+    result.map(|reference| (reference, import.state))
 }
 
 /// The publisher's database, as one thread reads it.
@@ -194,8 +197,8 @@ struct Import<'a> {
     next: u64,
     in_flight: usize,
     publications: Vec<([u8; 32], Locator)>,
-    acks_to: Sender<Result<store::Stored, StoreError>>,
-    acks: Receiver<Result<store::Stored, StoreError>>,
+    acks_to: Sender<(u64, Result<store::Stored, StoreError>)>,
+    acks: Receiver<(u64, Result<store::Stored, StoreError>)>,
     unacked: usize,
     cancelled: &'a AtomicBool,
     progress: &'a mut dyn FnMut(&ImportProgress),
@@ -203,6 +206,13 @@ struct Import<'a> {
 }
 
 impl Import<'_> {
+    fn run(&mut self, walk: Walk) -> Result<Reference, String> {
+        for event in walk {
+            self.walked(event.map_err(|error| error.to_string())?)?;
+        }
+        self.finish()
+    }
+
     fn walked(&mut self, event: Event) -> Result<(), String> {
         match event {
             Event::EnterDir { name, mode, mtime } => {
@@ -289,9 +299,10 @@ impl Import<'_> {
 
     fn store_chunk(&mut self, chunk: NewChunk) {
         let acks = self.acks_to.clone();
+        let len = chunk.bytes.len() as u64;
         let ack = Ack::new(move |result| {
             // An import that was given up does not listen any more.
-            let _ = acks.send(result);
+            let _ = acks.send((len, result));
         });
         let list = chunk.slices.as_bytes().to_vec();
         let root = *chunk.slices.root();
@@ -315,8 +326,8 @@ impl Import<'_> {
             self.move_on()?;
         }
         self.move_on()?;
-        while let Ok(result) = self.acks.try_recv() {
-            self.acked(result)?;
+        while let Ok((len, result)) = self.acks.try_recv() {
+            self.acked(len, result)?;
         }
         // Entries without content wait in no queue but this one; it is bounded like the pieces.
         if self.actions.len() > ACTIONS_MAX && self.in_flight > 0 {
@@ -364,15 +375,20 @@ impl Import<'_> {
         }
         let acks = self.acks_to.clone();
         let ack = Ack::new(move |result| {
-            let _ = acks.send(result);
+            let _ = acks.send((0, result));
         });
         self.unacked += 1;
         self.store.publish(std::mem::take(&mut self.publications), ack);
     }
 
-    fn acked(&mut self, result: Result<store::Stored, StoreError>) -> Result<(), String> {
+    /// A chunk of `len` bytes was stored, or (`len` 0) publications were.
+    fn acked(&mut self, len: u64, result: Result<store::Stored, StoreError>) -> Result<(), String> {
         self.unacked -= 1;
-        result.map(drop).map_err(|error| error.to_string())
+        if result.map_err(|error| error.to_string())? == store::Stored::AlreadyThere && len > 0 {
+            self.state.chunks_there += 1;
+            self.state.bytes_there += len;
+        }
+        Ok(())
     }
 
     fn drain(&mut self) -> Result<(), String> {
@@ -396,8 +412,8 @@ impl Import<'_> {
         };
         self.publish();
         while self.unacked > 0 {
-            let result = self.acks.recv().map_err(|_| "the store ended".to_string())?;
-            self.acked(result)?;
+            let (len, result) = self.acks.recv().map_err(|_| "the store ended".to_string())?;
+            self.acked(len, result)?;
         }
         self.report();
         Ok(reference)

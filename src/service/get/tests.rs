@@ -183,3 +183,12 @@ fn a_job_that_waits_for_buffers_of_another_is_woken() {
         assert_eq!(get.poll_ended().expect("ended").result, Ok(()));
     }
 }
+
+#[test]
+fn several_entries_never_go_to_a_directory_of_another_name() {
+    let (reference, chunks) = put(&[file("x", "f", bytes(5, 10)), file("y", "f", bytes(6, 10))]);
+    let mut get = Get::new(SlicePool::new(64));
+    get.start(GetRequest { rename: Some(vec![b'a', 255]), ..request(1, &reference, &[]) }).unwrap();
+    assert!(run(&mut get, &chunks, |_, _| true).is_empty(), "nothing is made");
+    assert!(get.poll_ended().expect("ended").result.is_err_and(|why| why.contains("UTF-8")));
+}

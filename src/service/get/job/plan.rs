@@ -143,7 +143,13 @@ impl Job {
         if let Some(name) = self.request.rename.clone() {
             match &mut entries[..] {
                 [entry] => entry.name = name.into(),
-                _ => root = format!("{}/{}", root.trim_end_matches('/'), String::from_utf8_lossy(&name)),
+                _ => match std::str::from_utf8(&name) {
+                    Ok(name) => root = format!("{}/{name}", root.trim_end_matches('/')),
+                    Err(_) => {
+                        return self
+                            .fail("several entries need a directory whose name is UTF-8; choose another");
+                    }
+                },
             }
         }
         // Merged into `root`, or made there under that name: the same place, so the same journal resumes it.
