@@ -15,14 +15,12 @@ mod streams;
 mod timers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::fileop::{FileDone, FileOp, JobId};
 use crate::base::{
     ChannelId, ChunkRead, Memory, Path, Place, PublicKey, Rng, SlicePool, StreamId, Time, UnixMs,
 };
-use crate::crypto::{Identity, Suite};
 use crate::limits::{LIAR_MS, PROGRESS_MS, RECORD_BUFFERS, SLICE_BUFFERS};
 use crate::service::PeerId;
 use crate::service::fetch::{self, Fetch};
@@ -31,6 +29,7 @@ use crate::service::serve::{Act, Serve};
 use crate::session::{CloseCode, SessionKey, Sessions};
 use crate::stream::Connection;
 
+pub use crate::session::Config;
 pub use command::{Command, Report};
 use friends::{Friends, Standing};
 use peer::{Peer, Role};
@@ -116,22 +115,6 @@ pub trait World: Memory + ChunkRead {
     fn split(&mut self, place: Place) -> (&mut [u8], &mut Self::Store);
 }
 
-/// What a node is made from.
-pub struct Config {
-    /// Who it is.
-    pub identity: Arc<Identity>,
-    /// Nodes of different networks never talk.
-    pub network: Vec<u8>,
-    /// Work that every place must show, zero bits.
-    pub place_floor_bits: u32,
-    /// What it likes to encrypt with.
-    pub suite: Suite,
-    /// The UDP port of this shard.
-    pub home_port: u16,
-    /// Until when no first-flight requests are accepted (after an unclean start).
-    pub refuse_early_until: UnixMs,
-}
-
 /// Totals of a node that no part of it counts itself.
 #[derive(Debug, Clone, Copy, Default)]
 struct Counters {
@@ -194,18 +177,7 @@ fn is_liar(liars: &BTreeMap<PublicKey, Time>, now: Time, key: &PublicKey) -> boo
 impl Node {
     /// A node without peers.
     pub fn new(config: Config, mut rng: Rng, now: Time) -> Self {
-        let sessions = Sessions::new(
-            crate::session::Config {
-                identity: config.identity,
-                network: config.network,
-                place_floor_bits: config.place_floor_bits,
-                suite: config.suite,
-                home_port: config.home_port,
-                refuse_early_until: config.refuse_early_until,
-            },
-            rng.fork(),
-            now,
-        );
+        let sessions = Sessions::new(config, rng.fork(), now);
         Self {
             rng,
             sessions,

@@ -138,11 +138,7 @@ impl Fetch {
     /// A peer is gone; what it was asked for is asked of others.
     pub fn peer_down(&mut self, peer: PeerId) {
         self.peers.remove(&peer);
-        let keys: Vec<_> = self
-            .transfers
-            .range((peer, StreamId(0))..=(peer, StreamId(u64::MAX)))
-            .map(|(key, _)| *key)
-            .collect();
+        let keys: Vec<_> = self.streams_of(peer).map(|stream| (peer, stream)).collect();
         for key in keys {
             self.end_transfer(key);
         }
@@ -381,11 +377,7 @@ impl Fetch {
             state.lied = true;
         }
         self.events.push_back(Event::Liar { peer, chunk: chunk.id });
-        let keys: Vec<_> = self
-            .transfers
-            .range((peer, StreamId(0))..=(peer, StreamId(u64::MAX)))
-            .map(|(key, _)| *key)
-            .collect();
+        let keys: Vec<_> = self.streams_of(peer).map(|stream| (peer, stream)).collect();
         for key in keys {
             self.end_transfer(key);
         }
