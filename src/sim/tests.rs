@@ -442,3 +442,23 @@ fn a_get_ends_when_the_only_friend_lies() {
     let why = finish(&mut net, 1, 1, 120).unwrap_err();
     assert!(why.contains("wrong bytes"), "{why}");
 }
+
+/// Among them files of a few records, of which one slice completes two at once: those were once never finished.
+#[test]
+fn thousands_of_files_packed_together_are_restored() {
+    let mut net = Net::new(15, 2, LinkConfig::clean(millis(1)));
+    let mut rng = Rng::from_number(15);
+    let tree: Tree = (0..2000)
+        .map(|index| {
+            let len = if index % 20 == 0 { 60_000 + rng.below(90_000) } else { rng.below(9000) };
+            let mut bytes = vec![0; len as usize];
+            rng.fill(&mut bytes);
+            (format!("file-{index:04}"), bytes)
+        })
+        .collect();
+    let reference = put(&mut net, &[0], &tree);
+    net.befriend(1, &[0]);
+    get(&mut net, 1, 1, &reference, &[]);
+    assert_eq!(finish(&mut net, 1, 1, 60), Ok(()));
+    assert_restored(&net, 1, &tree);
+}

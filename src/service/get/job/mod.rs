@@ -18,7 +18,7 @@ use super::tree::Tree;
 use super::{GetProgress, GetRequest};
 use crate::base::fileop::{FileAct, FileDone, FileOutcome};
 use crate::base::{NodeId, SliceBuf, SlicePool};
-use crate::limits::{FILE_OPS_PER_JOB_MAX, GET_AHEAD_BYTES, RECORD_PLAIN, SOURCES_SHOWN_MAX, TAG_SIZE};
+use crate::limits::{FILE_OPS_PER_JOB_MAX, GET_AHEAD_BYTES, RECORD_PLAIN, SOURCES_SHOWN_MAX};
 use crate::service::fetch::Target;
 use crate::wire::reference::Blob;
 
@@ -326,8 +326,13 @@ impl Job {
             let Some((chunk, index, data, len)) = self.held.pop_front() else { return };
             let mut opened = Vec::new();
             let result = self.assembler.slice(&chunk, index, data, len, &mut opened);
+            // One slice may complete several records of a task: it is over only after all of them.
+            let tasks: Vec<_> = opened.iter().map(|record| record.task).collect();
             for record in opened {
                 self.record(record);
+            }
+            for task in tasks.into_iter().filter(|task| !self.assembler.has(*task)) {
+                self.purposes.remove(&task);
             }
             match result {
                 Ok(()) => {}
@@ -346,21 +351,6 @@ impl Job {
     fn record(&mut self, opened: Opened) {
         let Opened { task, record, data, start, len, tag } = opened;
         let plain = start..start + len;
-        self.settle(task, record, data, plain, tag);
-        if !self.assembler.has(task) {
-            self.purposes.remove(&task);
-        }
-    }
-
-    fn settle(
-        &mut self,
-        task: TaskId,
-        record: u32,
-        data: SliceBuf,
-        plain: std::ops::Range<usize>,
-        tag: [u8; TAG_SIZE],
-    ) {
-        let (start, len) = (plain.start, plain.len());
         match self.purposes.get(&task) {
             None => {}
             Some(Purpose::Find(offset)) => {
