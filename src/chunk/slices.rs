@@ -4,8 +4,9 @@
 //! to the very hash that `blake3(ciphertext)` gives. Whoever has checked a list against the root in a
 //! locator can verify slices in any order, from anybody, hashing each byte once.
 
-use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
+use blake3::hazmat::{ChainingValue, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
+use crate::crypto::hash::slice_cv;
 use crate::limits::{CHUNK_SIZE_MAX, SLICE_SIZE};
 
 /// Bytes of one chaining value.
@@ -120,13 +121,7 @@ impl SliceList {
 /// The chaining value of slice `index` of a chunk of `count` slices. The only slice of a chunk is the
 /// root of its tree, and so its value is the plain hash.
 fn value_of(index: u32, count: u32, slice: &[u8]) -> ChainingValue {
-    if count == 1 || slice.is_empty() {
-        return *blake3::hash(slice).as_bytes();
-    }
-    let mut hasher = blake3::Hasher::new();
-    hasher.set_input_offset(u64::from(index) * SLICE_SIZE as u64);
-    hasher.update(slice);
-    hasher.finalize_non_root()
+    slice_cv(index, slice, count == 1 || slice.is_empty())
 }
 
 fn value_at(bytes: &[u8], index: usize) -> ChainingValue {

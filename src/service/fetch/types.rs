@@ -1,7 +1,7 @@
 //! What a fetch is asked for, and what it has to say.
 
 use crate::base::{ChunkId, SliceBuf, StreamId};
-use crate::limits::SLICE_SIZE;
+use crate::chunk::slices::{slice_count, slice_len};
 use crate::service::PeerId;
 
 /// Which chunk, and what it must hash to.
@@ -18,12 +18,12 @@ pub struct Target {
 impl Target {
     /// Number of slices.
     pub fn slices(&self) -> u32 {
-        self.len.div_ceil(SLICE_SIZE as u32)
+        slice_count(self.len)
     }
 
     /// Length of one slice, bytes.
     pub fn slice_len(&self, index: u32) -> usize {
-        (self.len as usize - index as usize * SLICE_SIZE).min(SLICE_SIZE)
+        slice_len(self.len, index) as usize
     }
 }
 
