@@ -230,6 +230,11 @@ pub const OVERDUE_PAUSE_US: u64 = 500;
 pub const RECEIVE_PAUSE_MS: u64 = 10;
 /// Time that a stopping shard spends on what there is left to send, milliseconds.
 pub const SHARD_STOP_MS: u64 = 200;
+/// Pause before a busy port is tried again, milliseconds.
+pub const BIND_PAUSE_MS: u64 = 20;
+/// Tries before a busy port is believed to be another program's: the kernel takes an io_uring apart, and
+/// lets go of its sockets, some time *after* the process that had it is gone.
+pub const BIND_TRIES: u32 = 150;
 
 // ---- fetching ----------------------------------------------------------------------------------
 

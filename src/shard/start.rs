@@ -3,7 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::mpsc::sync_channel;
-use std::thread::{Builder, JoinHandle};
+use std::thread::{self, Builder, JoinHandle};
+use std::time::Duration;
 
 use crossbeam::channel::Sender;
 
@@ -15,7 +16,7 @@ use crate::base::fileop::FileOp;
 use crate::io::clock::Clocks;
 use crate::io::entropy::{self, NoEntropy};
 use crate::io::udp::Udp;
-use crate::limits::SOCKET_RECEIVE_BUFFER;
+use crate::limits::{BIND_PAUSE_MS, BIND_TRIES, SOCKET_RECEIVE_BUFFER};
 use crate::node::Clock;
 use crate::sys::affinity;
 use crate::sys::kernel::KernelError;
@@ -137,7 +138,10 @@ fn open<C, S>(
         })?;
     }
     let ring = Ring::new()?;
-    let udp = Udp::bind(&settings.addresses, settings.report_local)?;
+    let udp = patiently(
+        || Udp::bind(&settings.addresses, settings.report_local),
+        || thread::sleep(Duration::from_millis(BIND_PAUSE_MS)),
+    )?;
     if udp.receive_buffer() < 2 * SOCKET_RECEIVE_BUFFER && !settings.addresses.is_empty() {
         tracing::warn!(
             bytes = udp.receive_buffer() / 2,
@@ -163,4 +167,49 @@ fn open<C, S>(
         held: None,
         ticked: None,
     })
+}
+
+/// Binds; a busy port is tried again for a while, since it may be our own predecessor's ([`BIND_TRIES`]).
+fn patiently<T>(
+    mut bind: impl FnMut() -> Result<T, SocketError>,
+    mut pause: impl FnMut(),
+) -> Result<T, SocketError> {
+    for attempt in 1..BIND_TRIES {
+        match bind() {
+            Err(SocketError::Busy { address }) => {
+                if attempt == 1 {
+                    tracing::info!(%address, "the port is still taken; waiting for it");
+                }
+                pause();
+            }
+            other => return other,
+        }
+    }
+    bind()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A daemon started right after a `kill -9` of its predecessor found the port taken.
+    #[test]
+    fn a_port_that_the_predecessor_has_not_let_go_of_is_waited_for() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 4001));
+        let (mut tries, mut pauses) = (0, 0);
+        let bound = patiently(
+            || {
+                tries += 1;
+                if tries < 4 { Err(SocketError::Busy { address }) } else { Ok(tries) }
+            },
+            || pauses += 1,
+        );
+        assert!(matches!(bound, Ok(4)) && pauses == 3);
+        let mut pauses = 0;
+        let refused = patiently(|| Err::<(), _>(SocketError::Busy { address }), || pauses += 1);
+        assert!(matches!(refused, Err(SocketError::Busy { .. })));
+        assert_eq!(pauses, BIND_TRIES - 1, "it is given up at last");
+        let denied = patiently(|| Err::<(), _>(SocketError::NotPermitted { address }), || unreachable!());
+        assert!(denied.is_err(), "only a busy port is waited for");
+    }
 }
