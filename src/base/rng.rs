@@ -8,6 +8,13 @@ use rand_core::{Rng as _, SeedableRng};
 #[derive(Clone)]
 pub struct Rng(ChaCha20Rng);
 
+impl std::fmt::Debug for Rng {
+    /// Its state is nobody's business: keys come from it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Rng")
+    }
+}
+
 impl Rng {
     /// From 32 bytes of seed.
     pub fn from_seed(seed: [u8; 32]) -> Self {

@@ -198,9 +198,12 @@ impl Net {
         let now = self.now;
         for datagram in bytes.chunks(train.segment as usize) {
             self.nodes[from].datagrams_sent += 1;
-            for (at, bytes) in self.link(from, to).send(now, datagram) {
+            let Ok(passage) = self.link(from, to).pass(now, datagram.len()) else { continue };
+            for arrival in [Some(passage.arrival), passage.copy].into_iter().flatten() {
+                let mut bytes = datagram.to_vec();
+                arrival.damage(&mut bytes);
                 self.next += 1;
-                self.flight.insert((at, self.next), (to, path, bytes));
+                self.flight.insert((arrival.at, self.next), (to, path, bytes));
             }
         }
     }

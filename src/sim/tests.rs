@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::files::Node as Entry;
-use super::link::LinkConfig;
+use super::link::{LinkConfig, Noise};
 use super::pair::Net;
 use crate::base::Rng;
 use crate::base::fileop::{FileTime, JobId};
@@ -127,8 +127,10 @@ fn lossy(loss: f64) -> LinkConfig {
     LinkConfig {
         rate: Some(200_000_000),
         queue: 256 << 10,
-        jitter: millis(3),
-        loss,
+        jitter: millis(1),
+        reorder: 0.05,
+        reorder_by: millis(3),
+        noise: Noise::Independent(loss),
         duplicate: 0.01,
         corrupt: 0.002,
         ..LinkConfig::clean(millis(10))
@@ -242,11 +244,11 @@ fn what_cannot_be_done_is_said_in_one_line() {
 
     net.befriend(1, &[0]);
     let link = net.link(1, 0);
-    link.config.loss = 1.0;
+    link.config.up = false;
     get(&mut net, 1, 2, &reference, &[]);
     let why = finish(&mut net, 1, 2, 120).unwrap_err();
     assert!(why.contains("answers"), "{why}");
-    net.link(1, 0).config.loss = 0.0;
+    net.link(1, 0).config.up = true;
 
     net.nodes[0].world.store = Default::default();
     get(&mut net, 1, 3, &reference, &[]);
@@ -315,13 +317,13 @@ fn a_first_flight_that_asks_is_answered_in_one_round_trip() {
     let tree = Tree::from([("f".to_string(), vec![7; 500])]);
     let reference = put(&mut net, &[0], &tree);
     // Nobody answers at first, so that the friend is away when content is wanted.
-    net.link(1, 0).config.loss = 1.0;
+    net.link(1, 0).config.up = false;
     net.befriend(1, &[0]);
     net.run_until(Duration::from_secs(60), |net| {
         // Between two calls: the next one goes out when the get begins.
         net.nodes[1].node.is_calling_nobody()
     });
-    net.link(1, 0).config.loss = 0.0;
+    net.link(1, 0).config.up = true;
     let begun = net.now;
     get(&mut net, 1, 1, &reference, &[]);
     assert_eq!(finish(&mut net, 1, 1, 60), Ok(()));
@@ -355,7 +357,7 @@ fn a_friend_that_is_away_holds_no_slices_while_another_is_here() {
     let mut net = Net::new(14, 3, link);
     let tree = tree(14);
     let reference = put(&mut net, &[0], &tree);
-    net.link(1, 2).config.loss = 1.0;
+    net.link(1, 2).config.up = false;
     net.befriend(2, &[0, 1]);
     net.run_for(Duration::from_secs(1));
     for job in 1..=6 {
