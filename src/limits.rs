@@ -361,6 +361,13 @@ pub const API_ANSWER_MAX: usize = 16 << 20;
 /// Time that open API connections are given when the daemon stops, milliseconds.
 pub const API_DRAIN_MS_MAX: u64 = 2_000;
 
+// ---- the link emulator (docs/testing/lab.md) ---------------------------------------------------
+
+/// Packets that are on the way through one emulator at most: half a second at 1.5 Gbit/s.
+pub const EMULATOR_PACKETS_MAX: usize = 65_536;
+/// One such packet at most, bytes; more than any device that the lab makes hands over.
+pub const EMULATOR_PACKET_SIZE_MAX: usize = 2048;
+
 const _: () = {
     assert!(PIECE_PLAIN_MAX + CHUNK_SLICES_MAX * TAG_SIZE == CHUNK_SIZE_MAX);
     assert!(RECORD_PLAIN + 16 == 16 * 4096, "a full record fills an LMDB run of 16 pages");

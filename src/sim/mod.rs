@@ -2,11 +2,15 @@
 //! files and links are models; time is a number; everything random comes from one seed.
 //!
 //! [`pair::Net`] holds a few nodes on one link model; the tests below it are the second ring of
-//! `docs/testing.md`.
+//! `docs/testing.md`. [`emulator::Emulator`] puts the same link model between real processes.
 
+pub mod damage;
+pub mod emulator;
 pub mod files;
 pub mod link;
+pub mod link_text;
 pub mod pair;
+pub mod wheel;
 pub mod world;
 
 #[cfg(test)]

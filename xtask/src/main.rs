@@ -37,8 +37,9 @@ cargo xtask COMMAND
   bench transfer [--size SIZE] [--runs N] [--peers A,B] [--offloads on|off|both]
                  [--scratch DIR] [--json FILE] [--binary PATH]
                     one file between two namespaces, tornet beside its peers
-  lab   up [--rate RATE] | clean
-                    two joined namespaces to play in until Ctrl-C | remove what dead runs left
+  lab   up [FILE | --link TEXT | --rate RATE] [--binary PATH] | check | clean
+                    namespaces joined by links, to play in until Ctrl-C (docs/testing/lab.md) |
+                    what the link emulator does and can, measured | remove what dead runs left
 
 SIZE is a number with KiB, MiB or GiB.
 ";

@@ -76,9 +76,14 @@ pub fn words(program: &str, args: &[&str]) -> Result<String> {
 
 /// Builds the `tornet` binary as it is shipped and says where it lies.
 pub fn build_release() -> Result<PathBuf> {
-    run(cargo().args(["build", "--release", "--locked", "--package", "tornet", "--bin", "tornet"]))?;
+    build("tornet", "tornet")
+}
+
+/// Builds a binary of one of the project's packages, optimized, and says where it lies.
+pub fn build(package: &str, binary: &str) -> Result<PathBuf> {
+    run(cargo().args(["build", "--release", "--locked", "--package", package, "--bin", binary]))?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    Ok(root().join(target).join("release/tornet"))
+    Ok(root().join(target).join("release").join(binary))
 }
 
 /// The binary that was asked for, else the release build.

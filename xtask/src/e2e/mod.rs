@@ -2,6 +2,7 @@
 //! processes that are killed, disks that fill, strangers that knock. Each case has a lab of its own.
 
 mod faults;
+mod links;
 mod moving;
 mod resume;
 mod stranger;
@@ -25,7 +26,7 @@ struct Case {
 
 /// Every case, in order.
 fn cases() -> impl Iterator<Item = &'static Case> {
-    [moving::CASES, resume::CASES, faults::CASES, stranger::CASES].into_iter().flatten()
+    [moving::CASES, resume::CASES, faults::CASES, links::CASES, stranger::CASES].into_iter().flatten()
 }
 
 /// What to run.
@@ -70,6 +71,8 @@ pub fn run(options: &Options) -> Result<()> {
     let chosen =
         cases().filter(|case| options.names.is_empty() || options.names.iter().any(|n| n == case.name));
     let mut failed = Vec::new();
+    // Beforehand, so that no case pays for it.
+    crate::lab::emulator::build()?;
     for case in chosen {
         stop::check()?;
         let start = Instant::now();

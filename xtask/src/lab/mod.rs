@@ -1,10 +1,16 @@
-//! A laboratory: hosts (network namespaces joined by a veth pair, or just loopback), their processes and
+//! A laboratory: hosts (network namespaces joined by links, or just loopback), their processes and
 //! a folder, all of which disappear when it is dropped, also on Ctrl-C and on panic.
+//!
+//! Each host has one address, 10.77.0.N, on all of its devices, and each device a route to the one host at its
+//! other end; nothing is forwarded, so that only hosts with a link between them reach each other.
 //!
 //! Names carry our process id (`tornet-lab-PID-0-a`), so that a run killed with -9 leaves something that
 //! the next run recognizes as nobody's and removes; it removes nothing else.
 
+pub mod check;
 mod command;
+pub mod description;
+pub mod emulator;
 pub mod files;
 pub mod node;
 pub mod process;
@@ -18,70 +24,84 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result, ensure};
 
 pub use command::command;
+pub use description::Description;
 pub use node::Node;
 pub use process::{Finished, Process};
 pub use stale::clean;
 
 use crate::{sh, stop};
+use description::Kind;
+use emulator::{Emulator, End, Stats};
 
 const PREFIX: &str = "tornet-lab-";
-/// The veth's name in either namespace; it is made there, so it meets no other.
-const DEVICE: &str = "veth0";
 /// Labs of this process so far.
 static LABS: AtomicU32 = AtomicU32::new(0);
 
 /// How the hosts are told apart and joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wiring {
-    /// One network namespace each, joined by a veth pair. Needs root.
+    /// One network namespace each, joined by links. Needs root.
     Namespaces,
-    /// Both on loopback; they differ by port only.
+    /// Two, both on loopback; they differ by port only.
     Loopback,
 }
 
-/// Two hosts and a folder.
+/// Hosts and a folder.
 pub struct Lab {
     /// Where and how.
     pub wiring: Wiring,
-    hosts: [Host; 2],
+    description: Description,
+    hosts: Vec<Host>,
+    emulator: Option<Emulator>,
     dir: PathBuf,
     mounts: Vec<PathBuf>,
 }
 
-/// One of the two.
+/// One of the hosts.
 #[derive(Debug, Clone)]
 pub struct Host {
-    /// Its address on the link.
+    /// What the description calls it.
+    pub name: String,
+    /// Its address.
     pub address: Ipv4Addr,
     namespace: Option<String>,
-    device: &'static str,
+    /// Its devices, one per link.
+    devices: Vec<String>,
+}
+
+/// An emulated link, to be changed while the lab runs.
+pub struct LinkOf<'a> {
+    emulator: &'a Emulator,
+    from: &'a str,
+    to: &'a str,
+}
+
+impl LinkOf<'_> {
+    /// Changes both directions: `loss=5%`, `down`; what the text does not name stays.
+    pub fn set(&self, text: &str) -> Result<()> {
+        self.emulator.say(&format!("{}-{} {text}", self.from, self.to)).map(drop)
+    }
+
+    /// Changes one direction.
+    pub fn set_one_way(&self, text: &str) -> Result<()> {
+        self.emulator.say(&format!("{}>{} {text}", self.from, self.to)).map(drop)
+    }
+
+    /// What was counted in this direction so far.
+    pub fn stats(&self) -> Result<Stats> {
+        self.emulator.stats(self.from, self.to)
+    }
 }
 
 impl Lab {
     /// Makes two joined hosts, and a folder under `scratch`.
     pub fn new(wiring: Wiring, scratch: &Path) -> Result<Lab> {
-        stop::listen();
-        clean()?;
-        let own = format!("{PREFIX}{}-{}", std::process::id(), LABS.fetch_add(1, Ordering::Relaxed));
-        let host = |name: &'static str, last: u8| match wiring {
-            Wiring::Namespaces => Host {
-                address: Ipv4Addr::new(10, 77, 0, last),
-                namespace: Some(format!("{own}-{name}")),
-                device: DEVICE,
-            },
-            Wiring::Loopback => Host { address: Ipv4Addr::LOCALHOST, namespace: None, device: "lo" },
-        };
-        let dir = scratch.join(&own);
-        // From here on drop tears down whatever part of it exists.
-        let lab = Lab { wiring, hosts: [host("a", 1), host("b", 2)], dir, mounts: Vec::new() };
-        let mut builder = std::fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        builder.create(&lab.dir).with_context(|| lab.dir.display().to_string())?;
-        stale::remember(scratch)?;
-        if wiring == Wiring::Namespaces {
-            lab.wire()?;
-        }
-        Ok(lab)
+        Lab::make(wiring, Description::two(), scratch)
+    }
+
+    /// Makes what is described, in namespaces; nodes are the caller's to start.
+    pub fn described(description: Description, scratch: &Path) -> Result<Lab> {
+        Lab::make(Wiring::Namespaces, description, scratch)
     }
 
     /// Namespaces as root, else loopback, in the project's target folder.
@@ -90,21 +110,118 @@ impl Lab {
         Lab::new(wiring, &scratch())
     }
 
-    fn wire(&self) -> Result<()> {
+    fn make(wiring: Wiring, description: Description, scratch: &Path) -> Result<Lab> {
+        stop::listen();
+        clean()?;
+        let own = format!("{PREFIX}{}-{}", std::process::id(), LABS.fetch_add(1, Ordering::Relaxed));
+        let host = |(number, name): (usize, &String)| match wiring {
+            Wiring::Namespaces => Host {
+                name: name.clone(),
+                address: Ipv4Addr::new(10, 77, 0, number as u8 + 1),
+                namespace: Some(format!("{own}-{name}")),
+                devices: Vec::new(),
+            },
+            Wiring::Loopback => {
+                let devices = vec!["lo".to_string()];
+                Host { name: name.clone(), address: Ipv4Addr::LOCALHOST, namespace: None, devices }
+            }
+        };
+        let hosts = description.hosts.iter().enumerate().map(host).collect();
+        let dir = scratch.join(&own);
+        // From here on drop tears down whatever part of it exists.
+        let mut lab = Lab { wiring, description, hosts, emulator: None, dir, mounts: Vec::new() };
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(&lab.dir).with_context(|| lab.dir.display().to_string())?;
+        stale::remember(scratch)?;
+        if wiring == Wiring::Namespaces {
+            lab.make_hosts()?;
+            lab.wire()?;
+        }
+        Ok(lab)
+    }
+
+    fn make_hosts(&self) -> Result<()> {
         ensure!(sh::is_root(), "network namespaces need root");
         for host in &self.hosts {
             ip(&["netns", "add", host.namespace()])?;
             ip(&["-n", host.namespace(), "link", "set", "lo", "up"])?;
         }
-        let [a, b] = &self.hosts;
-        let pair = ["type", "veth", "peer", "name", DEVICE, "netns", b.namespace()];
-        ip(&[&["link", "add", "name", DEVICE, "netns", a.namespace()], &pair[..]].concat())?;
-        for host in &self.hosts {
-            let address = format!("{}/24", host.address);
-            ip(&["-n", host.namespace(), "address", "add", &address, "dev", host.device])?;
-            ip(&["-n", host.namespace(), "link", "set", host.device, "up"])?;
+        Ok(())
+    }
+
+    /// Makes all links, and gives their devices addresses.
+    fn wire(&mut self) -> Result<()> {
+        let mut emulated = Vec::new();
+        for link in &self.description.links {
+            let [a, b] = link.ends.map(|end| &self.hosts[end]);
+            match link.kind {
+                Kind::Veth => {
+                    let pair = ["type", "veth", "peer", "name", &b.device_to(a), "netns", b.namespace()];
+                    ip(&[&["link", "add", "name", &a.device_to(b), "netns", a.namespace()], &pair[..]]
+                        .concat())?;
+                }
+                Kind::Emulated => emulated.push([(a, a.device_to(b)), (b, b.device_to(a))]),
+            }
+        }
+        if !emulated.is_empty() {
+            let ends: Vec<[End; 2]> = emulated.iter().map(|ends| ends.each_ref().map(End::new)).collect();
+            let emulator = Emulator::start(&self.dir, &ends)?;
+            for (number, line) in &self.description.control {
+                emulator.say(line).with_context(|| format!("line {number}: {line}"))?;
+            }
+            self.emulator = Some(emulator);
+        }
+        for link in &self.description.links {
+            for [own, peer] in [link.ends, [link.ends[1], link.ends[0]]] {
+                let peer = self.hosts[peer].clone();
+                let own = &mut self.hosts[own];
+                let device = own.device_to(&peer);
+                let (address, beyond) = (own.address.to_string(), peer.address.to_string());
+                ip(&["-n", own.namespace(), "address", "add", &address, "peer", &beyond, "dev", &device])?;
+                ip(&["-n", own.namespace(), "link", "set", &device, "up"])?;
+                own.devices.push(device);
+            }
         }
         Ok(())
+    }
+
+    /// Puts the emulator in the place of all links: from here on they delay, lose and so on as `text` says.
+    pub fn emulate(&mut self, text: &str) -> Result<()> {
+        ensure!(self.wiring == Wiring::Namespaces, "only links between namespaces are emulated");
+        for host in &mut self.hosts {
+            for device in std::mem::take(&mut host.devices) {
+                // The other end of a veth pair goes with it, so that this may come too late.
+                let _ = ip(&["-n", host.namespace(), "link", "delete", &device]);
+            }
+        }
+        self.emulator = None;
+        self.description.control.clear();
+        for link in &mut self.description.links {
+            link.kind = Kind::Emulated;
+            let [a, b] = link.ends.map(|end| &self.description.hosts[end]);
+            self.description.control.push((1, format!("{a}-{b} {text}")));
+        }
+        self.wire()
+    }
+
+    /// The emulated link between two hosts, by name.
+    pub fn link<'a>(&'a self, from: &'a str, to: &'a str) -> Result<LinkOf<'a>> {
+        let emulator = self.emulator()?;
+        let ends = [self.description.host(from)?, self.description.host(to)?];
+        let link = self.description.link_between(ends);
+        ensure!(link.is_some_and(|link| link.kind == Kind::Emulated), "no emulated link {from}-{to}");
+        Ok(LinkOf { emulator, from, to })
+    }
+
+    /// The emulator of this lab's links.
+    pub fn emulator(&self) -> Result<&Emulator> {
+        self.emulator.as_ref().context("this lab has no emulated link")
+    }
+
+    /// A host by its name.
+    pub fn host(&self, name: &str) -> Result<&Host> {
+        Ok(&self.hosts[self.description.host(name)?])
     }
 
     /// The first host.
@@ -117,9 +234,14 @@ impl Lab {
         &self.hosts[1]
     }
 
-    /// Both.
-    pub fn hosts(&self) -> &[Host; 2] {
+    /// All of them.
+    pub fn hosts(&self) -> &[Host] {
         &self.hosts
+    }
+
+    /// What it was made from.
+    pub fn description(&self) -> &Description {
+        &self.description
     }
 
     /// The lab's folder; mode 0700, gone with the lab.
@@ -145,12 +267,11 @@ impl Lab {
         Ok(path)
     }
 
-    /// Makes the link slow in both directions; `rate` as in tc.
+    /// Makes veth links slow in both directions; `rate` as in tc.
     pub fn limit(&self, rate: &str) -> Result<()> {
-        ensure!(self.wiring == Wiring::Namespaces, "only a link between namespaces can be slowed");
-        for host in &self.hosts {
+        for (host, device) in self.veth_devices()? {
             let tbf = ["root", "tbf", "rate", rate, "burst", "256k", "latency", "30ms"];
-            let line = [&["-n", host.namespace(), "qdisc", "replace", "dev", host.device], &tbf[..]].concat();
+            let line = [&["-n", host.namespace(), "qdisc", "replace", "dev", device], &tbf[..]].concat();
             sh::words("tc", &line)?;
         }
         Ok(())
@@ -158,26 +279,34 @@ impl Lab {
 
     /// Takes the limit off.
     pub fn unlimit(&self) -> Result<()> {
-        for host in &self.hosts {
-            sh::words("tc", &["-n", host.namespace(), "qdisc", "delete", "dev", host.device, "root"])?;
+        for (host, device) in self.veth_devices()? {
+            sh::words("tc", &["-n", host.namespace(), "qdisc", "delete", "dev", device, "root"])?;
         }
         Ok(())
     }
 
-    /// Segmentation and merging by the device, on or off, at both ends: off is what a path without a
+    /// Segmentation and merging by veth devices, on or off, at both ends: off is what a path without a
     /// capable card costs.
     pub fn offloads(&self, on: bool) -> Result<()> {
         let state = if on { "on" } else { "off" };
-        for host in &self.hosts {
-            let words = ["-K", host.device, "tso", state, "gso", state, "tx-udp-segmentation", state];
+        for (host, device) in self.veth_devices()? {
+            let words = ["-K", device, "tso", state, "gso", state, "tx-udp-segmentation", state];
             sh::read(host.command("ethtool").args(words))?;
         }
         Ok(())
+    }
+
+    /// The hosts' devices, where the kernel alone makes the links.
+    fn veth_devices(&self) -> Result<impl Iterator<Item = (&Host, &str)>> {
+        ensure!(self.wiring == Wiring::Namespaces, "only links between namespaces can be changed");
+        ensure!(self.emulator.is_none(), "an emulated link is changed by its text: `rate=100mbit`");
+        Ok(self.hosts.iter().flat_map(|host| host.devices.iter().map(move |device| (host, &device[..]))))
     }
 }
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        self.emulator = None;
         for host in &self.hosts {
             if let Some(namespace) = &host.namespace {
                 stale::remove_namespace(namespace);
@@ -205,15 +334,23 @@ impl Host {
         self.namespace.as_deref().expect("a host with a namespace")
     }
 
-    /// Bytes that this host's device has received, headers included.
+    /// Bytes that this host's devices have received, headers included.
     pub fn received_bytes(&self) -> Result<u64> {
-        let Some(namespace) = &self.namespace else {
-            let path = format!("/sys/class/net/{}/statistics/rx_bytes", self.device);
-            return Ok(std::fs::read_to_string(&path).with_context(|| path.clone())?.trim().parse()?);
-        };
-        let words = ["-j", "-s", "-n", namespace, "link", "show", "dev", self.device];
-        let shown: serde_json::Value = serde_json::from_str(&sh::words("ip", &words)?)?;
-        shown[0]["stats64"]["rx"]["bytes"].as_u64().context("`ip -s link` without rx bytes")
+        let mut bytes = 0;
+        for device in &self.devices {
+            let Some(namespace) = &self.namespace else {
+                let path = format!("/sys/class/net/{device}/statistics/rx_bytes");
+                return Ok(std::fs::read_to_string(&path).with_context(|| path.clone())?.trim().parse()?);
+            };
+            let words = ["-j", "-s", "-n", namespace, "link", "show", "dev", device];
+            let shown: serde_json::Value = serde_json::from_str(&sh::words("ip", &words)?)?;
+            bytes += shown[0]["stats64"]["rx"]["bytes"].as_u64().context("`ip -s link` without rx bytes")?;
+        }
+        Ok(bytes)
+    }
+
+    fn device_to(&self, peer: &Host) -> String {
+        format!("to-{}", peer.name)
     }
 
     /// Runs `act` with this host's network, on a thread of its own.

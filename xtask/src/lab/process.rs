@@ -88,8 +88,7 @@ impl Process {
 
     /// User and system time of all its threads so far, seconds.
     pub fn cpu_seconds(&self) -> Result<f64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
-        parse_cpu(&stat).with_context(|| format!("/proc stat of {}: {stat}", self.label))
+        cpu_seconds(self.pid()).with_context(|| self.label.clone())
     }
 
     /// Waits until it has printed `line` on stdout.
@@ -154,6 +153,12 @@ pub fn children_cpu() -> Result<f64> {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
     let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
     Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
+}
+
+/// User and system time of a process so far, seconds.
+pub fn cpu_seconds(pid: u32) -> Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    parse_cpu(&stat).with_context(|| format!("/proc stat of {pid}: {stat}"))
 }
 
 /// Fields 14 and 15 (user, system time in ticks) of /proc/PID/stat; the name in field 2 may hold anything.
