@@ -54,7 +54,9 @@ impl Device {
         let maker = std::thread::Builder::new().name("tun".into()).spawn(move || -> Result<SyncDevice> {
             setns(namespace, CloneFlags::CLONE_NEWNET).context("setns")?;
             let builder = DeviceBuilder::new().name(name).mtu(DEVICE_MTU).layer(Layer::L3);
-            let device = builder.with(|more| drop(more.tx_queue_len(DEVICE_QUEUE).packet_information(false)));
+            let device = builder.with(|more| {
+                more.tx_queue_len(DEVICE_QUEUE).packet_information(false);
+            });
             Ok(device.build_sync()?)
         })?;
         let device = maker.join().map_err(|_| anyhow::anyhow!("making it panicked"))?;

@@ -219,11 +219,6 @@ impl Lab {
         self.emulator.as_ref().context("this lab has no emulated link")
     }
 
-    /// A host by its name.
-    pub fn host(&self, name: &str) -> Result<&Host> {
-        Ok(&self.hosts[self.description.host(name)?])
-    }
-
     /// The first host.
     pub fn a(&self) -> &Host {
         &self.hosts[0]
