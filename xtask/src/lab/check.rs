@@ -234,11 +234,12 @@ fn limits() -> Result<()> {
             stats.get("late_max_us")?
         );
         if let Some(flow) = flow {
+            let per_second = |packets: u64| packets as f64 / flow.seconds;
             println!(
-                "    {:.0} packets/s, {:.2} Gbit/s through it; {:.1} % lost before or in it; {:.2} µs of CPU per packet",
-                flow.packets as f64 / flow.seconds,
+                "    {:.0} of {:.0} packets/s, {:.2} Gbit/s through it; {:.2} µs of CPU per packet",
+                per_second(flow.packets - flow.lost),
+                per_second(flow.packets),
                 flow.bits_per_second() / 1e9,
-                flow.lost_share() * 100.0,
                 cpu * 1e6 / packets
             );
         } else {

@@ -113,6 +113,10 @@ impl Lab {
     fn make(wiring: Wiring, description: Description, scratch: &Path) -> Result<Lab> {
         stop::listen();
         clean()?;
+        if description.links.iter().any(|link| link.kind == Kind::Emulated) {
+            // It may take minutes: not while there is something to tear down.
+            emulator::build()?;
+        }
         let own = format!("{PREFIX}{}-{}", std::process::id(), LABS.fetch_add(1, Ordering::Relaxed));
         let host = |(number, name): (usize, &String)| match wiring {
             Wiring::Namespaces => Host {
