@@ -80,6 +80,14 @@ impl Node {
         Ok(())
     }
 
+    /// Whether its daemon was started and has not ended, by itself or killed by others.
+    pub fn runs(&mut self) -> Result<bool> {
+        match &mut self.daemon {
+            Some(daemon) => Ok(!daemon.ended()?),
+            None => Ok(false),
+        }
+    }
+
     /// The running daemon.
     pub fn daemon(&mut self) -> Result<&mut Process> {
         self.daemon.as_mut().with_context(|| format!("{} does not run", self.name))
