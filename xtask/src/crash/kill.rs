@@ -233,13 +233,14 @@ impl Get {
         let kills = 1 + rng.below(3);
         let mut get = self.launch(b)?;
         // What the journal vouched for when the last life began, and what had been received by then.
-        let mut last = None;
+        let (mut last, mut story) = (None, Vec::new());
         for kill in 1..=kills {
             let begin = received(&b.host)? - start;
             let moment = begin + (rng.fraction() * 1.02 * (wire(bytes).saturating_sub(begin)) as f64) as u64;
             stop::until(node::PATIENT, || Ok(received(&b.host)? - start >= moment || get.ended()?))?;
             let who = ["b", "b", "b", "a", "a", "get", "get", "both"][rng.below(8) as usize];
             let context = format!("kill {kill} of {kills}: {who}, {} received", show_size(moment));
+            story.push(context.clone());
             self.kill(who, (a, b), &mut get).with_context(|| context.clone())?;
             let finals = self.finals().with_context(|| context.clone())?;
             up(a, b).with_context(|| context.clone())?;
@@ -262,7 +263,11 @@ impl Get {
                 let (fetched, left) = (received(&b.host)? - at, wire(bytes.saturating_sub(vouched)));
                 let over = fetched.saturating_sub(left);
                 let (got, there) = (show_size(fetched), show_size(vouched));
-                ensure!(over <= AGAIN, "{got} received with {there} of {} there", show_size(bytes));
+                ensure!(
+                    over <= AGAIN,
+                    "{got} received after the last of {story:?}, with {there} of {} there",
+                    show_size(bytes)
+                );
                 Some(over)
             }
         };

@@ -5,9 +5,13 @@
 //! what was synced, and any part of the rest.
 
 mod content;
+mod disk;
 mod journal;
 mod kill;
+mod power;
+mod record;
 mod rng;
+mod trace;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -30,12 +34,23 @@ pub struct Options {
     keep: bool,
     /// One round, point or cut alone.
     at: Option<String>,
+    quick: bool,
+    outputs: bool,
 }
 
 impl Options {
     /// A few rounds of everything, for CI.
     pub fn quick(binary: PathBuf) -> Options {
-        Options { binary, parts: Vec::new(), rounds: 4, seed: SEED, keep: false, at: None }
+        Options {
+            binary,
+            parts: Vec::new(),
+            rounds: 4,
+            seed: SEED,
+            keep: false,
+            at: None,
+            quick: true,
+            outputs: false,
+        }
     }
 }
 
@@ -45,6 +60,8 @@ type Part = (&'static str, &'static str, fn(&mut Run<'_>) -> Result<String>);
 const PARTS: &[Part] = &[
     ("kill-put", "kill -9 of the daemon or the command line during `put`", kill::put),
     ("kill-get", "kill -9 of either daemon or the command line during `get`", kill::get),
+    ("power-put", "power loss of the node that puts", power::publisher),
+    ("power-get", "power loss of the node that gets", power::getter),
 ];
 
 /// One part as it runs.
@@ -54,6 +71,10 @@ pub struct Run<'a> {
     rounds: u64,
     seed: u64,
     at: Option<String>,
+    /// A sample of what can be enumerated.
+    quick: bool,
+    /// Outputs that are wrong after a power loss are failures.
+    outputs: bool,
 }
 
 impl Run<'_> {
@@ -70,10 +91,11 @@ pub fn command(mut args: Args) -> Result<()> {
     let rounds = args.number("--rounds", 50)?;
     let seed = args.number("--seed", SEED)?;
     let at = args.value("--at")?;
+    let (quick, outputs) = (args.flag("--quick"), args.flag("--outputs"));
     let parts: Vec<String> = std::iter::from_fn(|| args.word()).collect();
     args.finish()?;
     setup::ensure()?;
-    run(&Options { binary: sh::binary_or_build(binary)?, parts, rounds, seed, keep, at })
+    run(&Options { binary: sh::binary_or_build(binary)?, parts, rounds, seed, keep, at, quick, outputs })
 }
 
 /// Runs the parts that were asked for; all of them, also after one fails.
@@ -98,6 +120,8 @@ pub fn run(options: &Options) -> Result<()> {
             rounds: options.rounds,
             seed: options.seed,
             at: options.at.clone(),
+            quick: options.quick,
+            outputs: options.outputs,
         };
         let result = act(&mut run);
         let took = start.elapsed().as_secs_f64();

@@ -109,7 +109,7 @@ pub fn show_logs(lab: &Lab) {
 }
 
 /// A command failed as it should: not by a panic, and with exactly one line for people.
-fn one_line(done: &Finished) -> Result<String> {
+pub fn one_line(done: &Finished) -> Result<String> {
     complains(&done.stderr).with_context(|| format!("{}", done.status)).and_then(|line| {
         ensure!(!done.status.success(), "succeeded, and said {line:?}");
         ensure!(done.status.code().is_some(), "ended by a signal: {}", done.status);
