@@ -78,8 +78,9 @@ impl Recorded {
         let path = self.traces.last().context("nothing was recorded")?;
         let whole = stop::until(node::PROMPT, || {
             let text = tail(path)?;
-            let (last, pid) = (text.lines().last().unwrap_or_default(), first_pid(path)?);
-            Ok(last == format!("{pid} +++ exited with 0 +++"))
+            // Other threads may be heard to end after the first one, which is the last to have done anything.
+            let end = format!("{} +++ exited with 0 +++", first_pid(path)?);
+            Ok(text.lines().any(|line| line == end))
         })?;
         ensure!(whole, "{}: strace never ended it", path.display());
         Ok(())
@@ -102,7 +103,7 @@ impl Recorded {
 fn tail(path: &Path) -> Result<String> {
     let mut file = File::open(path)?;
     let len = file.metadata()?.len();
-    file.seek(SeekFrom::Start(len.saturating_sub(200)))?;
+    file.seek(SeekFrom::Start(len.saturating_sub(4096)))?;
     let mut text = String::new();
     file.read_to_string(&mut text)?;
     Ok(text)
