@@ -79,8 +79,12 @@ impl Recorded {
         let whole = stop::until(node::PROMPT, || {
             let text = tail(path)?;
             // Other threads may be heard to end after the first one, which is the last to have done anything.
-            let end = format!("{} +++ exited with 0 +++", first_pid(path)?);
-            Ok(text.lines().any(|line| line == end))
+            let first = first_pid(path)?;
+            let ended = |line: &str| {
+                line.split_once(' ')
+                    .is_some_and(|(pid, rest)| pid == first && rest.trim() == "+++ exited with 0 +++")
+            };
+            Ok(text.lines().any(ended))
         })?;
         ensure!(whole, "{}: strace never ended it", path.display());
         Ok(())
