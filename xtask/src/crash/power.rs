@@ -231,8 +231,8 @@ fn cuts(steps: &[Step], rounds: u64, most: usize, rng: &mut Rng) -> Vec<Cut> {
                 said.push(Cut { line: step.begin, policy: Policy::Lose })
             }
             Effect::Sync(_) | Effect::Change(_, _, true) => {
-                let policy = [Policy::Some, Policy::Tear][rng.below(2) as usize];
-                synced.push(Cut { line: step.end - 1, policy });
+                let before = [Policy::Lose, Policy::Some, Policy::Tear, Policy::Tear];
+                synced.extend(before.map(|policy| Cut { line: step.end - 1, policy }));
                 synced.push(Cut { line: step.end, policy: Policy::Lose });
             }
             _ => {}
@@ -292,7 +292,7 @@ fn each_cut(
     player.play(usize::MAX - 1);
     let whole = player.disk.cut(Policy::Keep, &mut run.rng("none", 0));
     compare(&whole, 0, &recorded.disk)?;
-    let most = if run.quick { 2 * run.rounds as usize } else { usize::MAX };
+    let most = if run.quick { 3 * run.rounds as usize } else { usize::MAX };
     ensure!(steps.iter().any(|step| acknowledged(step)), "nothing that was said was recorded");
     let cuts = cuts(&steps, run.rounds, most, &mut run.rng(part, 0));
     let mut player = Player::new(&steps);
