@@ -64,7 +64,8 @@ fn fill(mut file: File, contents: &[u8], mode: u32) -> io::Result<()> {
     file.sync_all()
 }
 
-fn sync_parent(path: &Path) -> io::Result<()> {
+/// Makes the name of a file or folder durable: only its folder's sync does, its own does not.
+pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
     File::open(parent(path))?.sync_all()
 }
 

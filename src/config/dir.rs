@@ -102,10 +102,12 @@ impl NodeDir {
         Ok(())
     }
 
-    /// Makes the folder, private to this user, and those above it.
+    /// Makes the folder, private to this user, and those above it; all of them are on disk afterwards.
     pub fn create(&self) -> Result<(), ConfigError> {
+        let new: Vec<&Path> = self.0.ancestors().take_while(|path| !path.exists()).collect();
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.0);
-        made.map_err(|error| ConfigError::io("create", &self.0, error))
+        made.and_then(|()| new.iter().try_for_each(|path| atomic::sync_parent(path)))
+            .map_err(|error| ConfigError::io("create", &self.0, error))
     }
 
     /// The settings of an initialized folder.

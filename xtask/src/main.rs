@@ -11,6 +11,7 @@ mod alltests;
 mod args;
 mod bench;
 mod ci;
+mod crash;
 mod demo;
 mod e2e;
 mod lab;
@@ -34,6 +35,8 @@ cargo xtask COMMAND
   tidy              the rules that the compiler does not know (docs/testing.md)
   e2e   [NAME…] [--list] [--keep] [--binary PATH]
                     real daemons in network namespaces: faults and what must be said about them
+  crash [kill|points|power] [--rounds N] [--seed S] [--at WHERE] [--keep] [--binary PATH]
+                    daemons that are killed, or lose power, at bad moments (docs/testing/crash.md)
   bench transfer [--size SIZE] [--runs N] [--peers A,B] [--offloads on|off|both]
                  [--scratch DIR] [--json FILE] [--binary PATH]
                     one file between two namespaces, tornet beside its peers
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         "test" => alltests::command(args),
         "tidy" => tidy::command(args),
         "e2e" => e2e::command(args),
+        "crash" => crash::command(args),
         "bench" => bench::command(args),
         "lab" => lab::command(args),
         "" | "help" | "-h" | "--help" => {

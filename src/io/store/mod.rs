@@ -15,7 +15,7 @@ mod stats;
 mod tests;
 mod writer;
 
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -135,6 +135,11 @@ impl Store {
         let touched = Arc::new(Touched::new());
         let local = Arc::new(Database::open(&path, Kind::Local, config.local_limit, maps[0])?);
         let cache = Arc::new(Database::open(&path, Kind::Cache, config.cache_limit, maps[1])?);
+        // A commit makes a file's bytes durable and not its name: a machine that stopped might find no `local`.
+        for folder in [&local.path, &path, dir] {
+            let synced = File::open(folder).and_then(|folder| folder.sync_all());
+            synced.map_err(|error| StoreError::io(folder, &error))?;
+        }
         let local = start(local, &touched)?;
         let cache = start(cache, &touched)?;
         Ok(Self {

@@ -97,7 +97,7 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 /// The ends of what the daemons said.
-fn show_logs(lab: &Lab) {
+pub fn show_logs(lab: &Lab) {
     const LINES: usize = 15;
     let Ok(entries) = std::fs::read_dir(lab.dir()) else { return };
     for path in
@@ -112,7 +112,7 @@ fn show_logs(lab: &Lab) {
 }
 
 /// A command failed as it should: not by a panic, and with exactly one line for people.
-fn one_line(done: &Finished) -> Result<String> {
+pub fn one_line(done: &Finished) -> Result<String> {
     complains(&done.stderr).with_context(|| format!("{}", done.status)).and_then(|line| {
         ensure!(!done.status.success(), "succeeded, and said {line:?}");
         ensure!(done.status.code().is_some(), "ended by a signal: {}", done.status);
@@ -121,7 +121,7 @@ fn one_line(done: &Finished) -> Result<String> {
 }
 
 /// The one line in what a failed command said.
-fn complains(stderr: &str) -> Result<String> {
+pub fn complains(stderr: &str) -> Result<String> {
     let shown = || stderr.trim_end().to_string();
     ensure!(!stderr.contains("panicked"), "a panic:\n{}", shown());
     let lines: Vec<&str> = stderr.lines().filter(|line| line.starts_with("tornet: ")).collect();

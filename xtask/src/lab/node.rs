@@ -24,7 +24,7 @@ pub struct Node {
     pub dir: PathBuf,
     /// Its name in this lab; names its logs.
     pub name: String,
-    port: u16,
+    port: String,
     binary: PathBuf,
     logs: PathBuf,
     daemon: Option<Process>,
@@ -35,7 +35,7 @@ impl Node {
     pub fn new(lab: &Lab, host: &Host, name: &str, binary: &Path, port: u16, dir: PathBuf) -> Node {
         let logs = lab.dir().to_path_buf();
         let (host, name, binary) = (host.clone(), name.to_string(), binary.to_path_buf());
-        Node { host, dir, name, port, binary, logs, daemon: None }
+        Node { host, dir, name, port: port.to_string(), binary, logs, daemon: None }
     }
 
     /// `tornet --dir DIR WORDS…` on its host.
@@ -43,6 +43,18 @@ impl Node {
         let mut command = self.host.command(&self.binary);
         command.arg("--dir").arg(&self.dir).args(words);
         command
+    }
+
+    /// The same through another program, such as strace, which replaces itself by what it is given.
+    pub fn command_through(&self, through: &[String], words: &[&str]) -> Command {
+        let mut command = self.host.command(&through[0]);
+        command.args(&through[1..]).arg(&self.binary).arg("--dir").arg(&self.dir).args(words);
+        command
+    }
+
+    /// Its port, as a word.
+    pub fn port(&self) -> &str {
+        &self.port
     }
 
     /// Runs a command to its end, whatever that is.
@@ -68,16 +80,36 @@ impl Node {
 
     /// `init`.
     pub fn init(&self) -> Result<Finished> {
-        self.run(&["init", "--port", &self.port.to_string()], PROMPT)
+        self.run(&["init", "--port", &self.port], PROMPT)
     }
 
     /// Starts the daemon and waits until it is ready.
     pub fn start(&mut self) -> Result<()> {
         ensure!(self.daemon.is_none(), "{} runs already", self.name);
-        let mut daemon = self.launch(&["run"])?;
+        let daemon = self.launch(&["run"])?;
+        self.ready(daemon)
+    }
+
+    /// The same through another program.
+    pub fn start_through(&mut self, through: &[String]) -> Result<()> {
+        ensure!(self.daemon.is_none(), "{} runs already", self.name);
+        let label = format!("{}-run", self.name);
+        let daemon = Process::start(&label, &self.logs, &mut self.command_through(through, &["run"]))?;
+        self.ready(daemon)
+    }
+
+    fn ready(&mut self, mut daemon: Process) -> Result<()> {
         daemon.wait_line("ready", PROMPT)?;
         self.daemon = Some(daemon);
         Ok(())
+    }
+
+    /// Whether its daemon was started and has not ended, by itself or killed by others.
+    pub fn runs(&mut self) -> Result<bool> {
+        match &mut self.daemon {
+            Some(daemon) => Ok(!daemon.ended()?),
+            None => Ok(false),
+        }
     }
 
     /// The running daemon.

@@ -1,0 +1,315 @@
+//! kill -9 at seeded moments of `put` and of `get`. A moment is a share of the bytes that the put reads and
+//! writes, or that the get receives, so that it means the same on any machine.
+//!
+//! Slack, by the bounds in `src/limits.rs`. What a killed life of a `get` may have received in vain: what one
+//! peer is asked for ahead (256 slices), and as much again that waits for the file thread (256 operations):
+//! [`LOST`]. What the last life may receive besides what the journal did not vouch for: [`AGAIN`].
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::content::{self, Content, Shape};
+use super::{Run, again, journal, rng::Rng};
+use crate::args::show_size;
+use crate::e2e::complains;
+use crate::lab::{Host, Lab, Node, Process, node};
+use crate::stop;
+
+const MIB: u64 = 1 << 20;
+const SHAPE: Shape = Shape { large: 24 * MIB, small: 2000, small_max: 8 << 10 };
+/// Slow enough to hit any part of a `get`, whatever the machine.
+const RATE: &str = "400mbit";
+/// Bytes that one killed life may have received in vain: 2 × 256 slices of 64 KiB.
+const LOST: u64 = 32 * MIB;
+/// Bytes that a last life may receive for nothing new: the tree's directories and extent lists, handshakes,
+/// and slices of small files of which the journal had a part.
+const AGAIN: u64 = 3 * MIB;
+
+/// Bytes on the wire for `bytes` of content at most: headers, tags, proofs, acknowledgements.
+const fn wire(bytes: u64) -> u64 {
+    bytes + bytes / 12
+}
+
+/// Bytes that a host received; quick enough to be asked a thousand times per second.
+pub(super) fn received(host: &Host) -> Result<u64> {
+    let table = host.within(|| Ok(std::fs::read_to_string("/proc/thread-self/net/dev")?))?;
+    let line = table.lines().find_map(|line| line.trim_start().strip_prefix("veth0:"));
+    let bytes = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    bytes.with_context(|| format!("no veth0 in {table:?}"))
+}
+
+/// Bytes that a process has read and written so far, by whatever call; the last known once it is gone.
+fn moved(pid: u32, last: u64) -> u64 {
+    let io = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+    let field = |name| io.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+    field("rchar:").zip(field("wchar:")).map_or(last, |(read, written)| read + written)
+}
+
+/// Starts whichever daemon is down, and waits until the two have met.
+pub(super) fn up(a: &mut Node, b: &mut Node) -> Result<()> {
+    for node in [&mut *a, &mut *b] {
+        if !node.runs()? {
+            node.kill();
+            node.start().with_context(|| format!("{} after its death", node.name))?;
+        }
+    }
+    b.wait_connected()
+}
+
+/// Something that was acknowledged.
+pub(super) struct Acknowledged {
+    /// What `put` printed.
+    pub reference: String,
+    /// What had been put.
+    pub manifest: String,
+}
+
+impl Acknowledged {
+    /// A peer gets all of it, into a new place that is removed.
+    pub fn check(&self, peer: &Node, lab: &Lab) -> Result<()> {
+        let out = lab.dir().join("check");
+        let got = peer.get(&self.reference, &out).and_then(|_| content::is(&out, &self.manifest));
+        got.with_context(|| format!("what was acknowledged as {} is lost", &self.reference[..24]))?;
+        std::fs::remove_dir_all(&out).map_err(Into::into)
+    }
+}
+
+/// A `put` that is over: what it acknowledged, if it did.
+pub(super) fn outcome(put: &mut Process, manifest: &str) -> Result<Option<Acknowledged>> {
+    if !put.wait(node::PATIENT)?.success() {
+        complains(&put.stderr())?;
+        return Ok(None);
+    }
+    let reference = put.stdout().lines().last().unwrap_or_default().to_string();
+    ensure!(reference.starts_with("tornet:"), "put succeeded and printed {reference:?}");
+    Ok(Some(Acknowledged { reference, manifest: manifest.to_string() }))
+}
+
+// ---- put ------------------------------------------------------------------------------------------
+
+/// The part: kills during `put`.
+pub fn put(run: &mut Run<'_>) -> Result<String> {
+    let (mut a, mut b) = node::pair(&run.lab, run.binary)?;
+    let content = Content::make(run.lab.dir().join("tree"), SHAPE, &mut run.rng("tree", 0))?;
+    let mut acknowledged = Vec::new();
+    let (mut cut, mut printed) = (0, 0);
+    for round in 1..=run.rounds {
+        stop::check()?;
+        let before = acknowledged.len();
+        let mut rng = run.rng("kill-put", round);
+        let done = put_round(&run.lab, (&mut a, &mut b), &content, &mut acknowledged, &mut rng);
+        match again(done, "kill-put", run, round)? {
+            true => printed += 1,
+            false => cut += 1,
+        }
+        ensure!(acknowledged.len() > before, "a round that acknowledged nothing");
+    }
+    for (number, one) in acknowledged.iter().enumerate() {
+        let checked = one.check(&b, &run.lab).with_context(|| format!("at the end, reference {number}"));
+        again(checked, "kill-put", run, run.rounds)?;
+    }
+    let references = acknowledged.len();
+    Ok(format!("{cut} puts cut off, {printed} killed once acknowledged; {references} references got whole"))
+}
+
+/// One put that is killed, a restart, the check of what was acknowledged, and the same put again. Whether the
+/// killed one had been acknowledged.
+fn put_round(
+    lab: &Lab,
+    (a, b): (&mut Node, &mut Node),
+    content: &Content,
+    acknowledged: &mut Vec<Acknowledged>,
+    rng: &mut Rng,
+) -> Result<bool> {
+    content.edit(rng)?;
+    let manifest = content.manifest()?;
+    // All is read; what is new is written. A little beyond the end, so that the acknowledgement is met too.
+    let moment = (rng.fraction() * 1.1 * content.bytes()? as f64) as u64;
+    let pid = a.daemon()?.pid();
+    let base = moved(pid, 0);
+    let mut put = a.launch(&["put", node::text(&content.dir)?])?;
+    let mut last = base;
+    let reached = stop::until(node::PATIENT, || {
+        last = moved(pid, last);
+        Ok(last - base >= moment || put.ended()?)
+    })?;
+    ensure!(reached, "put neither went on nor ended");
+    let who = match rng.below(10) {
+        0..=5 => "the daemon",
+        6..=8 => "put",
+        _ => "both",
+    };
+    if who != "put" {
+        a.kill();
+    }
+    if who != "the daemon" {
+        put.signal(nix::sys::signal::Signal::SIGKILL)?;
+    }
+    // A command line that was killed itself has nothing to say.
+    let killed = who != "the daemon" && !put.wait(node::PROMPT)?.success();
+    let known = if killed { None } else { outcome(&mut put, &manifest)? };
+    let printed = known.is_some();
+    acknowledged.extend(known);
+    drop(put);
+    up(a, b)?;
+    let context = || format!("{who} killed after {} of the put", show_size(last - base));
+    if let Some(latest) = acknowledged.last() {
+        latest.check(b, lab).with_context(context)?;
+        acknowledged[rng.below(acknowledged.len() as u64) as usize].check(b, lab).with_context(context)?;
+    }
+    let (_, reference) = a.put(&content.dir).with_context(context)?;
+    acknowledged.push(Acknowledged { reference, manifest });
+    if rng.chance(30) {
+        acknowledged.last().expect("just pushed").check(b, lab).with_context(context)?;
+    }
+    Ok(printed)
+}
+
+// ---- get ------------------------------------------------------------------------------------------
+
+/// What a killed and resumed `get` came to.
+struct Got {
+    kills: u64,
+    /// Bytes received in all, over what the content costs at least.
+    over: u64,
+    /// Bytes that the last life received beyond what its journal left to fetch, if that can be told.
+    last_over: Option<u64>,
+    resumed: u64,
+}
+
+/// The part: kills during `get`.
+pub fn get(run: &mut Run<'_>) -> Result<String> {
+    let (mut a, mut b) = node::pair(&run.lab, run.binary)?;
+    let content = Content::make(run.lab.dir().join("tree"), SHAPE, &mut run.rng("tree", 0))?;
+    let (mut kills, mut over, mut last_over, mut resumed) = (0, 0, 0, 0);
+    for round in 1..=run.rounds {
+        stop::check()?;
+        let mut rng = run.rng("kill-get", round);
+        if round > 1 {
+            content.edit(&mut rng)?;
+        }
+        let (_, reference) = a.put(&content.dir)?;
+        let one = Get { out: run.lab.dir().join("out"), manifest: content.manifest()?, reference };
+        run.lab.limit(RATE)?;
+        let got = again(one.round((&mut a, &mut b), content.bytes()?, &mut rng), "kill-get", run, round)?;
+        run.lab.unlimit()?;
+        kills += got.kills;
+        over = over.max(got.over);
+        last_over = last_over.max(got.last_over.unwrap_or(0));
+        resumed += u64::from(got.resumed > 0);
+        std::fs::remove_dir_all(&one.out)?;
+    }
+    Ok(format!(
+        "{kills} kills in {} gets, {resumed} resumed; most received above the content: {} in all, {} in a last life",
+        run.rounds,
+        show_size(over),
+        show_size(last_over),
+    ))
+}
+
+struct Get {
+    out: PathBuf,
+    manifest: String,
+    reference: String,
+}
+
+impl Get {
+    fn launch(&self, b: &Node) -> Result<Process> {
+        b.launch(&["get", &self.reference, "-o", node::text(&self.out)?])
+    }
+
+    /// Nothing under a final name is wrong; the bytes of what is right.
+    fn finals(&self) -> Result<u64> {
+        let finals = content::finals(&self.out, &self.manifest)?;
+        ensure!(finals.wrong.is_empty(), "wrong under its final name: {}", finals.wrong.join("; "));
+        Ok(finals.bytes)
+    }
+
+    /// One to three kills, then to the end.
+    fn round(&self, (a, b): (&mut Node, &mut Node), bytes: u64, rng: &mut Rng) -> Result<Got> {
+        b.wait_connected()?;
+        let start = received(&b.host)?;
+        let kills = 1 + rng.below(3);
+        let mut get = self.launch(b)?;
+        // What the journal vouched for when the last life began, and what had been received by then.
+        let (mut last, mut story) = (None, Vec::new());
+        for kill in 1..=kills {
+            let begin = received(&b.host)? - start;
+            let moment = begin + (rng.fraction() * 1.02 * (wire(bytes).saturating_sub(begin)) as f64) as u64;
+            stop::until(node::PATIENT, || Ok(received(&b.host)? - start >= moment || get.ended()?))?;
+            let who = ["b", "b", "b", "a", "a", "get", "get", "both"][rng.below(8) as usize];
+            let context = format!("kill {kill} of {kills}: {who}, {} received", show_size(moment));
+            story.push(context.clone());
+            self.kill(who, (a, b), &mut get).with_context(|| context.clone())?;
+            let finals = self.finals().with_context(|| context.clone())?;
+            up(a, b).with_context(|| context.clone())?;
+            if get.ended()? {
+                let vouched = finals + journal::unfinished_bytes(&b.dir.join("gets"))?;
+                last = Some((vouched, received(&b.host)?));
+                get = self.launch(b)?;
+            } else {
+                last = None;
+            }
+        }
+        let resumed = self.finish(b, get)?;
+        content::is(&self.out, &self.manifest)?;
+        let total = received(&b.host)? - start;
+        let most = wire(bytes) + kills * LOST + AGAIN;
+        ensure!(total <= most, "{} received for {}", show_size(total), show_size(bytes));
+        let last_over = match last {
+            None => None,
+            Some((vouched, at)) => {
+                let (fetched, left) = (received(&b.host)? - at, wire(bytes.saturating_sub(vouched)));
+                let over = fetched.saturating_sub(left);
+                let (got, there) = (show_size(fetched), show_size(vouched));
+                ensure!(
+                    over <= AGAIN,
+                    "{got} received after the last of {story:?}, with {there} of {} there",
+                    show_size(bytes)
+                );
+                Some(over)
+            }
+        };
+        Ok(Got { kills, over: total.saturating_sub(bytes), last_over, resumed })
+    }
+
+    fn kill(&self, who: &str, (a, b): (&mut Node, &mut Node), get: &mut Process) -> Result<()> {
+        match who {
+            // It goes on by itself once the sender is back.
+            "a" => a.kill(),
+            "get" => {
+                if !get.ended()? {
+                    get.signal(nix::sys::signal::Signal::SIGKILL)?;
+                }
+                get.wait(node::PROMPT)?;
+            }
+            _ => {
+                b.kill();
+                if who == "both" {
+                    a.kill();
+                }
+                if !get.wait(node::PROMPT)?.success() {
+                    complains(&get.stderr())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// To the end; started again while the daemon has not noticed yet that its asker is gone. Bytes resumed, or
+    /// at least one if any.
+    fn finish(&self, b: &Node, mut get: Process) -> Result<u64> {
+        for _ in 0..100 {
+            if get.wait(node::PATIENT)?.success() {
+                return Ok(u64::from(get.stderr().contains("were here already")));
+            }
+            let line = complains(&get.stderr())?;
+            if !line.contains("already running") {
+                bail!("get after a kill: {line}");
+            }
+            get = self.launch(b)?;
+        }
+        bail!("the daemon never noticed that the killed get is gone");
+    }
+}
