@@ -320,13 +320,13 @@ fn run(options: &Options) -> Results {
             cache.occupied() / MIB
         );
     }
+    results.commit_ms_max = cache.store().stats().cache.commit_ns_max as f64 / 1e6;
     (0..9).for_each(|_| read_alone(&mut cache, options.window, &mut results.read_churned));
     for _ in 0..5 {
         cache.make_cold();
         read_alone(&mut cache, options.window / 4, &mut results.cold_churned);
     }
     results.refused = cache.refused.load(Relaxed);
-    results.commit_ms_max = cache.store().stats().cache.commit_ns_max as f64 / 1e6;
     drop(cache);
     drop(fresh(options, &mut source, &mut results));
     results

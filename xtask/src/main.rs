@@ -37,6 +37,8 @@ cargo xtask COMMAND
   bench transfer [--size SIZE] [--runs N] [--peers A,B] [--offloads on|off|both]
                  [--scratch DIR] [--json FILE] [--binary PATH]
                     one file between two namespaces, tornet beside its peers
+  bench churn [--capacity SIZE] [--factor N] [--scratch DIR] [--json FILE]
+                    a full cache that is written over, beside a new one
   lab   up [--rate RATE] | clean
                     two joined namespaces to play in until Ctrl-C | remove what dead runs left
 

@@ -4,6 +4,7 @@
 mod faults;
 mod moving;
 mod resume;
+mod store;
 mod stranger;
 
 use std::path::{Path, PathBuf};
@@ -25,7 +26,7 @@ struct Case {
 
 /// Every case, in order.
 fn cases() -> impl Iterator<Item = &'static Case> {
-    [moving::CASES, resume::CASES, faults::CASES, stranger::CASES].into_iter().flatten()
+    [moving::CASES, resume::CASES, faults::CASES, store::CASES, stranger::CASES].into_iter().flatten()
 }
 
 /// What to run.

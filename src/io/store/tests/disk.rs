@@ -352,6 +352,36 @@ fn a_full_disk_is_told_and_nothing_acknowledged_is_lost() {
     assert_eq!(put(&store, &chunk(500_000, 99)), Ok(Stored::Done), "and is used");
 }
 
+#[test]
+fn a_full_disk_that_gets_room_is_used_again_without_a_restart() {
+    let Some(disk) = Small::mount(12) else { return };
+    let dir = disk.0.path();
+    let store = open(dir);
+    let (ours, copy) = (chunk(CHUNK_SIZE_MAX, 1), chunk(CHUNK_SIZE_MAX, 2));
+    assert_eq!((put(&store, &ours), put_cache(&store, &copy)), (Ok(Stored::Done), Ok(Stored::Done)));
+    let filler = dir.join("filler");
+    let mut reader = store.readers().reader();
+    for round in 0..3 {
+        // Fails where the disk ends, which is what it is for.
+        drop(fs::write(&filler, vec![1; 12 << 20]));
+        for seed in 0..3 {
+            let new = chunk(CHUNK_SIZE_MAX, 10 + 10 * round + seed);
+            for result in [put(&store, &new), put_cache(&store, &new)] {
+                assert!(matches!(result, Err(StoreError::DiskFull { .. })), "{result:?}");
+            }
+            reader.park();
+            assert!(reader.find(&new.id).is_none());
+        }
+        assert!(read_all(&mut reader, &ours.id).as_ref() == Some(&ours.bytes));
+        assert!(read_all(&mut reader, &copy.id).as_ref() == Some(&copy.bytes));
+        reader.park();
+        fs::remove_file(&filler).expect("removed");
+        let new = chunk(CHUNK_SIZE_MAX, 100 + round);
+        assert_eq!((put(&store, &new), put_cache(&store, &new)), (Ok(Stored::Done), Ok(Stored::Done)));
+        assert!(read_all(&mut reader, &new.id).as_ref() == Some(&new.bytes));
+    }
+}
+
 /// Not a test: the process that the next one kills.
 #[test]
 #[ignore = "runs as the child of `killed_between_commits_keeps_what_it_acknowledged`"]
