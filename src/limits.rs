@@ -304,6 +304,10 @@ pub const STORE_COLD_MAX: usize = 1024;
 pub const STORE_KEY_MAX: usize = 128;
 /// Values of the store's small tables at most, bytes.
 pub const STORE_VALUE_MAX: usize = 64 << 10;
+/// Pages of a database file that are looked at before it is mapped, at most (256 MiB).
+pub const STORE_WALK_PAGES_MAX: usize = 65_536;
+/// Damaged chunks of the local store that are remembered until they are put again, at most.
+pub const STORE_DAMAGED_MAX: usize = 65_536;
 
 // ---- the network of friends --------------------------------------------------------------------
 

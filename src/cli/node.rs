@@ -90,7 +90,7 @@ impl Backend for Linked {
             ("store_slices_resident", "Slices that were resident when asked for", stats.resident),
             ("store_slices_cold", "Slices that had to be faulted in", stats.cold),
             ("store_slices_checked", "Slices whose hash was checked", stats.checked),
-            ("store_slices_damaged", "Slices that the disk had damaged", stats.damaged),
+            ("store_chunks_damaged", "Stored chunks that were found damaged", stats.damaged),
         ]);
         counters
     }

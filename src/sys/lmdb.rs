@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use lmdb::{Database, Environment, Error, InactiveTransaction, RoTransaction, Transaction};
+use lmdb::{Database, Environment, Error, InactiveTransaction, RoTransaction, RwTransaction, Transaction};
 
 /// Tells snapshots apart, over all readers of the process. Zero is no snapshot's.
 static SNAPSHOTS: AtomicU64 = AtomicU64::new(1);
@@ -97,6 +97,18 @@ impl Reader {
         Some(unsafe { std::slice::from_raw_parts(value.address, value.len) })
     }
 
+    /// Where the map begins, told from the page that a small value lies in: it holds its own number. Whoever
+    /// asks has made sure that this page is sound.
+    pub fn map_start(&self, value: Mapped) -> Option<usize> {
+        let bytes = self.bytes(value)?;
+        let page_size = self.env.stat().ok()?.page_size() as usize;
+        let page = bytes.as_ptr() as usize & !(page_size - 1);
+        // SAFETY: the value lies in the map of the snapshot that is held (`bytes` has checked it), a map is whole
+        // pages, and a page begins with eight bytes: its number.
+        let number = unsafe { std::ptr::read_unaligned(page as *const u64) };
+        page.checked_sub(usize::try_from(number).ok()?.checked_mul(page_size)?)
+    }
+
     /// The environment.
     pub fn environment(&self) -> &Arc<Environment> {
         &self.env
@@ -125,6 +137,45 @@ impl Reader {
         self.state = State::Active(txn);
         self.snapshot = SNAPSHOTS.fetch_add(1, Ordering::Relaxed);
         Ok(self.snapshot)
+    }
+}
+
+/// What the head of a value's first page says, for values that have pages of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunHead {
+    /// Where that page is.
+    pub address: usize,
+    /// The page's number.
+    pub number: u64,
+    /// What kind of page it is.
+    pub flags: u16,
+    /// Pages of the value.
+    pub pages: u32,
+}
+
+impl RunHead {
+    const LEN: usize = 16;
+    /// A page that holds a large value.
+    pub const OVERFLOW: u16 = 0x04;
+
+    /// Reads the head of a value; `None` where there is no such value. LMDB frees as many pages as this head says,
+    /// beginning with the number that it says, so it should be looked at before the value is deleted.
+    pub fn of(txn: &RwTransaction<'_>, database: Database, key: &[u8]) -> Result<Option<Self>, Error> {
+        let value = match txn.get(database, &key) {
+            Ok(value) if value.len() > 4096 => value,
+            Ok(_) => return Err(Error::Corrupted),
+            Err(Error::NotFound) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let address = (value.as_ptr() as usize).wrapping_sub(Self::LEN);
+        // SAFETY: LMDB gives a value of this length from pages of its own, behind a head of 16 bytes, in the map or
+        // in a buffer. If a damaged node says that so long a value lies in the node itself, there are a page's head of
+        // 16 bytes and the node's before it. The transaction keeps either in place.
+        let head = unsafe { std::ptr::read_unaligned(address as *const [u8; Self::LEN]) };
+        let number = u64::from_ne_bytes(head[..8].try_into().expect("eight bytes"));
+        let flags = u16::from_ne_bytes([head[10], head[11]]);
+        let pages = u32::from_ne_bytes(head[12..].try_into().expect("four bytes"));
+        Ok(Some(Self { address, number, flags, pages }))
     }
 }
 

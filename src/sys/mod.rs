@@ -4,6 +4,7 @@
 pub mod affinity;
 pub mod buffers;
 pub mod eventfd;
+pub mod fault;
 pub mod kernel;
 pub mod lmdb;
 pub mod memory;

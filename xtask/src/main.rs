@@ -40,6 +40,8 @@ cargo xtask COMMAND
   bench transfer [--size SIZE] [--runs N] [--peers A,B] [--offloads on|off|both]
                  [--scratch DIR] [--json FILE] [--binary PATH]
                     one file between two namespaces, tornet beside its peers
+  bench churn [--capacity SIZE] [--factor N] [--scratch DIR] [--json FILE]
+                    a full cache that is written over, beside a new one
   lab   up [FILE | --link TEXT | --rate RATE] [--binary PATH] | check | clean
                     namespaces joined by links, to play in until Ctrl-C (docs/testing/lab.md) |
                     what the link emulator does and can, measured | remove what dead runs left

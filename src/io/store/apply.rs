@@ -4,11 +4,13 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use lmdb::{Cursor, RwTransaction, Transaction, WriteFlags};
 
-use super::database::{Database, Kind, Totals};
+use super::damage::UNKNOWN;
+use super::database::{self, Database, Kind, Totals};
 use super::record::{self, Record, Shape};
 use super::{NewChunk, StoreError, Stored, Table};
 use crate::base::ChunkId;
-use crate::limits::{STORE_KEY_MAX, STORE_RUN, STORE_VALUE_MAX};
+use crate::limits::{CHUNK_SLICES_MAX, SLICE_SIZE, STORE_KEY_MAX, STORE_RUN, STORE_VALUE_MAX};
+use crate::sys::lmdb::RunHead;
 use crate::wire::locator;
 
 /// Something for the writer to do.
@@ -17,6 +19,8 @@ pub enum Op {
     Put(NewChunk),
     /// Removes a chunk.
     Delete(ChunkId),
+    /// Removes a copy that was found damaged from the cache, marks it in the local store.
+    Damaged(ChunkId, u64),
     /// Remembers where pieces lie.
     Publish(Vec<([u8; 32], [u8; locator::LEN])>),
     /// Sets or, with `None`, removes a small value.
@@ -34,7 +38,7 @@ impl Op {
             Self::Put(chunk) => chunk.bytes.len(),
             Self::Publish(pieces) => pieces.len() * (32 + locator::LEN),
             Self::Set(_, key, value) => key.len() + value.as_ref().map_or(0, Vec::len),
-            Self::Delete(_) | Self::Sync | Self::Stop => 0,
+            Self::Delete(_) | Self::Damaged(..) | Self::Sync | Self::Stop => 0,
         }
     }
 }
@@ -97,6 +101,22 @@ impl From<StoreError> for Refusal {
     }
 }
 
+/// What the index says of a chunk.
+enum Found {
+    Nothing,
+    Record(Stays),
+    /// Something that is no record.
+    Malformed,
+}
+
+struct Stays {
+    sequence: u64,
+    root: [u8; 32],
+    shape: Shape,
+    /// Its list belongs to its root.
+    whole: bool,
+}
+
 /// A transaction in the making, with what the totals will be.
 pub struct Batch<'a> {
     database: &'a Database,
@@ -128,6 +148,7 @@ impl<'a> Batch<'a> {
                 let removed = self.delete(id)?;
                 Ok(if removed { Stored::Done } else { Stored::Absent })
             }
+            Op::Damaged(id, sequence) => self.damaged(id, *sequence),
             Op::Publish(pieces) => {
                 for (hash, locator) in pieces {
                     self.txn.put(self.database.publications, hash, locator, WriteFlags::empty())?;
@@ -152,9 +173,16 @@ impl<'a> Batch<'a> {
         if chunk.list.len() != shape.list().len() {
             return Err(malformed);
         }
-        if let Some((_, root, _)) = self.lookup(&chunk.id)? {
-            let same = root == chunk.root;
-            return if same { Ok(Stored::AlreadyThere) } else { Err(StoreError::Collision.into()) };
+        match self.lookup(&chunk.id)? {
+            Found::Nothing => {}
+            Found::Record(found) if found.whole && !self.database.damage.has(&chunk.id, found.sequence) => {
+                let same = found.root == chunk.root;
+                return if same { Ok(Stored::AlreadyThere) } else { Err(StoreError::Collision.into()) };
+            }
+            // A damaged one: the new one takes its place.
+            Found::Record(_) | Found::Malformed => {
+                self.delete(&chunk.id)?;
+            }
         }
         self.make_room(shape.footprint())?;
         let sequence = self.totals.next_sequence;
@@ -175,29 +203,87 @@ impl<'a> Batch<'a> {
         Ok(Stored::Done)
     }
 
-    /// Sequence, root and shape of a stored chunk.
-    fn lookup(&self, id: &ChunkId) -> Result<Option<(u64, [u8; 32], Shape)>, Refusal> {
+    /// What is said of a stored chunk.
+    fn lookup(&self, id: &ChunkId) -> Result<Found, Refusal> {
         match self.txn.get(self.database.index, &id.0) {
-            Ok(bytes) => {
-                let record = Record::parse(bytes)?;
-                Ok(Some((record.sequence(), record.root(), record.shape())))
-            }
-            Err(lmdb::Error::NotFound) => Ok(None),
+            Ok(bytes) => Ok(Record::parse(bytes).map_or(Found::Malformed, |record| {
+                let (sequence, root, shape) = (record.sequence(), record.root(), record.shape());
+                Found::Record(Stays { sequence, root, shape, whole: record.is_whole() })
+            })),
+            Err(lmdb::Error::NotFound) => Ok(Found::Nothing),
             Err(error) => Err(error.into()),
         }
     }
 
     fn delete(&mut self, id: &ChunkId) -> Result<bool, Refusal> {
-        let Some((sequence, _, shape)) = self.lookup(id)? else { return Ok(false) };
-        for slice in 0..shape.runs {
-            absent_is_fine(self.txn.del(self.database.bodies, &record::run_key(sequence, slice), None))?;
+        match self.lookup(id)? {
+            Found::Nothing => Ok(false),
+            Found::Record(found) => self.discard(id, found.sequence).map(|()| true),
+            Found::Malformed => self.discard(id, UNKNOWN).map(|()| true),
         }
-        absent_is_fine(self.txn.del(self.database.order, &sequence.to_be_bytes(), None))?;
-        self.txn.del(self.database.index, &id.0, None)?;
-        self.totals.chunks = self.totals.chunks.saturating_sub(1);
-        self.totals.bytes = self.totals.bytes.saturating_sub(u64::from(shape.len));
-        self.totals.footprint = self.totals.footprint.saturating_sub(shape.footprint());
-        Ok(true)
+    }
+
+    /// What was found damaged leaves the cache; in the local store it is marked, unless it is gone or replaced.
+    fn damaged(&mut self, id: &ChunkId, sequence: u64) -> Result<Stored, Refusal> {
+        let there = match self.lookup(id)? {
+            Found::Nothing => false,
+            Found::Record(found) => found.sequence == sequence,
+            Found::Malformed => sequence == UNKNOWN,
+        };
+        match (there, self.database.kind) {
+            (false, _) => {
+                self.database.damage.clear(id);
+                return Ok(Stored::Absent);
+            }
+            (true, Kind::Cache) => self.discard(id, sequence)?,
+            (true, Kind::Local) => {
+                let (key, value) = (database::damaged_key(id), sequence.to_le_bytes());
+                self.txn.put(self.database.meta, &key, &value, WriteFlags::empty())?;
+            }
+        }
+        Ok(Stored::Done)
+    }
+
+    /// Removes the chunk `id` that has, or is said to have, this sequence number. Believes neither of its two records
+    /// alone, since either may be damaged: bodies go only where `order` says that they are this chunk's.
+    fn discard(&mut self, id: &ChunkId, sequence: u64) -> Result<(), Refusal> {
+        let mut footprint = 0;
+        let ordered = self.txn.get(self.database.order, &sequence.to_be_bytes());
+        if matches!(ordered, Ok(owner) if owner == id.0) {
+            for slice in 0..CHUNK_SLICES_MAX as u32 {
+                footprint += self.remove_run(&record::run_key(sequence, slice))?;
+            }
+            absent_is_fine(self.txn.del(self.database.order, &sequence.to_be_bytes(), None))?;
+        }
+        let (there, len) = match self.lookup(id)? {
+            Found::Nothing => (false, 0),
+            Found::Record(found) => {
+                footprint = footprint.max(found.shape.footprint());
+                (found.sequence == sequence, found.shape.len)
+            }
+            Found::Malformed => (true, 0),
+        };
+        if there {
+            self.txn.del(self.database.index, &id.0, None)?;
+            absent_is_fine(self.txn.del(self.database.meta, &database::damaged_key(id), None))?;
+            self.database.damage.clear(id);
+            self.totals.chunks = self.totals.chunks.saturating_sub(1);
+            self.totals.bytes = self.totals.bytes.saturating_sub(u64::from(len));
+            self.totals.footprint = self.totals.footprint.saturating_sub(footprint);
+        }
+        Ok(())
+    }
+
+    /// Removes a run, if there is one; its share of the footprint. LMDB frees the pages that the run's own head names;
+    /// a run whose head is damaged stays, since other pages would be freed in its place.
+    fn remove_run(&mut self, key: &[u8]) -> Result<u64, Refusal> {
+        let Some(head) = RunHead::of(&self.txn, self.database.bodies, key)? else { return Ok(0) };
+        if self.database.is_sound(&head) {
+            absent_is_fine(self.txn.del(self.database.bodies, &key, None))?;
+        } else {
+            tracing::error!(store = self.database.kind.name(), "a damaged run of pages is left where it is");
+        }
+        Ok(SLICE_SIZE as u64)
     }
 
     fn make_room(&mut self, need: u64) -> Result<(), Refusal> {
@@ -231,8 +317,8 @@ impl<'a> Batch<'a> {
             *self.hand = sequence + 1;
             if self.touched.take(sequence) && mercy > 0 {
                 mercy -= 1;
-            } else if !self.delete(&id)? {
-                absent_is_fine(self.txn.del(self.database.order, &sequence.to_be_bytes(), None))?;
+            } else {
+                self.discard(&id, sequence)?;
             }
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! One LMDB environment: opening it safely, its named databases, its totals.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -7,19 +8,27 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lmdb::{
-    Database as Dbi, DatabaseFlags, Environment, EnvironmentFlags, RwTransaction, Transaction, WriteFlags,
+    Cursor, Database as Dbi, DatabaseFlags, Environment, EnvironmentFlags, RwTransaction, Transaction,
+    WriteFlags,
 };
 
+use super::damage::Damage;
 use super::{StoreError, header};
-use crate::limits::STORE_READERS_MAX;
-use crate::sys::lmdb::clear_dead_readers;
+use crate::base::ChunkId;
+use crate::limits::{STORE_DAMAGED_MAX, STORE_READERS_MAX, STORE_RUN};
+use crate::sys::fault;
+use crate::sys::lmdb::{Reader, RunHead, clear_dead_readers};
 
 /// Version of everything below `DIR/store`.
 pub const FORMAT: u32 = 1;
 const FORMAT_KEY: &[u8] = b"\0format";
 const FORMAT_MAGIC: &[u8; 12] = b"tornet store";
 const TOTALS_KEY: &[u8] = b"\0totals";
+/// Before the ids of damaged chunks.
+const DAMAGED_KEY: &[u8] = b"\0damaged";
 const DATABASES_MAX: u32 = 8;
+/// Pages of a run.
+const RUN_PAGES: u64 = 16;
 /// Where the kernel tells one boot from another.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -65,6 +74,10 @@ pub struct Database {
     pub kind: Kind,
     /// Footprint that it may reach, bytes.
     pub limit: u64,
+    /// Its chunks that are known to be damaged.
+    pub damage: Arc<Damage>,
+    /// Where the map begins, and its length, bytes.
+    map: (usize, u64),
     /// Chunk id → record.
     pub index: Dbi,
     /// Sequence and slice → run.
@@ -86,16 +99,42 @@ pub fn map_size(limit: u64) -> u64 {
 }
 
 impl Database {
-    /// Opens or creates the environment in `parent`; `map` in bytes, a multiple of the page size.
+    /// Opens or creates the environment in `parent`; `map` in bytes, a multiple of the page size. A cache that is
+    /// damaged is put aside and made anew.
     pub fn open(parent: &Path, kind: Kind, limit: u64, map: u64) -> Result<Self, StoreError> {
         let path = parent.join(kind.name());
-        let failed = |error: std::io::Error| StoreError::io(&path, &error);
+        let failed = |error| StoreError::io(parent, &error);
         DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(failed)?;
-        let file = path.join("data.mdb");
-        if kind == Kind::Cache && (lost_power(&path)? || is_cut(header::check(&file))?) {
+        if kind == Kind::Local {
+            return Self::open_checked(path, kind, limit, map);
+        }
+        if lost_power(&path)? {
             tracing::warn!(path = %path.display(), "the cache did not survive the last stop and starts empty");
             forget(&path)?;
         }
+        match Self::open_checked(path.clone(), kind, limit, map) {
+            Err(
+                why @ (StoreError::Truncated { .. }
+                | StoreError::Damaged { .. }
+                | StoreError::Database { .. }),
+            ) => {
+                let aside = put_aside(parent, &path)?;
+                tracing::warn!("the cache starts empty; the old one is in {}: {why}", aside.display());
+                Self::open_checked(path, kind, limit, map)
+            }
+            Ok(opened) => {
+                // What was put aside was there to be looked at until now.
+                match fs::remove_dir_all(aside(parent)) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(error)),
+                    _ => Ok(opened),
+                }
+            }
+            refused => refused,
+        }
+    }
+
+    fn open_checked(path: PathBuf, kind: Kind, limit: u64, map: u64) -> Result<Self, StoreError> {
+        let file = path.join("data.mdb");
         header::check(&file)?;
         let wrong = |error| StoreError::lmdb(&path, error);
         let mut flags = EnvironmentFlags::NO_TLS;
@@ -103,6 +142,7 @@ impl Database {
             flags |= EnvironmentFlags::NO_SYNC | EnvironmentFlags::NO_META_SYNC;
             mark_running(&path)?;
         }
+        fault::explain_sigbus();
         let env = Environment::new()
             .set_flags(flags)
             .set_max_dbs(DATABASES_MAX)
@@ -110,10 +150,11 @@ impl Database {
             .set_map_size(usize::try_from(map).map_err(|_| StoreError::Malformed("store limit"))?)
             .open_with_permissions(&path, 0o600)
             .map_err(wrong)?;
+        fault::explain_assertions(&env);
         clear_dead_readers(&env).map_err(wrong)?;
         check_format(&env, &path)?;
         let open = |name| env.create_db(Some(name), DatabaseFlags::empty()).map_err(wrong);
-        let database = Self {
+        let mut database = Self {
             kind,
             limit,
             meta: open("meta")?,
@@ -124,8 +165,12 @@ impl Database {
             publications: open("publications")?,
             env: Arc::new(env),
             path,
+            damage: Arc::default(),
+            map: (0, map),
         };
         database.write_format()?;
+        database.map.0 = database.map_start()?;
+        database.damage = Arc::new(Damage::new(database.damaged()?));
         // From here on the file is as long as the map, sparse: a shorter one has been cut, for certain.
         let length = OpenOptions::new().write(true).open(&file).and_then(|file| {
             let len = file.metadata()?.len();
@@ -133,6 +178,44 @@ impl Database {
         });
         length.map_err(|error| StoreError::io(&file, &error))?;
         Ok(database)
+    }
+
+    fn map_start(&self) -> Result<usize, StoreError> {
+        let mut reader = Reader::new(Arc::clone(&self.env));
+        let format = reader.get(self.meta, FORMAT_KEY).map_err(|error| self.wrong(error))?;
+        format.and_then(|format| reader.map_start(format)).ok_or(StoreError::Malformed("store format"))
+    }
+
+    /// Whether LMDB would free a run's own pages if it was deleted.
+    pub fn is_sound(&self, head: &RunHead) -> bool {
+        let (start, len) = self.map;
+        // The map may be larger than asked for, never smaller; what a transaction has changed lies elsewhere.
+        let page_size = (STORE_RUN + 16) as u64 / RUN_PAGES;
+        let placed = match head.address.checked_sub(start) {
+            Some(offset) if (offset as u64) < len => {
+                head.number.checked_mul(page_size) == Some(offset as u64)
+            }
+            _ => true,
+        };
+        head.flags == RunHead::OVERFLOW && u64::from(head.pages) == RUN_PAGES && placed
+    }
+
+    /// The chunks that were marked as damaged.
+    fn damaged(&self) -> Result<BTreeMap<ChunkId, u64>, StoreError> {
+        let wrong = |error| self.wrong(error);
+        let txn = self.env.begin_ro_txn().map_err(wrong)?;
+        let mut cursor = txn.open_ro_cursor(self.meta).map_err(wrong)?;
+        let mut damaged = BTreeMap::new();
+        for entry in cursor.iter_from(DAMAGED_KEY) {
+            let (key, value) = entry.map_err(wrong)?;
+            let Some(id) = key.strip_prefix(DAMAGED_KEY) else { break };
+            let sequence = value.try_into().map(u64::from_le_bytes).ok();
+            damaged.extend(ChunkId::from_slice(id).zip(sequence));
+            if damaged.len() >= STORE_DAMAGED_MAX {
+                break;
+            }
+        }
+        Ok(damaged)
     }
 
     /// LMDB's error with this environment's place.
@@ -250,13 +333,29 @@ fn mark_running(path: &Path) -> Result<(), StoreError> {
     write().map_err(|error| StoreError::io(path, &error))
 }
 
-/// A cut cache is worth nothing and is made anew; a foreign file in its place is somebody's, and stays.
-fn is_cut(checked: Result<bool, StoreError>) -> Result<bool, StoreError> {
-    match checked {
-        Err(StoreError::Truncated { .. }) => Ok(true),
-        Err(error) => Err(error),
-        Ok(_) => Ok(false),
-    }
+/// Where a damaged cache is kept until the next start that finds the cache sound.
+fn aside(parent: &Path) -> PathBuf {
+    parent.join("cache.damaged")
+}
+
+/// Moves a damaged cache away, in the place of an earlier one.
+fn put_aside(parent: &Path, path: &Path) -> Result<PathBuf, StoreError> {
+    let aside = aside(parent);
+    let moved = || {
+        match fs::remove_dir_all(&aside) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        fs::rename(path, &aside)?;
+        DirBuilder::new().mode(0o700).create(path)
+    };
+    moved().map_err(|error| StoreError::io(&aside, &error))?;
+    Ok(aside)
+}
+
+/// The key of the mark of a damaged chunk, in `meta`.
+pub fn damaged_key(id: &ChunkId) -> Vec<u8> {
+    [DAMAGED_KEY, &id.0].concat()
 }
 
 fn forget(path: &Path) -> Result<(), StoreError> {

@@ -45,6 +45,16 @@ pub enum StoreError {
         /// Bytes there.
         found: u64,
     },
+    /// A store whose tables cannot be what they say.
+    #[error("{}: damaged at page {page} ({why}); restore this folder from a copy, or move it away and put its content again", .path.display())]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// Where in the file, in its pages.
+        page: u64,
+        /// How one sees it.
+        why: &'static str,
+    },
     /// A store of a later tornet.
     #[error("{}: written by a newer tornet (store format {found}, known up to {known}); upgrade tornet", .path.display())]
     Newer {
@@ -87,6 +97,9 @@ impl StoreError {
     pub fn lmdb(path: &Path, error: lmdb::Error) -> Self {
         match error {
             lmdb::Error::Other(code) => Self::io(path, &std::io::Error::from_raw_os_error(code)),
+            lmdb::Error::Corrupted | lmdb::Error::PageNotFound => {
+                Self::Damaged { path: path.to_owned(), page: 0, why: "LMDB met an impossible page" }
+            }
             lmdb::Error::Invalid => Self::Foreign { path: path.to_owned(), why: "LMDB does not know it" },
             source => Self::Database { path: path.to_owned(), source },
         }

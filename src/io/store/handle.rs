@@ -42,6 +42,11 @@ impl Ack {
         (Self::new(tell), receiver)
     }
 
+    /// Nobody is told.
+    fn forget(mut self) {
+        self.0 = None;
+    }
+
     pub(super) fn tell(mut self, result: Result<Stored, StoreError>) {
         if let Some(tell) = self.0.take() {
             tell(result);
@@ -78,6 +83,18 @@ impl Queue {
     pub fn send(&self, op: Op, ack: Ack) {
         self.counters.queued(1);
         if self.jobs.send(Job { op, ack }).is_err() {
+            self.counters.queued(-1);
+        }
+    }
+
+    /// Does not wait; when there is no room, it is not done.
+    pub fn offer(&self, op: Op) {
+        self.counters.queued(1);
+        if self.jobs.try_send(Job { op, ack: Ack::none() }).is_err_and(|refused| {
+            // Nobody asked, so nobody is told.
+            refused.into_inner().ack.forget();
+            true
+        }) {
             self.counters.queued(-1);
         }
     }

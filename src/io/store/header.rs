@@ -1,5 +1,6 @@
 //! Looks at a database file by plain reads before LMDB maps it. LMDB trusts its file: a foreign, truncated or
-//! half-copied one could end the process by a signal, and no error could be told.
+//! half-copied one could end the process by a signal, and no error could be told. Then its trees are walked
+//! (`walk`).
 //!
 //! ```text
 //! each of the first two pages, for 4 KiB pages (LMDB 0.9, 64-bit, native byte order):
@@ -14,12 +15,15 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::StoreError;
+use super::walk::{self, Fault, TREE_LEN};
 
 const META_LEN: usize = 152;
 const FLAGS_AT: usize = 10;
 const MAGIC_AT: usize = 16;
 const VERSION_AT: usize = 20;
 const PAGE_SIZE_AT: usize = 40;
+const FREE_AT: usize = 40;
+const MAIN_AT: usize = FREE_AT + TREE_LEN;
 const LAST_PAGE_AT: usize = 136;
 const TRANSACTION_AT: usize = 144;
 
@@ -66,8 +70,15 @@ pub fn check(path: &Path) -> Result<bool, StoreError> {
     }
     file.read_exact_at(&mut page, page_size).map_err(failed)?;
     let second = Meta::parse(&page);
+    let damaged = |page, why| Err(StoreError::Damaged { path: path.into(), page, why });
     if second.magic != MAGIC || second.version != VERSION || second.page_size != first.page_size {
-        return foreign("a damaged LMDB header");
+        return damaged(1, "a meta page");
+    }
+    // They take turns, so the numbers of the last two transactions are neighbours; both are 0 at first.
+    let turns = [&first, &second].into_iter().enumerate().all(|(n, meta)| meta.transaction % 2 == n as u64);
+    let neighbours = first.transaction.abs_diff(second.transaction) == 1 && turns;
+    if !neighbours && (first.transaction, second.transaction) != (0, 0) {
+        return damaged(0, "the transactions of the meta pages");
     }
     let newest = if second.transaction > first.transaction { second } else { first };
     let expected = newest.last_page.saturating_add(1).saturating_mul(page_size);
@@ -77,7 +88,11 @@ pub fn check(path: &Path) -> Result<bool, StoreError> {
     if !found.is_multiple_of(page_size) {
         return truncated(found.next_multiple_of(page_size));
     }
-    Ok(true)
+    match walk::check(&file, page_size as usize, newest.last_page, &newest.free, &newest.main) {
+        Ok(()) => Ok(true),
+        Err(Fault::Damaged { page, why }) => damaged(page, why),
+        Err(Fault::Io(error)) => Err(failed(error)),
+    }
 }
 
 struct Meta {
@@ -85,6 +100,8 @@ struct Meta {
     magic: u32,
     version: u32,
     page_size: u32,
+    free: [u8; TREE_LEN],
+    main: [u8; TREE_LEN],
     last_page: u64,
     transaction: u64,
 }
@@ -98,6 +115,8 @@ impl Meta {
             magic: word(MAGIC_AT),
             version: word(VERSION_AT),
             page_size: word(PAGE_SIZE_AT),
+            free: page[FREE_AT..MAIN_AT].try_into().expect("48 bytes"),
+            main: page[MAIN_AT..LAST_PAGE_AT].try_into().expect("48 bytes"),
             last_page: long(LAST_PAGE_AT),
             transaction: long(TRANSACTION_AT),
         }
@@ -147,12 +166,16 @@ mod tests {
         let (dir, path) = real();
         let whole = std::fs::read(&path).expect("read");
         let other = dir.path().join("other.mdb");
-        for (at, value) in [(MAGIC_AT, 0), (VERSION_AT, 2), (PAGE_SIZE_AT + 1, 0x33), (4096 + MAGIC_AT, 0)] {
+        for (at, value) in [(MAGIC_AT, 0), (VERSION_AT, 2), (PAGE_SIZE_AT + 1, 0x33)] {
             let mut bytes = whole.clone();
             bytes[at] = value;
             std::fs::write(&other, bytes).expect("write");
             assert!(matches!(check(&other), Err(StoreError::Foreign { .. })), "byte {at}");
         }
+        let mut bytes = whole.clone();
+        bytes[4096 + MAGIC_AT] = 0;
+        std::fs::write(&other, bytes).expect("write");
+        assert!(matches!(check(&other), Err(StoreError::Damaged { page: 1, .. })));
         std::fs::write(&other, "a letter to somebody, long enough to hold a header. ".repeat(40))
             .expect("write");
         assert!(matches!(check(&other), Err(StoreError::Foreign { .. })));

@@ -4,6 +4,7 @@
 //! [`Store::open`] → a [`StoreHandle`] for each thread that writes and a [`StoreReader`] for each that reads.
 
 mod apply;
+mod damage;
 mod database;
 mod error;
 mod handle;
@@ -13,6 +14,7 @@ mod record;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod walk;
 mod writer;
 
 use std::fs::{DirBuilder, File};
@@ -28,6 +30,7 @@ use lmdb::{Cursor, Transaction};
 use crate::base::ChunkId;
 use crate::limits::STORE_QUEUE_MAX;
 use apply::{Op, Touched};
+use damage::Reports;
 use database::{Database, Kind};
 use handle::Queue;
 use stats::{Counters, ReadCounters};
@@ -118,6 +121,7 @@ struct Started {
 struct Side {
     database: Arc<Database>,
     counters: Arc<Counters>,
+    reports: Reports,
 }
 
 impl Store {
@@ -219,6 +223,7 @@ impl Readers {
             cold: reads.cold.load(Relaxed),
             checked: reads.checked.load(Relaxed),
             damaged: reads.damaged.load(Relaxed),
+            damaged_local: local.database.damage.count(),
         }
     }
 }
@@ -233,5 +238,6 @@ fn start(database: Arc<Database>, touched: &Arc<Touched>) -> Result<Started, Sto
         .spawn(move || writer.run())
         .map_err(|error| StoreError::io(&database.path, &error))?;
     let queue = Queue { jobs, counters: Arc::clone(&counters) };
-    Ok(Started { queue, side: Side { database, counters }, thread })
+    let reports = Reports { damage: Arc::clone(&database.damage), queue: queue.clone() };
+    Ok(Started { queue, side: Side { database, counters, reports }, thread })
 }

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::damage::UNKNOWN;
 use super::database::{Database, Kind};
 use super::record::{self, Record, Shape, TAIL};
 use super::{Shared, StoreError, Table};
@@ -104,7 +105,8 @@ impl StoreReader {
             known.warming &= !bit;
             if !populated {
                 known.bad |= bit;
-                self.shared.reads.damaged.fetch_add(1, Relaxed);
+                let id = known.id;
+                self.tell(handle, id, "the disk cannot read it");
             }
         }
     }
@@ -118,8 +120,13 @@ impl StoreReader {
         };
         let bytes = self.local.bytes(found).ok_or(StoreError::Malformed("snapshot"))?;
         let locator = Locator::parse(bytes).map_err(|_| StoreError::Malformed("publication"))?;
-        let stored = self.local.get(database.index, &locator.chunk.0).map_err(wrong)?;
-        Ok(stored.map(|_| locator))
+        let Some(stored) = self.local.get(database.index, &locator.chunk.0).map_err(wrong)? else {
+            return Ok(None);
+        };
+        // What is damaged is as good as not there: whoever asks puts it again.
+        let record = Record::parse(self.local.bytes(stored).ok_or(StoreError::Malformed("snapshot"))?);
+        let sound = |record: &Record<'_>| !database.damage.has(&locator.chunk, record.sequence());
+        Ok(record.ok().filter(sound).map(|_| locator))
     }
 
     /// A small value.
@@ -145,6 +152,43 @@ impl StoreReader {
             Kind::Cache => &self.cache,
         };
         reader.bytes(value).ok_or(ReadFault::Store)
+    }
+
+    /// Tells that a chunk is damaged.
+    fn tell(&self, handle: u64, id: ChunkId, what: &str) {
+        let kind = kind_of(handle);
+        let side = if kind == Kind::Local { &self.shared.local } else { &self.shared.cache };
+        if side.reports.tell(kind, id, handle >> 1, what) {
+            self.shared.reads.damaged.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn find_in(&mut self, kind: Kind, id: &ChunkId) -> Option<StoredChunk> {
+        let value = self.get(kind as u64, |database| database.index, &id.0).ok()?;
+        let record = Record::parse(self.bytes(kind as u64, value).ok()?);
+        let Some((sequence, len, root, whole)) = record
+            .ok()
+            .map(|record| (record.sequence(), record.shape().len, record.root(), record.is_whole()))
+        else {
+            self.tell(UNKNOWN << 1 | kind as u64, *id, "its record");
+            return None;
+        };
+        let handle = sequence << 1 | kind as u64;
+        let (_, database) = self.side(handle);
+        if database.damage.has(id, sequence) {
+            return None;
+        }
+        // A record that names another chunk's bodies would bring that chunk's, all in order but not asked for.
+        let owned = match self.know(handle) {
+            Ok(known) => known.id == *id,
+            Err(ReadFault::Gone) => false,
+            Err(_) => return None,
+        };
+        if !owned || !whole {
+            self.tell(handle, *id, if whole { "its place" } else { "its list of hashes" });
+            return None;
+        }
+        Some(StoredChunk { handle, len, root })
     }
 
     fn known_mut(&mut self, handle: u64) -> Option<&mut Known> {
@@ -247,8 +291,7 @@ impl StoreReader {
         self.scratch = scratch;
         self.shared.reads.checked.fetch_add(1, Relaxed);
         if !good {
-            self.shared.reads.damaged.fetch_add(1, Relaxed);
-            tracing::error!(chunk = %known.id, slice = at.slice, "a stored slice is damaged and is not served");
+            self.tell(at.handle, known.id, &format!("slice {}", at.slice));
         }
         if let Some(known) = self.known_mut(at.handle) {
             if good { known.good |= bit } else { known.bad |= bit }
@@ -259,23 +302,22 @@ impl StoreReader {
 
 impl ChunkRead for StoreReader {
     fn find(&mut self, id: &ChunkId) -> Option<StoredChunk> {
-        for kind in [Kind::Local, Kind::Cache] {
-            let Ok(value) = self.get(kind as u64, |database| database.index, &id.0) else { continue };
-            let Ok(record) = self.bytes(kind as u64, value).map(Record::parse) else { continue };
-            let Ok(record) = record else { continue };
-            let handle = record.sequence() << 1 | kind as u64;
-            let found = StoredChunk { handle, len: record.shape().len, root: record.root() };
-            if kind == Kind::Cache {
-                self.shared.touched.touch(handle >> 1);
-            }
-            return Some(found);
+        let found = self.find_in(Kind::Local, id).or_else(|| self.find_in(Kind::Cache, id))?;
+        if kind_of(found.handle) == Kind::Cache {
+            self.shared.touched.touch(found.handle >> 1);
         }
-        None
+        Some(found)
     }
 
     fn slice_list(&mut self, handle: u64, into: &mut Vec<u8>) -> Result<(), ReadFault> {
         let (value, shape) = self.record(handle)?;
-        into.extend_from_slice(&self.bytes(handle, value)?[shape.list()]);
+        let bytes = self.bytes(handle, value)?;
+        if !Record::parse(bytes).is_ok_and(|record| record.is_whole()) {
+            let known = self.know(handle)?;
+            self.tell(handle, known.id, "its list of hashes");
+            return Err(ReadFault::Damaged);
+        }
+        into.extend_from_slice(&bytes[shape.list()]);
         Ok(())
     }
 
@@ -301,6 +343,8 @@ impl ChunkRead for StoreReader {
         self.cold.push(ColdRange { address, len, handle, slice });
         if let Some(known) = self.known_mut(handle) {
             known.warming |= bit(slice);
+            // It comes from the disk again, and is checked again.
+            known.good &= !bit(slice);
         }
         Ok(false)
     }

@@ -11,12 +11,15 @@
 use std::ops::Range;
 
 use super::StoreError;
+use crate::chunk::SliceList;
 use crate::limits::{CHUNK_SIZE_MAX, INDEX_RECORD_MAX, SLICE_SIZE, STORE_RUN};
 
 /// Version of the layout.
 pub const VERSION: u8 = 1;
 /// Bytes of a slice that do not fit in its run.
 pub const TAIL: usize = SLICE_SIZE - STORE_RUN;
+/// Sequence numbers are less than this: handles are made of them, with room for a slice and a side.
+pub const SEQUENCE_MAX: u64 = 1 << 56;
 const HEAD: usize = 48;
 const LIST_ENTRY: usize = 32;
 
@@ -98,6 +101,7 @@ impl<'a> Record<'a> {
         let fits = head[0] == VERSION
             && u32::from(head[1]) == shape.slices
             && inline == shape.inline
+            && u64::from_le_bytes(head[8..16].try_into().expect("eight bytes")) < SEQUENCE_MAX
             && bytes.len() == shape.record_len();
         if fits { Ok(Self { bytes, shape }) } else { Err(wrong) }
     }
@@ -110,6 +114,11 @@ impl<'a> Record<'a> {
     /// The chunk's sequence number.
     pub fn sequence(&self) -> u64 {
         u64::from_le_bytes(self.bytes[8..16].try_into().expect("eight bytes"))
+    }
+
+    /// Whether the list of slices belongs to the root: then both are what they were.
+    pub fn is_whole(&self) -> bool {
+        SliceList::parse(self.shape.len, &self.bytes[self.shape.list()], &self.root()).is_ok()
     }
 
     /// BLAKE3 root of the chunk.
@@ -173,7 +182,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_chunk_can_be_put_together_again(len in 1usize..=300_000, seed in any::<u8>(), sequence in any::<u64>()) {
+        fn a_chunk_can_be_put_together_again(len in 1usize..=300_000, seed in any::<u8>(), sequence in 0..SEQUENCE_MAX) {
             let bytes: Vec<u8> = (0..len).map(|i| (i as u8).wrapping_mul(31) ^ (i >> 8) as u8 ^ seed).collect();
             let shape = Shape::of(len).expect("a chunk");
             let list: Vec<u8> = (0..shape.slices * 32).map(|i| i as u8).collect();

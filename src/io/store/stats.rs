@@ -26,7 +26,7 @@ pub struct ReadCounters {
     pub cold: AtomicU64,
     /// Slices whose hash was checked.
     pub checked: AtomicU64,
-    /// Slices that were damaged.
+    /// Chunks that were found damaged.
     pub damaged: AtomicU64,
 }
 
@@ -64,8 +64,10 @@ pub struct StoreStats {
     pub cold: u64,
     /// Slices whose hash was checked.
     pub checked: u64,
-    /// Slices that were damaged.
+    /// Chunks that were found damaged.
     pub damaged: u64,
+    /// Chunks of the local store that are damaged and not replaced.
+    pub damaged_local: u64,
 }
 
 impl Counters {

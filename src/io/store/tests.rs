@@ -15,6 +15,7 @@ use crate::limits::{CHUNK_SIZE_MAX, SLICE_SIZE};
 use crate::sys::memory;
 use crate::wire::locator::Locator;
 
+mod damage;
 mod disk;
 mod speed;
 

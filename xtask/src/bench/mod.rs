@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: tornet beside others, in one run on one machine.
 
 mod bittorrent;
+mod churn;
 mod curl;
 mod machine;
 mod peer;
@@ -17,6 +18,7 @@ use crate::args::Args;
 pub fn command(mut args: Args) -> Result<()> {
     match args.word().as_deref() {
         Some("transfer") => transfer::command(args),
-        _ => bail!("`bench transfer`; `cargo xtask help` lists its flags"),
+        Some("churn") => churn::command(args),
+        _ => bail!("`bench transfer` or `bench churn`; `cargo xtask help` lists its flags"),
     }
 }

@@ -5,6 +5,7 @@ mod faults;
 mod links;
 mod moving;
 mod resume;
+mod store;
 mod stranger;
 
 use std::path::{Path, PathBuf};
@@ -26,7 +27,8 @@ struct Case {
 
 /// Every case, in order.
 fn cases() -> impl Iterator<Item = &'static Case> {
-    [moving::CASES, resume::CASES, faults::CASES, links::CASES, stranger::CASES].into_iter().flatten()
+    let all = [moving::CASES, resume::CASES, faults::CASES, store::CASES, links::CASES, stranger::CASES];
+    all.into_iter().flatten()
 }
 
 /// What to run.

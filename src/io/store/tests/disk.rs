@@ -44,7 +44,125 @@ fn a_damaged_slice_is_never_served() {
         Err(ReadFault::Damaged),
         "across a border"
     );
-    assert_eq!(store.stats().damaged, 1);
+    assert_eq!((store.stats().damaged, store.stats().damaged_local), (1, 1));
+    assert!(reader.find(&chunk.id).is_none(), "not there for whoever asks from now on");
+    drop((reader, store));
+    let store = open(dir.path());
+    let mut reader = store.readers().reader();
+    assert!(reader.find(&chunk.id).is_none() && store.stats().damaged_local == 1, "nor after a restart");
+    assert_eq!(put(&store, &chunk), Ok(Stored::Done), "the same content takes its place");
+    reader.park();
+    assert!(read_all(&mut reader, &chunk.id).as_ref() == Some(&chunk.bytes));
+    let stats = store.stats();
+    assert_eq!((stats.local.chunks, stats.damaged_local), (1, 0));
+    drop((reader, store));
+    let store = open(dir.path());
+    assert!(read_all(&mut store.readers().reader(), &chunk.id).as_ref() == Some(&chunk.bytes), "for good");
+    assert_eq!(put(&store, &chunk), Ok(Stored::AlreadyThere));
+}
+
+#[test]
+fn a_damaged_copy_leaves_the_cache() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let chunk = chunk(300_000, 1);
+    put_cache(&open(dir.path()), &chunk).expect("stored");
+    let path = data(dir.path(), "cache");
+    let at = position(&path, &chunk.bytes[500..600]) as u64;
+    fs::OpenOptions::new().write(true).open(&path).and_then(|f| f.write_all_at(&[0; 8], at)).expect("write");
+    let store = open(dir.path());
+    let mut reader = store.readers().reader();
+    let handle = reader.find(&chunk.id).expect("its record is sound").handle;
+    assert_eq!(reader.warm(handle, 0), Err(ReadFault::Damaged));
+    store.handle().flush_cache().expect("written");
+    reader.park();
+    let stats = store.stats();
+    assert_eq!((stats.cache.chunks, stats.cache.bytes, stats.cache.footprint, stats.damaged), (0, 0, 0, 1));
+    assert!(reader.find(&chunk.id).is_none());
+    assert_eq!(put_cache(&store, &chunk), Ok(Stored::Done));
+    reader.park();
+    assert!(read_all(&mut reader, &chunk.id).as_ref() == Some(&chunk.bytes));
+}
+
+#[test]
+fn a_record_that_names_another_chunk_brings_neither() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (one, two) = (chunk(200_000, 1), chunk(200_000, 2));
+    let store = open(dir.path());
+    put(&store, &one).expect("stored");
+    put(&store, &two).expect("stored");
+    drop(store);
+    let path = data(dir.path(), "local");
+    // The sequence number of the second, 1, lies before its root.
+    let at = position(&path, &[&1u64.to_le_bytes()[..], &two.root].concat()) as u64;
+    let file = fs::OpenOptions::new().write(true).open(&path).expect("open");
+    file.write_all_at(&[0], at).expect("write");
+    let store = open(dir.path());
+    let mut reader = store.readers().reader();
+    assert!(reader.find(&two.id).is_none(), "not the first one's bodies");
+    assert!(read_all(&mut reader, &one.id).as_ref() == Some(&one.bytes));
+    assert_eq!(put(&store, &two), Ok(Stored::Done));
+    reader.park();
+    assert!(read_all(&mut reader, &two.id).as_ref() == Some(&two.bytes));
+    assert!(read_all(&mut reader, &one.id).as_ref() == Some(&one.bytes), "was not removed in its place");
+}
+
+#[test]
+fn a_run_whose_head_is_damaged_is_not_freed() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let chunks: Vec<_> = (0..3).map(|seed| chunk(CHUNK_SIZE_MAX, seed)).collect();
+    let store = open(dir.path());
+    chunks.iter().for_each(|chunk| drop(put_cache(&store, chunk)));
+    drop(store);
+    let path = data(dir.path(), "cache");
+    // The head says 240 pages of a run of 16.
+    let at = position(&path, &chunks[0].bytes[..64]) as u64 - 4;
+    let file = fs::OpenOptions::new().write(true).open(&path).expect("open");
+    file.write_all_at(&[240], at).expect("write");
+    let store = open(dir.path());
+    for seed in 10..60 {
+        assert_eq!(put_cache(&store, &chunk(CHUNK_SIZE_MAX, seed)), Ok(Stored::Done));
+    }
+    let mut reader = store.readers().reader();
+    assert!(reader.find(&chunks[0].id).is_none(), "it was evicted");
+    for seed in 56..60 {
+        let chunk = chunk(CHUNK_SIZE_MAX, seed);
+        assert!(read_all(&mut reader, &chunk.id).as_ref() == Some(&chunk.bytes), "{seed}");
+    }
+    drop((reader, store));
+    let aside = dir.path().join("store/cache.damaged");
+    drop(open(dir.path()));
+    assert!(!aside.exists(), "its tables are sound");
+}
+
+#[test]
+fn a_cache_with_damaged_tables_is_put_aside_and_a_local_store_refused() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (ours, copy) = (chunk(80_000, 1), chunk(80_000, 2));
+    let store = open(dir.path());
+    put(&store, &ours).expect("stored");
+    put_cache(&store, &copy).expect("stored");
+    drop(store);
+    let spoil = |side: &str, id: &ChunkId| {
+        let path = data(dir.path(), side);
+        let at = (position(&path, &id.0) & !4095) as u64;
+        let file = fs::OpenOptions::new().write(true).open(&path).expect("open");
+        // The page's kind.
+        file.write_all_at(&[7], at + 10).expect("write");
+    };
+    spoil("cache", &copy.id);
+    let aside = dir.path().join("store/cache.damaged");
+    let store = open(dir.path());
+    let mut reader = store.readers().reader();
+    assert!(reader.find(&copy.id).is_none() && read_all(&mut reader, &ours.id).as_ref() == Some(&ours.bytes));
+    assert!(aside.join("data.mdb").exists());
+    put_cache(&store, &copy).expect("stored");
+    drop((reader, store));
+    drop(open(dir.path()));
+    assert!(!aside.exists(), "not kept for ever");
+    spoil("local", &ours.id);
+    let error = try_open(dir.path(), CONFIG).map(|_| ()).expect_err("refused");
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+    assert!(error.to_string().contains("restore"), "{error}");
 }
 
 #[test]
@@ -232,6 +350,36 @@ fn a_full_disk_is_told_and_nothing_acknowledged_is_lost() {
     assert_eq!(delete(&store, chunks[1].id), Ok(Stored::Done));
     assert_eq!(delete(&store, chunks[2].id), Ok(Stored::Done));
     assert_eq!(put(&store, &chunk(500_000, 99)), Ok(Stored::Done), "and is used");
+}
+
+#[test]
+fn a_full_disk_that_gets_room_is_used_again_without_a_restart() {
+    let Some(disk) = Small::mount(12) else { return };
+    let dir = disk.0.path();
+    let store = open(dir);
+    let (ours, copy) = (chunk(CHUNK_SIZE_MAX, 1), chunk(CHUNK_SIZE_MAX, 2));
+    assert_eq!((put(&store, &ours), put_cache(&store, &copy)), (Ok(Stored::Done), Ok(Stored::Done)));
+    let filler = dir.join("filler");
+    let mut reader = store.readers().reader();
+    for round in 0..3 {
+        // Fails where the disk ends, which is what it is for.
+        drop(fs::write(&filler, vec![1; 12 << 20]));
+        for seed in 0..3 {
+            let new = chunk(CHUNK_SIZE_MAX, 10 + 10 * round + seed);
+            for result in [put(&store, &new), put_cache(&store, &new)] {
+                assert!(matches!(result, Err(StoreError::DiskFull { .. })), "{result:?}");
+            }
+            reader.park();
+            assert!(reader.find(&new.id).is_none());
+        }
+        assert!(read_all(&mut reader, &ours.id).as_ref() == Some(&ours.bytes));
+        assert!(read_all(&mut reader, &copy.id).as_ref() == Some(&copy.bytes));
+        reader.park();
+        fs::remove_file(&filler).expect("removed");
+        let new = chunk(CHUNK_SIZE_MAX, 100 + round);
+        assert_eq!((put(&store, &new), put_cache(&store, &new)), (Ok(Stored::Done), Ok(Stored::Done)));
+        assert!(read_all(&mut reader, &new.id).as_ref() == Some(&new.bytes));
+    }
 }
 
 /// Not a test: the process that the next one kills.
