@@ -5,8 +5,11 @@
 //! `docs/testing.md`.
 
 pub mod files;
+pub mod import;
 pub mod link;
 pub mod pair;
+pub mod store;
+pub mod trees;
 pub mod world;
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::files::SimFiles;
+use super::files::{Crash, SimFiles};
 use super::link::{Link, LinkConfig};
 use super::world::{RECEIVE_BUFFER, SimWorld};
 use crate::base::fileop::{FileDone, JobId};
@@ -133,7 +133,7 @@ impl Net {
         let rng = self.rng.fork();
         let sim = &mut self.nodes[node];
         sim.node = make_node(&sim.identity, rng, self.now);
-        sim.files.crash();
+        sim.files.crash(Crash::Process, &mut self.rng);
         sim.done.clear();
         let store = std::mem::take(&mut sim.world.store);
         sim.world = SimWorld::new();

@@ -107,16 +107,16 @@ fn finish(net: &mut Net, node: usize, job: u64, seconds: u64) -> Result<(), Stri
 fn assert_restored(net: &Net, node: usize, tree: &Tree) {
     let files = &net.nodes[node].files;
     for (path, bytes) in tree {
-        match files.tree.get(&format!("/out/top/{path}")) {
+        match files.entry(&format!("/out/top/{path}")) {
             Some(Entry::File(got, mode, mtime)) => {
-                assert!(got == bytes, "seed {}: {path} differs", net.seed);
-                assert_eq!((*mode, *mtime), (0o640, FileTime { seconds: 5, nanos: 6 }));
+                assert!(got == *bytes, "seed {}: {path} differs", net.seed);
+                assert_eq!((mode, mtime), (0o640, FileTime { seconds: 5, nanos: 6 }));
             }
             other => panic!("seed {}: {path}: {other:?}", net.seed),
         }
     }
-    assert_eq!(files.tree.get("/out/top"), Some(&Entry::Dir(0o755, FileTime { seconds: 1, nanos: 2 })));
-    assert!(files.partial.is_empty() && files.journals.is_empty(), "nothing is left behind");
+    assert_eq!(files.entry("/out/top"), Some(Entry::Dir(0o755, FileTime { seconds: 1, nanos: 2 })));
+    assert!(files.leftovers() == 0, "nothing is left behind");
 }
 
 fn millis(millis: u64) -> Duration {
@@ -171,10 +171,8 @@ fn one_file_of_a_tree_costs_its_own_slices_and_the_way_there() {
     net.befriend(1, &[0]);
     get(&mut net, 1, 1, &reference, &["top", "d1", "inside"]);
     assert_eq!(finish(&mut net, 1, 1, 60), Ok(()));
-    let Some(Entry::File(bytes, ..)) = net.nodes[1].files.tree.get("/out/inside") else {
-        panic!("not there")
-    };
-    assert_eq!(*bytes, tree["d1/inside"]);
+    let Some(Entry::File(bytes, ..)) = net.nodes[1].files.entry("/out/inside") else { panic!("not there") };
+    assert_eq!(bytes, tree["d1/inside"]);
     // 70,000 bytes in at most three slices; three directories in one slice each.
     let received = net.nodes[1].bytes_received;
     assert!(received < 7 * 65_536, "{received} bytes for one file");
@@ -262,11 +260,11 @@ fn a_full_disk_ends_the_get_and_room_lets_it_resume() {
     let tree = tree(9);
     let reference = put(&mut net, &[0], &tree);
     net.befriend(1, &[0]);
-    net.nodes[1].files.room = Some(1_500_000);
+    net.nodes[1].files.disk.room = Some(1_500_000);
     get(&mut net, 1, 1, &reference, &[]);
     let why = finish(&mut net, 1, 1, 60).unwrap_err();
-    assert!(why.contains("disk full"), "{why}");
-    net.nodes[1].files.room = None;
+    assert!(why.contains("the disk is full"), "{why}");
+    net.nodes[1].files.disk.room = None;
     get(&mut net, 1, 2, &reference, &[]);
     assert_eq!(finish(&mut net, 1, 2, 60), Ok(()));
     assert_restored(&net, 1, &tree);
