@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::files::Crash;
 use crate::base::{ChunkId, ChunkRead, ReadFault, Rng, StoredChunk, Time};
 use crate::chunk::slices::SliceList;
 use crate::limits::{COMMIT_BYTES_MAX, COMMIT_DELAY_MS, SLICE_SIZE};
+use crate::sim::Crash;
 use crate::wire::locator::Locator;
 
 /// Which database; the lowest bit of a handle, as in `io::store`.

@@ -16,6 +16,7 @@ mod e2e;
 mod lab;
 mod setup;
 mod sh;
+mod sim;
 mod stop;
 mod tidy;
 
@@ -34,6 +35,8 @@ cargo xtask COMMAND
   tidy              the rules that the compiler does not know (docs/testing.md)
   e2e   [NAME…] [--list] [--keep] [--binary PATH]
                     real daemons in network namespaces: faults and what must be said about them
+  sim   [--seeds N] [--seed S] [--nodes M] [--trace] [--twice] [--minutes M] [--canary NAME] [--light]
+                    random networks with everything that can go wrong, under a virtual clock
   bench transfer [--size SIZE] [--runs N] [--peers A,B] [--offloads on|off|both]
                  [--scratch DIR] [--json FILE] [--binary PATH]
                     one file between two namespaces, tornet beside its peers
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         "e2e" => e2e::command(args),
         "bench" => bench::command(args),
         "lab" => lab::command(args),
+        "sim" => sim::command(args),
         "" | "help" | "-h" | "--help" => {
             print!("{HELP}");
             return ExitCode::SUCCESS;

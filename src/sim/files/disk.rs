@@ -13,15 +13,6 @@ use crate::base::fileop::FileTime;
 const PAGE: usize = 4096;
 const SECTOR: u64 = 512;
 
-/// How a node stops without having been asked to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Crash {
-    /// The process is killed: everything that was written is there.
-    Process,
-    /// The machine stops: what was not synced is lost, kept or torn.
-    Power,
-}
-
 /// A file or directory, whatever its name is now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Inode(u64);

@@ -12,8 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::base::Rng;
 use crate::base::fileop::{FileAct, FileDone, FileFault, FileOp, FileOutcome, FileTime, JobId};
 use crate::crypto::hash::blake3;
+use crate::sim::Crash;
 
-pub use disk::{Crash, Disk};
+pub use disk::Disk;
 use disk::{Full, Inode, Kind};
 use journal::{FINISHED, Journal, PathHash};
 use place::Unsynced;
@@ -95,7 +96,12 @@ impl SimFiles {
 
     /// The entry at a path.
     pub fn entry(&self, path: &str) -> Option<Node> {
-        self.disk.find(path.as_bytes()).map(|inode| self.node(inode))
+        self.at(path.as_bytes())
+    }
+
+    /// The same, of a path that need not be text.
+    pub fn at(&self, path: &[u8]) -> Option<Node> {
+        self.disk.find(path).map(|inode| self.node(inode))
     }
 
     /// Everything below a directory but unfinished files, by path.
@@ -290,7 +296,7 @@ fn stamp(size: usize, mtime: FileTime) -> [u8; 16] {
 }
 
 fn refused(path: &[u8], why: &str) -> FileFault {
-    FileFault { message: format!("{}: {why}", String::from_utf8_lossy(path)), retryable: false }
+    FileFault { message: format!("{}: {why}", path.escape_ascii()), retryable: false }
 }
 
 fn exists(path: &[u8]) -> FileFault {
@@ -298,7 +304,7 @@ fn exists(path: &[u8]) -> FileFault {
 }
 
 fn full(path: &[u8]) -> FileFault {
-    let path = String::from_utf8_lossy(path);
+    let path = path.escape_ascii();
     let message = format!("{path}: the disk is full; free space and run the same get again");
     FileFault { message, retryable: true }
 }
