@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::buffers::Buffers;
 use crate::base::{BufId, ChunkId, ChunkRead, Memory, Place, ReadFault, StoredChunk};
 use crate::chunk::slices::SliceList;
-use crate::limits::{BUFFER_SIZE, SEND_BUFFERS, SLICE_SIZE};
+use crate::limits::SLICE_SIZE;
 use crate::node::World;
 
 /// Chunks in memory, with the faults that a disk can have.
@@ -96,56 +97,36 @@ impl ChunkRead for MapStore {
 }
 
 /// Packet buffers and store of one node.
+#[derive(Default)]
 pub struct SimWorld {
-    buffers: Vec<Box<[u8]>>,
-    free: Vec<BufId>,
+    /// The packet buffers.
+    pub buffers: Buffers,
     /// The chunks stored here.
     pub store: MapStore,
 }
 
-/// The buffer that received datagrams are handed in with.
-pub const RECEIVE_BUFFER: BufId = BufId(0);
-
 impl SimWorld {
-    /// As many send buffers as a shard has, and one for receiving.
-    pub fn new() -> Self {
-        let buffers = (0..=SEND_BUFFERS).map(|_| vec![0; BUFFER_SIZE].into_boxed_slice()).collect();
-        let free = (1..=SEND_BUFFERS as u32).map(BufId).collect();
-        Self { buffers, free, store: MapStore::default() }
-    }
-
     /// How many send buffers are free: all of them, when nothing leaks.
     pub fn free_buffers(&self) -> usize {
-        self.free.len()
+        self.buffers.free_count()
     }
-}
-
-impl Default for SimWorld {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-fn range(place: Place) -> std::ops::Range<usize> {
-    place.offset as usize..(place.offset + place.len) as usize
 }
 
 impl Memory for SimWorld {
     fn bytes(&self, place: Place) -> &[u8] {
-        &self.buffers[place.buf.0 as usize][range(place)]
+        self.buffers.bytes(place)
     }
 
     fn bytes_mut(&mut self, place: Place) -> &mut [u8] {
-        &mut self.buffers[place.buf.0 as usize][range(place)]
+        self.buffers.bytes_mut(place)
     }
 
     fn alloc(&mut self) -> Option<BufId> {
-        self.free.pop()
+        self.buffers.alloc()
     }
 
     fn free(&mut self, buf: BufId) {
-        assert!(!self.free.contains(&buf), "a buffer is given back once");
-        self.free.push(buf);
+        self.buffers.free(buf);
     }
 }
 
@@ -171,6 +152,6 @@ impl World for SimWorld {
     type Store = MapStore;
 
     fn split(&mut self, place: Place) -> (&mut [u8], &mut MapStore) {
-        (&mut self.buffers[place.buf.0 as usize][range(place)], &mut self.store)
+        (self.buffers.bytes_mut(place), &mut self.store)
     }
 }
