@@ -400,9 +400,8 @@ fn a_move_to_another_address_does_not_wait_for_a_timeout() {
     net.befriend(1, &[0]);
     get(&mut net, 1, 1, &reference, &[]);
     assert!(net.run_until(Duration::from_secs(30), |net| net.nodes[1].bytes_received > 1_000_000));
-    net.move_to(1, "10.0.0.99:4600".parse().unwrap());
+    net.roam_to(1, "10.0.0.99:4600".parse().unwrap());
     let before = net.nodes[1].bytes_received;
-    net.trace.show([], Box::new(|line| eprint!("{line}\n")));
     net.run_for(millis(150));
     let received = net.nodes[1].bytes_received - before;
     assert!(received > 150_000, "{received} bytes after the move");

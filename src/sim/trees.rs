@@ -43,7 +43,7 @@ impl Tree {
     pub fn random(rng: &mut Rng) -> Self {
         let mut tree = Self::default();
         let top = format!("t{}", rng.below(1000)).into_bytes();
-        let shape = rng.below(7);
+        let shape = rng.below(12);
         if shape == 0 {
             let size = size(rng, 2);
             tree.file(top, size, rng);
@@ -57,7 +57,8 @@ impl Tree {
             3 => (rng.below(20), 5 + rng.below(20), 0),
             4 => (rng.below(10), rng.below(3), 1),
             5 => (0, rng.below(3), 0),
-            _ => (5 + rng.below(40), rng.below(8), rng.below(2)),
+            6 => (200 + rng.below(400), 2 + rng.below(10), 0),
+            _ => (5 + rng.below(60), rng.below(8), rng.below(3)),
         };
         for n in 0..deep {
             let above = &dirs[rng.below(dirs.len() as u64) as usize];

@@ -76,9 +76,15 @@ impl Net {
         }
     }
 
-    /// Gives a node another address, which nobody else has. What is on its way to the old one is lost.
+    /// Gives a node another address, which nobody else has. What is on its way to those that it had is lost.
     pub fn move_to(&mut self, node: usize, address: SocketAddr) {
-        self.hosts.remove(&self.nodes[node].address);
+        self.hosts.retain(|_, host| *host != node);
+        self.roam_to(node, address);
+    }
+
+    /// What a node sends comes from another address from now on, which nobody else has. It is still reached at
+    /// those that it had.
+    pub fn roam_to(&mut self, node: usize, address: SocketAddr) {
         let taken = self.hosts.insert(address, node);
         assert!(taken.is_none(), "seed {}: {address} is node {taken:?}'s", self.seed);
         self.nodes[node].address = address;

@@ -24,7 +24,7 @@ use crate::base::{Rng, Time, UnixMs};
 use crate::crypto::{Identity, IdentityCard, Secret};
 use crate::node::command::Friend;
 use crate::node::{Command, Input};
-use node::FilesThread;
+use node::{FilesThread, up_to};
 use queue::{Event, Queue};
 
 pub use node::{Delays, EPOCH, NETWORK, SimNode};
@@ -159,7 +159,7 @@ impl Net {
 
     /// A time between nothing and `most`, from the seed.
     pub fn draw(&mut self, most: Duration) -> Duration {
-        Duration::from_nanos(self.rng.below(most.as_nanos() as u64 + 1))
+        up_to(&mut self.rng, most)
     }
 
     /// Enters something of the caller's own into the trace.

@@ -168,3 +168,8 @@ impl SimNode {
         self.shards.push(Shard { core: Node::new(config, rng, now), armed: None, ticked: None });
     }
 }
+
+/// A time between nothing and `most`.
+pub(super) fn up_to(rng: &mut Rng, most: Duration) -> Duration {
+    Duration::from_nanos(rng.below(most.as_nanos() as u64 + 1))
+}

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use super::Net;
+use super::node::up_to;
 use super::queue::{Event, Flight};
-use super::run::up_to;
 use crate::base::{Memory, Path, Place};
 use crate::limits::{BUFFER_HEAD_ROOM, TRAIN_SIZE_MAX};
 use crate::node::{Input, Train};
@@ -26,7 +26,8 @@ impl Net {
     /// Datagrams from outside arrive at a node, past all links and translators.
     pub fn inject(&mut self, node: usize, from: SocketAddr, datagram: &[u8]) {
         if self.nodes[node].is_up() {
-            self.deliver(None, node, from, datagram, datagram.len(), 0);
+            let path = Path { local: self.nodes[node].address, remote: from };
+            self.deliver(None, node, path, datagram, datagram.len(), 0);
         }
     }
 
@@ -119,43 +120,40 @@ impl Net {
         }
         let (from, to) = (from as usize, to as usize);
         match self.admit(to, source, target) {
-            Ok(()) => self.deliver(Some(from), to, source, &bytes, segment, ecn),
+            Ok(local) => {
+                let path = Path { local, remote: source };
+                self.deliver(Some(from), to, path, &bytes, segment, ecn);
+            }
             Err(why) => self.trace.note(self.now, Traced::Vanished { from, to, len: bytes.len(), why }),
         }
     }
 
-    fn admit(&mut self, to: usize, source: SocketAddr, target: SocketAddr) -> Result<(), Gone> {
-        let sim = &self.nodes[to];
-        if sim.address != target {
-            let nat = sim.nat.filter(|nat| self.nats[*nat].external() == target.ip()).ok_or(Gone::NoRoute)?;
-            let internal = self.nats[nat].inbound(self.now, target.port(), source).map_err(Gone::Nat)?;
-            if internal != sim.address {
-                return Err(Gone::NoRoute);
-            }
+    /// The address of the node at which a datagram reaches it.
+    fn admit(&mut self, to: usize, source: SocketAddr, target: SocketAddr) -> Result<SocketAddr, Gone> {
+        let local = match self.nodes[to].nat.filter(|nat| self.nats[*nat].external() == target.ip()) {
+            Some(nat) => self.nats[nat].inbound(self.now, target.port(), source).map_err(Gone::Nat)?,
+            None => target,
+        };
+        match self.hosts.get(&local) {
+            Some(host) if *host != to => Err(Gone::NoRoute),
+            None => Err(Gone::NoRoute),
+            Some(_) if self.nodes[to].is_up() => Ok(local),
+            Some(_) => Err(Gone::Down),
         }
-        if self.nodes[to].is_up() { Ok(()) } else { Err(Gone::Down) }
     }
 
-    fn deliver(
-        &mut self,
-        from: Option<usize>,
-        to: usize,
-        source: SocketAddr,
-        bytes: &[u8],
-        segment: usize,
-        ecn: u8,
-    ) {
+    fn deliver(&mut self, from: Option<usize>, to: usize, path: Path, bytes: &[u8], segment: usize, ecn: u8) {
         if bytes.is_empty() {
             return;
         }
         let (datagrams, len) = (bytes.len().div_ceil(segment), bytes.len());
+        let source = path.remote;
         self.trace.note(self.now, Traced::Arrived { from, to, source, datagrams, len, ecn });
         let sim = &mut self.nodes[to];
         sim.bytes_received += len as u64;
         let place = Place { buf: RECEIVE_BUFFER, offset: BUFFER_HEAD_ROOM as u32, len: len as u32 };
         sim.world.buffers.begin_receive();
         sim.world.bytes_mut(place).copy_from_slice(bytes);
-        let path = Path { local: sim.address, remote: source };
         let clock = sim.clock(self.now);
         if let Some(running) = sim.shards.first_mut() {
             let train = Train { path, place, segment: segment as u32, ecn };

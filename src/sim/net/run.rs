@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use super::node::up_to;
 use super::queue::{Event, Host};
 use super::{Net, Notice};
-use crate::base::Time;
 use crate::base::fileop::FileOp;
+use crate::base::{Rng, Time};
 use crate::limits::{FILE_OPS_MAX, OVERDUE_PAUSE_US};
 use crate::node::{Input, Output, Report};
 use crate::sim::trace::{Event as Traced, describe};
@@ -159,7 +160,8 @@ impl Net {
         self.trace.note(self.now, Traced::FileOp(node, &what));
         sim.thread.waiting.push_back(operation);
         if sim.thread.waiting.len() == 1 {
-            self.next_file_turn(sim_host(self, node, shard));
+            let host = sim.host(node, shard);
+            self.next_file_turn(host);
         }
     }
 
@@ -196,15 +198,7 @@ impl Net {
     }
 }
 
-fn sim_host(net: &Net, node: usize, shard: u8) -> Host {
-    net.nodes[node].host(node, shard)
-}
-
-pub(super) fn up_to(rng: &mut crate::base::Rng, most: Duration) -> Duration {
-    Duration::from_nanos(rng.below(most.as_nanos() as u64 + 1))
-}
-
 /// The place of an answer among others that are due at the same time; after whatever the network brings then.
-fn turn(rng: &mut crate::base::Rng) -> u32 {
+fn turn(rng: &mut Rng) -> u32 {
     1 + rng.below(u64::from(u32::MAX)) as u32
 }

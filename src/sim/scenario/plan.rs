@@ -96,7 +96,7 @@ fn millis(rng: &mut Rng, from: u64, to: u64) -> Duration {
 fn link(rng: &mut Rng) -> LinkConfig {
     let mut link = LinkConfig::clean(millis(rng, 1, 150));
     if rng.chance(0.7) {
-        link.rate = Some([2, 5, 20, 100, 500][rng.below(5) as usize] * 1_000_000);
+        link.rate = Some([1, 3, 10, 50, 300][rng.below(5) as usize] * 1_000_000);
         link.queue = (32 << 10) << rng.below(5);
     }
     if rng.chance(0.5) {
@@ -166,7 +166,7 @@ impl Plan {
 
     fn traffic(&mut self, rng: &mut Rng) {
         let count = self.friends.len();
-        for _ in 0..1 + rng.below(3) {
+        for _ in 0..1 + rng.below(4) {
             let tree = Tree::random(rng);
             let salt = rng.chance(0.2).then(|| Secret::from_bytes(rng.bytes()));
             let first = rng.below(count as u64) as usize;
@@ -175,7 +175,7 @@ impl Plan {
                 self.puts.push(PlannedPut { node, tree, salt, at: millis(rng, 0, 3000) });
             }
         }
-        for _ in 0..1 + rng.below(6) {
+        for _ in 0..2 + rng.below(8) {
             let put = rng.below(self.puts.len() as u64) as usize;
             let holder = &self.friends[self.puts[put].node];
             // Mostly by somebody who can have it.
@@ -192,7 +192,7 @@ impl Plan {
                 node,
                 put,
                 inside,
-                at: millis(rng, 0, 8000),
+                at: millis(rng, 0, 18_000),
                 cancel_after: rng.chance(0.15).then(|| millis(rng, 1, 2000)),
                 repeat: rng.chance(0.1),
             });
@@ -202,7 +202,7 @@ impl Plan {
     fn trouble(&mut self, rng: &mut Rng) {
         let count = self.friends.len() as u64;
         for _ in 0..rng.below(3 + 2 * count) {
-            let at = millis(rng, 0, 20_000);
+            let at = millis(rng, 0, 22_000);
             let node = rng.below(count) as usize;
             let long = millis(rng, 50, 8000);
             let fault = match rng.below(18) {

@@ -7,6 +7,9 @@ use hdrhistogram::Histogram;
 use super::Outcome;
 use crate::crypto::hash::blake3;
 
+/// No run is longer, milliseconds of virtual time.
+const LONGEST_MS: u64 = 24 * 3600 * 1000;
+
 /// Totals over seeds, in any order.
 pub struct Statistics {
     /// Seeds that were run.
@@ -37,7 +40,7 @@ impl Default for Statistics {
             events: 0,
             time: Duration::ZERO,
             failed: Vec::new(),
-            get_ms: Histogram::new(3).expect("three digits are supported"),
+            get_ms: Histogram::new_with_bounds(1, LONGEST_MS, 3).expect("the bounds are in order"),
             hash: [0; 32],
         }
     }
