@@ -273,6 +273,12 @@ pub const PROGRESS_MS: u64 = 200;
 pub const FILES_OPEN_MAX: usize = 256;
 /// Records of an interrupted `get` that its journal brings back at most (40 bytes of memory each).
 pub const JOURNAL_RECORDS_MAX: usize = 8 << 20;
+/// Complete files of one job that wait under temporary names to be made durable together, at most.
+pub const PLACE_BATCH_FILES: usize = 1024;
+/// Their content is made durable once it comes to so much, bytes.
+pub const PLACE_BATCH_BYTES: u64 = 64 << 20;
+/// Files or directories up to which each is made durable by itself; beyond it, their whole file system is.
+pub const SYNC_EACH_MAX: usize = 8;
 
 // ---- store (docs/protocol/store.md) ------------------------------------------------------------
 

@@ -56,6 +56,7 @@ impl Report {
                 ("refused", own.refused),
                 ("duplicated", counts.duplicated),
                 ("flipped", counts.flipped),
+                ("marked", counts.marked),
                 ("spared", counts.spared),
             ] {
                 let _ = write!(text, " {name}={value}");

@@ -44,6 +44,27 @@ pub fn flip(packet: &mut [u8], bit: usize) -> bool {
     true
 }
 
+/// Marks an IP packet "congestion experienced" (RFC 3168 §5). `false`, and nothing changed, when its sender does
+/// not take the hint.
+pub fn mark(packet: &mut [u8]) -> bool {
+    match packet.first().map(|first| first >> 4) {
+        Some(4) if packet.len() >= 20 && matches!(packet[1] & 3, 1 | 2) => {
+            let before = u16::from_be_bytes([packet[0], packet[1]]);
+            packet[1] |= 3;
+            let after = u16::from_be_bytes([packet[0], packet[1]]);
+            let sum = u16::from_be_bytes([packet[10], packet[11]]);
+            packet[10..12].copy_from_slice(&updated(sum, before, after).to_be_bytes());
+            true
+        }
+        // The field lies across the second byte, and nothing sums up an IPv6 header.
+        Some(6) if packet.len() >= IPV6_HEADER && matches!(packet[1] >> 4 & 3, 1 | 2) => {
+            packet[1] |= 0x30;
+            true
+        }
+        _ => false,
+    }
+}
+
 /// Where the UDP header lies.
 fn udp_offset(packet: &[u8]) -> Option<usize> {
     let offset = match packet.first()? >> 4 {
@@ -130,6 +151,30 @@ mod tests {
                 prop_assert_eq!(packet, before);
             }
         }
+    }
+
+    #[test]
+    fn only_a_sender_that_takes_the_hint_is_marked() {
+        let sum = |header: &[u8]| {
+            let total: u32 =
+                header[..20].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+            (total & 0xffff) + (total >> 16)
+        };
+        let mut packet = datagram(b"content");
+        let own = !(sum(&packet) as u16);
+        packet[10..12].copy_from_slice(&own.to_be_bytes());
+        assert!(!mark(&mut packet) && packet[1] & 3 == 0);
+        packet[1] |= 2;
+        packet[10..12].fill(0);
+        let own = !(sum(&packet) as u16);
+        packet[10..12].copy_from_slice(&own.to_be_bytes());
+        assert!(mark(&mut packet) && packet[1] & 3 == 3);
+        assert_eq!(sum(&packet), 0xffff, "the header's checksum is right");
+        assert!(!mark(&mut packet), "once is enough");
+        let mut six = [0u8; 40];
+        (six[0], six[1]) = (0x60, 0x10);
+        assert!(mark(&mut six) && six[1] == 0x30);
+        assert!(!mark(&mut [0x45]) && !mark(&mut []));
     }
 
     #[test]

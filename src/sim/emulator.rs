@@ -7,7 +7,7 @@
 
 use crate::base::{Rng, Time};
 use crate::limits::{EMULATOR_PACKET_SIZE_MAX, EMULATOR_PACKETS_MAX};
-use crate::sim::damage::{flip, payload_length};
+use crate::sim::damage::{flip, mark, payload_length};
 use crate::sim::link::{Arrival, Link, LinkConfig, Lost};
 use crate::sim::wheel::Wheel;
 
@@ -38,6 +38,8 @@ pub struct Counts {
     pub flipped: u64,
     /// Should have been delivered with a bit flipped, and carried no UDP payload.
     pub spared: u64,
+    /// Marked "congestion experienced".
+    pub marked: u64,
 }
 
 /// A packet on the way.
@@ -120,6 +122,10 @@ impl Emulator {
             Err(Lost::Queue) => counts.queue += 1,
             Err(Lost::Noise) => counts.noise += 1,
             Ok(passage) => {
+                if passage.marked {
+                    let packet = &mut bytes_of(&mut self.memory, self.room)[..len];
+                    counts.marked += u64::from(mark(packet));
+                }
                 let Some(original) = self.send_off(direction, passage.arrival.at, len) else { return };
                 if let Some(copy) = passage.copy {
                     self.memory.copy_within(start(original)..start(original) + len, start(self.room));

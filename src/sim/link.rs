@@ -66,6 +66,9 @@ pub struct LinkConfig {
     pub corrupt: f64,
     /// Longest datagram that passes, bytes; longer ones vanish without a word.
     pub mtu: usize,
+    /// A datagram that finds more bytes than this waiting is marked "congestion experienced" (RFC 3168), if its
+    /// sender can take the hint.
+    pub mark_above: Option<usize>,
 }
 
 /// IPv4 and UDP headers, bytes: what a datagram's payload lies in.
@@ -89,6 +92,7 @@ impl LinkConfig {
             duplicate: 0.0,
             corrupt: 0.0,
             mtu: ETHERNET_PAYLOAD,
+            mark_above: None,
         }
     }
 }
@@ -120,10 +124,12 @@ pub struct Passage {
     pub arrival: Arrival,
     /// Its copy, if it was duplicated.
     pub copy: Option<Arrival>,
+    /// Whether it met so long a queue that an ECN-capable one is marked.
+    pub marked: bool,
 }
 
 /// Why a datagram did not pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lost {
     /// The link is down.
     Down,
@@ -163,13 +169,14 @@ impl Link {
         if len > self.config.mtu {
             return Err(Lost::Mtu);
         }
+        let marked = self.config.mark_above.is_some_and(|above| self.waiting(now) > above);
         let sent = self.transmit(now, len)?;
         if self.is_noise() {
             return Err(Lost::Noise);
         }
         let arrival = self.arrive(sent, len);
         let copy = self.rng.chance(self.config.duplicate).then(|| self.arrive(sent, len));
-        Ok(Passage { arrival, copy })
+        Ok(Passage { arrival, copy, marked })
     }
 
     /// Bytes that wait for the wire.
@@ -257,6 +264,16 @@ mod tests {
             assert_eq!(at, Time::from_millis(1_000 + 1 + number as u64 + 10));
         }
         assert!(passed[11..].iter().all(|passage| *passage == Err(Lost::Queue)));
+    }
+
+    #[test]
+    fn a_long_queue_marks() {
+        let config = LinkConfig { rate: Some(8_224_000), mark_above: Some(5_000), ..clean() };
+        let passed = run(&mut link(config), 20, Duration::ZERO);
+        let marked: Vec<bool> = passed.iter().map(|passage| passage.unwrap().marked).collect();
+        let first = marked.iter().position(|marked| *marked);
+        assert_eq!(first, Some(5), "the first that finds five others before it");
+        assert!(marked[5..].iter().all(|marked| *marked));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Links as text, for command lines, descriptions of labs and traces:
 //!
 //! ```text
-//! rate=100mbit,delay=20ms,jitter=2ms,loss=1%,reorder=5%/3ms,duplicate=1%,corrupt=0.1%,mtu=1400,queue=256k
+//! rate=100mbit,delay=20ms,jitter=2ms,loss=1%,reorder=5%/3ms,duplicate=1%,corrupt=0.1%,mtu=1400,queue=256k,mark=64k
 //! delay=50ms,bursts=1%/20%/0/80%
 //! down
 //! ```
@@ -27,7 +27,8 @@ pub struct BadLink {
 
 /// The words, for people who mistyped one.
 const WORDS: &str = "rate=100mbit, queue=256k, overhead=28, delay=20ms, jitter=2ms, loss=1%, \
-                     bursts=ENTER/LEAVE/GOOD/BAD, reorder=5%/3ms, duplicate=1%, corrupt=0.1%, mtu=1500, up, down, clean";
+                     bursts=ENTER/LEAVE/GOOD/BAD, reorder=5%/3ms, duplicate=1%, corrupt=0.1%, mtu=1500, mark=64k, up, \
+                     down, clean";
 
 impl LinkConfig {
     /// Changes what the words of `text` name and nothing else. An error changes nothing.
@@ -68,6 +69,7 @@ impl LinkConfig {
                 let least = format!("a packet's length, at least {UDP_OVERHEAD} bytes of headers");
                 self.mtu = size(value)?.checked_sub(UDP_OVERHEAD).ok_or(least)?;
             }
+            "mark" => self.mark_above = if value == "never" { None } else { Some(size(value)?) },
             _ => return Err(format!("no such word; there are {WORDS}")),
         }
         Ok(())
@@ -208,6 +210,9 @@ impl fmt::Display for LinkConfig {
         if self.mtu != clean.mtu {
             words.push(format!("mtu={}", self.mtu.saturating_add(UDP_OVERHEAD)));
         }
+        if let Some(bytes) = self.mark_above {
+            words.push(format!("mark={}", show_size(bytes)));
+        }
         if !self.up {
             words.push("down".into());
         }
@@ -276,14 +281,16 @@ mod tests {
     fn link() -> impl Strategy<Value = LinkConfig> {
         let wire =
             (any::<bool>(), prop::option::of(1..1u64 << 50), 0..1usize << 40, 0..100usize, 0..1usize << 20);
+        let mark = prop::option::of(0..1usize << 30);
         let times = (time(), time(), share(), time());
-        (wire, times, noise(), share(), share()).prop_map(
+        (wire, times, noise(), share(), share(), mark).prop_map(
             |(
                 (up, rate, queue, overhead, mtu),
                 (delay, jitter, reorder, reorder_by),
                 noise,
                 duplicate,
                 corrupt,
+                mark_above,
             )| {
                 LinkConfig {
                     up,
@@ -298,6 +305,7 @@ mod tests {
                     duplicate,
                     corrupt,
                     mtu,
+                    mark_above,
                 }
             },
         )
@@ -321,7 +329,7 @@ mod tests {
     #[test]
     fn every_word_is_read_and_printed_as_people_write_it() {
         let text = "rate=100mbit,queue=256k,delay=20ms,jitter=2ms,bursts=1%/20%/0%/80%,reorder=5%/3ms,\
-                    duplicate=1%,corrupt=0.1%,mtu=1400,down";
+                    duplicate=1%,corrupt=0.1%,mtu=1400,mark=64k,down";
         let link: LinkConfig = text.parse().unwrap();
         assert_eq!(link.to_string(), text);
         assert_eq!((link.rate, link.queue, link.up), (Some(100_000_000), 262_144, false));

@@ -1,17 +1,33 @@
 //! The simulated world around the same `node/` code that runs in a daemon: packet buffers, stored chunks,
-//! files and links are models; time is a number; everything random comes from one seed.
+//! files, links and address translators are models; time is a number; everything random comes from one seed.
 //!
-//! [`pair::Net`] holds a few nodes on one link model; the tests below it are the second ring of
-//! `docs/testing.md`. [`emulator::Emulator`] puts the same link model between real processes.
+//! [`net::Net`] runs nodes, from two to thousands, and [`trace::Trace`] tells what they did. The tests below are
+//! the second ring of `docs/testing.md`. [`emulator::Emulator`] puts the same link model between real processes.
 
+pub mod buffers;
 pub mod damage;
 pub mod emulator;
 pub mod files;
+pub mod import;
 pub mod link;
 pub mod link_text;
-pub mod pair;
+pub mod nat;
+pub mod net;
+pub mod scenario;
+pub mod store;
+pub mod trace;
+pub mod trees;
 pub mod wheel;
 pub mod world;
 
 #[cfg(test)]
 mod tests;
+
+/// How a node ends before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Crash {
+    /// The process dies: what it gave to the kernel stays.
+    Process,
+    /// The power fails: only what was made durable stays.
+    Power,
+}

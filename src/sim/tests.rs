@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::files::Node as Entry;
 use super::link::{LinkConfig, Noise};
-use super::pair::Net;
+use super::net::Net;
 use crate::base::Rng;
 use crate::base::fileop::{FileTime, JobId};
 use crate::limits::PIECE_PLAIN_MAX;
-use crate::node::{Command, Report};
+use crate::node::{Command, Node, Report};
 use crate::service::get::GetRequest;
 use crate::service::put::Put;
 use crate::wire::locator::Locator;
@@ -107,16 +107,16 @@ fn finish(net: &mut Net, node: usize, job: u64, seconds: u64) -> Result<(), Stri
 fn assert_restored(net: &Net, node: usize, tree: &Tree) {
     let files = &net.nodes[node].files;
     for (path, bytes) in tree {
-        match files.tree.get(&format!("/out/top/{path}")) {
+        match files.entry(&format!("/out/top/{path}")) {
             Some(Entry::File(got, mode, mtime)) => {
-                assert!(got == bytes, "seed {}: {path} differs", net.seed);
-                assert_eq!((*mode, *mtime), (0o640, FileTime { seconds: 5, nanos: 6 }));
+                assert!(got == *bytes, "seed {}: {path} differs", net.seed);
+                assert_eq!((mode, mtime), (0o640, FileTime { seconds: 5, nanos: 6 }));
             }
             other => panic!("seed {}: {path}: {other:?}", net.seed),
         }
     }
-    assert_eq!(files.tree.get("/out/top"), Some(&Entry::Dir(0o755, FileTime { seconds: 1, nanos: 2 })));
-    assert!(files.partial.is_empty() && files.journals.is_empty(), "nothing is left behind");
+    assert_eq!(files.entry("/out/top"), Some(Entry::Dir(0o755, FileTime { seconds: 1, nanos: 2 })));
+    assert!(files.leftovers() == 0, "nothing is left behind");
 }
 
 fn millis(millis: u64) -> Duration {
@@ -171,10 +171,8 @@ fn one_file_of_a_tree_costs_its_own_slices_and_the_way_there() {
     net.befriend(1, &[0]);
     get(&mut net, 1, 1, &reference, &["top", "d1", "inside"]);
     assert_eq!(finish(&mut net, 1, 1, 60), Ok(()));
-    let Some(Entry::File(bytes, ..)) = net.nodes[1].files.tree.get("/out/inside") else {
-        panic!("not there")
-    };
-    assert_eq!(*bytes, tree["d1/inside"]);
+    let Some(Entry::File(bytes, ..)) = net.nodes[1].files.entry("/out/inside") else { panic!("not there") };
+    assert_eq!(bytes, tree["d1/inside"]);
     // 70,000 bytes in at most three slices; three directories in one slice each.
     let received = net.nodes[1].bytes_received;
     assert!(received < 7 * 65_536, "{received} bytes for one file");
@@ -243,12 +241,11 @@ fn what_cannot_be_done_is_said_in_one_line() {
     assert!(why.contains("friend add"), "{why}");
 
     net.befriend(1, &[0]);
-    let link = net.link(1, 0);
-    link.config.up = false;
+    net.cut(1, 0);
     get(&mut net, 1, 2, &reference, &[]);
     let why = finish(&mut net, 1, 2, 120).unwrap_err();
     assert!(why.contains("answers"), "{why}");
-    net.link(1, 0).config.up = true;
+    net.heal(1, 0);
 
     net.nodes[0].world.store = Default::default();
     get(&mut net, 1, 3, &reference, &[]);
@@ -262,11 +259,11 @@ fn a_full_disk_ends_the_get_and_room_lets_it_resume() {
     let tree = tree(9);
     let reference = put(&mut net, &[0], &tree);
     net.befriend(1, &[0]);
-    net.nodes[1].files.room = Some(1_500_000);
+    net.nodes[1].files.disk.room = Some(1_500_000);
     get(&mut net, 1, 1, &reference, &[]);
     let why = finish(&mut net, 1, 1, 60).unwrap_err();
-    assert!(why.contains("disk full"), "{why}");
-    net.nodes[1].files.room = None;
+    assert!(why.contains("the disk is full"), "{why}");
+    net.nodes[1].files.disk.room = None;
     get(&mut net, 1, 2, &reference, &[]);
     assert_eq!(finish(&mut net, 1, 2, 60), Ok(()));
     assert_restored(&net, 1, &tree);
@@ -317,13 +314,13 @@ fn a_first_flight_that_asks_is_answered_in_one_round_trip() {
     let tree = Tree::from([("f".to_string(), vec![7; 500])]);
     let reference = put(&mut net, &[0], &tree);
     // Nobody answers at first, so that the friend is away when content is wanted.
-    net.link(1, 0).config.up = false;
+    net.cut(1, 0);
     net.befriend(1, &[0]);
     net.run_until(Duration::from_secs(60), |net| {
         // Between two calls: the next one goes out when the get begins.
-        net.nodes[1].node.is_calling_nobody()
+        net.nodes[1].node().is_some_and(Node::is_calling_nobody)
     });
-    net.link(1, 0).config.up = true;
+    net.heal(1, 0);
     let begun = net.now;
     get(&mut net, 1, 1, &reference, &[]);
     assert_eq!(finish(&mut net, 1, 1, 60), Ok(()));
@@ -357,7 +354,7 @@ fn a_friend_that_is_away_holds_no_slices_while_another_is_here() {
     let mut net = Net::new(14, 3, link);
     let tree = tree(14);
     let reference = put(&mut net, &[0], &tree);
-    net.link(1, 2).config.up = false;
+    net.cut(1, 2);
     net.befriend(2, &[0, 1]);
     net.run_for(Duration::from_secs(1));
     for job in 1..=6 {
@@ -403,7 +400,7 @@ fn a_move_to_another_address_does_not_wait_for_a_timeout() {
     net.befriend(1, &[0]);
     get(&mut net, 1, 1, &reference, &[]);
     assert!(net.run_until(Duration::from_secs(30), |net| net.nodes[1].bytes_received > 1_000_000));
-    net.nodes[1].address = "10.0.0.99:4600".parse().unwrap();
+    net.roam_to(1, "10.0.0.99:4600".parse().unwrap());
     let before = net.nodes[1].bytes_received;
     net.run_for(millis(150));
     let received = net.nodes[1].bytes_received - before;

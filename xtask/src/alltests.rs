@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::args::Args;
 use crate::sh::{self, Outcome, Steps};
-use crate::{e2e, setup, stop};
+use crate::{e2e, setup, sim, stop};
 
 /// The command.
 pub fn command(args: Args) -> Result<()> {
@@ -23,6 +23,7 @@ pub fn run(steps: &mut Steps) -> Result<()> {
         sh::run(sh::cargo().args(["test", "--workspace", "--all-features", "--locked", "--quiet"]))?;
         Ok(Outcome::Passed)
     })?;
+    steps.step("sim", sim::quick)?;
     steps.step("e2e", || {
         if !sh::is_root() {
             return Ok(Outcome::Skipped("network namespaces need root".into()));

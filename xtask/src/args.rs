@@ -47,6 +47,11 @@ impl Args {
         Some(self.words.remove(at))
     }
 
+    /// All words that are left, for a command that has flags of its own.
+    pub fn rest(self) -> Vec<String> {
+        self.words
+    }
+
     /// Nothing may be left.
     pub fn finish(self) -> Result<()> {
         if let Some(word) = self.words.first() {

@@ -17,6 +17,7 @@ mod e2e;
 mod lab;
 mod setup;
 mod sh;
+mod sim;
 mod stop;
 mod tidy;
 
@@ -37,6 +38,8 @@ cargo xtask COMMAND
                     real daemons in network namespaces: faults and what must be said about them
   crash [kill|points|power] [--rounds N] [--seed S] [--at WHERE] [--keep] [--binary PATH]
                     daemons that are killed, or lose power, at bad moments (docs/testing/crash.md)
+  sim   [--seeds N] [--seed S] [--nodes M] [--trace] [--twice] [--minutes M] [--canary NAME] [--light]
+                    random networks with everything that can go wrong, under a virtual clock
   bench transfer [--size SIZE] [--runs N] [--peers A,B] [--offloads on|off|both]
                  [--scratch DIR] [--json FILE] [--binary PATH]
                     one file between two namespaces, tornet beside its peers
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         "crash" => crash::command(args),
         "bench" => bench::command(args),
         "lab" => lab::command(args),
+        "sim" => sim::command(args),
         "" | "help" | "-h" | "--help" => {
             print!("{HELP}");
             return ExitCode::SUCCESS;

@@ -46,6 +46,8 @@ pub struct Journal {
     path: PathBuf,
     len: u64,
     old: Vec<Entry>,
+    /// Whether its name is on the disk.
+    is_named: bool,
 }
 
 /// What a finished file looks like from outside: tells whether somebody changed it since.
@@ -78,7 +80,7 @@ impl Journal {
             file.write_all(&[&MAGIC[..], id].concat()).map_err(Some)?;
             len = HEAD as u64;
         }
-        Ok(Self { file, path, len, old })
+        Ok(Self { file, path, len, old, is_named: false })
     }
 
     /// Where it is.
@@ -122,6 +124,17 @@ impl Journal {
             return Err(error);
         }
         self.len += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Returns when everything that was appended is on the disk. Until then nobody needs it to be: records that
+    /// a journal does not know are fetched again, and those that it knows are checked by their tags.
+    pub fn sync(&mut self) -> io::Result<()> {
+        self.file.sync_data()?;
+        if !self.is_named {
+            File::open(self.path.parent().unwrap_or(Path::new("/")))?.sync_all()?;
+            self.is_named = true;
+        }
         Ok(())
     }
 

@@ -3,12 +3,14 @@
 //! Every path is walked from the job's output directory one component at a time, through open directories, and
 //! no component may be a symlink; so whatever a hostile directory says, and whatever was planted beforehand,
 //! nothing outside the output is touched. A file is written under a temporary name beside its place and
-//! renamed when complete; the job's journal says what is in it, so that the same `get` can go on later.
+//! renamed when it is complete and on the disk; the job's journal says what is in it, so that the same `get` can
+//! go on later. A job that ended as complete survives a loss of power.
 
 mod descriptors;
 mod journal;
 mod names;
 mod part;
+mod place;
 #[cfg(test)]
 mod tests;
 
@@ -34,6 +36,7 @@ use descriptors::{Descriptors, Number, open_in};
 use journal::Journal;
 use names::{PathHash, failed, refused};
 use part::Part;
+use place::Unsynced;
 
 type Fault<T> = Result<T, FileFault>;
 
@@ -52,6 +55,7 @@ struct Job {
     journal: Journal,
     dirs: BTreeMap<u32, Dir>,
     files: BTreeMap<u32, Part>,
+    unsynced: Unsynced,
 }
 
 /// A directory below the output.
@@ -90,7 +94,9 @@ impl Files {
         if !Path::new(root).is_absolute() {
             return Err(refused(root, "not an absolute path"));
         }
-        match DirBuilder::new().create(root) {
+        let made = DirBuilder::new().create(root);
+        let is_new = made.is_ok();
+        match made {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(refused(root, "the directory above it does not exist; make it first"));
             }
@@ -107,6 +113,12 @@ impl Files {
             Some(error) => failed(&self.journals.display().to_string(), errno(&error)),
         })?;
         let resumed = opened.resumed();
+        let mut unsynced = Unsynced::default();
+        if is_new && let Some(above) = Path::new(root).parent() {
+            let fd = open(above, flags, Mode::empty());
+            let fd = fd.map_err(|errno| failed(&above.display().to_string(), errno))?;
+            unsynced.changed(&Arc::new(fd));
+        }
         let job = Job {
             root: Arc::new(fd),
             path: names::show(root.trim_end_matches('/').as_bytes()),
@@ -115,16 +127,21 @@ impl Files {
             journal: opened,
             dirs: BTreeMap::from([(0, Dir { parent: 0, name: Vec::new(), hash: [0; 16], depth: 0 })]),
             files: BTreeMap::new(),
+            unsynced,
         };
         self.jobs.insert(id, job);
         Ok(FileOutcome::Began { resumed })
     }
 
     fn end(&mut self, id: JobId, complete: bool) -> Fault<FileOutcome> {
-        let Some(job) = self.jobs.remove(&id) else {
+        let Some(mut job) = self.jobs.remove(&id) else {
             return Err(refused(&format!("job {}", id.0), "was not begun"));
         };
+        let mut work = Work { id, job: &mut job, descriptors: &mut self.descriptors };
+        // What failed is told already; files that are complete need not wait for the next run.
+        let settled = if complete { work.settle() } else { work.place().or(Ok(())) };
         self.descriptors.close_job(id);
+        settled?;
         if complete {
             let path = job.journal.path().display().to_string();
             job.journal.remove().map_err(|error| failed(&path, errno(&error)))?;
@@ -153,7 +170,11 @@ impl Work<'_> {
                 self.write(file, offset, data, record, tag)?;
                 Ok(FileOutcome::Written { len })
             }
-            FileAct::Finish { file, mode, mtime } => self.finish(file, mode, mtime),
+            FileAct::Finish { file, mode, mtime } => {
+                self.finish(file, mode, mtime)?;
+                self.place_if_full()?;
+                Ok(FileOutcome::Done)
+            }
             FileAct::Whole { parent, name, data, start, len, tag, mode, mtime } => {
                 let data = match &data {
                     Some(data) => part::slice(data, start, len)?,
@@ -161,6 +182,7 @@ impl Work<'_> {
                     None => return Err(refused(&self.path_of(parent, &name), "content without bytes")),
                 };
                 self.whole(parent, &name, data, tag, mode, mtime)?;
+                self.place_if_full()?;
                 Ok(FileOutcome::Written { len })
             }
             FileAct::Symlink { parent, name, target, mtime } => self.symlink(parent, &name, &target, mtime),
@@ -238,18 +260,24 @@ impl Work<'_> {
             Err(Errno::EEXIST) => enter(&above, &dir.name).map_err(|errno| failed(&path, errno))?,
             Err(errno) => return Err(failed(&path, errno)),
         }
+        self.job.unsynced.changed(&above);
         self.job.dirs.insert(number, dir);
         Ok(FileOutcome::Done)
     }
 
     fn finish_directory(&mut self, number: u32, mode: u32, mtime: FileTime) -> Fault<FileOutcome> {
+        // A file that comes later would change the time again.
+        self.place()?;
         let fd = self.dir(number)?;
         let dir = self.known(number)?;
         let path = self.path_of(dir.parent, &dir.name);
         // Set-id bits would give rights that nobody here granted; sticky only takes some away.
         fchmod(&*fd, Mode::from_bits_truncate(mode & 0o1777))
             .and_then(|()| futimens(&*fd, &TimeSpec::UTIME_OMIT, &time(mtime)))
+            .and_then(|()| fstat(&*fd))
+            .map(|stat| self.job.unsynced.on(&stat, &fd))
             .map_err(|errno| failed(&path, errno))?;
+        self.job.unsynced.changed(&fd);
         if number != 0 {
             self.job.dirs.remove(&number);
             self.descriptors.close(self.id, Number::Directory(number));
@@ -274,6 +302,7 @@ impl Work<'_> {
             utimensat(&*above, name, &TimeSpec::UTIME_OMIT, &time(mtime), flag)
         })
         .map_err(|errno| failed(&path, errno))?;
+        self.job.unsynced.changed(&above);
         Ok(FileOutcome::Done)
     }
 

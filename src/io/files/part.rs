@@ -1,4 +1,4 @@
-//! Files on their way: under a temporary name until they are complete, then in place.
+//! Files on their way: under a temporary name until they are complete and `place` gives them theirs.
 //!
 //! A file that an earlier run completed is not copied: it is opened where it is, read-only, so that its records
 //! can be read back and checked; only if one of them must be written again does it become a temporary file.
@@ -7,8 +7,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, RenameFlags, renameat2};
-use nix::sys::stat::{FileStat, Mode, fchmod, fstat, fstatat, futimens};
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmod, fchmodat, fstat, fstatat, futimens};
 use nix::sys::time::TimeSpec;
 use nix::sys::uio::{pread, pwrite};
 use nix::unistd::{UnlinkatFlags, ftruncate, geteuid, unlinkat};
@@ -23,11 +23,18 @@ use crate::base::fileop::{FileOutcome, FileTime, JournalRecord};
 /// A file that was opened and not yet finished.
 #[derive(Clone)]
 pub(super) struct Part {
-    parent: u32,
-    name: Vec<u8>,
-    size: u64,
+    pub(super) parent: u32,
+    pub(super) name: Vec<u8>,
+    pub(super) size: u64,
     hash: PathHash,
     state: State,
+}
+
+impl Part {
+    /// Whether what lies in its place was put there by an earlier run of the same job.
+    pub(super) fn replaces(&self) -> bool {
+        self.state == State::Temporary { replace: true }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -67,7 +74,7 @@ impl Work<'_> {
         let mut part = Part { parent, name, size, hash, state: State::Temporary { replace: false } };
         let temporary = names::part_name(&part.name, &self.job.suffix);
         let (records, finished) = self.job.journal.of(&hash);
-        match open_in(&*above, &temporary, OFlag::O_RDWR | OFlag::O_NONBLOCK, 0) {
+        match reopen(&above, &temporary) {
             Ok(fd) if is_ours(&fstat(&fd).map_err(fault)?) => {
                 if records.is_empty() {
                     ftruncate(&fd, 0).map_err(fault)?;
@@ -117,12 +124,7 @@ impl Work<'_> {
         }
         let above = self.dir(part.parent)?;
         let opened = match part.state {
-            State::Temporary { .. } => open_in(
-                &*above,
-                &names::part_name(&part.name, &self.job.suffix),
-                OFlag::O_RDWR | OFlag::O_NONBLOCK,
-                0,
-            ),
+            State::Temporary { .. } => reopen(&above, &names::part_name(&part.name, &self.job.suffix)),
             State::InPlace { .. } => open_in(&*above, &part.name, OFlag::O_RDONLY | OFlag::O_NONBLOCK, 0),
         };
         let fd = opened.map_err(|errno| failed(&self.path_of(part.parent, &part.name), errno))?;
@@ -224,11 +226,12 @@ impl Work<'_> {
         Ok(FileOutcome::Done)
     }
 
-    /// Gives a file its size, mode and time, and its place. `entries` go into the journal with its end.
+    /// Gives a file its size, mode and time; its place comes with the next batch. `entries` go into the journal
+    /// with its end.
     fn complete(
         &mut self,
         part: &Part,
-        fd: &OwnedFd,
+        fd: &Arc<OwnedFd>,
         size: u64,
         entries: &[Entry],
         mode: u32,
@@ -246,26 +249,12 @@ impl Work<'_> {
         let end = Entry { path: part.hash, record: FINISHED, tag: stamp_of(&kept) };
         // Before the rename: a journal that says so too early finds the temporary file, and no harm is done.
         self.enter(&[entries, &[end]].concat())?;
-        let State::Temporary { replace } = part.state else { return Ok(()) };
-        let temporary = names::part_name(&part.name, &self.job.suffix);
-        let flags = match replace || self.job.overwrite {
-            true => RenameFlags::empty(),
-            false => RenameFlags::RENAME_NOREPLACE,
-        };
-        match renameat2(&*above, &temporary[..], &*above, &part.name[..], flags) {
-            // Some file systems cannot promise it in one step.
-            Err(Errno::EINVAL) if !flags.is_empty() => {
-                match fstatat(&*above, &part.name[..], AtFlags::AT_SYMLINK_NOFOLLOW) {
-                    Err(Errno::ENOENT) => {
-                        renameat2(&*above, &temporary[..], &*above, &part.name[..], RenameFlags::empty())
-                    }
-                    Ok(_) => Err(Errno::EEXIST),
-                    Err(errno) => Err(errno),
-                }
-            }
-            renamed => renamed,
+        self.job.unsynced.on(&kept, &above);
+        match part.state {
+            State::Temporary { .. } => self.job.unsynced.wait(part, fd),
+            State::InPlace { .. } => self.job.unsynced.changed(fd),
         }
-        .map_err(fault)
+        Ok(())
     }
 
     pub(super) fn whole(
@@ -282,6 +271,7 @@ impl Work<'_> {
             fd = self.move_out(&part, &fd, changed)?;
             part.state = State::Temporary { replace: true };
         }
+        let fd = Arc::new(fd);
         let path = self.path_of(parent, name);
         let entry = Entry { path: part.hash, record: 0, tag };
         let entries = if data.is_empty() { &[][..] } else { &[entry][..] };
@@ -301,6 +291,18 @@ impl Work<'_> {
     fn enter(&mut self, entries: &[Entry]) -> Fault<()> {
         let written = self.job.journal.append(entries);
         written.map_err(|error| failed(&self.job.journal.path().display().to_string(), errno(&error)))
+    }
+}
+
+/// Opens a temporary file of an earlier run, or of this one. It may have been complete, and read-only.
+fn reopen(above: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
+    let open = || open_in(above, name, OFlag::O_RDWR | OFlag::O_NONBLOCK, 0);
+    match open() {
+        Err(Errno::EACCES) if is_ours(&fstatat(above, name, AtFlags::AT_SYMLINK_NOFOLLOW)?) => {
+            fchmodat(above, name, Mode::S_IRUSR | Mode::S_IWUSR, FchmodatFlags::NoFollowSymlink)?;
+            open()
+        }
+        opened => opened,
     }
 }
 

@@ -7,7 +7,7 @@ use std::process::Command;
 use super::*;
 use crate::base::fileop::JournalRecord;
 use crate::base::{SliceBuf, SlicePool};
-use crate::limits::{FILES_OPEN_MAX, RECORD_PLAIN};
+use crate::limits::{FILES_OPEN_MAX, PLACE_BATCH_FILES, RECORD_PLAIN};
 
 const JOB: JobId = JobId(1);
 const TIME: FileTime = FileTime { seconds: 1_234_567_890, nanos: 5_000_000 };
@@ -112,12 +112,22 @@ impl Bed {
         self.act(FileAct::Symlink { parent, name, target, mtime: TIME }).map(|_| ())
     }
 
+    /// What a full batch, the first finished directory and the end do.
+    fn place(&mut self) -> Result<(), FileFault> {
+        let Files { jobs, descriptors, .. } = &mut self.files;
+        Work { id: JOB, job: jobs.get_mut(&JOB).expect("begun"), descriptors }.place()
+    }
+
     fn end(&mut self, complete: bool) {
         self.act(FileAct::End { complete }).expect("ended");
     }
 
     fn leftovers(&self) -> usize {
-        fs::read_dir(self.out(""))
+        self.leftovers_in("")
+    }
+
+    fn leftovers_in(&self, path: &str) -> usize {
+        fs::read_dir(self.out(path))
             .expect("output")
             .filter(|entry| {
                 entry.as_ref().is_ok_and(|entry| entry.file_name().to_string_lossy().contains("tornet-part"))
@@ -207,6 +217,7 @@ fn files_finished_before_the_kill_are_found_in_place() {
     bed.finish(1, 0o444).expect("finished");
     bed.whole(0, "w", b"small", 0o400).expect("whole");
     bed.whole(0, "empty", b"", 0o600).expect("whole");
+    bed.place().expect("placed");
     bed.killed();
     assert!(bed.begin());
     let inode = fs::metadata(bed.out("f")).expect("there").ino();
@@ -235,6 +246,7 @@ fn a_finished_file_that_turned_out_wrong_is_written_again_unless_somebody_change
         bed.write(1, 0, &record(1)).expect("written");
         bed.write(1, 1, &record(7)).expect("written");
         bed.finish(1, 0o644).expect("finished");
+        bed.place().expect("placed");
         bed.killed();
         if changed {
             fs::write(bed.out("f"), "my own notes").expect("write");
@@ -257,6 +269,7 @@ fn a_finished_file_that_turned_out_wrong_is_written_again_unless_somebody_change
         bed.begin_with(overwrite).expect("begun");
         assert_eq!(bed.open(1, 0, "f", 2 * RECORD_PLAIN as u64).expect("reopened").len(), 2);
         bed.finish(1, 0o644).expect("finished");
+        bed.place().expect("placed");
         assert_eq!(fs::read(bed.out("f")).expect("read"), [record(1), record(2)].concat());
         assert_eq!(bed.leftovers(), 0);
     }
@@ -276,7 +289,8 @@ fn existing_files_are_kept_unless_told() {
     bed.link(0, "g", "target").expect_err("exists");
     bed.open(1, 0, "late", 4).expect("opened");
     fs::write(bed.out("late"), "mine").expect("somebody was faster");
-    bed.finish(1, 0o644).expect_err("exists");
+    bed.finish(1, 0o644).expect("finished");
+    bed.place().expect_err("exists");
     for name in ["f", "g", "late"] {
         assert_eq!(fs::read(bed.out(name)).expect("read"), b"mine");
     }
@@ -286,6 +300,7 @@ fn existing_files_are_kept_unless_told() {
     assert_eq!(fs::read(bed.out("f")).expect("read"), b"mine", "until the new one is complete");
     bed.write(1, 0, b"new!").expect("written");
     bed.finish(1, 0o644).expect("finished");
+    bed.place().expect("placed");
     bed.link(0, "g", "target").expect("replaced");
     assert_eq!(fs::read(bed.out("f")).expect("read"), b"new!");
     assert_eq!(fs::read_link(bed.out("g")).expect("link"), Path::new("target"));
@@ -330,6 +345,7 @@ fn hostile_names_and_planted_symlinks_lead_nowhere() {
     bed.end(false);
     bed.begin_with(true).expect("begun");
     bed.whole(0, "filelink", b"evil", 0o777).expect("the link is replaced, not its target");
+    bed.place().expect("placed");
     assert_eq!(fs::read(outside.join("target")).expect("read"), b"precious");
     assert_eq!(fs::metadata(outside.join("target")).expect("there").mode() & 0o777, 0o644);
     assert_eq!(fs::read_dir(&outside).expect("outside").count(), 1);
@@ -347,6 +363,7 @@ fn a_planted_hard_link_is_not_written_through() {
     bed.open(1, 0, "f", 4).expect("opened");
     bed.write(1, 0, b"evil").expect("written");
     bed.finish(1, 0o644).expect("finished");
+    bed.place().expect("placed");
     assert_eq!(fs::read(&precious).expect("read"), b"precious");
 }
 
@@ -385,6 +402,7 @@ fn more_is_named_than_is_kept_open() {
         assert_eq!(bed.read_back(n, 0, 10), b"abcdefghij");
         bed.finish(n, 0o600).expect("finished");
     }
+    bed.place().expect("placed");
     assert_eq!(fs::read(bed.out("d0/d1/d2/f")).expect("read"), b"abcdefghij");
 }
 
@@ -415,6 +433,29 @@ fn mistakes_of_the_asker_are_answered_not_obeyed() {
     assert!(fault.message.contains("does not exist"), "{fault}");
     bed.end(false);
     bed.act(FileAct::End { complete: true }).expect_err("ended already");
+}
+
+#[test]
+fn complete_files_get_their_names_in_batches_and_before_their_directory_gets_its_time() {
+    let mut bed = Bed::new();
+    bed.begin();
+    bed.directory(1, 0, "d").expect("made");
+    for n in 0..PLACE_BATCH_FILES {
+        assert!(!bed.out("d/0").exists(), "its bytes may not be on the disk");
+        bed.whole(1, &n.to_string(), b"x", 0o444).expect("written");
+    }
+    assert!(bed.out("d/0").exists() && bed.leftovers_in("d") == 0, "a batch is full");
+    bed.whole(1, "last", b"x", 0o444).expect("written");
+    bed.killed();
+    assert!(bed.begin());
+    bed.directory(1, 0, "d").expect("entered");
+    let journal = bed.open(1, 1, "last", 1).expect("reopened, though it was read-only already");
+    assert_eq!(journal.len(), 1, "what waited is not fetched again");
+    bed.finish(1, 0o444).expect("finished");
+    bed.act(FileAct::FinishDirectory { dir: 1, mode: 0o755, mtime: TIME }).expect("finished");
+    bed.end(true);
+    assert_eq!(fs::read(bed.out("d/last")).expect("read"), b"x");
+    assert_eq!(fs::metadata(bed.out("d")).expect("there").mtime(), TIME.seconds);
 }
 
 #[test]

@@ -1,0 +1,200 @@
+//! Nodes on a network under a virtual clock: links between every two, address translators, crashes.
+//!
+//! A [`Net`] is driven from outside: change it, ask its nodes, then [`Net::run_until`] something is so, or
+//! [`Net::run`] from one [`Notice`] to the next. Whatever happens in between comes from one queue of events and
+//! from one seed.
+
+mod faults;
+mod node;
+mod path;
+mod queue;
+mod run;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::buffers::{Buffers, Pool};
+use super::link::{Link, LinkConfig};
+use super::nat::Nat;
+use super::trace::{Event as Traced, Trace};
+use super::world::SimWorld;
+use crate::base::{Rng, Time, UnixMs};
+use crate::crypto::{Identity, IdentityCard, Secret};
+use crate::node::command::Friend;
+use crate::node::{Command, Input};
+use node::{FilesThread, up_to};
+use queue::{Event, Queue};
+
+pub use node::{Delays, EPOCH, NETWORK, SimNode};
+
+/// What ends [`Net::run`] before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    /// A time has come that was asked for with [`Net::call_at`].
+    Call {
+        /// For which node.
+        node: Option<usize>,
+        /// The caller's own number.
+        token: u64,
+    },
+    /// A node reported something (but for progress): the `index`-th of its `reports`.
+    Report {
+        /// Which node.
+        node: usize,
+        /// Which report.
+        index: usize,
+    },
+}
+
+/// Nodes and the network between them.
+pub struct Net {
+    /// What everything random comes from: failures print it.
+    pub seed: u64,
+    /// The time.
+    pub now: Time,
+    /// The nodes.
+    pub nodes: Vec<SimNode>,
+    /// Whether datagrams that arrive together are handed in as one train, as a kernel does.
+    pub coalesce: bool,
+    /// A mistake to make: the share of due timers that nodes are not told of.
+    pub drop_timers: f64,
+    /// What happened.
+    pub trace: Trace,
+    queue: Queue,
+    notices: VecDeque<Notice>,
+    /// Who has which address.
+    hosts: BTreeMap<SocketAddr, usize>,
+    nats: Vec<Nat>,
+    nat_of: BTreeMap<IpAddr, usize>,
+    links: BTreeMap<(usize, usize), Link>,
+    default: LinkConfig,
+    buffers: Pool,
+    rng: Rng,
+}
+
+impl Net {
+    /// `count` nodes that do not know one another. They have been running for longer than any first flight is
+    /// fresh, so they take early requests at once.
+    pub fn new(seed: u64, count: usize, link: LinkConfig) -> Self {
+        let mut net = Self {
+            seed,
+            now: Time::from_millis(60_000),
+            nodes: Vec::new(),
+            coalesce: false,
+            drop_timers: 0.0,
+            trace: Trace::default(),
+            queue: Queue::default(),
+            notices: VecDeque::new(),
+            hosts: BTreeMap::new(),
+            nats: Vec::new(),
+            nat_of: BTreeMap::new(),
+            links: BTreeMap::new(),
+            default: link,
+            buffers: Pool::default(),
+            rng: Rng::from_number(seed),
+        };
+        for _ in 0..count {
+            let index = net.add_node();
+            let (now, rng) = (net.now, net.rng.fork());
+            net.nodes[index].boot(now, rng, UnixMs(0));
+        }
+        net
+    }
+
+    /// A further node, which is down.
+    pub fn add_node(&mut self) -> usize {
+        let index = self.nodes.len();
+        let identity = Arc::new(Identity::new(Secret::from_bytes(self.rng.bytes()), 0, 0));
+        let [_, high, middle, low] = (index as u32 + 1).to_be_bytes();
+        let address = SocketAddr::from(([10, high, middle, low], 4600));
+        let buffers = Buffers::new(self.buffers.clone());
+        self.nodes.push(SimNode::new(identity, address, SimWorld { buffers, ..SimWorld::default() }));
+        self.hosts.insert(address, index);
+        index
+    }
+
+    /// Makes `friends` the friends of a node, each at the address that it has now.
+    pub fn befriend(&mut self, node: usize, friends: &[usize]) {
+        let friends = friends.iter().map(|&index| {
+            let friend = &self.nodes[index];
+            Friend { card: *friend.card(), addresses: vec![friend.address], trust: 50 }
+        });
+        let friends = friends.collect();
+        self.command(node, Command::Friends(friends));
+    }
+
+    /// The public half of a node's identity.
+    pub fn card(&self, node: usize) -> IdentityCard {
+        *self.nodes[node].card()
+    }
+
+    /// Hands a command to a node; false when it is down. Friends are remembered also then, and given again
+    /// after every start, as the daemon's control thread does.
+    pub fn command(&mut self, node: usize, command: Command) -> bool {
+        if let Command::Friends(friends) = &command {
+            self.nodes[node].friends.clone_from(friends);
+        }
+        let what = match &command {
+            Command::Friends(friends) => format!("{} friends", friends.len()),
+            Command::Get(request) => format!("get, job {}", request.job.0),
+            Command::Cancel(job) => format!("cancel job {}", job.0),
+            Command::Status { token } => format!("status {token}"),
+            Command::Shutdown => "shutdown".to_owned(),
+        };
+        if !self.nodes[node].is_up() {
+            return false;
+        }
+        self.trace.note(self.now, Traced::Command(node, &what));
+        self.input(node, 0, Input::Command(command));
+        true
+    }
+
+    /// Asks for a [`Notice::Call`] at a time. One for a node is forgotten when that node crashes.
+    pub fn call_at(&mut self, at: Time, node: Option<usize>, token: u64) {
+        let host = node.map(|node| self.nodes[node].host(node, 0));
+        self.queue.push(at.max(self.now), Event::Call(host, token));
+    }
+
+    /// A time between nothing and `most`, from the seed.
+    pub fn draw(&mut self, most: Duration) -> Duration {
+        up_to(&mut self.rng, most)
+    }
+
+    /// Enters something of the caller's own into the trace.
+    pub fn note(&mut self, node: Option<usize>, what: &str) {
+        self.trace.note(self.now, Traced::Note(node, what));
+    }
+
+    /// Runs until there is something to tell, or until `deadline` (`None`).
+    pub fn run(&mut self, deadline: Time) -> Option<Notice> {
+        loop {
+            if let Some(notice) = self.notices.pop_front() {
+                return Some(notice);
+            }
+            if !self.step(deadline) {
+                return None;
+            }
+        }
+    }
+
+    /// Runs until `done` says so (true) or `limit` of virtual time has passed (false).
+    pub fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&Net) -> bool) -> bool {
+        let deadline = self.now + limit;
+        loop {
+            if done(self) {
+                return true;
+            }
+            self.notices.clear();
+            if !self.step(deadline) {
+                return done(self);
+            }
+        }
+    }
+
+    /// Runs for a time.
+    pub fn run_for(&mut self, time: Duration) {
+        self.run_until(time, |_| false);
+    }
+}

@@ -1,0 +1,175 @@
+//! A node and its surroundings: what a daemon's process, its disk and its host are in the simulation.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::queue::Host;
+use crate::base::fileop::{FileDone, FileOp, JobId};
+use crate::base::{Rng, Time, UnixMs};
+use crate::crypto::{Identity, IdentityCard, Suite};
+use crate::node::command::Friend;
+use crate::node::{Clock, Config, Node, Report};
+use crate::service::get::GetProgress;
+use crate::sim::files::SimFiles;
+use crate::sim::world::SimWorld;
+
+/// Wall-clock time at the virtual clock's origin.
+pub const EPOCH: UnixMs = UnixMs(1_800_000_000_000);
+/// The network's name in simulations.
+pub const NETWORK: &[u8] = b"sim";
+
+/// How long what a shard waits for takes at most; each time is drawn from the seed, evenly from nothing to this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delays {
+    /// One operation of the files thread. It does one after another.
+    pub file: Duration,
+    /// An answer of the files thread, from its queue to the shard.
+    pub answer: Duration,
+    /// Faulting one cold slice in. Several go on at once and end in any order.
+    pub warm: Duration,
+    /// The device, from being given a train to giving its buffer back.
+    pub send: Duration,
+}
+
+impl Default for Delays {
+    fn default() -> Self {
+        Self {
+            file: Duration::from_micros(100),
+            answer: Duration::from_micros(50),
+            warm: Duration::from_micros(500),
+            send: Duration::from_micros(20),
+        }
+    }
+}
+
+/// A running shard. The daemon has one in this version; nothing here depends on that but [`SimNode::node`], and
+/// there are no messages between shards, since the daemon has none.
+pub(super) struct Shard {
+    pub core: Node,
+    /// Of the events in the queue that stand for its deadline, the one that counts.
+    pub armed: Option<Time>,
+    /// The deadline that was reported last.
+    pub ticked: Option<Time>,
+}
+
+/// The files thread and its two queues.
+#[derive(Default)]
+pub(super) struct FilesThread {
+    /// Operations given to it and not carried out.
+    pub waiting: VecDeque<FileOp>,
+    /// Answers that the shard has not heard.
+    pub answers: VecDeque<FileDone>,
+    /// The operation that had no room; nothing is polled while there is one.
+    pub held: Option<FileOp>,
+}
+
+impl FilesThread {
+    /// Operations without an answer.
+    pub fn out(&self) -> usize {
+        self.waiting.len() + self.answers.len()
+    }
+}
+
+/// A node and its surroundings.
+pub struct SimNode {
+    /// Empty while the node is down.
+    pub(super) shards: Vec<Shard>,
+    /// How often it was taken down or up.
+    pub(super) life: u32,
+    pub(super) thread: FilesThread,
+    pub(super) address: SocketAddr,
+    /// The translator that it is behind.
+    pub(super) nat: Option<usize>,
+    pub(super) identity: Arc<Identity>,
+    /// What its configuration says, and the control thread tells it after a start.
+    pub(super) friends: Vec<Friend>,
+    /// How far its wall clock is ahead, milliseconds.
+    pub(super) skew_ms: i64,
+    /// Its buffers and chunks.
+    pub world: SimWorld,
+    /// Its files.
+    pub files: SimFiles,
+    /// How long its threads and devices take.
+    pub delays: Delays,
+    /// Everything it reported, but for progress.
+    pub reports: Vec<Report>,
+    /// The last progress of each job.
+    pub progress: BTreeMap<JobId, GetProgress>,
+    /// UDP payload bytes that reached it.
+    pub bytes_received: u64,
+    /// Datagrams that it sent.
+    pub datagrams_sent: u64,
+}
+
+impl SimNode {
+    pub(super) fn new(identity: Arc<Identity>, address: SocketAddr, world: SimWorld) -> Self {
+        Self {
+            shards: Vec::new(),
+            life: 0,
+            thread: FilesThread::default(),
+            address,
+            nat: None,
+            identity,
+            friends: Vec::new(),
+            skew_ms: 0,
+            world,
+            files: SimFiles::default(),
+            delays: Delays::default(),
+            reports: Vec::new(),
+            progress: BTreeMap::new(),
+            bytes_received: 0,
+            datagrams_sent: 0,
+        }
+    }
+
+    /// The node itself, the same code as in a daemon; `None` while it is down.
+    pub fn node(&self) -> Option<&Node> {
+        self.shards.first().map(|shard| &shard.core)
+    }
+
+    /// Whether it runs.
+    pub fn is_up(&self) -> bool {
+        !self.shards.is_empty()
+    }
+
+    /// Where it is, as it knows itself.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The public half of its identity.
+    pub fn card(&self) -> &IdentityCard {
+        self.identity.card()
+    }
+
+    /// Its clocks. The monotonic one is the world's.
+    pub(super) fn clock(&self, now: Time) -> Clock {
+        Clock { now, wall: UnixMs((EPOCH.0 + now.0 / 1_000_000).saturating_add_signed(self.skew_ms)) }
+    }
+
+    pub(super) fn host(&self, index: usize, shard: u8) -> Host {
+        Host { node: index as u32, life: self.life, shard }
+    }
+
+    /// A process begins.
+    pub(super) fn boot(&mut self, now: Time, rng: Rng, refuse_early_until: UnixMs) {
+        let config = Config {
+            identity: Arc::clone(&self.identity),
+            network: NETWORK.to_vec(),
+            place_floor_bits: 0,
+            // Not the one that this host is fast at: a seed means the same on every host.
+            suite: Suite::Aes256Gcm,
+            home_port: self.address.port(),
+            refuse_early_until,
+        };
+        self.life += 1;
+        self.shards.push(Shard { core: Node::new(config, rng, now), armed: None, ticked: None });
+    }
+}
+
+/// A time between nothing and `most`.
+pub(super) fn up_to(rng: &mut Rng, most: Duration) -> Duration {
+    Duration::from_nanos(rng.below(most.as_nanos() as u64 + 1))
+}

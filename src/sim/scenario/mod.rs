@@ -1,0 +1,490 @@
+//! Random runs of a few nodes with everything that can go wrong, checked against a model of what must be
+//! (docs/testing/simulator.md).
+//!
+//! For half a minute of virtual time faults come and go; then everything heals. At every crash, at every end of a
+//! job and at the end of all: no acknowledged chunk is missing, no entry under its final name is wrong, what was
+//! reported complete is complete. After the healing every put is acknowledged, every get to which a path leads
+//! is complete, and every other one ends with a clear line.
+
+mod faults;
+mod light;
+mod model;
+mod plan;
+mod statistics;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::files::SimFiles;
+use super::import::{Import, Imported};
+use super::net::{Net, Notice};
+use super::trace::Sink;
+use super::trees::Tree;
+use crate::base::fileop::JobId;
+use crate::base::{Rng, Time};
+use crate::node::{Command, Report};
+use crate::service::get::GetRequest;
+use crate::sim::Crash;
+use plan::{Fault, Plan, TROUBLE};
+
+pub use light::{Light, light};
+pub use statistics::Statistics;
+
+/// After the healing everything is over within so much virtual time.
+pub const PATIENCE: Duration = Duration::from_secs(900);
+
+/// A mistake planted in the world around the nodes, which the checks must find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Canary {
+    /// The store acknowledges before it commits.
+    AckBeforeSync,
+    /// Files get their names before anything is synced.
+    RenameBeforeSync,
+    /// Three of ten due timers are not told to the node.
+    DropTimers,
+    /// The files thread changes a byte of what it writes.
+    SkipVerify,
+}
+
+impl Canary {
+    /// All of them, by name.
+    pub const ALL: [(&'static str, Self); 4] = [
+        ("ack-before-sync", Self::AckBeforeSync),
+        ("rename-before-sync", Self::RenameBeforeSync),
+        ("drop-timers", Self::DropTimers),
+        ("skip-verify", Self::SkipVerify),
+    ];
+}
+
+/// What to run beside the seed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// How many nodes; `None`: 2 to 12, as the seed says.
+    pub nodes: Option<usize>,
+    /// A mistake to plant.
+    pub canary: Option<Canary>,
+}
+
+/// What came of one seed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// The seed.
+    pub seed: u64,
+    /// Gets to which a path led in the end, and those that had been complete before.
+    pub wanted: u64,
+    /// Of those, complete and right.
+    pub complete: u64,
+    /// Gets that nobody could serve and that said so.
+    pub refused: u64,
+    /// From the first asking to the end of each complete get, milliseconds.
+    pub get_ms: Vec<u64>,
+    /// Events.
+    pub events: u64,
+    /// Virtual time.
+    pub time: Duration,
+    /// Hash of everything that happened.
+    pub hash: String,
+    /// What was wrong.
+    pub failures: Vec<String>,
+}
+
+/// Runs one seed; each line of its trace goes to `sink`.
+pub fn run(seed: u64, options: Options, sink: Option<Sink>) -> Outcome {
+    let mut world = World::new(seed, options);
+    if let Some(sink) = sink {
+        world.net.trace.show([], sink);
+    }
+    world.run();
+    world.outcome()
+}
+
+/// What is to be done at some time.
+enum Action {
+    Put(usize),
+    Step(usize, u64),
+    Commit(usize),
+    Get(usize),
+    Cancel(usize, JobId),
+    Fault(Fault),
+    Undo(Fault),
+    Start(usize),
+    Heal,
+}
+
+#[derive(Default)]
+struct Putting {
+    import: Option<Import>,
+    attempts: u64,
+    done: Option<Imported>,
+}
+
+#[derive(Default)]
+struct Getting {
+    wanted: Tree,
+    begun: Option<Time>,
+    job: Option<JobId>,
+    ends: u64,
+    done: Option<Time>,
+    /// A complete one is being run again.
+    again: bool,
+    refused: Option<String>,
+}
+
+struct World {
+    net: Net,
+    rng: Rng,
+    plan: Plan,
+    begin: Time,
+    todo: BTreeMap<u64, Action>,
+    next: u64,
+    puts: Vec<Putting>,
+    gets: Vec<Getting>,
+    liars: Vec<bool>,
+    is_healed: bool,
+    failures: Vec<String>,
+}
+
+impl World {
+    fn new(seed: u64, options: Options) -> Self {
+        let mut rng = Rng::from_number(seed);
+        let plan = Plan::new(&mut rng, options.nodes);
+        let count = plan.friends.len();
+        let mut net = Net::new(seed, count, plan.link.clone());
+        for (a, b, link) in &plan.links {
+            net.change_link(*a, *b, |config| *config = link.clone());
+        }
+        for (node, sim) in net.nodes.iter_mut().enumerate() {
+            sim.world.store.cold = plan.cold[node];
+            sim.world.store.acknowledges_early = options.canary == Some(Canary::AckBeforeSync);
+            sim.files.slips.rename_before_sync = options.canary == Some(Canary::RenameBeforeSync);
+            sim.files.slips.change_a_byte = options.canary == Some(Canary::SkipVerify);
+        }
+        net.drop_timers = if options.canary == Some(Canary::DropTimers) { 0.3 } else { 0.0 };
+        for (node, nat) in plan.nats.iter().enumerate() {
+            if let Some(nat) = nat {
+                net.put_behind_nat(&[node], *nat);
+            }
+        }
+        for (node, friends) in plan.friends.iter().enumerate() {
+            net.befriend(node, friends);
+        }
+        let puts = plan.puts.iter().map(|_| Putting::default()).collect();
+        let wanted = |get| model::wanted(get, &plan.puts[get.put].tree);
+        let gets = plan.gets.iter().map(|get| Getting { wanted: wanted(get), ..Getting::default() });
+        let gets = gets.collect();
+        let begin = net.now;
+        let mut world = Self {
+            net,
+            rng,
+            begin,
+            todo: BTreeMap::new(),
+            next: 0,
+            puts,
+            gets,
+            liars: vec![false; count],
+            is_healed: false,
+            failures: Vec::new(),
+            plan,
+        };
+        let puts: Vec<_> = world.plan.puts.iter().map(|put| put.at).collect();
+        puts.into_iter().enumerate().for_each(|(put, at)| world.later(at, Action::Put(put)));
+        let gets: Vec<_> = world.plan.gets.iter().map(|get| get.at).collect();
+        gets.into_iter().enumerate().for_each(|(get, at)| world.later(at, Action::Get(get)));
+        let faults = std::mem::take(&mut world.plan.faults);
+        faults.into_iter().for_each(|(at, fault)| world.later(at, Action::Fault(fault)));
+        world.later(TROUBLE, Action::Heal);
+        world
+    }
+
+    fn later(&mut self, after: Duration, action: Action) {
+        self.next += 1;
+        self.todo.insert(self.next, action);
+        self.net.call_at(self.net.now + after, None, self.next);
+    }
+
+    /// Up to `most` milliseconds from now.
+    fn soon(&mut self, most: u64, action: Action) {
+        let after = Duration::from_micros(self.rng.below(most * 1000 + 1));
+        self.later(after, action);
+    }
+
+    fn fail(&mut self, what: String) {
+        self.net.note(None, &format!("FAILURE: {what}"));
+        // The first ones tell; a broken run would tell the same thousands of times.
+        if self.failures.len() < 20 {
+            self.failures.push(what);
+        }
+    }
+
+    fn run(&mut self) {
+        let deadline = self.net.now + TROUBLE + PATIENCE;
+        while !self.is_over() && self.failures.is_empty() {
+            let Some(notice) = self.net.run(deadline) else { break };
+            match notice {
+                Notice::Call { token, .. } => {
+                    if let Some(action) = self.todo.remove(&token) {
+                        self.act(action);
+                    }
+                }
+                Notice::Report { node, index } => self.reported(node, index),
+            }
+        }
+        if self.failures.is_empty() {
+            self.unfinished();
+            (0..self.net.nodes.len()).for_each(|node| self.check(node));
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_healed
+            && self.puts.iter().all(|put| put.done.is_some())
+            && self.gets.iter().all(|get| get.job.is_none() && (get.done.is_some() || get.refused.is_some()))
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Put(put) => self.put(put),
+            Action::Step(put, attempt) => self.step(put, attempt),
+            Action::Commit(node) => {
+                let now = self.net.now;
+                self.net.nodes[node].world.store.handle_timeout(now);
+                self.acknowledge(node);
+            }
+            Action::Get(get) => self.get(get),
+            Action::Cancel(get, job) if self.gets[get].job == Some(job) => {
+                self.net.command(self.plan.gets[get].node, Command::Cancel(job));
+            }
+            Action::Cancel(..) => {}
+            Action::Fault(fault) if !self.is_healed => self.fault(fault),
+            Action::Fault(_) => {}
+            Action::Undo(fault) => self.undo(fault),
+            Action::Start(node) => self.start(node),
+            Action::Heal => self.heal(),
+        }
+    }
+
+    // ---- put ------------------------------------------------------------------------------------
+
+    fn put(&mut self, number: usize) {
+        let planned = &self.plan.puts[number];
+        let put = &mut self.puts[number];
+        if put.done.is_some() || put.import.is_some() {
+            return;
+        }
+        if !self.net.nodes[planned.node].is_up() {
+            return self.soon(3000, Action::Put(number));
+        }
+        put.attempts += 1;
+        let attempt = put.attempts;
+        let first = (number as u64) << 48 | attempt << 32;
+        put.import = Some(Import::new(&planned.tree, planned.salt.as_ref(), first));
+        self.net.note(Some(planned.node), &format!("put {number} begins"));
+        self.soon(3, Action::Step(number, attempt));
+    }
+
+    fn step(&mut self, number: usize, attempt: u64) {
+        let node = self.plan.puts[number].node;
+        let put = &mut self.puts[number];
+        let Some(import) = put.import.as_mut().filter(|_| put.attempts == attempt) else { return };
+        let store = &mut self.net.nodes[node].world.store;
+        let ended = import.step(self.net.now, store, &mut self.rng);
+        if let Some(at) = store.poll_timeout() {
+            self.later(at.since(self.net.now), Action::Commit(node));
+        }
+        self.acknowledge(node);
+        match ended {
+            None => self.soon(3, Action::Step(number, attempt)),
+            Some(Ok(imported)) => {
+                self.net.note(Some(node), &format!("put {number} is acknowledged"));
+                self.puts[number].import = None;
+                self.puts[number].done = Some(imported);
+                self.check(node);
+                if !self.is_healed && self.rng.chance(0.25) {
+                    let crash = if self.rng.chance(0.5) { Crash::Power } else { Crash::Process };
+                    self.soon(20, Action::Fault(Fault::Crash(node, crash, Duration::from_secs(1))));
+                }
+            }
+            Some(Err(why)) => {
+                self.net.note(Some(node), &format!("put {number} failed: {why}"));
+                self.puts[number].import = None;
+                if !model::is_clear(&why) {
+                    self.fail(format!("put {number} ended with {why:?}"));
+                }
+                self.soon(3000, Action::Put(number));
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, node: usize) {
+        for (write, result) in self.net.nodes[node].world.store.take_acknowledged() {
+            let put = &mut self.puts[(write >> 48) as usize];
+            if put.attempts == write >> 32 & 0xffff
+                && let Some(import) = &mut put.import
+            {
+                import.acknowledged(result);
+            }
+        }
+    }
+
+    // ---- get ------------------------------------------------------------------------------------
+
+    fn get(&mut self, number: usize) {
+        let planned = &self.plan.gets[number];
+        let get = &mut self.gets[number];
+        if get.job.is_some() || (get.done.is_some() && !get.again) {
+            return;
+        }
+        let put = self.puts[planned.put].done.as_ref().filter(|_| self.net.nodes[planned.node].is_up());
+        let Some(imported) = put else { return self.soon(2000, Action::Get(number)) };
+        let components = planned.inside.split(|byte| *byte == b'/').map(<[u8]>::to_vec);
+        let job = JobId((number as u64) << 32 | (get.ends + 1));
+        let request = GetRequest {
+            job,
+            reference: imported.reference.clone(),
+            inside: if planned.inside.is_empty() { Vec::new() } else { components.collect() },
+            root: root(number),
+            rename: None,
+            merge: false,
+            overwrite: get.again,
+        };
+        get.job = Some(job);
+        get.begun.get_or_insert(self.net.now);
+        let (node, cancel) = (planned.node, planned.cancel_after.filter(|_| get.ends == 0));
+        if let Some(after) = cancel {
+            self.later(after, Action::Cancel(number, job));
+        }
+        self.net.command(node, Command::Get(request));
+    }
+
+    fn reported(&mut self, node: usize, index: usize) {
+        let (job, result) = match &self.net.nodes[node].reports[index] {
+            Report::Done(job, _) => (*job, Ok(())),
+            Report::Failed(job, why) => (*job, Err(why.clone())),
+            _ => return,
+        };
+        let number = (job.0 >> 32) as usize;
+        if self.gets[number].job != Some(job) {
+            return;
+        }
+        self.gets[number].job = None;
+        self.gets[number].ends += 1;
+        match result {
+            Ok(()) => self.got(number),
+            Err(why) => {
+                if !model::is_clear(&why) {
+                    self.fail(format!("get {number} ended with {why:?}"));
+                }
+                if self.is_healed && !self.is_live(number) {
+                    self.gets[number].refused = Some(why);
+                } else {
+                    self.soon(3000, Action::Get(number));
+                }
+            }
+        }
+    }
+
+    fn got(&mut self, number: usize) {
+        let (node, repeat) = (self.plan.gets[number].node, self.plan.gets[number].repeat);
+        let get = &mut self.gets[number];
+        let first = get.done.is_none();
+        get.done.get_or_insert(self.net.now);
+        get.again = false;
+        self.check(node);
+        if !self.is_healed && self.rng.chance(0.3) {
+            self.soon(50, Action::Fault(Fault::Crash(node, Crash::Power, Duration::from_millis(500))));
+        } else if first && repeat {
+            self.gets[number].again = true;
+            self.soon(1000, Action::Get(number));
+        }
+    }
+
+    /// Whether a friend that can be reached has each chunk, sound, and does not lie.
+    fn is_live(&self, number: usize) -> bool {
+        let planned = &self.plan.gets[number];
+        let Some(imported) = &self.puts[planned.put].done else { return false };
+        let hidden = |node: usize| self.plan.nats[node].is_some();
+        let serves = |friend: usize| !self.liars[friend] && !(hidden(friend) && hidden(planned.node));
+        imported.chunks.iter().all(|chunk| {
+            let mut friends = self.plan.friends[planned.node].iter();
+            friends.any(|&friend| serves(friend) && self.net.nodes[friend].world.store.is_sound(chunk))
+        })
+    }
+
+    // ---- checks ---------------------------------------------------------------------------------
+
+    /// What must be true of a node's disk at any time.
+    fn check(&mut self, node: usize) {
+        let mut found = Vec::new();
+        let sim = &self.net.nodes[node];
+        for (number, put) in self.puts.iter().enumerate().filter(|(n, _)| self.plan.puts[*n].node == node) {
+            let lost = |imported: &&Imported| {
+                imported.chunks.iter().any(|chunk| sim.world.store.get(chunk).is_none())
+            };
+            if put.done.as_ref().filter(lost).is_some() {
+                found.push(format!("node {node}: put {number} was acknowledged and is lost"));
+            }
+        }
+        for (number, get) in self.gets.iter().enumerate().filter(|(n, _)| self.plan.gets[*n].node == node) {
+            found.extend(check_get(&sim.files, number, get).map(|what| format!("node {node}: {what}")));
+        }
+        if sim.files.rewritten > 0 {
+            found
+                .push(format!("node {node}: {} records were fetched and written twice", sim.files.rewritten));
+        }
+        found.into_iter().for_each(|what| self.fail(what));
+    }
+
+    fn unfinished(&mut self) {
+        for number in 0..self.puts.len() {
+            if self.puts[number].done.is_none() {
+                self.fail(format!("put {number} is not acknowledged {PATIENCE:?} after everything healed"));
+            }
+        }
+        for number in 0..self.gets.len() {
+            let get = &self.gets[number];
+            if get.job.is_some() || (get.done.is_none() && get.refused.is_none()) {
+                let node = self.plan.gets[number].node;
+                let progress = get.job.and_then(|job| self.net.nodes[node].progress.get(&job));
+                let (live, ends) = (self.is_live(number), get.ends);
+                self.fail(format!(
+                    "node {node}: get {number} is not over {PATIENCE:?} after everything healed (a path leads \
+                     to it: {live}; it ended {ends} times before): {progress:?}"
+                ));
+            }
+        }
+    }
+
+    fn outcome(mut self) -> Outcome {
+        let complete: Vec<_> = self.gets.iter().filter(|get| get.done.is_some()).collect();
+        let ms = |get: &&Getting| Some(get.done?.since(get.begun?).as_millis() as u64);
+        let get_ms: Vec<u64> = complete.iter().filter_map(ms).collect();
+        let refused = self.gets.iter().filter(|get| get.refused.is_some()).count() as u64;
+        Outcome {
+            seed: self.net.seed,
+            wanted: self.gets.len() as u64 - refused,
+            complete: get_ms.len() as u64,
+            refused,
+            get_ms,
+            events: self.net.trace.events(),
+            time: self.net.now.since(self.begin),
+            hash: self.net.trace.hash(),
+            failures: std::mem::take(&mut self.failures),
+        }
+    }
+}
+
+fn root(get: usize) -> String {
+    format!("/get-{get}")
+}
+
+fn check_get(files: &SimFiles, number: usize, get: &Getting) -> Option<String> {
+    let root = root(number);
+    if let Some(wrong) = model::wrong(files, &root, &get.wanted) {
+        return Some(format!("get {number}: a wrong entry is in place: {wrong}"));
+    }
+    let is_settled = get.done.is_some() && !get.again && get.job.is_none();
+    let incomplete = is_settled.then(|| model::incomplete(files, &root, &get.wanted)).flatten();
+    incomplete.map(|what| format!("get {number} was reported complete: {what}"))
+}
