@@ -1,7 +1,8 @@
-//! `cargo xtask bench`: tornet beside others, in one run on one machine.
+//! `cargo xtask bench`: tornet beside others, in one run on one machine; and under attack.
 
 mod bittorrent;
 mod curl;
+pub mod hostile;
 mod machine;
 mod peer;
 mod report;
@@ -17,6 +18,7 @@ use crate::args::Args;
 pub fn command(mut args: Args) -> Result<()> {
     match args.word().as_deref() {
         Some("transfer") => transfer::command(args),
-        _ => bail!("`bench transfer`; `cargo xtask help` lists its flags"),
+        Some("hostile") => hostile::command(args),
+        _ => bail!("`bench transfer` or `bench hostile`; `cargo xtask help` lists its flags"),
     }
 }

@@ -2,6 +2,7 @@
 //! processes that are killed, disks that fill, strangers that knock. Each case has a lab of its own.
 
 mod faults;
+mod hostile;
 mod moving;
 mod resume;
 mod stranger;
@@ -25,7 +26,7 @@ struct Case {
 
 /// Every case, in order.
 fn cases() -> impl Iterator<Item = &'static Case> {
-    [moving::CASES, resume::CASES, faults::CASES, stranger::CASES].into_iter().flatten()
+    [moving::CASES, resume::CASES, faults::CASES, stranger::CASES, hostile::CASES].into_iter().flatten()
 }
 
 /// What to run.

@@ -20,7 +20,7 @@ use anyhow::{Context, Result, ensure};
 pub use command::command;
 pub use node::Node;
 pub use process::{Finished, Process};
-pub use stale::clean;
+pub use stale::{clean, remove_namespace};
 
 use crate::{sh, stop};
 
