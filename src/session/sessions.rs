@@ -84,7 +84,7 @@ impl Sessions {
     pub fn new(config: Config, mut rng: Rng, now: Time) -> Self {
         Self {
             disguise: Disguise::of(&config.identity.card().key),
-            tokens: Tokens::new(&config.identity),
+            tokens: Tokens::new(&config.identity, now),
             gate: Gate::new(now, &mut rng),
             seen: Seen::new(now),
             config,
