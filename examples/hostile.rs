@@ -91,7 +91,9 @@ fn read_captured(file: &str) -> Fallible<Vec<Vec<u8>>> {
     File::open(file)?.read_to_end(&mut bytes)?;
     let (mut rest, mut out) = (bytes.as_slice(), Vec::new());
     while let Some((len, behind)) = rest.split_first_chunk::<2>() {
-        let Some((datagram, behind)) = behind.split_at_checked(u16::from_le_bytes(*len).into()) else { break };
+        let Some((datagram, behind)) = behind.split_at_checked(u16::from_le_bytes(*len).into()) else {
+            break;
+        };
         out.push(datagram.to_vec());
         rest = behind;
     }
@@ -206,7 +208,8 @@ fn now() -> UnixMs {
 impl Target {
     /// Whether a datagram unmasks to a first flight.
     fn is_init(&self, datagram: &[u8]) -> bool {
-        let (Some(head), Some(sample)) = (datagram.first_chunk::<8>(), datagram.last_chunk::<TAG_SIZE>()) else {
+        let (Some(head), Some(sample)) = (datagram.first_chunk::<8>(), datagram.last_chunk::<TAG_SIZE>())
+        else {
             return false;
         };
         let mask = header_mask(&self.invite.card.key).mask(sample);

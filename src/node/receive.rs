@@ -31,6 +31,13 @@ impl Node {
                     self.handle_packet(clock, id, 0, PacketKind::Stream, train.ecn, &datagram[payload]);
                     self.end_of_batch(clock, id);
                 }
+                Received::Control { session, number } => {
+                    if let Some(id) = self.peer_of(clock, session)
+                        && let Some(peer) = self.peers.get_mut(&id)
+                    {
+                        peer.connection.on_other_packet_received(clock.now, number);
+                    }
+                }
                 Received::Handled | Received::Dropped(_) => {}
             }
         }

@@ -90,6 +90,9 @@ impl Node {
             if size_max < segment {
                 break;
             }
+            if let Some(skipped) = self.sessions.take_skipped(peer.session) {
+                peer.connection.on_number_skipped(skipped);
+            }
             let Some(number) = self.sessions.next_number(peer.session) else { break };
             let Some(place) = room.part(len as u32, size_max as u32) else { break };
             let (packet, store) = world.split(place);

@@ -281,6 +281,12 @@ impl Connection {
         self.ping_due = true;
     }
 
+    /// No packet will have this number, which is the one before the next that [`Self::poll_payload`] is given
+    /// (or near it): an acknowledgement of it ends the session.
+    pub fn on_number_skipped(&mut self, number: u64) {
+        self.sent.skip(number);
+    }
+
     // ---- events and figures ----
 
     /// The next event; drain it after every call that hands something in.

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::Event;
 use super::connection::Connection;
 use super::controller::{Acked, Signal};
 use super::mtu::Discovery;
@@ -10,8 +9,9 @@ use super::pacer::Pacer;
 use super::rtt::{GRANULARITY, Rtt};
 use super::sent::{FrameRef, Sent, State};
 use super::table::Queue;
+use super::{Event, Violation};
 use crate::base::{StreamId, Time};
-use crate::limits::REORDER_PACKETS_MAX;
+use crate::limits::{REORDER_PACKETS_MAX, SENT_QUIET_MAX};
 use crate::wire::frame::Ack;
 
 /// RFC 9002 kPacketThreshold, to begin with.
@@ -153,14 +153,18 @@ impl Connection {
 
     // ---- acknowledgements ----
 
-    pub(super) fn on_ack(&mut self, now: Time, ack: &Ack<'_>) {
+    pub(super) fn on_ack(&mut self, now: Time, ack: &Ack<'_>) -> Result<(), Violation> {
         let mut fresh = std::mem::take(&mut self.recovery.fresh);
         self.sent.fresh(ack.ranges(), &mut fresh);
+        if fresh.iter().any(|range| self.sent.has_skipped(range)) {
+            return Err(Violation::NEVER_SENT);
+        }
         if let Some(largest) = fresh.first().map(|range| range.end - 1) {
             self.on_news(now, ack, largest, &fresh);
         }
         fresh.clear();
         self.recovery.fresh = fresh;
+        Ok(())
     }
 
     fn on_news(&mut self, now: Time, ack: &Ack<'_>, largest: u64, fresh: &[std::ops::Range<u64>]) {
@@ -174,7 +178,7 @@ impl Connection {
             for number in range.clone() {
                 let Some(packet) = self.sent.acknowledge(number) else { continue };
                 match packet.state {
-                    State::Foreign | State::Acked => continue,
+                    State::Foreign | State::Skipped | State::Acked => continue,
                     State::InFlight => {
                         eliciting = true;
                         bytes += u64::from(packet.size);
@@ -366,6 +370,26 @@ impl Connection {
             self.apply_packet_size(now);
         }
         self.apply_rate(now);
+    }
+
+    /// A peer that acknowledges no acknowledgement cannot make this side remember all of them: the older half
+    /// is forgotten. What is in flight before them is so old that it counts as lost.
+    pub(super) fn forget_quiet(&mut self, now: Time) {
+        while self.sent.quiet() > SENT_QUIET_MAX / 2
+            && let Some((number, packet)) = self.sent.oldest()
+        {
+            if packet.state == State::InFlight {
+                self.sent.lose(number);
+                self.requeue(&packet);
+                if packet.probe {
+                    self.mtu.on_probe_lost(now, number);
+                } else {
+                    self.stats.lost_packets += 1;
+                    self.stats.lost_bytes += u64::from(packet.size);
+                }
+            }
+            self.sent.forget_oldest();
+        }
     }
 
     /// What a packet carried goes out again, as far as it still matters.

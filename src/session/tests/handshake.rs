@@ -7,8 +7,9 @@ use proptest::prelude::*;
 use super::pair::{EPOCH, Pair, config, identity};
 use crate::base::UnixMs;
 use crate::crypto::Suite;
-use crate::limits::{ADDRESS_TOKEN_BYTES_MAX, 
-    CLOCK_SKEW_MS_MAX, DATAGRAM_MIN, EARLY_DATA_MAX, HANDSHAKE_INIT_MIN, UNCONFIRMED_MS_MAX,
+use crate::limits::{
+    ADDRESS_TOKEN_BYTES_MAX, CLOCK_SKEW_MS_MAX, DATAGRAM_MIN, EARLY_DATA_MAX, HANDSHAKE_INIT_MIN,
+    UNCONFIRMED_MS_MAX,
 };
 use crate::session::{ClosedWhy, ConnectError, DropCause, Event, FailedWhy, Received};
 

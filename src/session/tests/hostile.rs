@@ -288,7 +288,10 @@ fn a_token_shown_in_anothers_name_is_good_for_a_bounded_number_of_bytes() {
         pair.deliver(1, victim, &buf[..len]);
         let (theirs, _) = *pair.nodes[1].early.last().expect("taken");
         let budget = pair.nodes[1].sessions.budget(theirs);
-        assert!(budget <= ADDRESS_TOKEN_BYTES_MAX + AMPLIFICATION_MAX * len as u64, "round {round}: {budget}");
+        assert!(
+            budget <= ADDRESS_TOKEN_BYTES_MAX + AMPLIFICATION_MAX * len as u64,
+            "round {round}: {budget}"
+        );
         promised += budget.saturating_sub(AMPLIFICATION_MAX * len as u64);
     }
     assert!(promised <= ADDRESS_TOKEN_BYTES_PER_PERIOD, "{promised}");

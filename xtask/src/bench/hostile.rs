@@ -17,7 +17,8 @@ use crate::lab::{Lab, Node, Process, Wiring, files, node, scratch};
 use crate::{setup, sh, stop};
 
 /// What strangers can send.
-const STRANGERS: &[&str] = &["random", "truncated", "replayed", "empty", "flipped", "shaped", "replayed-init"];
+const STRANGERS: &[&str] =
+    &["random", "truncated", "replayed", "empty", "flipped", "shaped", "replayed-init"];
 /// Of those, what has a handshake's shape.
 const SHAPED: &[&str] = &["flipped", "shaped", "replayed-init"];
 /// What takes knowledge of the victim's identity: an entrance that is right and opens nothing, and
@@ -129,7 +130,8 @@ pub fn run(lab: &mut Lab, binary: &Path, plan: &Plan, only: Option<&str>) -> Res
 fn build_tool() -> Result<PathBuf> {
     let example = ["build", "--release", "--locked", "--package", "tornet", "--example", "hostile"];
     sh::run(sh::cargo().args(example))?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| sh::root().join("target"), PathBuf::from);
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| sh::root().join("target"), PathBuf::from);
     Ok(sh::root().join(target).join("release/examples/hostile"))
 }
 
@@ -373,11 +375,7 @@ impl<'a> Scene<'a> {
         let crossed = self.udp()?.0 - before.0;
         ensure!(files::sha256(&out)? == files::sha256(&input)?, "the file that came is another");
         sender.kill();
-        println!(
-            "beside a flood: {} in {:.2} s",
-            crate::args::show_size(plan.file),
-            done.took.as_secs_f64()
-        );
+        println!("beside a flood: {} in {:.2} s", crate::args::show_size(plan.file), done.took.as_secs_f64());
         Ok(crossed)
     }
 
@@ -446,8 +444,7 @@ mod tests {
 
     #[test]
     fn strangers_that_are_answered_and_dear_datagrams_are_faults() {
-        let plan =
-            Plan { rate: 1, flood: Duration::from_secs(1), rounds: 1, file: 0, judge: true };
+        let plan = Plan { rate: 1, flood: Duration::from_secs(1), rounds: 1, file: 0, judge: true };
         let cost = |ns| Cost { taken: 1000, lost: 0, ns };
         let row = |victim, answers| Row {
             name: "x".into(),
