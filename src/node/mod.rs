@@ -213,7 +213,12 @@ impl Node {
     /// Tells the node what happened.
     pub fn handle(&mut self, clock: Clock, input: Input, world: &mut impl World) {
         match input {
-            Input::Train(train) => self.handle_train(clock, train, world),
+            Input::Train(train) => {
+                // A flood of what concerns nobody costs no more than finding that out.
+                if !self.handle_train(clock, train, world) {
+                    return;
+                }
+            }
             Input::Command(command) => self.handle_command(clock, command),
             Input::FileDone(done) => self.get.file_done(done),
             Input::Warmed { handle, slice } => self.serve.warmed(handle, slice, world, &mut self.acts),

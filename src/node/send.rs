@@ -119,7 +119,8 @@ impl Node {
             return None;
         }
         let place = Place { len: len as u32, ..room };
-        let train = Train { path, place, segment: segment.min(len) as u32, ecn: ECT0 };
+        let ecn = if peer.connection.is_ecn_capable() { ECT0 } else { 0 };
+        let train = Train { path, place, segment: segment.min(len) as u32, ecn };
         self.count_out(&train);
         Some(train)
     }

@@ -25,6 +25,7 @@
 pub mod connection;
 pub mod controller;
 pub mod cubic;
+mod ecn;
 mod intake;
 mod mtu;
 mod pacer;

@@ -44,7 +44,6 @@ pub(super) struct Recovery {
     /// Acknowledgements that left alone in a row.
     pub quiet_run: u32,
     limited_at: Option<Time>,
-    ce: u64,
     /// Packets below this number belong to an earlier path.
     path_start: u64,
     first_sample: Option<Time>,
@@ -67,7 +66,6 @@ impl Recovery {
             last_eliciting: now,
             quiet_run: 0,
             limited_at: None,
-            ce: 0,
             path_start: 0,
             first_sample: None,
             event_start: 0,
@@ -139,6 +137,7 @@ impl Connection {
     /// peer most likely lacks it.
     fn on_probe_timeout(&mut self) {
         self.recovery.timeouts += 1;
+        self.ecn.on_timeout(self.recovery.timeouts);
         self.recovery.probes = 2;
         self.stats.timeouts += 1;
         self.sent.first_in_flight();
@@ -169,7 +168,7 @@ impl Connection {
 
     fn on_news(&mut self, now: Time, ack: &Ack<'_>, largest: u64, fresh: &[std::ops::Range<u64>]) {
         let in_flight = self.sent.in_flight();
-        let (mut bytes, mut eliciting) = (0, false);
+        let (mut bytes, mut eliciting, mut arrived) = (0, false, 0);
         let mut newest: Option<(u64, Sent)> = None;
         let mut run = Run::default();
         let known = self.recovery.largest_acked.map_or(largest, |old| old.max(largest));
@@ -193,6 +192,7 @@ impl Connection {
                     State::Lost => self.on_spurious(number, ack.largest),
                     State::Quiet => {}
                 }
+                arrived += 1;
                 if newest.is_none_or(|(old, _)| number > old) {
                     newest = Some((number, packet));
                 }
@@ -216,11 +216,13 @@ impl Connection {
         if eliciting {
             self.recovery.timeouts = 0;
         }
-        if ack.ce > self.recovery.ce {
-            self.recovery.ce = ack.ce;
-            if current && self.controller.on_congestion(now, packet.time, Signal::Marked) {
-                self.stats.congestion_events += 1;
-            }
+        // Of an earlier path nothing is learned about this one.
+        let arrived = if current { arrived } else { 0 };
+        if self.ecn.on_acked(arrived, ack.ce, self.stats.sent_packets)
+            && current
+            && self.controller.on_congestion(now, packet.time, Signal::Marked)
+        {
+            self.stats.congestion_events += 1;
         }
         self.find_losses(now);
         if eliciting && current {
@@ -337,6 +339,7 @@ impl Connection {
                 continue;
             }
             self.mtu.on_lost(number, packet.size, packet.time);
+            self.ecn.on_lost();
             lost += 1;
             first.get_or_insert(number);
             last_sent = packet.time;
@@ -460,6 +463,7 @@ impl Connection {
         self.rtt = Rtt::new(Some(self.rtt.smoothed().clamp(least, most)));
         self.config.rtt_hint = None;
         self.mtu = Discovery::new(self.config.mtu_min, self.config.mtu_max);
+        self.ecn = self.ecn.fresh();
         self.controller.on_packet_size(u64::from(self.mtu.current()));
         self.pacer = Pacer::new(now, u64::from(self.mtu.current()));
         let recovery = &mut self.recovery;

@@ -37,7 +37,8 @@ cargo xtask COMMAND
   bench transfer [--size SIZE] [--runs N] [--peers A,B] [--offloads on|off|both]
                  [--scratch DIR] [--json FILE] [--binary PATH]
                     one file between two namespaces, tornet beside its peers
-  bench hostile  [--rate N] [--seconds S] [--rounds N] [--kinds A,B] [--no-judge] [--binary PATH]
+  bench hostile  [--rate N] [--seconds S] [--rounds N] [--kinds A,B] [--no-judge]
+                 [--binary PATH] [--tool PATH]
                     a node pelted with hostile datagrams, beside a receiver that discards them
   lab   up [--rate RATE] | clean
                     two joined namespaces to play in until Ctrl-C | remove what dead runs left

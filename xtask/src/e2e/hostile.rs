@@ -18,5 +18,5 @@ pub const CASES: &[Case] = &[Case {
 
 fn flood(lab: &mut Lab, binary: &Path) -> Result<()> {
     let plan = Plan { rate: 100_000, flood: Duration::from_secs(1), rounds: 1, file: 32 << 20, judge: false };
-    hostile::run(lab, binary, &plan, None)
+    hostile::run(lab, binary, &plan)
 }
