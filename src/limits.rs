@@ -131,6 +131,21 @@ pub const CLOSE_REPEATS_MAX: u8 = 8;
 pub const CONTROL_PADDING_MAX: usize = 48;
 /// Sessions whose timers one call handles at most; the rest is due at once again.
 pub const TIMEOUTS_PER_CALL_MAX: usize = 1024;
+/// Handshakes per second and shard of initiators that proved their address with a cookie.
+pub const HANDSHAKES_PROVEN_PER_SECOND: u32 = 2000;
+/// Cookies that a shard sends per second; each prefix gets [`HANDSHAKES_PER_PREFIX_PER_SECOND`] at most.
+pub const COOKIES_PER_SECOND: u32 = 2000;
+/// Bytes that are sent on the strength of one address token before its holder was heard.
+pub const ADDRESS_TOKEN_BYTES_MAX: u64 = 64 << 10;
+/// Bytes that are sent so to one address per [`ADDRESS_TOKEN_PERIOD_MS`].
+pub const ADDRESS_TOKEN_BYTES_PER_PERIOD: u64 = 256 << 10;
+/// The period in which those are counted, milliseconds.
+pub const ADDRESS_TOKEN_PERIOD_MS: u64 = 60_000;
+/// Addresses for which those are counted at once, at most.
+pub const ADDRESS_TOKEN_ADDRESSES_MAX: usize = 4096;
+/// Packets of streams between two numbers that are left out, at most: an acknowledgement of one that was left
+/// out gives its sender away (RFC 9000 §21.4).
+pub const NUMBERS_BETWEEN_SKIPS_MAX: u64 = 1024;
 
 // ---- streams (docs/protocol/stream.md) ---------------------------------------------------------
 
@@ -164,6 +179,8 @@ pub const CONGESTION_WINDOW_MAX: u64 = 64 << 20;
 pub const ACK_DELAY_US_MAX: u64 = 10_000;
 /// Packets by which the network may reorder before loss is presumed, at most (it starts at 3 and adapts).
 pub const REORDER_PACKETS_MAX: u64 = 256;
+/// Packets of acknowledgements alone that are remembered at once, at most.
+pub const SENT_QUIET_MAX: usize = 4096;
 
 // ---- control messages --------------------------------------------------------------------------
 
@@ -179,6 +196,8 @@ pub const HELLO_SERVICES_MAX: usize = 64;
 pub const BUSY_RETRY_MS: u32 = 200;
 /// Chunk requests that one session serves at once.
 pub const REQUESTS_PER_SESSION_MAX: usize = 128;
+/// Time that a peer has to send a whole chunk request, milliseconds.
+pub const REQUEST_MS_MAX: u64 = 10_000;
 
 // ---- buffers and the shard ---------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
-//! Keeping a session to every friend: when to try, when to try again.
+//! Keeping a session to every friend: when to try, when to try again. What happens to one friend touches no
+//! other: those that are away stand in a queue by time, the others in indexes by session and by peer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::command::Friend;
@@ -30,12 +31,18 @@ struct Entry {
 #[derive(Default)]
 pub(super) struct Friends {
     entries: BTreeMap<PublicKey, Entry>,
+    /// Exactly those that are [`Standing::Away`], by the time of the next try.
+    away: BTreeSet<(Time, PublicKey)>,
+    /// Exactly those that are [`Standing::Calling`].
+    calling: BTreeMap<SessionKey, PublicKey>,
+    /// Exactly those that are [`Standing::Here`].
+    here: BTreeMap<PeerId, PublicKey>,
 }
 
 impl Friends {
     /// Replaces the set; returns the friends that are gone.
     pub(super) fn replace(&mut self, now: Time, friends: Vec<Friend>) -> Vec<Standing> {
-        let mut old = std::mem::take(&mut self.entries);
+        let mut old = std::mem::take(self).entries;
         for friend in friends {
             let key = friend.card.key;
             let entry = match old.remove(&key) {
@@ -46,14 +53,67 @@ impl Friends {
                     Entry { friend, standing, backoff: retry_min() }
                 }
             };
-            self.entries.insert(key, entry);
+            self.enter(key, entry.standing);
+            // The same friend twice: the last word counts.
+            if let Some(before) = self.entries.insert(key, entry) {
+                self.leave(key, before.standing);
+                let standing = self.entries[&key].standing;
+                self.enter(key, standing);
+            }
         }
         old.into_values().map(|entry| entry.standing).collect()
+    }
+
+    fn enter(&mut self, key: PublicKey, standing: Standing) {
+        match standing {
+            Standing::Away { retry_at } => {
+                self.away.insert((retry_at, key));
+            }
+            Standing::Calling(session) => {
+                self.calling.insert(session, key);
+            }
+            Standing::Here(peer) => {
+                self.here.insert(peer, key);
+            }
+        }
+    }
+
+    fn leave(&mut self, key: PublicKey, standing: Standing) {
+        match standing {
+            Standing::Away { retry_at } => {
+                self.away.remove(&(retry_at, key));
+            }
+            Standing::Calling(session) => {
+                self.calling.remove(&session);
+            }
+            Standing::Here(peer) => {
+                self.here.remove(&peer);
+            }
+        }
+    }
+
+    /// Changes how it stands with a friend; false when it is none.
+    fn set(&mut self, key: &PublicKey, standing: Standing) -> bool {
+        let Some(entry) = self.entries.get_mut(key) else { return false };
+        let before = std::mem::replace(&mut entry.standing, standing);
+        self.leave(*key, before);
+        self.enter(*key, standing);
+        true
     }
 
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// How many are connected.
+    pub(super) fn connected_len(&self) -> usize {
+        self.here.len()
+    }
+
+    /// Whether none is connected or called.
+    pub(super) fn all_away(&self) -> bool {
+        self.away.len() == self.entries.len()
     }
 
     /// A friend by key.
@@ -68,74 +128,144 @@ impl Friends {
 
     /// A session with this key is established: true when it is a friend's.
     pub(super) fn connected(&mut self, key: &PublicKey, peer: PeerId) -> bool {
-        let Some(entry) = self.entries.get_mut(key) else { return false };
-        entry.standing = Standing::Here(peer);
-        entry.backoff = retry_min();
-        true
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.backoff = retry_min();
+        }
+        self.set(key, Standing::Here(peer))
     }
 
     /// A friend began a session and has not confirmed it: it is given the time to.
     pub(super) fn expected(&mut self, now: Time, key: &PublicKey) {
-        if let Some(Entry { standing: Standing::Away { retry_at }, .. }) = self.entries.get_mut(key) {
-            *retry_at = (*retry_at).max(now + Duration::from_millis(2 * HANDSHAKE_RETRY_MS));
+        if let Some(Entry { standing: Standing::Away { retry_at }, .. }) = self.entries.get(key) {
+            let retry_at = (*retry_at).max(now + Duration::from_millis(2 * HANDSHAKE_RETRY_MS));
+            self.set(key, Standing::Away { retry_at });
         }
     }
 
     /// A handshake that we started failed.
     pub(super) fn failed(&mut self, now: Time, session: SessionKey, rng: &mut Rng) {
-        let calling = Standing::Calling(session);
-        if let Some(entry) = self.entries.values_mut().find(|entry| entry.standing == calling) {
-            let jitter = Duration::from_millis(rng.below(1 + entry.backoff.as_millis() as u64 / 2));
-            entry.standing = Standing::Away { retry_at: now + entry.backoff + jitter };
-            entry.backoff = (entry.backoff * 2).min(Duration::from_millis(FRIEND_RETRY_MS_MAX));
-        }
+        let Some(key) = self.calling.get(&session).copied() else { return };
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        let jitter = Duration::from_millis(rng.below(1 + entry.backoff.as_millis() as u64 / 2));
+        let retry_at = now + entry.backoff + jitter;
+        entry.backoff = (entry.backoff * 2).min(Duration::from_millis(FRIEND_RETRY_MS_MAX));
+        self.set(&key, Standing::Away { retry_at });
     }
 
     /// A connected peer is gone.
     pub(super) fn gone(&mut self, now: Time, peer: PeerId) {
-        let here = Standing::Here(peer);
-        if let Some(entry) = self.entries.values_mut().find(|entry| entry.standing == here) {
-            entry.standing = Standing::Away { retry_at: now + entry.backoff };
-        }
+        let Some(key) = self.here.get(&peer).copied() else { return };
+        let Some(backoff) = self.entries.get(&key).map(|entry| entry.backoff) else { return };
+        self.set(&key, Standing::Away { retry_at: now + backoff });
     }
 
     /// Somebody waits for content: try friends that are away at once.
     pub(super) fn hurry(&mut self, now: Time) {
-        for entry in self.entries.values_mut() {
-            if matches!(entry.standing, Standing::Away { .. }) {
-                entry.standing = Standing::Away { retry_at: now };
-            }
+        for (_, key) in std::mem::take(&mut self.away) {
+            self.set(&key, Standing::Away { retry_at: now });
         }
     }
 
     /// A friend to call now.
     pub(super) fn due(&self, now: Time) -> Option<Friend> {
-        let due = |entry: &&Entry| matches!(entry.standing, Standing::Away { retry_at } if retry_at <= now);
-        self.entries.values().find(due).map(|entry| entry.friend.clone())
+        let (at, key) = self.away.first()?;
+        if *at <= now { self.get(key).cloned() } else { None }
     }
 
     /// The call began (or could not: `None`, and it is tried again later).
     pub(super) fn calling(&mut self, now: Time, key: &PublicKey, session: Option<SessionKey>) {
-        if let Some(entry) = self.entries.get_mut(key) {
-            entry.standing = match session {
-                Some(session) => Standing::Calling(session),
-                None => Standing::Away { retry_at: now + Duration::from_millis(FRIEND_RETRY_MS_MAX) },
-            };
-        }
+        let later = Standing::Away { retry_at: now + Duration::from_millis(FRIEND_RETRY_MS_MAX) };
+        self.set(key, session.map_or(later, Standing::Calling));
     }
 
     /// When [`Self::due`] next has something.
     pub(super) fn poll_timeout(&self) -> Option<Time> {
-        self.entries
-            .values()
-            .filter_map(|entry| match entry.standing {
-                Standing::Away { retry_at } => Some(retry_at),
-                _ => None,
-            })
-            .min()
+        self.away.first().map(|(at, _)| *at)
     }
 }
 
 fn retry_min() -> Duration {
     Duration::from_millis(FRIEND_RETRY_MS_MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Rng;
+    use crate::crypto::IdentityCard;
+    use proptest::prelude::*;
+
+    fn friend(n: u16) -> Friend {
+        let mut key = [0; 32];
+        key[..2].copy_from_slice(&n.to_le_bytes());
+        let card = IdentityCard { key: PublicKey(key), place_nonce: 0, rank_nonce: 0 };
+        Friend { card, addresses: vec![([10, 0, 0, 1], n).into()], trust: 50 }
+    }
+
+    /// What the queue and the indexes must be, from the entries alone.
+    fn check(friends: &Friends) {
+        let standings = || friends.entries.iter().map(|(key, entry)| (*key, entry.standing));
+        let away = standings().filter_map(|(key, standing)| match standing {
+            Standing::Away { retry_at } => Some((retry_at, key)),
+            _ => None,
+        });
+        assert_eq!(friends.away, away.collect::<BTreeSet<_>>());
+        let calling = standings().filter_map(|(key, standing)| match standing {
+            Standing::Calling(session) => Some((session, key)),
+            _ => None,
+        });
+        assert_eq!(friends.calling, calling.collect::<BTreeMap<_, _>>());
+        let here = standings().filter_map(|(key, standing)| match standing {
+            Standing::Here(peer) => Some((peer, key)),
+            _ => None,
+        });
+        assert_eq!(friends.here, here.collect::<BTreeMap<_, _>>());
+    }
+
+    proptest! {
+        #[test]
+        fn the_queue_is_what_the_entries_say(steps in prop::collection::vec((0u8..8, 0u16..6, 0u64..5000), 1..80)) {
+            let (mut friends, mut rng, mut now) = (Friends::default(), Rng::from_number(1), Time::ZERO);
+            friends.replace(now, (0..6).map(friend).collect());
+            // As the node does: a session and a peer have one friend each.
+            let mut fresh = 0;
+            for (what, who, ms) in steps {
+                let key = friend(who).card.key;
+                let standing = friends.entries.get(&key).map(|entry| entry.standing);
+                fresh += 1;
+                match (what, standing) {
+                    (0, _) => now = now + Duration::from_millis(ms),
+                    (1, _) => {
+                        friends.connected(&key, PeerId(fresh));
+                    }
+                    (2, Some(Standing::Here(peer))) => friends.gone(now, peer),
+                    (3, Some(Standing::Calling(session))) => friends.failed(now, session, &mut rng),
+                    (4, _) => friends.expected(now, &key),
+                    (5, _) => friends.hurry(now),
+                    (6, _) => {
+                        friends.replace(now, (0..who + 1).chain(0..1).map(friend).collect());
+                    }
+                    _ => while let Some(due) = friends.due(now) {
+                        fresh += 1;
+                        let session = (ms % 3 > 0).then_some(SessionKey(fresh as u32));
+                        friends.calling(now, &due.card.key, session);
+                    },
+                }
+                check(&friends);
+                prop_assert!(friends.poll_timeout().is_none_or(|at| at > now) == friends.due(now).is_none());
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_that_is_due_is_called_first() {
+        let mut friends = Friends::default();
+        friends.replace(Time::ZERO, vec![friend(1), friend(2)]);
+        friends.expected(Time::ZERO, &friend(1).card.key);
+        assert_eq!(friends.due(Time::ZERO).map(|due| due.card.key), Some(friend(2).card.key));
+        assert!(friends.all_away());
+        friends.connected(&friend(2).card.key, PeerId(1));
+        assert_eq!((friends.due(Time::ZERO).is_none(), friends.connected_len()), (true, 1));
+        assert_eq!(friends.poll_timeout(), Some(Time::from_millis(2 * HANDSHAKE_RETRY_MS)));
+    }
 }

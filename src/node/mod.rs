@@ -49,6 +49,8 @@ const NO_SUCH_SERVICE: u64 = 1;
 const NOT_WANTED: u64 = 2;
 /// Stream error: the stored bytes could not be read.
 const UNREADABLE: u64 = 3;
+/// Stream error: the request did not come in time (docs/protocol/fetch.md).
+const TOO_SLOW: u64 = 4;
 /// ECN-capable transport, code point ECT(0).
 const ECT0: u8 = 2;
 
@@ -205,14 +207,18 @@ impl Node {
 
     /// Whether it has friends away and no handshake to any of them under way.
     pub fn is_calling_nobody(&self) -> bool {
-        self.friends.len() > 0
-            && self.friends.iter().all(|(_, standing)| matches!(standing, Standing::Away { .. }))
+        self.friends.len() > 0 && self.friends.all_away()
     }
 
     /// Tells the node what happened.
     pub fn handle(&mut self, clock: Clock, input: Input, world: &mut impl World) {
         match input {
-            Input::Train(train) => self.handle_train(clock, train, world),
+            Input::Train(train) => {
+                // A flood of what concerns nobody costs no more than finding that out.
+                if !self.handle_train(clock, train, world) {
+                    return;
+                }
+            }
             Input::Command(command) => self.handle_command(clock, command),
             Input::FileDone(done) => self.get.file_done(done),
             Input::Warmed { handle, slice } => self.serve.warmed(handle, slice, world, &mut self.acts),

@@ -4,17 +4,19 @@ use super::peer::ToFetch;
 use super::{Clock, Node, Train, World};
 use crate::limits::PACKET_OVERHEAD;
 use crate::service::PeerId;
-use crate::session::{CloseCode, PacketKind, Received, SessionKey};
+use crate::session::{CloseCode, DropCause, PacketKind, Received, SessionKey};
 
 impl Node {
-    pub(super) fn handle_train(&mut self, clock: Clock, train: Train, world: &mut impl World) {
+    /// Opens what came; false when nothing of it was acceptable, so that nothing follows from it.
+    pub(super) fn handle_train(&mut self, clock: Clock, train: Train, world: &mut impl World) -> bool {
         self.counters.trains_in += 1;
         self.counters.bytes_in += u64::from(train.place.len);
         let segment = (train.segment as usize).max(1);
-        let mut touched: Option<PeerId> = None;
+        let (mut touched, mut news): (Option<PeerId>, bool) = (None, false);
         for datagram in world.bytes_mut(train.place).chunks_mut(segment) {
             self.counters.datagrams_in += 1;
             let received = self.sessions.handle_datagram(clock.now, clock.wall, train.path, datagram);
+            news |= !is_noise(&received);
             match received {
                 Received::Packet { session, number, kind, payload } => {
                     let Some(id) = self.peer_of(clock, session) else { continue };
@@ -31,12 +33,20 @@ impl Node {
                     self.handle_packet(clock, id, 0, PacketKind::Stream, train.ecn, &datagram[payload]);
                     self.end_of_batch(clock, id);
                 }
+                Received::Control { session, number } => {
+                    if let Some(id) = self.peer_of(clock, session)
+                        && let Some(peer) = self.peers.get_mut(&id)
+                    {
+                        peer.connection.on_other_packet_received(clock.now, number);
+                    }
+                }
                 Received::Handled | Received::Dropped(_) => {}
             }
         }
         if let Some(id) = touched {
             self.end_of_batch(clock, id);
         }
+        news
     }
 
     fn handle_packet(
@@ -81,5 +91,21 @@ impl Node {
         }
         self.session_events(clock);
         self.by_session.get(&session).copied()
+    }
+}
+
+/// Whether a datagram left everything as it was. The other causes may have closed a session or hurried a
+/// handshake.
+fn is_noise(received: &Received) -> bool {
+    let Received::Dropped(cause) = received else { return false };
+    match cause {
+        DropCause::Stranger
+        | DropCause::Forged
+        | DropCause::Replayed
+        | DropCause::Skewed
+        | DropCause::Refused
+        | DropCause::RateLimited
+        | DropCause::Full => true,
+        DropCause::Malformed | DropCause::Late => false,
     }
 }

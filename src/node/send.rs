@@ -90,6 +90,9 @@ impl Node {
             if size_max < segment {
                 break;
             }
+            if let Some(skipped) = self.sessions.take_skipped(peer.session) {
+                peer.connection.on_number_skipped(skipped);
+            }
             let Some(number) = self.sessions.next_number(peer.session) else { break };
             let Some(place) = room.part(len as u32, size_max as u32) else { break };
             let (packet, store) = world.split(place);
@@ -116,7 +119,8 @@ impl Node {
             return None;
         }
         let place = Place { len: len as u32, ..room };
-        let train = Train { path, place, segment: segment.min(len) as u32, ecn: ECT0 };
+        let ecn = if peer.connection.is_ecn_capable() { ECT0 } else { 0 };
+        let train = Train { path, place, segment: segment.min(len) as u32, ecn };
         self.count_out(&train);
         Some(train)
     }

@@ -57,7 +57,7 @@ impl Node {
     }
 
     fn gauges(&self) -> Vec<(&'static str, &'static str, f64)> {
-        let connected = self.friends.iter().filter(|(_, s)| matches!(s, Standing::Here(_))).count();
+        let connected = self.friends.connected_len();
         vec![
             ("sessions", "Established sessions", self.peers.len() as f64),
             ("friends", "Friends configured", self.friends.len() as f64),
@@ -112,6 +112,7 @@ impl Node {
             ("serve_not_found", "Requests for chunks that are not stored here", serve.not_found),
             ("serve_busy", "Requests turned away", serve.busy),
             ("serve_malformed", "Requests that were no requests", serve.malformed),
+            ("serve_late", "Requests that did not come in time", serve.late),
             ("serve_damaged", "Requests that met damaged storage", serve.damaged),
             ("serve_cold", "Slices faulted in before they were sent", serve.cold),
             ("fetch_requests", "Chunk requests sent to peers", fetch.requests),

@@ -1,7 +1,9 @@
 //! What happens on streams: requests of peers to the serving side, answers to the fetch.
 
 use super::peer::Role;
-use super::{CHUNK_CHANNEL, Clock, HELLO_CHANNEL, NO_SUCH_SERVICE, NOT_WANTED, Node, UNREADABLE, World};
+use super::{
+    CHUNK_CHANNEL, Clock, HELLO_CHANNEL, NO_SUCH_SERVICE, NOT_WANTED, Node, TOO_SLOW, UNREADABLE, World,
+};
 use crate::base::StreamId;
 use crate::limits::MESSAGE_SIZE_MAX;
 use crate::service::PeerId;
@@ -17,7 +19,7 @@ impl Node {
             match event {
                 StreamEvent::Opened { stream, channel } if channel == CHUNK_CHANNEL => {
                     peer.streams.insert(stream, Role::Serving);
-                    self.serve.opened(id, stream, &mut self.acts);
+                    self.serve.opened(clock.now, id, stream, &mut self.acts);
                 }
                 StreamEvent::Opened { stream, channel } if channel == HELLO_CHANNEL => {
                     peer.streams.insert(stream, Role::Meeting);
@@ -80,7 +82,11 @@ impl Node {
 
     pub(super) fn apply_acts(&mut self) {
         for act in std::mem::take(&mut self.acts) {
-            let (Act::Write(id, ..) | Act::Attach(id, ..) | Act::Finish(id, _) | Act::Reset(id, _)) = act;
+            let (Act::Write(id, ..)
+            | Act::Attach(id, ..)
+            | Act::Finish(id, _)
+            | Act::Reset(id, _)
+            | Act::Abandon(id, _)) = act;
             let Some(peer) = self.peers.get_mut(&id) else { continue };
             let connection = &mut peer.connection;
             let refused = match act {
@@ -96,6 +102,12 @@ impl Node {
                 }
                 Act::Reset(_, stream) => {
                     connection.reset(stream, UNREADABLE);
+                    peer.streams.remove(&stream);
+                    None
+                }
+                Act::Abandon(_, stream) => {
+                    connection.stop(stream, TOO_SLOW);
+                    connection.reset(stream, TOO_SLOW);
                     peer.streams.remove(&stream);
                     None
                 }

@@ -16,6 +16,7 @@ impl Node {
             self.sessions.poll_timeout(),
             self.friends.poll_timeout(),
             self.fetch.poll_timeout(),
+            self.serve.poll_timeout(),
             self.next_progress,
             lonely,
         ];
@@ -39,6 +40,7 @@ impl Node {
             self.touch(id);
         }
         self.fetch.handle_timeout(now);
+        self.serve.handle_timeout(now, &mut self.acts);
         self.watch_gets(now);
     }
 

@@ -2,11 +2,12 @@
 //! as sources that the stream reads from the store when it makes packets. Slices that are not resident
 //! are faulted in elsewhere first, in order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::PeerId;
-use crate::base::{ChunkRead, ReadFault, StreamId};
-use crate::limits::{BUSY_RETRY_MS, CHUNK_SLICES_MAX, REQUESTS_PER_SESSION_MAX, SLICE_SIZE};
+use crate::base::{ChunkRead, ReadFault, StreamId, Time};
+use crate::limits::{BUSY_RETRY_MS, CHUNK_SLICES_MAX, REQUEST_MS_MAX, REQUESTS_PER_SESSION_MAX, SLICE_SIZE};
 use crate::wire::chunkmsg::{ReplyHead, SliceRequest, Status, mask_of};
 
 /// Where the bytes of a served slice are read: the chunk's handle and the slice, in one number.
@@ -37,6 +38,8 @@ pub enum Act {
     Finish(PeerId, StreamId),
     /// Give the stream up.
     Reset(PeerId, StreamId),
+    /// Give it up in both directions: the request did not come in time.
+    Abandon(PeerId, StreamId),
 }
 
 /// Totals since the start, for metrics.
@@ -58,11 +61,13 @@ pub struct Counters {
     pub damaged: u64,
     /// Slices that had to be faulted in first.
     pub cold: u64,
+    /// Requests that did not come in time.
+    pub late: u64,
 }
 
 enum State {
-    /// The request's bytes so far.
-    Asking(Vec<u8>),
+    /// The request's bytes so far, and when all of them must be here.
+    Asking(Vec<u8>, Time),
     /// Slices still to be named, ascending.
     Sending { handle: u64, chunk_len: u32, rest: u16 },
 }
@@ -73,10 +78,34 @@ pub struct Serve {
     requests: BTreeMap<(PeerId, StreamId), State>,
     /// Requests that wait for a slice to become resident.
     cold: BTreeMap<(u64, u32), Vec<(PeerId, StreamId)>>,
+    /// One entry per request that is not whole.
+    deadlines: BTreeSet<(Time, PeerId, StreamId)>,
     counters: Counters,
 }
 
 impl Serve {
+    /// When [`Self::handle_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.deadlines.first().map(|(at, ..)| *at)
+    }
+
+    /// Gives up requests that did not come in time: each holds a place that the peer could use well.
+    pub fn handle_timeout(&mut self, now: Time, acts: &mut Vec<Act>) {
+        while let Some(&(at, peer, stream)) = self.deadlines.first()
+            && at <= now
+        {
+            self.forget(peer, stream);
+            self.counters.late += 1;
+            acts.push(Act::Abandon(peer, stream));
+        }
+    }
+
+    fn forget(&mut self, peer: PeerId, stream: StreamId) {
+        if let Some(State::Asking(_, until)) = self.requests.remove(&(peer, stream)) {
+            self.deadlines.remove(&(until, peer, stream));
+        }
+    }
+
     /// Totals.
     pub fn counters(&self) -> Counters {
         self.counters
@@ -88,14 +117,16 @@ impl Serve {
     }
 
     /// A peer opened a stream on the chunk channel.
-    pub fn opened(&mut self, peer: PeerId, stream: StreamId, acts: &mut Vec<Act>) {
+    pub fn opened(&mut self, now: Time, peer: PeerId, stream: StreamId, acts: &mut Vec<Act>) {
         let open = self.requests.range((peer, StreamId(0))..=(peer, StreamId(u64::MAX))).count();
         if open >= REQUESTS_PER_SESSION_MAX {
             self.counters.busy += 1;
             answer(peer, stream, Status::Busy, acts);
             return;
         }
-        self.requests.insert((peer, stream), State::Asking(Vec::with_capacity(SliceRequest::LEN)));
+        let until = now + Duration::from_millis(REQUEST_MS_MAX);
+        self.deadlines.insert((until, peer, stream));
+        self.requests.insert((peer, stream), State::Asking(Vec::with_capacity(SliceRequest::LEN), until));
     }
 
     /// Bytes of a request, in order.
@@ -108,7 +139,7 @@ impl Serve {
         store: &mut impl ChunkRead,
         acts: &mut Vec<Act>,
     ) {
-        let Some(State::Asking(text)) = self.requests.get_mut(&(peer, stream)) else { return };
+        let Some(State::Asking(text, _)) = self.requests.get_mut(&(peer, stream)) else { return };
         let room = (SliceRequest::LEN + 1).saturating_sub(text.len());
         text.extend_from_slice(&bytes[..bytes.len().min(room)]);
         match SliceRequest::parse(text) {
@@ -147,6 +178,7 @@ impl Serve {
         self.counters.served += 1;
         acts.push(Act::Write(peer, stream, bytes));
         let state = State::Sending { handle: chunk.handle, chunk_len: chunk.len, rest: request.mask };
+        self.forget(peer, stream);
         self.requests.insert((peer, stream), state);
         self.go_on(peer, stream, store, acts);
     }
@@ -192,20 +224,20 @@ impl Serve {
 
     /// The stream was reset or stopped by the peer.
     pub fn ended(&mut self, peer: PeerId, stream: StreamId) {
-        self.requests.remove(&(peer, stream));
+        self.forget(peer, stream);
     }
 
     /// The peer is gone.
     pub fn peer_down(&mut self, peer: PeerId) {
         let keys: Vec<_> =
             self.requests.range((peer, StreamId(0))..=(peer, StreamId(u64::MAX))).map(|(k, _)| *k).collect();
-        for key in keys {
-            self.requests.remove(&key);
+        for (peer, stream) in keys {
+            self.forget(peer, stream);
         }
     }
 
     fn refuse(&mut self, peer: PeerId, stream: StreamId, status: Status, acts: &mut Vec<Act>) {
-        self.requests.remove(&(peer, stream));
+        self.forget(peer, stream);
         answer(peer, stream, status, acts);
     }
 }
@@ -215,4 +247,61 @@ fn answer(peer: PeerId, stream: StreamId, status: Status, acts: &mut Vec<Act>) {
     let head = ReplyHead::failed(status, retry_ms);
     acts.push(Act::Write(peer, stream, head.emit().to_vec()));
     acts.push(Act::Finish(peer, stream));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{ChunkId, StoredChunk};
+
+    /// A store without chunks.
+    struct Empty;
+
+    impl ChunkRead for Empty {
+        fn find(&mut self, _: &ChunkId) -> Option<StoredChunk> {
+            None
+        }
+        fn slice_list(&mut self, _: u64, _: &mut Vec<u8>) -> Result<(), ReadFault> {
+            Err(ReadFault::Gone)
+        }
+        fn warm(&mut self, _: u64, _: u32) -> Result<bool, ReadFault> {
+            Err(ReadFault::Gone)
+        }
+        fn read(&mut self, _: u64, _: u32, _: &mut [u8]) -> Result<(), ReadFault> {
+            Err(ReadFault::Gone)
+        }
+    }
+
+    #[test]
+    fn a_request_that_comes_byte_by_byte_is_given_up() {
+        let (mut serve, mut acts, peer) = (Serve::default(), Vec::new(), PeerId(1));
+        for n in 0..REQUESTS_PER_SESSION_MAX as u64 + 1 {
+            serve.opened(Time::from_millis(n), peer, StreamId(2 * n), &mut acts);
+        }
+        assert_eq!((serve.counters().busy, acts.len()), (1, 2), "one more than allowed is told so");
+        acts.clear();
+        // One is whole in time, one comes slowly, one is taken back, the others never come.
+        let request = [&[1, 0, 0, 0][..], &[7; 20]].concat();
+        serve.data(peer, StreamId(0), &request, true, &mut Empty, &mut acts);
+        assert_eq!(acts.len(), 2, "not found, and the end");
+        serve.ended(peer, StreamId(2));
+        acts.clear();
+        let limit = Time::from_millis(REQUEST_MS_MAX);
+        for byte in 0..20 {
+            let now = Time::from_millis(byte * REQUEST_MS_MAX / 20);
+            serve.handle_timeout(now, &mut acts);
+            serve.data(peer, StreamId(4), &request[byte as usize..][..1], false, &mut Empty, &mut acts);
+            assert!(acts.is_empty(), "{byte}");
+        }
+        assert_eq!(serve.poll_timeout(), Some(limit + Duration::from_millis(2)));
+        serve.handle_timeout(limit + Duration::from_millis(2), &mut acts);
+        assert!(matches!(acts[..], [Act::Abandon(PeerId(1), StreamId(4))]), "{acts:?}");
+        serve.handle_timeout(limit + Duration::from_secs(1), &mut acts);
+        assert_eq!((serve.active(), serve.poll_timeout()), (0, None));
+        assert_eq!(serve.counters().late as usize, REQUESTS_PER_SESSION_MAX - 2);
+        // The peer may ask again.
+        serve.opened(limit, peer, StreamId(1000), &mut acts);
+        serve.peer_down(peer);
+        assert_eq!((serve.active(), serve.poll_timeout()), (0, None));
+    }
 }

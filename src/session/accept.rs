@@ -1,11 +1,12 @@
 //! The responder's side of the handshake (docs/protocol/session.md §2, §4, §5). Costs rise step by step,
-//! and each step is taken only after the one before: one AES block, one AEAD, one MAC, a lookup, and then
-//! Diffie-Hellman.
+//! and each step is taken only after the one before: one AES block, one AEAD, a lookup, one MAC, and then
+//! Diffie-Hellman. What an observer recorded ends before the MAC: it takes nothing from those who may come, and
+//! is never answered.
 
 use std::time::Duration;
 
 use super::association::{Birth, Session};
-use super::disguise::{self, BODY_AT, COOKIE_SIZE, Disguise, OVERHEAD, OuterNonce};
+use super::disguise::{self, BODY_AT, COOKIE_SIZE, Disguise, OVERHEAD, OuterNonce, STAMP_SIZE};
 use super::gate::Admission;
 use super::lane::Lane;
 use super::noise::{self, SECOND_OVERHEAD};
@@ -42,16 +43,20 @@ impl Sessions {
             return Err(DropCause::Malformed);
         }
         let (nonce, body) = self.disguise.open(header, bytes).ok_or(DropCause::Forged)?;
-        let (cookie, message) = bytes[body].split_first_chunk::<COOKIE_SIZE>().ok_or(DropCause::Malformed)?;
+        let (stamp, rest) = bytes[body].split_first_chunk::<STAMP_SIZE>().ok_or(DropCause::Malformed)?;
+        let (cookie, message) = rest.split_first_chunk::<COOKIE_SIZE>().ok_or(DropCause::Malformed)?;
+        if !is_fresh(UnixMs(u64::from_le_bytes(*stamp)), wall) {
+            return Err(DropCause::Skewed);
+        }
+        let ephemeral = *message.first_chunk().ok_or(DropCause::Malformed)?;
+        if self.seen.contains(&ephemeral) {
+            return Err(DropCause::Replayed);
+        }
         let proven = match self.gate.admit(now, path.remote, cookie, &mut self.rng) {
             Admission::Admit { proven } => proven,
             Admission::Refuse => return Err(DropCause::RateLimited),
             Admission::Cookie(cookie) => return self.send_cookie(path, &nonce, &cookie),
         };
-        let ephemeral = *message.first_chunk().ok_or(DropCause::Malformed)?;
-        if self.seen.contains(&ephemeral) {
-            return Err(DropCause::Replayed);
-        }
         if self.replies.len() >= HANDSHAKE_QUEUE_MAX || self.slab.is_full() || !self.peers.has_room() {
             return Err(DropCause::Full);
         }
@@ -66,13 +71,20 @@ impl Sessions {
             return Err(DropCause::Full);
         }
         self.yield_or_insist(now, path, &init)?;
-        let proven = proven || self.tokens.verify(&init.card.key, path.remote.ip(), wall, init.token);
-        self.accept(now, wall, path, init, offered, proven, bytes)
+        let ip = path.remote.ip();
+        let paths = if proven {
+            Paths::validated(path)
+        } else if self.tokens.verify(&init.card.key, ip, wall, init.token) {
+            Paths::unproven(path, bytes.len()).credited(self.tokens.credit(ip, now))
+        } else {
+            Paths::unproven(path, bytes.len())
+        };
+        self.accept(now, wall, paths, init, offered, bytes)
     }
 
     /// Whether an authentic first flight is acceptable.
     fn judge(&self, wall: UnixMs, init: &Init<'_>, remote_static: &[u8; 32]) -> Result<(), DropCause> {
-        if init.timestamp.distance(wall) > Duration::from_millis(CLOCK_SKEW_MS_MAX) {
+        if !is_fresh(init.timestamp, wall) {
             return Err(DropCause::Skewed);
         }
         let ourselves = init.card.key == self.config.identity.card().key;
@@ -122,13 +134,12 @@ impl Sessions {
         &mut self,
         now: Time,
         wall: UnixMs,
-        path: Path,
+        mut paths: Paths,
         init: Init<'_>,
         offered: noise::Offered,
-        proven: bool,
         bytes: &mut [u8],
     ) -> Result<Received, DropCause> {
-        let peer = init.card.key;
+        let (peer, path) = (init.card.key, paths.active());
         let suite = match (init.aes, self.config.suite) {
             (true, Suite::Aes256Gcm) => Suite::Aes256Gcm,
             _ => Suite::ChaCha20Poly1305,
@@ -147,7 +158,6 @@ impl Sessions {
         };
         let (secret, datagram) = self.write_reply(&init, offered, &reply)?;
 
-        let mut paths = if proven { Paths::validated(path) } else { Paths::unproven(path, bytes.len()) };
         paths.sent(datagram.len());
         let birth = self.next_birth();
         let lane = Lane::new(&secret, 0, false, suite, now);
@@ -206,4 +216,8 @@ impl Sessions {
         self.births += 1;
         self.births
     }
+}
+
+fn is_fresh(stamp: UnixMs, wall: UnixMs) -> bool {
+    stamp.distance(wall) <= Duration::from_millis(CLOCK_SKEW_MS_MAX)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::association::Session;
 use super::sessions::{Sessions, Slot};
-use super::types::{ClosedWhy, DropCause, Event, Received, SessionKey};
+use super::types::{ClosedWhy, DropCause, Event, SessionKey};
 use crate::base::{Path, Time, UnixMs};
 use crate::limits::{CONFIRM_MS, PATH_RESPONSES_MAX};
 use crate::wire::control::{CloseCode, Control, Controls};
@@ -17,7 +17,7 @@ impl Sessions {
         key: SessionKey,
         path: Path,
         payload: &[u8],
-    ) -> Result<Received, DropCause> {
+    ) -> Result<(), DropCause> {
         let mut challenge = None;
         for control in Controls::new(payload) {
             let Some(Slot::Live(session)) = self.slab.get_mut(key) else { break };
@@ -37,7 +37,7 @@ impl Sessions {
                 Ok(Control::Token(token)) => self.tokens.keep(session.card.key, token),
                 Ok(Control::Close { code, reason }) => {
                     self.end(key, ClosedWhy::Peer { code, reason: reason.to_owned() });
-                    return Ok(Received::Handled);
+                    return Ok(());
                 }
                 Err(malformed) => {
                     self.fault(now, key, CloseCode::MALFORMED, malformed.0);
@@ -56,7 +56,7 @@ impl Sessions {
         if matches!(self.slab.get(key), Some(Slot::Live(session)) if session.wants.any()) {
             self.talk(key);
         }
-        Ok(Received::Handled)
+        Ok(())
     }
 
     /// Puts a session in line for sending what it wants to say.

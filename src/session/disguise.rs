@@ -22,6 +22,8 @@ use crate::wire::packet::{split_sample, toggle_mask};
 pub(super) const BODY_AT: usize = HEADER_SIZE + 8;
 /// What the disguise adds to a body, bytes.
 pub(super) const OVERHEAD: usize = BODY_AT + TAG_SIZE;
+/// Bytes of the time at the head of an INIT's body.
+pub(super) const STAMP_SIZE: usize = 8;
 /// Bytes of a cookie.
 pub(super) const COOKIE_SIZE: usize = 16;
 /// A COOKIE datagram at most, bytes.

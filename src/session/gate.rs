@@ -8,7 +8,8 @@ use super::disguise::COOKIE_SIZE;
 use crate::base::{Rng, Time};
 use crate::crypto::{Secret, hash};
 use crate::limits::{
-    COOKIE_ROTATION_MS, HANDSHAKES_FREE_PER_SECOND, HANDSHAKES_PER_PREFIX_PER_SECOND, PREFIXES_MAX,
+    COOKIE_ROTATION_MS, COOKIES_PER_SECOND, HANDSHAKES_FREE_PER_SECOND, HANDSHAKES_PER_PREFIX_PER_SECOND,
+    HANDSHAKES_PROVEN_PER_SECOND, PREFIXES_MAX,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -30,10 +31,14 @@ pub(super) enum Admission {
 /// The state of a shard's door.
 pub(super) struct Gate {
     second: Time,
+    /// Of this second: admitted at all, admitted with a cookie, answered with one.
     admitted: u32,
+    admitted_proven: u32,
+    answered: u32,
     // Apart, so that forged addresses cannot use up what proven ones need.
     unproven: Buckets,
     proven: Buckets,
+    asked: Buckets,
     cookies: Cookies,
 }
 
@@ -42,8 +47,11 @@ impl Gate {
         Self {
             second: now,
             admitted: 0,
+            admitted_proven: 0,
+            answered: 0,
             unproven: Buckets::new(now),
             proven: Buckets::new(now),
+            asked: Buckets::new(now),
             cookies: Cookies::new(now, rng),
         }
     }
@@ -57,23 +65,29 @@ impl Gate {
         rng: &mut Rng,
     ) -> Admission {
         if now.since(self.second) >= SECOND {
-            (self.second, self.admitted) = (now, 0);
+            (self.second, self.admitted, self.admitted_proven, self.answered) = (now, 0, 0, 0);
         }
         self.cookies.roll(now, rng);
         let proven = *echoed != [0; COOKIE_SIZE] && self.cookies.verify(remote, echoed);
         let prefix = Prefix::of(remote.ip());
         let admitted = if proven {
-            self.proven.take(prefix, now)
+            self.admitted_proven < HANDSHAKES_PROVEN_PER_SECOND && self.proven.take(prefix, now)
         } else {
             self.admitted < HANDSHAKES_FREE_PER_SECOND && self.unproven.take(prefix, now)
         };
         match (admitted, proven) {
             (true, _) => {
-                self.admitted = self.admitted.saturating_add(1);
+                self.admitted += 1;
+                self.admitted_proven += u32::from(proven);
                 Admission::Admit { proven }
             }
-            (false, false) => Admission::Cookie(self.cookies.make(remote)),
-            (false, true) => Admission::Refuse,
+            // A cookie costs a datagram, so these are counted too: of a flood from few prefixes each has its
+            // share, and the others do not notice.
+            (false, false) if self.answered < COOKIES_PER_SECOND && self.asked.take(prefix, now) => {
+                self.answered += 1;
+                Admission::Cookie(self.cookies.make(remote))
+            }
+            (false, _) => Admission::Refuse,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::association::{Birth, Session};
-use super::disguise::{self, BODY_AT, COOKIE_SIZE, OVERHEAD};
+use super::disguise::{self, BODY_AT, COOKIE_SIZE, OVERHEAD, STAMP_SIZE};
 use super::lane::Lane;
 use super::noise::{self, FIRST_OVERHEAD};
 use super::path::Paths;
@@ -19,7 +19,7 @@ use crate::limits::{
 use crate::wire::handshake::{INIT, Init, Reply};
 
 /// What a first flight holds beside its payload.
-const INIT_OVERHEAD: usize = OVERHEAD + COOKIE_SIZE + FIRST_OVERHEAD;
+const INIT_OVERHEAD: usize = OVERHEAD + STAMP_SIZE + COOKIE_SIZE + FIRST_OVERHEAD;
 const _: () = assert!(INIT_OVERHEAD + 69 + ADDRESS_TOKEN_SIZE_MAX + EARLY_DATA_MAX <= DATAGRAM_MIN);
 
 impl Sessions {
@@ -133,7 +133,9 @@ impl Sessions {
         let payload = &mut payload[..len - INIT_OVERHEAD];
         init.emit(payload)?;
         let datagram = &mut buf[..len];
-        let (slot, message) = datagram[BODY_AT..len - TAG_SIZE].split_at_mut(COOKIE_SIZE);
+        let (stamp, body) = datagram[BODY_AT..len - TAG_SIZE].split_at_mut(STAMP_SIZE);
+        stamp.copy_from_slice(&wall.0.to_le_bytes());
+        let (slot, message) = body.split_at_mut(COOKIE_SIZE);
         slot.copy_from_slice(&cookie.unwrap_or_default());
         let peer = &pending.card.key;
         // Cannot be rejected: `connect` checked the key and the sizes are ours.

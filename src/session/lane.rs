@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use super::types::DropCause;
 use super::window::Window;
-use crate::base::Time;
+use crate::base::{Rng, Time};
 use crate::crypto::{AeadKey, Secret, Suite, kdf};
 use crate::limits::{
-    EPOCH_AGE_MS_MAX, EPOCH_GRACE_MS, EPOCH_PACKETS_MAX, HEADER_SIZE, PACKET_OVERHEAD, TAG_SIZE,
+    EPOCH_AGE_MS_MAX, EPOCH_GRACE_MS, EPOCH_PACKETS_MAX, HEADER_SIZE, NUMBERS_BETWEEN_SKIPS_MAX,
+    PACKET_OVERHEAD, TAG_SIZE,
 };
 use crate::wire::packet::{Header, KIND_AT, expand_number, nonce};
 
@@ -28,7 +29,16 @@ struct Sending {
     epoch_began: Time,
     epoch_packets: u64,
     next_number: u64,
+    /// The number that is left out next, or the one behind it when that is taken already.
+    skip_at: Option<u64>,
+    /// Numbers between two that are left out, at most; grows, so that a liar is caught early.
+    skip_span: u64,
+    /// The last one that was left out and not reported.
+    skipped: Option<u64>,
 }
+
+/// Numbers before the first that is left out, at most.
+const FIRST_SKIP_SPAN: u64 = 32;
 
 struct Receiving {
     secret: Secret,
@@ -77,6 +87,9 @@ impl Lane {
                 epoch_packets: 0,
                 // Number 0 is the request that a first flight may carry.
                 next_number: 1,
+                skip_at: None,
+                skip_span: FIRST_SKIP_SPAN,
+                skipped: None,
             },
             receive: Receiving {
                 key: AeadKey::new(suite, &packet_key(&theirs)),
@@ -92,6 +105,27 @@ impl Lane {
     /// The number that the next packet will have.
     pub(super) fn next_number(&self) -> u64 {
         self.send.next_number
+    }
+
+    /// Leaves a number out now and then, where nobody can know: who acknowledges it acknowledges what never
+    /// came (RFC 9000 §21.4).
+    pub(super) fn skip_numbers(&mut self, rng: &mut Rng) {
+        let send = &mut self.send;
+        match send.skip_at {
+            Some(at) if send.next_number < at => return,
+            Some(_) => {
+                send.skipped = Some(send.next_number);
+                send.next_number += 1;
+                send.skip_span = (2 * send.skip_span).min(NUMBERS_BETWEEN_SKIPS_MAX);
+            }
+            None => {}
+        }
+        send.skip_at = Some(send.next_number + 1 + rng.below(send.skip_span));
+    }
+
+    /// A number that was left out since this was last asked.
+    pub(super) fn take_skipped(&mut self) -> Option<u64> {
+        self.send.skipped.take()
     }
 
     /// Seals `packet[KIND_AT..]` where it lies and writes the header, unmasked. The packet has at least

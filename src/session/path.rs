@@ -19,6 +19,8 @@ struct Unproven {
     /// Bytes received from and sent to the active path.
     received: u64,
     sent: u64,
+    /// Bytes that may be sent besides: an address token's.
+    credit: u64,
     /// The last validated path.
     fallback: Option<Path>,
     challenge: Option<Challenge>,
@@ -69,11 +71,20 @@ impl Paths {
         let state = Unproven {
             received: received as u64,
             sent: 0,
+            credit: 0,
             fallback: None,
             challenge: None,
             preferred: false,
         };
         Self { active, unproven: Some(Box::new(state)) }
+    }
+
+    /// Lets so many bytes more be sent before the path is validated.
+    pub(super) fn credited(mut self, bytes: u64) -> Self {
+        if let Some(state) = &mut self.unproven {
+            state.credit = bytes;
+        }
+        self
     }
 
     pub(super) fn active(&self) -> Path {
@@ -91,7 +102,8 @@ impl Paths {
     /// Bytes that may be sent now.
     pub(super) fn budget(&self) -> u64 {
         self.unproven.as_ref().map_or(u64::MAX, |state| {
-            state.received.saturating_mul(AMPLIFICATION_MAX).saturating_sub(state.sent)
+            let earned = state.received.saturating_mul(AMPLIFICATION_MAX);
+            earned.saturating_add(state.credit).saturating_sub(state.sent)
         })
     }
 

@@ -84,7 +84,7 @@ impl Sessions {
     pub fn new(config: Config, mut rng: Rng, now: Time) -> Self {
         Self {
             disguise: Disguise::of(&config.identity.card().key),
-            tokens: Tokens::new(&config.identity),
+            tokens: Tokens::new(&config.identity, now),
             gate: Gate::new(now, &mut rng),
             seen: Seen::new(now),
             config,
@@ -155,7 +155,10 @@ impl Sessions {
         }
         let payload = PAYLOAD_AT..bytes.len() - TAG_SIZE;
         match PacketKind::from_byte(bytes[KIND_AT]) {
-            Some(PacketKind::Control) => self.on_control(now, key, path, &bytes[payload]),
+            Some(PacketKind::Control) => {
+                self.on_control(now, key, path, &bytes[payload])?;
+                Ok(Received::Control { session: key, number: opened.number })
+            }
             Some(kind) => Ok(Received::Packet { session: key, number: opened.number, kind, payload }),
             None => {
                 self.fault(now, key, CloseCode::MALFORMED, "unknown packet type");
@@ -271,8 +274,18 @@ impl Sessions {
         }
         let (number, rekeyed) = session.seal(now, kind, packet);
         session.paths.sent(packet.len());
+        session.lane.skip_numbers(&mut self.rng);
         self.counters.rekeys_sent += u64::from(rekeyed);
         Ok(number)
+    }
+
+    /// A packet number that was left out on purpose after the last [`Self::seal`]: no packet has it, so nobody
+    /// can have received it. Ask before each [`Self::next_number`].
+    pub fn take_skipped(&mut self, key: SessionKey) -> Option<u64> {
+        match self.slab.get_mut(key) {
+            Some(Slot::Live(session)) => session.lane.take_skipped(),
+            _ => None,
+        }
     }
 
     fn live(&self, key: SessionKey) -> Option<&Session> {

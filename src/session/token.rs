@@ -9,11 +9,15 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
+use std::time::Duration;
+
 use super::gate::ip_bytes;
-use crate::base::{PublicKey, UnixMs};
+use crate::base::{PublicKey, Time, UnixMs};
 use crate::crypto::{Identity, Secret, hash, kdf};
 use crate::limits::{
-    ADDRESS_TOKEN_AGE_MS_MAX, ADDRESS_TOKEN_SIZE_MAX, ADDRESS_TOKENS_MAX, CLOCK_SKEW_MS_MAX,
+    ADDRESS_TOKEN_ADDRESSES_MAX, ADDRESS_TOKEN_AGE_MS_MAX, ADDRESS_TOKEN_BYTES_MAX,
+    ADDRESS_TOKEN_BYTES_PER_PERIOD, ADDRESS_TOKEN_PERIOD_MS, ADDRESS_TOKEN_SIZE_MAX, ADDRESS_TOKENS_MAX,
+    CLOCK_SKEW_MS_MAX,
 };
 
 /// Bytes of a token that we issue.
@@ -25,13 +29,45 @@ pub(super) struct Tokens {
     secret: Secret,
     kept: BTreeMap<PublicKey, Vec<u8>>,
     order: VecDeque<PublicKey>,
+    credits: Credits,
+}
+
+/// What tokens were good for lately, by address: a token says that its holder *was* there, and may be shown in
+/// another's name as often as its holder likes.
+struct Credits {
+    began: Time,
+    given: BTreeMap<[u8; 16], u64>,
+}
+
+impl Credits {
+    fn take(&mut self, address: IpAddr, now: Time) -> u64 {
+        if now.since(self.began) >= Duration::from_millis(ADDRESS_TOKEN_PERIOD_MS) {
+            self.began = now;
+            self.given.clear();
+        }
+        let address = ip_bytes(address);
+        if !self.given.contains_key(&address) && self.given.len() >= ADDRESS_TOKEN_ADDRESSES_MAX {
+            return 0;
+        }
+        let given = self.given.entry(address).or_default();
+        let credit = ADDRESS_TOKEN_BYTES_MAX.min(ADDRESS_TOKEN_BYTES_PER_PERIOD - *given);
+        *given += credit;
+        credit
+    }
 }
 
 impl Tokens {
     /// The secret comes from the identity, so that tokens outlive the daemon and hold on every shard.
-    pub(super) fn new(identity: &Identity) -> Self {
+    pub(super) fn new(identity: &Identity, now: Time) -> Self {
         let secret = kdf::expand(identity.seed(), "tornet address token", b"");
-        Self { secret, kept: BTreeMap::new(), order: VecDeque::new() }
+        let credits = Credits { began: now, given: BTreeMap::new() };
+        Self { secret, kept: BTreeMap::new(), order: VecDeque::new(), credits }
+    }
+
+    /// Bytes that may be sent to an address on the strength of a token that [`Self::verify`] accepted, before
+    /// anything more comes from there. They are taken from what the address has for a period.
+    pub(super) fn credit(&mut self, address: IpAddr, now: Time) -> u64 {
+        self.credits.take(address, now)
     }
 
     /// A token for a peer that was seen at an address that it proved.
@@ -79,7 +115,23 @@ mod tests {
     use super::*;
 
     fn tokens() -> Tokens {
-        Tokens::new(&Identity::new(Secret::from_bytes([3; 32]), 0, 0))
+        Tokens::new(&Identity::new(Secret::from_bytes([3; 32]), 0, 0), Time::ZERO)
+    }
+
+    #[test]
+    fn what_tokens_are_good_for_is_bounded_by_address_and_time() {
+        let (mut tokens, here) = (tokens(), IpAddr::from([192, 0, 2, 1]));
+        let given: u64 = (0..100).map(|_| tokens.credit(here, Time::ZERO)).sum();
+        assert_eq!(given, ADDRESS_TOKEN_BYTES_PER_PERIOD);
+        let mapped = "::ffff:192.0.2.1".parse().unwrap();
+        assert_eq!(tokens.credit(mapped, Time::ZERO), 0, "the same address");
+        assert_eq!(tokens.credit([192, 0, 2, 2].into(), Time::ZERO), ADDRESS_TOKEN_BYTES_MAX);
+        let later = Time::from_millis(ADDRESS_TOKEN_PERIOD_MS);
+        assert_eq!(tokens.credit(here, later), ADDRESS_TOKEN_BYTES_MAX);
+        for n in 0..ADDRESS_TOKEN_ADDRESSES_MAX as u32 + 9 {
+            tokens.credit(n.to_be_bytes().into(), later);
+        }
+        assert_eq!(tokens.credits.given.len(), ADDRESS_TOKEN_ADDRESSES_MAX);
     }
 
     #[test]

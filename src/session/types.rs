@@ -68,6 +68,14 @@ pub enum Received {
         /// Where the request lies within the datagram.
         payload: Range<usize>,
     },
+    /// A packet of the session's own, dealt with; there may be events and datagrams to send. Its number is told
+    /// since acknowledgements cover packets of every kind.
+    Control {
+        /// Whose; it may be over by now.
+        session: SessionKey,
+        /// Its number.
+        number: u64,
+    },
     /// Dealt with inside; there may be events and datagrams to send.
     Handled,
     /// Not for us, or not acceptable. Nothing is sent in answer.

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use super::controller::Controller;
 use super::cubic::Cubic;
+use super::ecn::Ecn;
 use super::mtu::Discovery;
 use super::pacer::Pacer;
 use super::received::Received;
@@ -74,6 +75,7 @@ pub struct Connection {
     pub(super) pacer: Pacer,
     pub(super) mtu: Discovery,
     pub(super) recovery: Recovery,
+    pub(super) ecn: Ecn,
     pub(super) ping_due: bool,
     /// Set while only the pacer keeps packets back: when it lets go.
     pub(super) paced_until: Option<Time>,
@@ -125,6 +127,7 @@ impl Connection {
             pacer: Pacer::new(now, u64::from(config.mtu_min)),
             mtu: Discovery::new(config.mtu_min, config.mtu_max),
             recovery: Recovery::new(now),
+            ecn: Ecn::new(),
             ping_due: false,
             paced_until: None,
             fresh_blocked: false,
@@ -281,11 +284,22 @@ impl Connection {
         self.ping_due = true;
     }
 
+    /// No packet will have this number, which is the one before the next that [`Self::poll_payload`] is given
+    /// (or near it): an acknowledgement of it ends the session.
+    pub fn on_number_skipped(&mut self, number: u64) {
+        self.sent.skip(number);
+    }
+
     // ---- events and figures ----
 
     /// The next event; drain it after every call that hands something in.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
+    }
+
+    /// Whether packets shall leave as ECN-capable, ECT(0): until the path turns out to mistreat them.
+    pub fn is_ecn_capable(&self) -> bool {
+        self.ecn.is_capable()
     }
 
     /// UDP payload of full packets, bytes.

@@ -60,7 +60,7 @@ impl Connection {
     fn on_frame(&mut self, now: Time, frame: Frame<'_>, sink: &mut impl Sink) -> Result<(), Refusal> {
         match frame {
             Frame::Stream(frame) => return self.on_stream(&frame, sink),
-            Frame::Ack(ack) => self.on_ack(now, &ack),
+            Frame::Ack(ack) => self.on_ack(now, &ack)?,
             Frame::Ping => {}
             Frame::Reset { stream, code, final_size } => self.on_reset(stream, code, final_size)?,
             Frame::Stop { stream, code } => self.on_stop(stream, code)?,

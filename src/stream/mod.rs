@@ -25,6 +25,7 @@
 pub mod connection;
 pub mod controller;
 pub mod cubic;
+mod ecn;
 mod intake;
 mod mtu;
 mod pacer;
@@ -154,6 +155,10 @@ impl Violation {
     /// A frame about a stream that cannot exist.
     pub const STREAM_STATE: Self =
         Self { code: VIOLATION, text: "a frame about a stream that was not opened" };
+
+    /// An acknowledgement of a packet number that was left out on purpose.
+    pub const NEVER_SENT: Self =
+        Self { code: VIOLATION, text: "a packet was acknowledged that was never sent" };
 
     /// Bytes that are no frames.
     pub const fn malformed(Malformed(what): Malformed) -> Self {

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::Event;
 use super::connection::Connection;
 use super::controller::{Acked, Signal};
 use super::mtu::Discovery;
@@ -10,8 +9,9 @@ use super::pacer::Pacer;
 use super::rtt::{GRANULARITY, Rtt};
 use super::sent::{FrameRef, Sent, State};
 use super::table::Queue;
+use super::{Event, Violation};
 use crate::base::{StreamId, Time};
-use crate::limits::REORDER_PACKETS_MAX;
+use crate::limits::{REORDER_PACKETS_MAX, SENT_QUIET_MAX};
 use crate::wire::frame::Ack;
 
 /// RFC 9002 kPacketThreshold, to begin with.
@@ -44,7 +44,6 @@ pub(super) struct Recovery {
     /// Acknowledgements that left alone in a row.
     pub quiet_run: u32,
     limited_at: Option<Time>,
-    ce: u64,
     /// Packets below this number belong to an earlier path.
     path_start: u64,
     first_sample: Option<Time>,
@@ -67,7 +66,6 @@ impl Recovery {
             last_eliciting: now,
             quiet_run: 0,
             limited_at: None,
-            ce: 0,
             path_start: 0,
             first_sample: None,
             event_start: 0,
@@ -139,6 +137,7 @@ impl Connection {
     /// peer most likely lacks it.
     fn on_probe_timeout(&mut self) {
         self.recovery.timeouts += 1;
+        self.ecn.on_timeout(self.recovery.timeouts);
         self.recovery.probes = 2;
         self.stats.timeouts += 1;
         self.sent.first_in_flight();
@@ -153,19 +152,23 @@ impl Connection {
 
     // ---- acknowledgements ----
 
-    pub(super) fn on_ack(&mut self, now: Time, ack: &Ack<'_>) {
+    pub(super) fn on_ack(&mut self, now: Time, ack: &Ack<'_>) -> Result<(), Violation> {
         let mut fresh = std::mem::take(&mut self.recovery.fresh);
         self.sent.fresh(ack.ranges(), &mut fresh);
+        if fresh.iter().any(|range| self.sent.has_skipped(range)) {
+            return Err(Violation::NEVER_SENT);
+        }
         if let Some(largest) = fresh.first().map(|range| range.end - 1) {
             self.on_news(now, ack, largest, &fresh);
         }
         fresh.clear();
         self.recovery.fresh = fresh;
+        Ok(())
     }
 
     fn on_news(&mut self, now: Time, ack: &Ack<'_>, largest: u64, fresh: &[std::ops::Range<u64>]) {
         let in_flight = self.sent.in_flight();
-        let (mut bytes, mut eliciting) = (0, false);
+        let (mut bytes, mut eliciting, mut arrived) = (0, false, 0);
         let mut newest: Option<(u64, Sent)> = None;
         let mut run = Run::default();
         let known = self.recovery.largest_acked.map_or(largest, |old| old.max(largest));
@@ -174,7 +177,7 @@ impl Connection {
             for number in range.clone() {
                 let Some(packet) = self.sent.acknowledge(number) else { continue };
                 match packet.state {
-                    State::Foreign | State::Acked => continue,
+                    State::Foreign | State::Skipped | State::Acked => continue,
                     State::InFlight => {
                         eliciting = true;
                         bytes += u64::from(packet.size);
@@ -189,6 +192,7 @@ impl Connection {
                     State::Lost => self.on_spurious(number, ack.largest),
                     State::Quiet => {}
                 }
+                arrived += 1;
                 if newest.is_none_or(|(old, _)| number > old) {
                     newest = Some((number, packet));
                 }
@@ -212,11 +216,13 @@ impl Connection {
         if eliciting {
             self.recovery.timeouts = 0;
         }
-        if ack.ce > self.recovery.ce {
-            self.recovery.ce = ack.ce;
-            if current && self.controller.on_congestion(now, packet.time, Signal::Marked) {
-                self.stats.congestion_events += 1;
-            }
+        // Of an earlier path nothing is learned about this one.
+        let arrived = if current { arrived } else { 0 };
+        if self.ecn.on_acked(arrived, ack.ce, self.stats.sent_packets)
+            && current
+            && self.controller.on_congestion(now, packet.time, Signal::Marked)
+        {
+            self.stats.congestion_events += 1;
         }
         self.find_losses(now);
         if eliciting && current {
@@ -333,6 +339,7 @@ impl Connection {
                 continue;
             }
             self.mtu.on_lost(number, packet.size, packet.time);
+            self.ecn.on_lost();
             lost += 1;
             first.get_or_insert(number);
             last_sent = packet.time;
@@ -366,6 +373,26 @@ impl Connection {
             self.apply_packet_size(now);
         }
         self.apply_rate(now);
+    }
+
+    /// A peer that acknowledges no acknowledgement cannot make this side remember all of them: the older half
+    /// is forgotten. What is in flight before them is so old that it counts as lost.
+    pub(super) fn forget_quiet(&mut self, now: Time) {
+        while self.sent.quiet() > SENT_QUIET_MAX / 2
+            && let Some((number, packet)) = self.sent.oldest()
+        {
+            if packet.state == State::InFlight {
+                self.sent.lose(number);
+                self.requeue(&packet);
+                if packet.probe {
+                    self.mtu.on_probe_lost(now, number);
+                } else {
+                    self.stats.lost_packets += 1;
+                    self.stats.lost_bytes += u64::from(packet.size);
+                }
+            }
+            self.sent.forget_oldest();
+        }
     }
 
     /// What a packet carried goes out again, as far as it still matters.
@@ -436,6 +463,7 @@ impl Connection {
         self.rtt = Rtt::new(Some(self.rtt.smoothed().clamp(least, most)));
         self.config.rtt_hint = None;
         self.mtu = Discovery::new(self.config.mtu_min, self.config.mtu_max);
+        self.ecn = self.ecn.fresh();
         self.controller.on_packet_size(u64::from(self.mtu.current()));
         self.pacer = Pacer::new(now, u64::from(self.mtu.current()));
         let recovery = &mut self.recovery;

@@ -36,6 +36,8 @@ pub enum FrameRef {
 pub enum State {
     /// Not one of ours: another kind of packet has this number.
     Foreign,
+    /// No packet has this number: who acknowledges it lies.
+    Skipped,
     /// Elicits an acknowledgement that did not come yet.
     InFlight,
     /// Elicits none.
@@ -74,6 +76,11 @@ pub struct SentPackets {
     acked: RangeSet,
     in_flight: u64,
     eliciting: usize,
+    quiet: usize,
+    /// A number that no packet will have.
+    skipped: Option<u64>,
+    /// Those that are remembered, ascending.
+    skips: VecDeque<u64>,
 }
 
 impl SentPackets {
@@ -95,6 +102,27 @@ impl SentPackets {
     /// Packets whose acknowledgement is awaited.
     pub fn eliciting(&self) -> usize {
         self.eliciting
+    }
+
+    /// Packets that elicit nothing and of which nothing was heard.
+    pub fn quiet(&self) -> usize {
+        self.quiet
+    }
+
+    /// No packet will have this number, which is behind all that left and before the next that leaves.
+    pub fn skip(&mut self, number: u64) {
+        self.skipped = Some(number);
+    }
+
+    /// Whether a range has a number in it that was left out.
+    pub fn has_skipped(&self, range: &Range<u64>) -> bool {
+        let at = self.skips.partition_point(|number| *number < range.start);
+        self.skips.get(at).is_some_and(|number| *number < range.end)
+    }
+
+    /// The packet that is remembered longest.
+    pub fn oldest(&self) -> Option<(u64, Sent)> {
+        self.packets.front().map(|packet| (self.base, *packet))
     }
 
     /// Looks a packet up.
@@ -121,13 +149,20 @@ impl SentPackets {
     /// The packet being written leaves as `number`, which is larger than every number before.
     pub fn commit(&mut self, now: Time, number: u64, size: u32, eliciting: bool, probe: bool) {
         let first = self.refs_base + (self.refs.len() - usize::from(self.staged)) as u64;
+        let skipped = self.skipped.take().filter(|skipped| *skipped < number);
         if self.packets.is_empty() {
-            (self.base, self.flight) = (number, number);
+            let start = skipped.unwrap_or(number);
+            (self.base, self.flight) = (start, start);
         }
         assert!(number >= self.next(), "packet numbers ascend");
         let foreign = Sent { time: now, size: 0, state: State::Foreign, probe: false, count: 0, first };
         while self.next() < number {
-            self.packets.push_back(foreign);
+            let skip = skipped == Some(self.next());
+            if skip {
+                self.skips.push_back(self.next());
+            }
+            let state = if skip { State::Skipped } else { State::Foreign };
+            self.packets.push_back(Sent { state, ..foreign });
         }
         let state = if eliciting { State::InFlight } else { State::Quiet };
         let count = std::mem::take(&mut self.staged);
@@ -135,6 +170,8 @@ impl SentPackets {
         if eliciting {
             self.in_flight += u64::from(size);
             self.eliciting += 1;
+        } else {
+            self.quiet += 1;
         }
     }
 
@@ -164,7 +201,7 @@ impl SentPackets {
     pub fn acknowledge(&mut self, number: u64) -> Option<Sent> {
         let packet = self.get_mut(number)?;
         let before = *packet;
-        if before.state != State::Foreign {
+        if !matches!(before.state, State::Foreign | State::Skipped) {
             packet.state = State::Acked;
         }
         self.settle(&before);
@@ -181,9 +218,13 @@ impl SentPackets {
     }
 
     fn settle(&mut self, before: &Sent) {
-        if before.state == State::InFlight {
-            self.in_flight -= u64::from(before.size);
-            self.eliciting -= 1;
+        match before.state {
+            State::InFlight => {
+                self.in_flight -= u64::from(before.size);
+                self.eliciting -= 1;
+            }
+            State::Quiet => self.quiet -= 1,
+            State::Foreign | State::Skipped | State::Acked | State::Lost => {}
         }
     }
 
@@ -223,6 +264,8 @@ impl SentPackets {
         while let Some(front) = self.packets.front() {
             let settled = match front.state {
                 State::Foreign | State::Acked => true,
+                // For as long as the packet behind it may be acknowledged, with it or without.
+                State::Skipped => self.is_passed(),
                 State::Lost => front.time + late <= now,
                 State::Quiet => self.base + QUIET_KEPT < next,
                 State::InFlight => false,
@@ -230,15 +273,35 @@ impl SentPackets {
             if !settled {
                 break;
             }
-            let count = u64::from(front.count);
-            self.refs.drain(..count as usize);
-            self.refs_base += count;
-            self.packets.pop_front();
-            self.base += 1;
+            self.pop();
         }
         if self.base > base {
             self.acked.remove(0..self.base);
         }
+    }
+
+    /// Forgets the oldest packet, which is not in flight, whether or not it was heard of.
+    pub fn forget_oldest(&mut self) {
+        debug_assert!(self.oldest().is_none_or(|(_, packet)| packet.state != State::InFlight));
+        self.pop();
+        self.acked.remove(0..self.base);
+    }
+
+    fn pop(&mut self) {
+        let Some(front) = self.packets.pop_front() else { return };
+        self.quiet -= usize::from(front.state == State::Quiet);
+        if front.state == State::Skipped {
+            self.skips.pop_front();
+        }
+        self.refs.drain(..usize::from(front.count));
+        self.refs_base += u64::from(front.count);
+        self.base += 1;
+    }
+
+    /// Whether the next packet behind the front arrived.
+    fn is_passed(&self) -> bool {
+        let no_packet = |packet: &&Sent| matches!(packet.state, State::Foreign | State::Skipped);
+        self.packets.iter().find(|packet| !no_packet(packet)).is_some_and(|it| it.state == State::Acked)
     }
 }
 

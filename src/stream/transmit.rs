@@ -8,7 +8,7 @@ use super::sent::FrameRef;
 use super::table::Queue;
 use super::{Event, PacketMeta, SOURCE_FAULT, SourceRead};
 use crate::base::{StreamId, Time};
-use crate::limits::{SENT_PACKETS_MAX, STREAM_QUANTUM};
+use crate::limits::{SENT_PACKETS_MAX, SENT_QUIET_MAX, STREAM_QUANTUM};
 use crate::wire::frame::{StreamHeader, Writer};
 
 /// Streams' frames start only where so many bytes are left; less is padded away.
@@ -119,6 +119,8 @@ impl Connection {
             if self.window_is_full() {
                 self.recovery.note_limit(now, true);
             }
+        } else if self.sent.quiet() > SENT_QUIET_MAX {
+            self.forget_quiet(now);
         }
     }
 

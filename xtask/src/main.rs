@@ -43,6 +43,9 @@ cargo xtask COMMAND
   bench transfer [--size SIZE] [--runs N] [--peers A,B] [--offloads on|off|both]
                  [--scratch DIR] [--json FILE] [--binary PATH]
                     one file between two namespaces, tornet beside its peers
+  bench hostile  [--rate N] [--seconds S] [--rounds N] [--kinds A,B] [--no-judge]
+                 [--binary PATH] [--tool PATH]
+                    a node pelted with hostile datagrams, beside a receiver that discards them
   bench churn [--capacity SIZE] [--factor N] [--scratch DIR] [--json FILE]
                     a full cache that is written over, beside a new one
   lab   up [FILE | --link TEXT | --rate RATE] [--binary PATH] | check | clean

@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 
 use super::pair::{Pair, config, identity};
-use crate::limits::{AMPLIFICATION_MAX, HANDSHAKES_FREE_PER_SECOND, HANDSHAKES_PER_PREFIX_PER_SECOND};
+use crate::limits::{
+    ADDRESS_TOKEN_BYTES_MAX, ADDRESS_TOKEN_BYTES_PER_PERIOD, AMPLIFICATION_MAX, CLOCK_SKEW_MS_MAX,
+    COOKIES_PER_SECOND, HANDSHAKES_FREE_PER_SECOND, HANDSHAKES_PER_PREFIX_PER_SECOND,
+};
 use crate::session::{DropCause, Received};
 
 fn assert_untouched(pair: &Pair, sent: usize) {
@@ -212,4 +215,85 @@ fn no_byte_of_any_datagram_is_constant() {
             assert!(lengths.len() > 20, "kind {kind} has {} lengths", lengths.len());
         }
     }
+}
+
+/// First flights whose disguise is right and whose content is noise, from address after address: all that
+/// who knows the identity can send without a private key's work.
+fn hollow(pair: &mut Pair, count: u32, from: impl Fn(u32) -> std::net::SocketAddr) {
+    use super::super::disguise::{BODY_AT, Disguise, STAMP_SIZE};
+    use crate::wire::handshake::INIT;
+    let disguise = Disguise::of(&pair.nodes[1].identity.card().key);
+    let wall = pair.wall(1);
+    for n in 0..count {
+        let mut datagram = vec![0; 1100];
+        pair.rng.fill(&mut datagram[BODY_AT + STAMP_SIZE + 16..]);
+        datagram[BODY_AT..][..STAMP_SIZE].copy_from_slice(&wall.0.to_le_bytes());
+        disguise.seal(INIT, &mut pair.rng, &mut datagram);
+        pair.deliver(1, from(n), &datagram);
+    }
+}
+
+#[test]
+fn cookies_are_bounded_for_a_prefix_and_for_all() {
+    let mut pair = Pair::new(20);
+    hollow(&mut pair, 1000, |n| ([172, 16, 0, n as u8], 9).into());
+    let one = pair.nodes[1].sessions.counters().cookies_sent;
+    assert_eq!(one, u64::from(HANDSHAKES_PER_PREFIX_PER_SECOND));
+    assert_eq!(pair.log.len() as u64, one);
+    hollow(&mut pair, 10_000, |n| ([172, 17 + (n >> 8) as u8, n as u8, 1], 9).into());
+    assert_eq!(pair.nodes[1].sessions.counters().cookies_sent, u64::from(COOKIES_PER_SECOND));
+    assert!(pair.nodes[1].sessions.is_empty());
+    // A second later there are new ones.
+    pair.run_ms(1000);
+    hollow(&mut pair, 10_000, |n| ([172, 17 + (n >> 8) as u8, n as u8, 1], 9).into());
+    assert_eq!(pair.nodes[1].sessions.counters().cookies_sent, 2 * u64::from(COOKIES_PER_SECOND));
+}
+
+#[test]
+fn a_recorded_first_flight_is_not_answered_under_load_and_takes_nothing() {
+    let mut pair = Pair::new(21);
+    pair.connected();
+    let (init, from) = (pair.log[0].bytes.clone(), ([192, 0, 2, 1], 9).into());
+    for _ in 0..2 * HANDSHAKES_FREE_PER_SECOND {
+        assert_eq!(pair.deliver(1, from, &init), Received::Dropped(DropCause::Replayed));
+    }
+    hollow(&mut pair, 1, |_| from);
+    assert_eq!(pair.nodes[1].sessions.counters().cookies_sent, 0, "replays used up nobody's share");
+    // Now there is load; and later the record is too old, as anybody can see who has the identity.
+    hollow(&mut pair, 2000, |n| ([172, 16, n as u8, (n >> 8) as u8], 9).into());
+    let sent = pair.log.len();
+    assert_eq!(pair.deliver(1, from, &init), Received::Dropped(DropCause::Replayed));
+    pair.run_ms(4 * CLOCK_SKEW_MS_MAX);
+    hollow(&mut pair, 2000, |n| ([172, 16, n as u8, (n >> 8) as u8], 9).into());
+    let cookies = pair.nodes[1].sessions.counters().cookies_sent;
+    assert_eq!(pair.deliver(1, from, &init), Received::Dropped(DropCause::Skewed));
+    assert_eq!(pair.nodes[1].sessions.counters().cookies_sent, cookies);
+    assert!(sent < pair.log.len(), "the others were answered");
+}
+
+#[test]
+fn a_token_shown_in_anothers_name_is_good_for_a_bounded_number_of_bytes() {
+    let mut pair = Pair::new(22);
+    pair.connected();
+    // The address that the token names is somebody else's by now: what comes from there is not its holder.
+    let victim = (pair.nodes[0].address.ip(), 7777).into();
+    let mut promised = 0;
+    for round in 0..40 {
+        let (card, wall) = (*pair.nodes[1].identity.card(), pair.wall(0));
+        let (now, target) = (pair.now, pair.nodes[1].address);
+        let key = pair.nodes[0].sessions.connect(now, wall, &card, &[target], b"request").unwrap();
+        let mut buf = [0; 1500];
+        let (_, len) = pair.nodes[0].sessions.poll_transmit(now, wall, &mut buf).unwrap();
+        pair.nodes[0].sessions.close(now, key, crate::session::CloseCode::GOODBYE, "");
+        pair.deliver(1, victim, &buf[..len]);
+        let (theirs, _) = *pair.nodes[1].early.last().expect("taken");
+        let budget = pair.nodes[1].sessions.budget(theirs);
+        assert!(
+            budget <= ADDRESS_TOKEN_BYTES_MAX + AMPLIFICATION_MAX * len as u64,
+            "round {round}: {budget}"
+        );
+        promised += budget.saturating_sub(AMPLIFICATION_MAX * len as u64);
+    }
+    assert!(promised <= ADDRESS_TOKEN_BYTES_PER_PERIOD, "{promised}");
+    assert_eq!(pair.nodes[1].early.len(), 40);
 }

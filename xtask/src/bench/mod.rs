@@ -1,8 +1,9 @@
-//! `cargo xtask bench`: tornet beside others, in one run on one machine.
+//! `cargo xtask bench`: tornet beside others, in one run on one machine; and under attack.
 
 mod bittorrent;
 mod churn;
 mod curl;
+pub mod hostile;
 mod machine;
 mod peer;
 mod report;
@@ -19,6 +20,7 @@ pub fn command(mut args: Args) -> Result<()> {
     match args.word().as_deref() {
         Some("transfer") => transfer::command(args),
         Some("churn") => churn::command(args),
-        _ => bail!("`bench transfer` or `bench churn`; `cargo xtask help` lists its flags"),
+        Some("hostile") => hostile::command(args),
+        _ => bail!("`bench transfer`, `bench churn` or `bench hostile`; `cargo xtask help` lists their flags"),
     }
 }

@@ -2,6 +2,7 @@
 //! processes that are killed, disks that fill, strangers that knock. Each case has a lab of its own.
 
 mod faults;
+mod hostile;
 mod links;
 mod moving;
 mod resume;
@@ -27,7 +28,15 @@ struct Case {
 
 /// Every case, in order.
 fn cases() -> impl Iterator<Item = &'static Case> {
-    let all = [moving::CASES, resume::CASES, faults::CASES, store::CASES, links::CASES, stranger::CASES];
+    let all = [
+        moving::CASES,
+        resume::CASES,
+        faults::CASES,
+        store::CASES,
+        links::CASES,
+        stranger::CASES,
+        hostile::CASES,
+    ];
     all.into_iter().flatten()
 }
 

@@ -27,7 +27,7 @@ pub use command::command;
 pub use description::Description;
 pub use node::Node;
 pub use process::{Finished, Process};
-pub use stale::clean;
+pub use stale::{clean, remove_namespace};
 
 use crate::{sh, stop};
 use description::Kind;

@@ -1,0 +1,481 @@
+//! `cargo xtask bench hostile`: a node that is pelted with datagrams that mean harm, beside a receiver that
+//! throws the same datagrams away (docs/testing/hostile.md).
+//!
+//! The victim is host A of a lab and its friend is host B. The attacker sits in a third namespace behind a
+//! link of its own, so that whatever arrives there is something that the victim said to a stranger.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::args::Args;
+use crate::lab::node::{PROMPT, text};
+use crate::lab::{Lab, Node, Process, Wiring, files, node, scratch};
+use crate::{setup, sh, stop};
+
+/// What strangers can send.
+const STRANGERS: &[&str] =
+    &["random", "truncated", "replayed", "empty", "flipped", "shaped", "replayed-init"];
+/// Of those, what has a handshake's shape.
+const SHAPED: &[&str] = &["flipped", "shaped", "replayed-init"];
+/// What takes knowledge of the victim's identity: an entrance that is right and opens nothing, and
+/// handshakes without a fault.
+const KNOWING: &[&str] = &["sealed", "genuine"];
+
+/// The victim's CPU time per datagram may be so many times a bare receiver's …
+const RATIO_MAX: f64 = 1.5;
+/// … and this more for what is shaped like a handshake, nanoseconds.
+const HANDSHAKE_NS_MAX: f64 = 1000.0;
+/// Growth of the victim's anonymous memory under the flood, after a first one, bytes.
+const GROWTH_MAX: u64 = 8 << 20;
+/// The same with a transfer, which touches packet buffers for the first time: 256 to receive, 64 to send, 68 KiB
+/// each, allocated once for the daemon's life.
+const TRANSFER_GROWTH_MAX: u64 = GROWTH_MAX + (256 + 64) * (68 << 10);
+/// Answers to those who know the identity, per second of a flood: handshakes and cookies, as
+/// docs/protocol/session.md §4 bounds them, with some room for a second that is cut.
+const ANSWERS_PER_SECOND_MAX: f64 = 1.2 * (500.0 + 2000.0);
+
+const VICTIM_PORT: u16 = 4001;
+const BARE_PORT: u16 = 4999;
+const DEVICE: &str = "outside0";
+const HERE: &str = "10.79.0.1";
+const SOURCES_FEW: u32 = 4;
+const SOURCES_MANY: u32 = 512;
+
+/// How long and how hard.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// Datagrams per second.
+    pub rate: u64,
+    /// Of flood at the victim and at the bare receiver, each, per mixture.
+    pub flood: Duration,
+    /// Times that victim and bare receiver take turns in it.
+    pub rounds: u32,
+    /// The file that the friend fetches meanwhile, bytes.
+    pub file: u64,
+    /// Whether figures above the bounds are an error; on a busy machine they mean nothing.
+    pub judge: bool,
+}
+
+/// The command.
+pub fn command(mut args: Args) -> Result<()> {
+    let rate = args.number("--rate", 100_000)?;
+    let seconds = args.number("--seconds", 30)?;
+    let rounds = args.number("--rounds", 3)?.clamp(1, 10) as u32;
+    let judge = !args.flag("--no-judge");
+    let only = args.value("--kinds")?;
+    let binary = args.value("--binary")?.map(PathBuf::from);
+    let tool = args.value("--tool")?.map(PathBuf::from);
+    args.finish()?;
+    ensure!(rate > 0 && seconds > 0, "--rate and --seconds: at least 1");
+    setup::ensure()?;
+    let binary = sh::binary_or_build(binary)?;
+    let machine = super::machine::describe();
+    println!("{}", super::machine::line(&machine));
+    let plan = Plan { rate, flood: Duration::from_secs(seconds), rounds, file: 256 << 20, judge };
+    let mut lab = Lab::new(Wiring::Namespaces, &scratch())?;
+    let tool = tool.map_or_else(build_tool, Ok)?;
+    compete(&mut lab, &binary, &tool, &plan, only.as_deref())
+}
+
+/// All of it, in a lab.
+pub fn run(lab: &mut Lab, binary: &Path, plan: &Plan) -> Result<()> {
+    compete(lab, binary, &build_tool()?, plan, None)
+}
+
+fn compete(lab: &mut Lab, binary: &Path, tool: &Path, plan: &Plan, only: Option<&str>) -> Result<()> {
+    ensure!(sh::is_root(), "network namespaces need root");
+    let mut scene = Scene::new(lab, binary, tool, plan)?;
+    println!(
+        "{} datagrams per second; CPU time of the process per datagram that it took from its socket\n",
+        plan.rate
+    );
+    println!(
+        "{:<28} {:>8} {:>9} {:>9} {:>6} {:>9} {:>8} {:>8}",
+        "kinds, sources", "taken/s", "bare ns", "victim ns", "ratio", "lost bare", "lost", "answers"
+    );
+    if let Some(only) = only {
+        let kinds: Vec<&str> = only.split(',').collect();
+        for sources in [SOURCES_FEW, SOURCES_MANY] {
+            let row = scene.compare(&kinds, sources)?;
+            row.print();
+        }
+        return Ok(());
+    }
+    let mut faults = Vec::new();
+    // Strangers first: to those who know the identity the victim speaks, and goes on for a while.
+    let strangers: &[(&[&str], u32)] =
+        &[(STRANGERS, SOURCES_FEW), (STRANGERS, SOURCES_MANY), (SHAPED, SOURCES_MANY)];
+    let knowing: &[(&[&str], u32)] = &[(KNOWING, SOURCES_FEW), (KNOWING, SOURCES_MANY)];
+    for floods in [strangers, knowing] {
+        // Once unmeasured: buffers, tables and the allocator reach their size.
+        scene.flood_victim(floods[0].0, SOURCES_MANY, Duration::from_secs(2))?;
+        let before = scene.victim_memory()?;
+        for (kinds, sources) in floods {
+            let row = scene.compare(kinds, *sources)?;
+            row.print();
+            row.judge(*kinds != STRANGERS, *kinds == KNOWING, plan, &mut faults)?;
+        }
+        scene.has_not_grown(before, GROWTH_MAX)?;
+    }
+    let before = scene.victim_memory()?;
+    let crossed = scene.transfer_beside(&[STRANGERS, KNOWING].concat(), plan)?;
+    scene.has_not_grown(before, TRANSFER_GROWTH_MAX)?;
+    println!("the file is right; {crossed} datagrams came beside it");
+    scene.victim_is_well()?;
+    ensure!(faults.is_empty(), "{}", faults.join("; "));
+    Ok(())
+}
+
+fn build_tool() -> Result<PathBuf> {
+    let example = ["build", "--release", "--locked", "--package", "tornet", "--example", "hostile"];
+    sh::run(sh::cargo().args(example))?;
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| sh::root().join("target"), PathBuf::from);
+    Ok(sh::root().join(target).join("release/examples/hostile"))
+}
+
+/// The attacker's namespace and its link to the victim's; gone when dropped.
+struct Outside {
+    name: String,
+}
+
+impl Outside {
+    fn new(lab: &Lab) -> Result<Outside> {
+        let victim = lab.a().namespace().to_string();
+        let outside = Outside { name: format!("{victim}-outside") };
+        let name = outside.name.as_str();
+        ip(&["netns", "add", name])?;
+        ip(&["-n", name, "link", "set", "lo", "up"])?;
+        let pair = ["type", "veth", "peer", "name", DEVICE, "netns", name];
+        ip(&[&["link", "add", "name", DEVICE, "netns", &victim], &pair[..]].concat())?;
+        // Nothing but what is asked for crosses the link: no IPv6, and neighbours that are known.
+        for (namespace, address, mac, other, other_mac) in [
+            (victim.as_str(), HERE, "02:00:00:00:79:01", "10.79.0.2", "02:00:00:00:79:02"),
+            (name, "10.79.0.2", "02:00:00:00:79:02", HERE, "02:00:00:00:79:01"),
+        ] {
+            let quiet = format!("echo 1 > /proc/sys/net/ipv6/conf/{DEVICE}/disable_ipv6");
+            ip(&["netns", "exec", namespace, "sh", "-c", &quiet])?;
+            ip(&["-n", namespace, "link", "set", DEVICE, "address", mac])?;
+            ip(&["-n", namespace, "address", "add", &format!("{address}/24"), "dev", DEVICE])?;
+            ip(&["-n", namespace, "link", "set", DEVICE, "up"])?;
+            let neighbour = ["neigh", "replace", other, "lladdr", other_mac, "nud", "permanent"];
+            ip(&[&["-n", namespace], &neighbour[..], &["dev", DEVICE]].concat())?;
+        }
+        // A whole /16 that the attacker may speak from, and to which answers find their way.
+        ip(&["-n", name, "route", "add", "local", "10.80.0.0/16", "dev", "lo"])?;
+        ip(&["-n", &victim, "route", "add", "10.80.0.0/16", "via", "10.79.0.2"])?;
+        Ok(outside)
+    }
+
+    fn command(&self, program: &Path) -> Command {
+        crate::lab::process::tied(&["ip", "netns", "exec", &self.name], program)
+    }
+
+    /// Packets that came out of the victim's namespace to the attacker's.
+    fn heard(&self) -> Result<u64> {
+        let shown = sh::words("ip", &["-j", "-s", "-n", &self.name, "link", "show", "dev", DEVICE])?;
+        let shown: Value = serde_json::from_str(&shown)?;
+        shown[0]["stats64"]["rx"]["packets"].as_u64().context("`ip -s link` without rx packets")
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        crate::lab::remove_namespace(&self.name);
+    }
+}
+
+fn ip(words: &[&str]) -> Result<()> {
+    sh::words("ip", words).map(drop)
+}
+
+/// What one mixture cost.
+struct Row {
+    name: String,
+    seconds: f64,
+    bare: Cost,
+    victim: Cost,
+    answers: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Cost {
+    taken: u64,
+    lost: u64,
+    ns: f64,
+}
+
+impl Cost {
+    fn each(&self) -> f64 {
+        self.ns / self.taken.max(1) as f64
+    }
+}
+
+impl Row {
+    fn print(&self) {
+        println!(
+            "{:<28} {:>8.0} {:>9.0} {:>9.0} {:>6.2} {:>9} {:>8} {:>8}",
+            self.name,
+            self.victim.taken as f64 / self.seconds,
+            self.bare.each(),
+            self.victim.each(),
+            self.victim.each() / self.bare.each(),
+            self.bare.lost,
+            self.victim.lost,
+            self.answers
+        );
+    }
+
+    fn judge(&self, shaped: bool, knowing: bool, plan: &Plan, faults: &mut Vec<String>) -> Result<()> {
+        // Silence and bounds hold on any machine; how long things take only on a quiet one.
+        if knowing {
+            let most = ANSWERS_PER_SECOND_MAX * (self.seconds + f64::from(plan.rounds));
+            ensure!(self.answers as f64 <= most, "{}: {} answers, not {most:.0}", self.name, self.answers);
+        } else {
+            ensure!(self.answers == 0, "{}: strangers were answered {} times", self.name, self.answers);
+        }
+        ensure!(self.victim.taken > 0, "{}: nothing arrived", self.name);
+        let allowed = RATIO_MAX * self.bare.each() + if shaped { HANDSHAKE_NS_MAX } else { 0.0 };
+        if plan.judge && self.victim.each() > allowed {
+            faults.push(format!(
+                "{}: {:.0} ns per datagram, not {allowed:.0}",
+                self.name,
+                self.victim.each()
+            ));
+        }
+        Ok(())
+    }
+}
+
+struct Scene<'a> {
+    plan: &'a Plan,
+    lab: &'a Lab,
+    tool: &'a Path,
+    outside: Outside,
+    victim: Node,
+    friend: Node,
+    invite: String,
+    captured: PathBuf,
+    cores: usize,
+}
+
+impl<'a> Scene<'a> {
+    fn new(lab: &'a Lab, binary: &Path, tool: &'a Path, plan: &'a Plan) -> Result<Scene<'a>> {
+        let outside = Outside::new(lab)?;
+        // Segmented by the kernel before the device, so that what is captured is what a wire carries.
+        lab.offloads(false)?;
+        let captured = lab.dir().join("captured");
+        let mut command = lab.a().command(tool);
+        command.args(["capture", text(&captured)?, &VICTIM_PORT.to_string()]);
+        let mut tap = Process::start("capture", lab.dir(), &mut command)?;
+        tap.wait_line("ready", PROMPT)?;
+        let (victim, mut friend) = node::pair(lab, binary)?;
+        // Both ways, so that requests, acknowledgements and data are among it; and a handshake of the friend's.
+        let input = lab.dir().join("small");
+        files::random(&input, 2 << 20)?;
+        for (from, to) in [(&victim, &friend), (&friend, &victim)] {
+            let (_, reference) = from.put(&input)?;
+            to.get(&reference, &lab.dir().join(format!("small-at-{}", to.name)))?;
+        }
+        friend.stop(nix::sys::signal::Signal::SIGTERM)?;
+        friend.start()?;
+        friend.wait_connected()?;
+        tap.kill();
+        lab.offloads(true)?;
+        let invite = victim.invite()?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Scene { plan, lab, tool, outside, victim, friend, invite, captured, cores })
+    }
+
+    /// Where the victim's shard runs (its port says), and where the attacker must not.
+    fn victim_core(&self) -> usize {
+        usize::from(VICTIM_PORT) % self.cores
+    }
+
+    fn sender(&self, port: u16, kinds: &[&str], sources: u32, length: Duration) -> Result<Process> {
+        let core = (self.victim_core() + 1) % self.cores;
+        let mut command = self.outside.command(self.tool);
+        command.args(["send", &format!("{HERE}:{port}"), &core.to_string(), &self.plan.rate.to_string()]);
+        command.args([&length.as_millis().to_string(), &sources.to_string(), text(&self.captured)?]);
+        command.args([&self.invite, "tornet"]).args(kinds);
+        Process::start("attacker", self.lab.dir(), &mut command)
+    }
+
+    /// Sends one flood to its end, measuring what `pid` uses meanwhile.
+    fn flood(&self, port: u16, pid: u32, kinds: &[&str], sources: u32, length: Duration) -> Result<Cost> {
+        let mut sender = self.sender(port, kinds, sources, length)?;
+        let (udp, cpu) = (self.udp()?, cpu_ns(pid)?);
+        let status = sender.wait(length + PROMPT)?;
+        ensure!(status.success(), "the attacker: {status}\n{}", sender.stderr());
+        let (ns, after) = (cpu_ns(pid)? - cpu, self.udp()?);
+        Ok(Cost { taken: after.0 - udp.0, lost: after.1 - udp.1, ns: ns as f64 })
+    }
+
+    fn flood_victim(&mut self, kinds: &[&str], sources: u32, length: Duration) -> Result<Cost> {
+        let pid = self.victim.daemon()?.pid();
+        // What it does anyway, for as long as a flood takes with making its datagrams.
+        let (began, cpu) = (Instant::now(), cpu_ns(pid)?);
+        pause(Duration::from_secs(1).min(length))?;
+        let idle = (cpu_ns(pid)? - cpu) as f64 / began.elapsed().as_secs_f64();
+        let began = Instant::now();
+        let cost = self.flood(VICTIM_PORT, pid, kinds, sources, length)?;
+        let idle = idle * began.elapsed().as_secs_f64();
+        Ok(Cost { ns: (cost.ns - idle).max(0.0), ..cost })
+    }
+
+    fn flood_bare(&self, kinds: &[&str], sources: u32, length: Duration) -> Result<Cost> {
+        let mut command = self.lab.a().command(self.tool);
+        command.args(["receive", &format!("{HERE}:{BARE_PORT}"), &self.victim_core().to_string()]);
+        let mut bare = Process::start("bare", self.lab.dir(), &mut command)?;
+        bare.wait_line("ready", PROMPT)?;
+        // Its buffers are touched for the first time, as the victim's were.
+        self.flood(BARE_PORT, bare.pid(), kinds, sources, Duration::from_millis(300))?;
+        self.flood(BARE_PORT, bare.pid(), kinds, sources, length)
+    }
+
+    /// The same flood at a bare receiver and at the victim, in turns.
+    fn compare(&mut self, kinds: &[&str], sources: u32) -> Result<Row> {
+        let each = self.plan.flood / self.plan.rounds;
+        let (mut bare, mut victim) = (Cost::default(), Cost::default());
+        let heard = self.outside.heard()?;
+        for _ in 0..self.plan.rounds {
+            for (total, cost) in [
+                (&mut bare, self.flood_bare(kinds, sources, each)?),
+                (&mut victim, self.flood_victim(kinds, sources, each)?),
+            ] {
+                total.taken += cost.taken;
+                total.lost += cost.lost;
+                total.ns += cost.ns;
+            }
+        }
+        let answers = self.outside.heard()? - heard;
+        let seconds = (each * self.plan.rounds).as_secs_f64();
+        let names = match kinds {
+            STRANGERS => "all of strangers".to_string(),
+            SHAPED => "handshakes of strangers".to_string(),
+            KNOWING => "identity known".to_string(),
+            _ => kinds.join(","),
+        };
+        Ok(Row { name: format!("{names}, {sources}"), seconds, bare, victim, answers })
+    }
+
+    /// A friend fetches a file while the flood goes on; the hostile datagrams that came meanwhile.
+    fn transfer_beside(&mut self, kinds: &[&str], plan: &Plan) -> Result<u64> {
+        let input = self.lab.dir().join("input");
+        files::random(&input, plan.file)?;
+        let (_, reference) = self.victim.put(&input)?;
+        let heard = self.udp()?;
+        // Longer than the transfer takes; ended when that is done.
+        let sender = self.sender(VICTIM_PORT, kinds, SOURCES_MANY, node::PATIENT)?;
+        let flooding = stop::until(PROMPT, || Ok(self.udp()?.0 > heard.0 + plan.rate / 10))?;
+        ensure!(flooding, "the flood did not begin: {}", sender.stderr());
+        let (before, out) = (self.udp()?, self.lab.dir().join("output"));
+        let done = self.friend.get(&reference, &out)?;
+        let crossed = self.udp()?.0 - before.0;
+        ensure!(files::sha256(&out)? == files::sha256(&input)?, "the file that came is another");
+        sender.kill();
+        println!("beside a flood: {} in {:.2} s", crate::args::show_size(plan.file), done.took.as_secs_f64());
+        Ok(crossed)
+    }
+
+    /// Datagrams that sockets of the victim's host gave to programs, and that found no room.
+    fn udp(&self) -> Result<(u64, u64)> {
+        let words = ["netns", "exec", self.lab.a().namespace(), "cat", "/proc/net/snmp"];
+        parse_snmp(&sh::words("ip", &words)?)
+    }
+
+    /// Anonymous memory of the victim, bytes: what it allocated, without the store's mapping.
+    fn victim_memory(&mut self) -> Result<u64> {
+        let pid = self.victim.daemon()?.pid();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("no RssAnon")?;
+        Ok(line.split_whitespace().next().unwrap_or_default().parse::<u64>()? << 10)
+    }
+
+    fn has_not_grown(&mut self, before: u64, most: u64) -> Result<()> {
+        let after = self.victim_memory()?;
+        println!("anonymous memory: {} KiB, then {} KiB", before >> 10, after >> 10);
+        ensure!(
+            after.saturating_sub(before) <= most,
+            "the victim's memory grew from {before} to {after} bytes"
+        );
+        Ok(())
+    }
+
+    fn victim_is_well(&mut self) -> Result<()> {
+        let daemon = self.victim.daemon()?;
+        ensure!(!daemon.ended()?, "the victim is gone:\n{}", daemon.stderr());
+        ensure!(!daemon.stderr().contains("panicked"), "the victim panicked:\n{}", daemon.stderr());
+        self.victim.status().map(drop)
+    }
+}
+
+/// CPU time of all threads of a process so far, nanoseconds, as the scheduler counts it.
+fn cpu_ns(pid: u32) -> Result<u64> {
+    let mut total = 0;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread may end while we look.
+        let Ok(text) = std::fs::read_to_string(task?.path().join("schedstat")) else { continue };
+        total += text.split_whitespace().next().context("schedstat")?.parse::<u64>()?;
+    }
+    Ok(total)
+}
+
+/// `InDatagrams` and `RcvbufErrors` of `/proc/net/snmp`.
+fn parse_snmp(text: &str) -> Result<(u64, u64)> {
+    let mut lines = text.lines().filter(|line| line.starts_with("Udp:"));
+    let (Some(names), Some(values)) = (lines.next(), lines.next()) else { bail!("no Udp lines in snmp") };
+    let value = |name: &str| {
+        let pairs = names.split_whitespace().zip(values.split_whitespace());
+        let found = pairs.into_iter().find(|(each, _)| *each == name);
+        found.and_then(|(_, value)| value.parse().ok()).with_context(|| format!("no {name} in snmp"))
+    };
+    Ok((value("InDatagrams")?, value("RcvbufErrors")?))
+}
+
+/// Lets time pass; an error when asked to end.
+fn pause(length: Duration) -> Result<()> {
+    stop::until(length, || Ok(false)).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_found_by_name() {
+        let text = "Tcp: A\nTcp: 1\nUdp: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors\n\
+                    Udp: 11 2 3 4 5\nUdpLite: InDatagrams\nUdpLite: 9\n";
+        assert_eq!(parse_snmp(text).unwrap(), (11, 5));
+        assert!(parse_snmp("Udp: InDatagrams\nUdp: 1\n").is_err());
+        assert!(parse_snmp("").is_err());
+    }
+
+    #[test]
+    fn strangers_that_are_answered_and_dear_datagrams_are_faults() {
+        let plan = Plan { rate: 1, flood: Duration::from_secs(1), rounds: 1, file: 0, judge: true };
+        let cost = |ns| Cost { taken: 1000, lost: 0, ns };
+        let row = |victim, answers| Row {
+            name: "x".into(),
+            seconds: 1.0,
+            bare: cost(1e6),
+            victim: cost(victim),
+            answers,
+        };
+        let judged = |row: Row, shaped, knowing| {
+            let mut faults = Vec::new();
+            row.judge(shaped, knowing, &plan, &mut faults).map(|()| faults.len())
+        };
+        assert_eq!(judged(row(1.4e6, 0), false, false).unwrap(), 0);
+        assert_eq!(judged(row(1.6e6, 0), false, false).unwrap(), 1);
+        assert_eq!(judged(row(2.4e6, 0), true, false).unwrap(), 0);
+        assert_eq!(judged(row(2.6e6, 0), true, false).unwrap(), 1);
+        assert!(judged(row(1e6, 1), false, false).is_err());
+        assert_eq!(judged(row(1e6, 1000), true, true).unwrap(), 0);
+        assert!(judged(row(1e6, 10_000), true, true).is_err());
+    }
+}
