@@ -162,11 +162,12 @@ impl SimFiles {
         match self.disk.find(&root) {
             None => {
                 self.disk.create(&root, Kind::Directory, 0o755);
-                unsynced.changed(disk::parent(&root));
             }
             Some(inode) if *self.disk.stat(inode).0 == Kind::Directory => {}
             Some(_) => return Err(refused(&root, "not a directory; move it away")),
         }
+        unsynced.changed(&root);
+        unsynced.changed(disk::parent(&root));
         let opened = Journal::open(&mut self.disk, &journal).map_err(|Full| full(&root))?;
         let resumed = opened.resumed();
         let suffix = format!(".tornet-part-{:02x}{:02x}", journal[0], journal[1]).into_bytes();
@@ -253,7 +254,7 @@ impl SimFiles {
                     Some(_) => return Err(exists(&path)),
                 };
                 self.disk.set_times(inode, None, Some(mtime));
-                job.unsynced.changed(disk::parent(&path));
+                job.unsynced.needs_all = true;
                 Ok(FileOutcome::Done)
             }
             FileAct::FinishDirectory { dir, mode, mtime } => {

@@ -13,6 +13,8 @@ pub(super) struct Unsynced {
     /// Directories whose entries or attributes changed, and files in place.
     changed: Vec<Vec<u8>>,
     in_place: Vec<Inode>,
+    /// Symlinks were made, which cannot be synced by themselves.
+    pub(super) needs_all: bool,
 }
 
 impl Unsynced {
@@ -208,8 +210,8 @@ impl SimFiles {
         if self.slips.rename_before_sync {
             return Ok(());
         }
-        let Unsynced { changed, in_place, .. } = &job.unsynced;
-        if changed.len() + in_place.len() > SYNC_EACH_MAX {
+        let Unsynced { changed, in_place, needs_all, .. } = &job.unsynced;
+        if *needs_all || changed.len() + in_place.len() > SYNC_EACH_MAX {
             self.disk.sync_all();
             return Ok(());
         }
