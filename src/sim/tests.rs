@@ -1,5 +1,8 @@
 //! Nodes around one another: content put on one is got on another, whatever the link does.
 
+mod faults;
+mod trace;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

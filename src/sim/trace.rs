@@ -92,8 +92,8 @@ pub enum Event<'a> {
     },
     /// Datagrams reach a node together.
     Arrived {
-        /// From whom; `None` when they were made up.
-        from: Option<usize>,
+        /// From whom.
+        from: usize,
         /// The node.
         to: usize,
         /// Where they seem to come from.
@@ -104,6 +104,15 @@ pub enum Event<'a> {
         len: usize,
         /// ECN code point.
         ecn: u8,
+    },
+    /// A datagram that no node sent reaches a node.
+    Injected {
+        /// The node.
+        to: usize,
+        /// Where it seems to come from.
+        source: SocketAddr,
+        /// Its bytes.
+        bytes: &'a [u8],
     },
     /// A datagram is lost at the far end of its link.
     Vanished {
@@ -158,8 +167,10 @@ impl Event<'_> {
         match *self {
             Self::Train { from, .. } => [Some(from), None],
             Self::Sent { from, to, .. } => [Some(from), to],
-            Self::Arrived { from, to, .. } => [from, Some(to)],
-            Self::Vanished { from, to, .. } | Self::Link(from, to, _) => [Some(from), Some(to)],
+            Self::Injected { to, .. } => [Some(to), None],
+            Self::Arrived { from, to, .. } | Self::Vanished { from, to, .. } | Self::Link(from, to, _) => {
+                [Some(from), Some(to)]
+            }
             Self::Timer(node)
             | Self::BufferBack(node)
             | Self::Command(node, _)
@@ -203,14 +214,14 @@ impl fmt::Display for Event<'_> {
                 }
             }
             Self::Arrived { from, to, source, datagrams, len, ecn } => {
-                match from {
-                    Some(from) => write!(f, "n{from}→n{to} ")?,
-                    None => write!(f, "→n{to} ")?,
-                }
+                write!(f, "n{from}→n{to} ")?;
                 if datagrams > 1 {
                     write!(f, "{datagrams} datagrams, ")?;
                 }
                 write!(f, "{len} B arrived from {source}{}", ecn_name(ecn))
+            }
+            Self::Injected { to, source, bytes } => {
+                write!(f, "→n{to} {} B arrived from {source}, made up", bytes.len())
             }
             Self::Vanished { from, to, len, why } => {
                 write!(f, "n{from}→n{to} {len} B lost at the end: {why}")

@@ -27,7 +27,8 @@ impl Net {
     pub fn inject(&mut self, node: usize, from: SocketAddr, datagram: &[u8]) {
         if self.nodes[node].is_up() {
             let path = Path { local: self.nodes[node].address, remote: from };
-            self.deliver(None, node, path, datagram, datagram.len(), 0);
+            self.trace.note(self.now, Traced::Injected { to: node, source: from, bytes: datagram });
+            self.deliver(node, path, datagram, datagram.len(), 0);
         }
     }
 
@@ -122,7 +123,9 @@ impl Net {
         match self.admit(to, source, target) {
             Ok(local) => {
                 let path = Path { local, remote: source };
-                self.deliver(Some(from), to, path, &bytes, segment, ecn);
+                let (datagrams, len) = (bytes.len().div_ceil(segment.max(1)), bytes.len());
+                self.trace.note(self.now, Traced::Arrived { from, to, source, datagrams, len, ecn });
+                self.deliver(to, path, &bytes, segment, ecn);
             }
             Err(why) => self.trace.note(self.now, Traced::Vanished { from, to, len: bytes.len(), why }),
         }
@@ -142,16 +145,13 @@ impl Net {
         }
     }
 
-    fn deliver(&mut self, from: Option<usize>, to: usize, path: Path, bytes: &[u8], segment: usize, ecn: u8) {
+    fn deliver(&mut self, to: usize, path: Path, bytes: &[u8], segment: usize, ecn: u8) {
         if bytes.is_empty() {
             return;
         }
-        let (datagrams, len) = (bytes.len().div_ceil(segment), bytes.len());
-        let source = path.remote;
-        self.trace.note(self.now, Traced::Arrived { from, to, source, datagrams, len, ecn });
         let sim = &mut self.nodes[to];
-        sim.bytes_received += len as u64;
-        let place = Place { buf: RECEIVE_BUFFER, offset: BUFFER_HEAD_ROOM as u32, len: len as u32 };
+        sim.bytes_received += bytes.len() as u64;
+        let place = Place { buf: RECEIVE_BUFFER, offset: BUFFER_HEAD_ROOM as u32, len: bytes.len() as u32 };
         sim.world.buffers.begin_receive();
         sim.world.bytes_mut(place).copy_from_slice(bytes);
         let clock = sim.clock(self.now);
