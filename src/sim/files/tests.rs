@@ -138,3 +138,23 @@ fn what_a_killed_run_made_is_durable_once_the_next_one_has_ended() {
         assert_eq!(bed.wrong_and_right(&[9; 6000]), (0, 1), "seed {seed}");
     }
 }
+
+/// Seed 852 of the scenarios: the end of a file is asked for before the answer to its last record comes.
+#[test]
+fn a_file_that_lacks_a_record_gets_no_name() {
+    let mut bed = Bed::new(Slips::default());
+    bed.begin();
+    let name = b"f".to_vec();
+    bed.act(FileAct::Open { file: 1, parent: 0, name, size: 12_000 }).expect("opened");
+    for (record, room) in [(0, 8000), (1, 1000)] {
+        bed.files.disk.room = Some(room);
+        let data = bed.pool.lease().expect("a buffer");
+        let (offset, tag) = (6000 * record, [1; 16]);
+        let act = FileAct::Write { file: 1, offset, data, start: 0, len: 6000, record, tag };
+        assert_eq!(bed.act(act).is_ok(), record == 0);
+    }
+    bed.files.disk.room = None;
+    bed.act(FileAct::Finish { file: 1, mode: 0o444, mtime: TIME }).expect_err("a record is missing");
+    bed.act(FileAct::End { complete: false }).expect("ended");
+    assert_eq!(bed.files.entry("/out/f"), None);
+}
