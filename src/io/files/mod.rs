@@ -94,9 +94,7 @@ impl Files {
         if !Path::new(root).is_absolute() {
             return Err(refused(root, "not an absolute path"));
         }
-        let made = DirBuilder::new().create(root);
-        let is_new = made.is_ok();
-        match made {
+        match DirBuilder::new().create(root) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(refused(root, "the directory above it does not exist; make it first"));
             }
@@ -114,13 +112,16 @@ impl Files {
         })?;
         let resumed = opened.resumed();
         let mut unsynced = Unsynced::default();
-        if is_new && let Some(above) = Path::new(root).parent() {
-            let fd = open(above, flags, Mode::empty());
-            let fd = fd.map_err(|errno| failed(&above.display().to_string(), errno))?;
-            unsynced.changed(&Arc::new(fd));
+        let fd = Arc::new(fd);
+        // Also when they were there: an earlier run may have made them, or what is in them, and been killed.
+        unsynced.changed(&fd);
+        match Path::new(root).parent().map(|above| open(above, flags, Mode::empty())) {
+            Some(Ok(above)) => unsynced.changed(&Arc::new(above)),
+            Some(Err(_)) => unsynced.changed_unseen(),
+            None => {}
         }
         let job = Job {
-            root: Arc::new(fd),
+            root: fd,
             path: names::show(root.trim_end_matches('/').as_bytes()),
             overwrite,
             suffix: names::part_suffix(journal),
@@ -302,7 +303,7 @@ impl Work<'_> {
             utimensat(&*above, name, &TimeSpec::UTIME_OMIT, &time(mtime), flag)
         })
         .map_err(|errno| failed(&path, errno))?;
-        self.job.unsynced.changed(&above);
+        self.job.unsynced.changed_unseen();
         Ok(FileOutcome::Done)
     }
 

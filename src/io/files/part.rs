@@ -155,6 +155,7 @@ impl Work<'_> {
         Ok(FileOutcome::Read { file, record, data: into, len: got as u32 })
     }
 
+    /// Writes a record. A file that lacks one is closed: its `Finish` may be on its way already.
     pub(super) fn write(
         &mut self,
         file: u32,
@@ -163,6 +164,15 @@ impl Work<'_> {
         record: u64,
         tag: [u8; 16],
     ) -> Fault<()> {
+        let written = self.write_record(file, offset, data, record, tag);
+        if written.is_err() {
+            self.job.files.remove(&file);
+            self.descriptors.close(self.id, Number::File(file));
+        }
+        written
+    }
+
+    fn write_record(&mut self, file: u32, offset: u64, data: &[u8], record: u64, tag: [u8; 16]) -> Fault<()> {
         let part = self.part(file)?;
         let path = self.path_of(part.parent, &part.name);
         if offset.checked_add(data.len() as u64).is_none_or(|end| end > part.size) || record == FINISHED {
@@ -187,8 +197,8 @@ impl Work<'_> {
                 "changed since it was restored; move it away or use --force, then run the same get again";
             return Err(refused(&path, why));
         }
+        let temporary = names::part_name(&part.name, &self.job.suffix);
         let copy = || {
-            let temporary = names::part_name(&part.name, &self.job.suffix);
             let to = open_in(&*above, &temporary, OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL, 0o600)?;
             let (mut buffer, mut at) = (vec![0; 1 << 16], 0);
             while at < part.size {
@@ -204,7 +214,11 @@ impl Work<'_> {
             }
             Ok(to)
         };
-        copy().map_err(|errno| failed(&path, errno))
+        copy().map_err(|errno| {
+            // The next run would take half a copy for what there is, and not look at the file in place.
+            let _ = unlinkat(&*above, &temporary[..], UnlinkatFlags::NoRemoveDir);
+            failed(&path, errno)
+        })
     }
 
     pub(super) fn finish(&mut self, file: u32, mode: u32, mtime: FileTime) -> Fault<FileOutcome> {

@@ -28,6 +28,8 @@ pub(super) struct Unsynced {
     /// Directories (and files in place) whose entries, modes and times may not be; the first few.
     changed: Vec<Arc<OwnedFd>>,
     changed_count: usize,
+    /// Something changed that cannot be synced by itself.
+    needs_all: bool,
     /// One descriptor for each file system that something was written to, by device number.
     devices: BTreeMap<u64, Arc<OwnedFd>>,
 }
@@ -42,6 +44,11 @@ impl Unsynced {
         if self.changed.len() < SYNC_EACH_MAX {
             self.changed.push(Arc::clone(fd));
         }
+    }
+
+    /// Notes a change of something that no descriptor can be had of: a symlink, a directory that may not be read.
+    pub(super) fn changed_unseen(&mut self) {
+        self.needs_all = true;
     }
 
     /// Notes the file system that `stat` is of, and a descriptor on it.
@@ -62,8 +69,8 @@ impl Unsynced {
     }
 
     /// One by one what is little; else everything at once, whatever else lies on the file systems.
-    fn sync(&self, few: &[&Arc<OwnedFd>], count: usize) -> Result<(), Errno> {
-        if few.len() == count {
+    fn sync(&self, few: &[&Arc<OwnedFd>], is_all_of_it: bool) -> Result<(), Errno> {
+        if is_all_of_it {
             return few.iter().try_for_each(|fd| fsync(fd));
         }
         self.devices.values().try_for_each(syncfs)
@@ -84,7 +91,7 @@ impl Work<'_> {
             return Ok(());
         }
         let few: Vec<_> = waiting.iter().filter_map(|(_, fd)| fd.as_ref()).collect();
-        let synced = self.job.unsynced.sync(&few, waiting.len());
+        let synced = self.job.unsynced.sync(&few, few.len() == waiting.len());
         synced.map_err(|errno| failed(&self.job.path, errno))?;
         // Else a power loss could leave files in place that no journal knows: strangers' files, to the next run.
         let journal = self.job.journal.sync();
@@ -125,7 +132,7 @@ impl Work<'_> {
         let unsynced = &mut self.job.unsynced;
         unsynced.on(&stat, &root);
         let changed: Vec<_> = unsynced.changed.iter().collect();
-        let synced = unsynced.sync(&changed, unsynced.changed_count);
+        let synced = unsynced.sync(&changed, !unsynced.needs_all && changed.len() == unsynced.changed_count);
         synced.map_err(|errno| failed(&self.job.path, errno))
     }
 }

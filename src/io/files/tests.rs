@@ -458,6 +458,21 @@ fn complete_files_get_their_names_in_batches_and_before_their_directory_gets_its
     assert_eq!(fs::metadata(bed.out("d")).expect("there").mtime(), TIME.seconds);
 }
 
+/// The end of a file is asked for before the answer to its last record comes.
+#[test]
+fn a_file_that_lacks_a_record_gets_no_name() {
+    let mut bed = Bed::new();
+    bed.begin();
+    bed.open(1, 0, "f", 2 * RECORD_PLAIN as u64).expect("opened");
+    bed.write(1, 0, &record(1)).expect("written");
+    bed.write(1, 2, &record(3)).expect_err("could not be written");
+    bed.finish(1, 0o644).expect_err("a record is missing");
+    bed.end(false);
+    assert!(!bed.out("f").exists() && bed.leftovers() == 1);
+    assert!(bed.begin());
+    assert_eq!(bed.open(1, 0, "f", 2 * RECORD_PLAIN as u64).expect("reopened").len(), 1);
+}
+
 #[test]
 fn a_full_disk_is_told_and_can_be_resumed() {
     let mut bed = Bed::new();

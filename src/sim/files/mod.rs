@@ -37,6 +37,8 @@ pub enum Node {
 pub struct Slips {
     /// Files get their names without anything being synced, ever.
     pub rename_before_sync: bool,
+    /// A file with a record that could not be written is finished all the same.
+    pub finish_after_failure: bool,
     /// One byte of a record is changed on its way to the disk.
     pub change_a_byte: bool,
 }
@@ -162,11 +164,12 @@ impl SimFiles {
         match self.disk.find(&root) {
             None => {
                 self.disk.create(&root, Kind::Directory, 0o755);
-                unsynced.changed(disk::parent(&root));
             }
             Some(inode) if *self.disk.stat(inode).0 == Kind::Directory => {}
             Some(_) => return Err(refused(&root, "not a directory; move it away")),
         }
+        unsynced.changed(&root);
+        unsynced.changed(disk::parent(&root));
         let opened = Journal::open(&mut self.disk, &journal).map_err(|Full| full(&root))?;
         let resumed = opened.resumed();
         let suffix = format!(".tornet-part-{:02x}{:02x}", journal[0], journal[1]).into_bytes();
@@ -213,7 +216,7 @@ impl SimFiles {
                 Ok(FileOutcome::Opened { file, journal })
             }
             FileAct::ReadBack { file, offset, mut into, len, record } => {
-                let bytes = self.disk.bytes(job.files[&file].inode);
+                let bytes = self.disk.bytes(job.part(file)?.inode);
                 let from = (offset as usize).min(bytes.len());
                 let to = (from + len as usize).min(bytes.len());
                 into[..to - from].copy_from_slice(&bytes[from..to]);
@@ -253,7 +256,7 @@ impl SimFiles {
                     Some(_) => return Err(exists(&path)),
                 };
                 self.disk.set_times(inode, None, Some(mtime));
-                job.unsynced.changed(disk::parent(&path));
+                job.unsynced.needs_all = true;
                 Ok(FileOutcome::Done)
             }
             FileAct::FinishDirectory { dir, mode, mtime } => {
@@ -269,6 +272,11 @@ impl SimFiles {
 }
 
 impl Job {
+    fn part(&self, file: u32) -> Fault<Part> {
+        let missing = || refused(b"file", "was used before it was opened");
+        self.files.get(&file).cloned().ok_or_else(missing)
+    }
+
     /// The path of an entry, and what the journal calls it.
     fn child(&self, parent: u32, name: &[u8]) -> (Vec<u8>, PathHash) {
         let (above, hash) = &self.dirs[&parent];

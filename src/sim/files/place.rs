@@ -13,6 +13,8 @@ pub(super) struct Unsynced {
     /// Directories whose entries or attributes changed, and files in place.
     changed: Vec<Vec<u8>>,
     in_place: Vec<Inode>,
+    /// Symlinks were made, which cannot be synced by themselves.
+    pub(super) needs_all: bool,
 }
 
 impl Unsynced {
@@ -73,7 +75,23 @@ impl SimFiles {
         record: u64,
         tag: [u8; 16],
     ) -> Fault<()> {
-        let mut part = job.files[&file].clone();
+        let written = self.write_record(job, file, offset, plain, record, tag);
+        if written.is_err() && !self.slips.finish_after_failure {
+            job.files.remove(&file);
+        }
+        written
+    }
+
+    fn write_record(
+        &mut self,
+        job: &mut Job,
+        file: u32,
+        offset: usize,
+        plain: &[u8],
+        record: u64,
+        tag: [u8; 16],
+    ) -> Fault<()> {
+        let mut part = job.part(file)?;
         if let State::InPlace { changed } = part.state {
             self.move_out(job, &mut part, changed)?;
             job.files.insert(file, part.clone());
@@ -92,14 +110,18 @@ impl SimFiles {
         }
         let bytes = self.disk.bytes(part.inode);
         let bytes = bytes[..bytes.len().min(part.size)].to_vec();
-        let copy = self.disk.create(&job.temporary(&part.path), Kind::File(Vec::new()), 0o600);
-        self.disk.write(copy, 0, &bytes).map_err(|Full| full(&part.path))?;
+        let temporary = job.temporary(&part.path);
+        let copy = self.disk.create(&temporary, Kind::File(Vec::new()), 0o600);
+        if let Err(Full) = self.disk.write(copy, 0, &bytes) {
+            self.disk.unlink(&temporary);
+            return Err(full(&part.path));
+        }
         (part.inode, part.state) = (copy, State::Temporary { replace: true });
         Ok(())
     }
 
     pub(super) fn finish(&mut self, job: &mut Job, file: u32, mode: u32, mtime: FileTime) -> Fault<()> {
-        let mut part = job.files[&file].clone();
+        let mut part = job.part(file)?;
         if let State::InPlace { changed } = part.state
             && self.disk.bytes(part.inode).len() != part.size
         {
@@ -208,8 +230,8 @@ impl SimFiles {
         if self.slips.rename_before_sync {
             return Ok(());
         }
-        let Unsynced { changed, in_place, .. } = &job.unsynced;
-        if changed.len() + in_place.len() > SYNC_EACH_MAX {
+        let Unsynced { changed, in_place, needs_all, .. } = &job.unsynced;
+        if *needs_all || changed.len() + in_place.len() > SYNC_EACH_MAX {
             self.disk.sync_all();
             return Ok(());
         }

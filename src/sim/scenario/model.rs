@@ -57,7 +57,7 @@ fn shape(node: &Node) -> String {
             let time = (time.seconds, time.nanos);
             format!("a file of {} bytes ({zeros} zero, {:02x?}), {mode:o}, {time:?}", bytes.len(), &hash[..4])
         }
-        Node::Link(target, time) => format!("a link to {:?} of {}", target.escape_ascii(), time.seconds),
+        Node::Link(target, time) => format!("a link to {} of {}", target.escape_ascii(), time.seconds),
         Node::Dir(mode, time) => format!("a directory, {mode:o}, {}.{}", time.seconds, time.nanos),
     }
 }

@@ -167,7 +167,11 @@ impl Plan {
     fn traffic(&mut self, rng: &mut Rng) {
         let count = self.friends.len();
         for _ in 0..1 + rng.below(4) {
-            let tree = Tree::random(rng);
+            // The slowest link takes a minute for so much.
+            let mut tree = Tree::random(rng);
+            while tree.bytes() > 4 << 20 {
+                tree = Tree::random(rng);
+            }
             let salt = rng.chance(0.2).then(|| Secret::from_bytes(rng.bytes()));
             let first = rng.below(count as u64) as usize;
             for copy in 0..1 + rng.below(3) as usize {
