@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use tornet::base::{ChunkId, ChunkRead, Rng};
 use tornet::crypto::hash;
-use tornet::io::store::{Ack, NewChunk, Readers, Store, StoreConfig};
+use tornet::io::store::{Ack, ColdRange, NewChunk, Readers, Store, StoreConfig};
 use tornet::limits::{CHUNK_SIZE_MAX, SLICE_SIZE};
 use tornet::sys::memory;
 
@@ -25,6 +25,15 @@ const PACKET: usize = 1400;
 const PACKETS_PER_TURN: usize = 46;
 /// Different bodies; ids are made up, since the store takes its caller's word for them.
 const BODIES: u64 = 96;
+
+/// Cold slices of one chunk that follow each other, and those of them that lie side by side in the file.
+static PAIRS: AtomicU64 = AtomicU64::new(0);
+static NEIGHBOURS: AtomicU64 = AtomicU64::new(0);
+
+/// Percentage of neighbours since the last question.
+fn neighbours() -> f64 {
+    NEIGHBOURS.swap(0, Relaxed) as f64 * 100.0 / PAIRS.swap(0, Relaxed).max(1) as f64
+}
 
 struct Options {
     capacity: u64,
@@ -202,18 +211,28 @@ fn read(readers: &Readers, ids: &[ChunkId], seed: u64, bytes: u64, stop: &Atomic
             misses += 1;
             continue;
         };
-        'chunk: for slice in 0..found.len.div_ceil(SLICE_SIZE as u32) {
+        let slices = found.len.div_ceil(SLICE_SIZE as u32);
+        'chunk: for slice in 0..slices {
             loop {
                 match reader.warm(found.handle, slice) {
                     Ok(true) => break,
                     // Evicted meanwhile.
                     Err(_) => break 'chunk,
+                    // All that follow are asked for at once, and the disk reads them side by side, as through a ring.
                     Ok(false) => {
-                        for cold in reader.take_cold() {
-                            reader.park();
-                            let populated = memory::populate(cold.address, cold.len).is_ok();
-                            reader.warmed(cold.handle, cold.slice, populated);
-                        }
+                        (slice + 1..slices).for_each(|later| _ = reader.warm(found.handle, later));
+                        let cold = reader.take_cold();
+                        reader.park();
+                        let follow = |pair: &[ColdRange]| pair[1].address == pair[0].address + pair[0].len;
+                        PAIRS.fetch_add(cold.len() as u64 - 1, Relaxed);
+                        NEIGHBOURS
+                            .fetch_add(cold.windows(2).filter(|pair| follow(pair)).count() as u64, Relaxed);
+                        std::thread::scope(|scope| {
+                            for range in &cold {
+                                scope.spawn(|| memory::populate(range.address, range.len));
+                            }
+                        });
+                        cold.iter().for_each(|range| reader.warmed(range.handle, range.slice, true));
                     }
                 }
             }
@@ -270,6 +289,8 @@ struct Results {
     read_beside_fresh: Series,
     read_beside_churn: Series,
     occupied: Vec<u64>,
+    /// Percent of a chunk's slices that lie beside the one before: new, churned.
+    neighbours: [f64; 2],
     refused: u64,
     commit_ms_max: f64,
 }
@@ -289,6 +310,7 @@ fn fresh(options: &Options, source: &mut Source, results: &mut Results) -> Cache
         cache.make_cold();
         read_alone(&mut cache, options.window / 4, &mut results.cold_fresh);
     }
+    results.neighbours[0] = neighbours();
     cache
 }
 
@@ -326,6 +348,7 @@ fn run(options: &Options) -> Results {
         cache.make_cold();
         read_alone(&mut cache, options.window / 4, &mut results.cold_churned);
     }
+    results.neighbours[1] = neighbours();
     results.refused = cache.refused.load(Relaxed);
     drop(cache);
     drop(fresh(options, &mut source, &mut results));
@@ -361,13 +384,15 @@ fn report(options: &Options, results: &Results) -> (String, serde_json::Value) {
     writeln!(
         text,
         "\nfile: {} MiB when full, {} MiB at the end, {} MiB at most ({:.2} × the limit); refused writes: {}; \
-         slowest commit {:.0} ms",
+         slowest commit {:.0} ms; slices beside the one before: {:.0} % new, {:.0} % churned",
         first / MIB,
         last / MIB,
         most / MIB,
         most as f64 / options.capacity as f64,
         results.refused,
         results.commit_ms_max,
+        results.neighbours[0],
+        results.neighbours[1],
     )
     .expect("memory");
     all.insert("occupied_bytes".into(), serde_json::json!(results.occupied));

@@ -200,6 +200,13 @@ impl Serve {
                 }
                 Ok(false) => {
                     self.counters.cold += 1;
+                    // The others are asked for as well, so that the disk reads them side by side: in a store that
+                    // has been full for long they lie apart. What is wrong with one is met in its turn.
+                    let mut later = *rest & (*rest - 1);
+                    while later != 0 {
+                        let _ = store.warm(*handle, later.trailing_zeros());
+                        later &= later - 1;
+                    }
                     self.cold.entry((*handle, slice)).or_default().push((peer, stream));
                     return;
                 }

@@ -157,6 +157,8 @@ impl RunHead {
     const LEN: usize = 16;
     /// A page that holds a large value.
     pub const OVERFLOW: u16 = 0x04;
+    /// It was written by a transaction that is not committed yet.
+    pub const DIRTY: u16 = 0x10;
 
     /// Reads the head of a value; `None` where there is no such value. LMDB frees as many pages as this head says,
     /// beginning with the number that it says, so it should be looked at before the value is deleted.

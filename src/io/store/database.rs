@@ -189,15 +189,15 @@ impl Database {
     /// Whether LMDB would free a run's own pages if it was deleted.
     pub fn is_sound(&self, head: &RunHead) -> bool {
         let (start, len) = self.map;
-        // The map may be larger than asked for, never smaller; what a transaction has changed lies elsewhere.
         let page_size = (STORE_RUN + 16) as u64 / RUN_PAGES;
-        let placed = match head.address.checked_sub(start) {
+        let kept = match head.address.checked_sub(start) {
             Some(offset) if (offset as u64) < len => {
-                head.number.checked_mul(page_size) == Some(offset as u64)
+                head.flags == RunHead::OVERFLOW && head.number.checked_mul(page_size) == Some(offset as u64)
             }
-            _ => true,
+            // Written by this very transaction, so it lies in a buffer still.
+            _ => head.flags & !RunHead::DIRTY == RunHead::OVERFLOW,
         };
-        head.flags == RunHead::OVERFLOW && u64::from(head.pages) == RUN_PAGES && placed
+        kept && u64::from(head.pages) == RUN_PAGES
     }
 
     /// The chunks that were marked as damaged.

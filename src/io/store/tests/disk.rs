@@ -135,6 +135,28 @@ fn a_run_whose_head_is_damaged_is_not_freed() {
 }
 
 #[test]
+fn runs_that_come_and_go_in_one_transaction_are_freed() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let store = Store::open_mapped(dir.path(), CONFIG, [12 << 20, 12 << 20]).expect("a store");
+    let handle = store.handle();
+    for seed in 0..60 {
+        let new = chunk(CHUNK_SIZE_MAX, seed);
+        let id = new.id;
+        let (ack, stored) = Ack::channel();
+        handle.put_local(new, ack);
+        let (ack, removed) = Ack::channel();
+        // Within the time that the transaction waits for company.
+        handle.delete_local(id, ack);
+        assert_eq!((stored.recv(), removed.recv()), (Ok(Ok(Stored::Done)), Ok(Ok(Stored::Done))), "{seed}");
+    }
+    assert_eq!((store.stats().local.chunks, store.stats().local.footprint), (0, 0));
+    drop(store);
+    let whole = fs::read(data(dir.path(), "local")).expect("read");
+    let used = whole.iter().rposition(|byte| *byte != 0).expect("not empty");
+    assert!(used < 8 << 20, "{used} bytes are used after 60 MiB came and went");
+}
+
+#[test]
 fn a_cache_with_damaged_tables_is_put_aside_and_a_local_store_refused() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let (ours, copy) = (chunk(80_000, 1), chunk(80_000, 2));
