@@ -4,6 +4,7 @@
 //! The victim is host A of a lab and its friend is host B. The attacker sits in a third namespace behind a
 //! link of its own, so that whatever arrives there is something that the victim said to a stranger.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -274,16 +275,17 @@ impl<'a> Scene<'a> {
         let mut tap = Process::start("capture", lab.dir(), &mut command)?;
         tap.wait_line("ready", PROMPT)?;
         let (victim, mut friend) = node::pair(lab, binary)?;
-        // Both ways, so that requests, acknowledgements and data are among it; and a handshake of the friend's.
+        // A handshake of the friend's, and then, in that session, which lives on: requests, acknowledgements
+        // and data, since files go both ways.
+        friend.stop(nix::sys::signal::Signal::SIGTERM)?;
+        friend.start()?;
+        friend.wait_connected()?;
         let input = lab.dir().join("small");
         files::random(&input, 2 << 20)?;
         for (from, to) in [(&victim, &friend), (&friend, &victim)] {
             let (_, reference) = from.put(&input)?;
             to.get(&reference, &lab.dir().join(format!("small-at-{}", to.name)))?;
         }
-        friend.stop(nix::sys::signal::Signal::SIGTERM)?;
-        friend.start()?;
-        friend.wait_connected()?;
         tap.kill();
         lab.offloads(true)?;
         let invite = victim.invite()?;
@@ -308,19 +310,19 @@ impl<'a> Scene<'a> {
     /// Sends one flood to its end, measuring what `pid` uses meanwhile.
     fn flood(&self, port: u16, pid: u32, kinds: &[&str], sources: u32, length: Duration) -> Result<Cost> {
         let mut sender = self.sender(port, kinds, sources, length)?;
-        let (udp, cpu) = (self.udp()?, cpu_ns(pid)?);
+        let (udp, cpu) = (self.udp()?, Cpu::of(pid)?);
         let status = sender.wait(length + PROMPT)?;
         ensure!(status.success(), "the attacker: {status}\n{}", sender.stderr());
-        let (ns, after) = (cpu_ns(pid)? - cpu, self.udp()?);
+        let (ns, after) = (Cpu::of(pid)?.since(&cpu), self.udp()?);
         Ok(Cost { taken: after.0 - udp.0, lost: after.1 - udp.1, ns: ns as f64 })
     }
 
     fn flood_victim(&mut self, kinds: &[&str], sources: u32, length: Duration) -> Result<Cost> {
         let pid = self.victim.daemon()?.pid();
         // What it does anyway, for as long as a flood takes with making its datagrams.
-        let (began, cpu) = (Instant::now(), cpu_ns(pid)?);
+        let (began, cpu) = (Instant::now(), Cpu::of(pid)?);
         pause(Duration::from_secs(1).min(length))?;
-        let idle = (cpu_ns(pid)? - cpu) as f64 / began.elapsed().as_secs_f64();
+        let idle = Cpu::of(pid)?.since(&cpu) as f64 / began.elapsed().as_secs_f64();
         let began = Instant::now();
         let cost = self.flood(VICTIM_PORT, pid, kinds, sources, length)?;
         let idle = idle * began.elapsed().as_secs_f64();
@@ -414,15 +416,28 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// CPU time of all threads of a process so far, nanoseconds, as the scheduler counts it.
-fn cpu_ns(pid: u32) -> Result<u64> {
-    let mut total = 0;
-    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        // A thread may end while we look.
-        let Ok(text) = std::fs::read_to_string(task?.path().join("schedstat")) else { continue };
-        total += text.split_whitespace().next().context("schedstat")?.parse::<u64>()?;
+/// CPU time of each thread of a process so far, nanoseconds, as the scheduler counts it.
+struct Cpu(BTreeMap<String, u64>);
+
+impl Cpu {
+    fn of(pid: u32) -> Result<Cpu> {
+        let mut threads = BTreeMap::new();
+        for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+            let task = task?;
+            // A thread may end while we look.
+            let Ok(text) = std::fs::read_to_string(task.path().join("schedstat")) else { continue };
+            let ns = text.split_whitespace().next().context("schedstat")?.parse()?;
+            threads.insert(task.file_name().to_string_lossy().into_owned(), ns);
+        }
+        Ok(Cpu(threads))
     }
-    Ok(total)
+
+    /// What the threads that run now have used since; those that ended meanwhile, such as an import's, are left
+    /// out.
+    fn since(&self, before: &Cpu) -> u64 {
+        let used = |(thread, ns): (&String, &u64)| ns.saturating_sub(*before.0.get(thread).unwrap_or(&0));
+        self.0.iter().map(used).sum()
+    }
 }
 
 /// `InDatagrams` and `RcvbufErrors` of `/proc/net/snmp`.
@@ -445,6 +460,14 @@ fn pause(length: Duration) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn threads_that_come_and_go_do_not_disturb_the_sum() {
+        let cpu = |list: &[(&str, u64)]| Cpu(list.iter().map(|(id, ns)| (id.to_string(), *ns)).collect());
+        let before = cpu(&[("1", 100), ("2", 5000)]);
+        assert_eq!(cpu(&[("1", 170), ("3", 30)]).since(&before), 100);
+        assert!(Cpu::of(std::process::id()).unwrap().0.values().any(|ns| *ns > 0));
+    }
 
     #[test]
     fn counts_are_found_by_name() {
