@@ -4,9 +4,9 @@
 //! to the very hash that `blake3(ciphertext)` gives. Whoever has checked a list against the root in a
 //! locator can verify slices in any order, from anybody, hashing each byte once.
 
-use blake3::hazmat::{ChainingValue, Mode, merge_subtrees_non_root, merge_subtrees_root};
+use blake3::hazmat::ChainingValue;
 
-use crate::crypto::hash::slice_cv;
+use crate::crypto::hash::{merge_slices, slice_cv};
 use crate::limits::{CHUNK_SIZE_MAX, SLICE_SIZE};
 
 /// Bytes of one chaining value.
@@ -69,7 +69,7 @@ impl SliceList {
         for (index, slice) in chunk.chunks(SLICE_SIZE).enumerate() {
             bytes.extend_from_slice(&value_of(index as u32, count, slice));
         }
-        Self { chunk_len, root: merge_root(&bytes), bytes: bytes.into() }
+        Self { chunk_len, root: merge_slices(&bytes), bytes: bytes.into() }
     }
 
     /// Takes a list that someone sent; afterwards it is as good as one made from the chunk itself.
@@ -81,8 +81,7 @@ impl SliceList {
         if bytes.len() != wanted {
             return Err(BadList::Length { got: bytes.len(), wanted });
         }
-        let merged = if wanted == VALUE_SIZE { value_at(bytes, 0) } else { merge_root(bytes) };
-        if merged != *root {
+        if merge_slices(bytes) != *root {
             return Err(BadList::Root);
         }
         Ok(Self { chunk_len, root: *root, bytes: bytes.into() })
@@ -126,25 +125,6 @@ fn value_of(index: u32, count: u32, slice: &[u8]) -> ChainingValue {
 
 fn value_at(bytes: &[u8], index: usize) -> ChainingValue {
     bytes[index * VALUE_SIZE..][..VALUE_SIZE].try_into().expect("a list is whole values")
-}
-
-/// BLAKE3's shape: the left subtree is the largest power of two of leaves that leaves something right.
-fn split(bytes: &[u8]) -> (&[u8], &[u8]) {
-    let count = bytes.len() / VALUE_SIZE;
-    bytes.split_at(count.div_ceil(2).next_power_of_two() * VALUE_SIZE)
-}
-
-fn merge(bytes: &[u8]) -> ChainingValue {
-    if bytes.len() == VALUE_SIZE {
-        return value_at(bytes, 0);
-    }
-    let (left, right) = split(bytes);
-    merge_subtrees_non_root(&merge(left), &merge(right), Mode::Hash)
-}
-
-fn merge_root(bytes: &[u8]) -> [u8; 32] {
-    let (left, right) = split(bytes);
-    *merge_subtrees_root(&merge(left), &merge(right), Mode::Hash).as_bytes()
 }
 
 #[cfg(test)]

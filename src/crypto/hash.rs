@@ -1,6 +1,7 @@
 //! Hashes: SHA-1 for 160-bit addresses, BLAKE3 for integrity, SHA-512 for Ed25519's own expansion.
 
-use blake3::hazmat::HasherExt;
+use blake3::OUT_LEN;
+use blake3::hazmat::{HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 use sha1::{Digest, Sha1};
 
 use super::kdf::Secret;
@@ -52,6 +53,29 @@ pub fn slice_cv(index: u32, bytes: &[u8], only_slice: bool) -> [u8; 32] {
     hasher.set_input_offset(u64::from(index) * SLICE_SIZE as u64);
     hasher.update(bytes);
     hasher.finalize_non_root()
+}
+
+/// What the slices' values merge to: their chunk's root. `list` is one or more whole values of 32 bytes.
+pub fn merge_slices(list: &[u8]) -> [u8; 32] {
+    if let Ok(only) = list.try_into() {
+        return only;
+    }
+    let (left, right) = split(list);
+    *merge_subtrees_root(&merge(left), &merge(right), Mode::Hash).as_bytes()
+}
+
+/// BLAKE3's shape: the left subtree is the largest power of two of leaves that leaves something right.
+fn split(list: &[u8]) -> (&[u8], &[u8]) {
+    let count = list.len() / OUT_LEN;
+    list.split_at(count.div_ceil(2).next_power_of_two() * OUT_LEN)
+}
+
+fn merge(list: &[u8]) -> [u8; 32] {
+    if let Ok(one) = list.try_into() {
+        return one;
+    }
+    let (left, right) = split(list);
+    merge_subtrees_non_root(&merge(left), &merge(right), Mode::Hash)
 }
 
 #[cfg(test)]

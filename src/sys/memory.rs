@@ -45,9 +45,12 @@ pub fn is_resident(bytes: &[u8]) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Faults whole pages in for reading, waiting for the disk; fails where nothing is mapped. A shard asks its ring
-/// for the same (`MADVISE` with [`libc::MADV_POPULATE_READ`]) instead, which waits elsewhere.
+/// Faults whole pages in for reading, waiting for the disk; fails where nothing is mapped. All of them are asked of
+/// the disk at once, and no more than them, whatever the map's read-ahead is. A shard asks its ring for the same
+/// (`Ring::populate`), which waits elsewhere.
 pub fn populate(address: usize, len: usize) -> io::Result<()> {
+    // SAFETY: this advice changes no content and no mapping either. What it could not begin, the second does.
+    unsafe { libc::madvise(address as *mut libc::c_void, len, libc::MADV_WILLNEED) };
     // SAFETY: this advice changes no content and no mapping, and the kernel refuses a range that is not mapped
     // or not of whole pages; so any two numbers do.
     let code = unsafe { libc::madvise(address as *mut libc::c_void, len, libc::MADV_POPULATE_READ) };

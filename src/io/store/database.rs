@@ -137,7 +137,7 @@ impl Database {
         let file = path.join("data.mdb");
         header::check(&file)?;
         let wrong = |error| StoreError::lmdb(&path, error);
-        let mut flags = EnvironmentFlags::NO_TLS;
+        let mut flags = EnvironmentFlags::NO_TLS | EnvironmentFlags::NO_READAHEAD;
         if kind == Kind::Cache {
             flags |= EnvironmentFlags::NO_SYNC | EnvironmentFlags::NO_META_SYNC;
             mark_running(&path)?;

@@ -38,7 +38,7 @@ const DEPTH_MAX: u16 = 32;
 const FIRST_PAGE: u64 = 2;
 
 /// The store's named databases, and the lengths of key and value where all are equal.
-const NAMED: [(&[u8], Option<(usize, Value)>); 6] = [
+const NAMED: [(&[u8], Lengths); 6] = [
     (b"index", Some((20, Value::Short))),
     (b"bodies", Some((9, Value::Run))),
     (b"order", Some((8, Value::Id))),
@@ -46,6 +46,8 @@ const NAMED: [(&[u8], Option<(usize, Value)>); 6] = [
     (b"peers", None),
     (b"meta", None),
 ];
+
+type Lengths = Option<(usize, Value)>;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Value {
@@ -242,7 +244,7 @@ impl Walk<'_> {
         }
         // A branch's first key is never looked at.
         let first = if leaf { 0 } else { 1 };
-        let keys = nodes[first..].iter().map(|node| node.key);
+        let mut keys = nodes[first..].iter().map(|node| node.key);
         let before =
             |a: &[u8], b: &[u8]| if kind == Kind::Free { number_of(a) < number_of(b) } else { a < b };
         if kind == Kind::Free && keys.clone().any(|key| key.len() != 8) {
@@ -250,7 +252,7 @@ impl Walk<'_> {
         }
         let ordered = keys.clone().zip(keys.clone().skip(1)).all(|(a, b)| before(a, b));
         let low = keys.clone().next().zip(visit.from.as_deref()).is_none_or(|(key, from)| !before(key, from));
-        let high = keys.last().zip(visit.to.as_deref()).is_none_or(|(key, to)| before(key, to));
+        let high = keys.next_back().zip(visit.to.as_deref()).is_none_or(|(key, to)| before(key, to));
         if !ordered || !low || !high {
             return damaged(number, "keys out of order");
         }
