@@ -234,7 +234,7 @@ mod tests {
                 let standing = friends.entries.get(&key).map(|entry| entry.standing);
                 fresh += 1;
                 match (what, standing) {
-                    (0, _) => now = now + Duration::from_millis(ms),
+                    (0, _) => now += Duration::from_millis(ms),
                     (1, _) => {
                         friends.connected(&key, PeerId(fresh));
                     }

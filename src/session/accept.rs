@@ -129,7 +129,6 @@ impl Sessions {
         Ok(Received::Handled)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the last step of one function, cut for reading")]
     fn accept(
         &mut self,
         now: Time,

@@ -1,4 +1,5 @@
 //! What a peer that means harm can send.
+#![allow(clippy::single_range_in_vec_init, reason = "acknowledgements are lists of ranges, often of one")]
 
 use crate::base::{ChannelId, RangeSet, StreamId, Time};
 use crate::limits::{SENT_QUIET_MAX, STREAM_UNREAD_MAX, STREAM_WINDOW};
