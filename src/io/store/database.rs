@@ -29,6 +29,8 @@ const DAMAGED_KEY: &[u8] = b"\0damaged";
 const DATABASES_MAX: u32 = 8;
 /// Pages of a run.
 const RUN_PAGES: u64 = 16;
+/// Where a new `local` is made, beside its place.
+const ASIDE: &str = "local.new";
 /// Where the kernel tells one boot from another.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -106,6 +108,9 @@ impl Database {
         let failed = |error| StoreError::io(parent, &error);
         DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(failed)?;
         if kind == Kind::Local {
+            if !header::check(&path.join("data.mdb"))? {
+                make_whole(parent, &path, limit, map)?;
+            }
             return Self::open_checked(path, kind, limit, map);
         }
         if lost_power(&path)? {
@@ -356,6 +361,25 @@ fn put_aside(parent: &Path, path: &Path) -> Result<PathBuf, StoreError> {
 /// The key of the mark of a damaged chunk, in `meta`.
 pub fn damaged_key(id: &ChunkId) -> Vec<u8> {
     [DAMAGED_KEY, &id.0].concat()
+}
+
+/// Makes a new database aside and moves it to its place once it is on the disk: power that is lost while LMDB
+/// writes the first pages would leave a file that is refused.
+fn make_whole(parent: &Path, path: &Path, limit: u64, map: u64) -> Result<(), StoreError> {
+    let aside = parent.join(ASIDE);
+    let failed = |error: std::io::Error| StoreError::io(&aside, &error);
+    let clear = || match fs::remove_dir_all(&aside) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(error)),
+        _ => Ok(()),
+    };
+    // Left by a first start that was cut off.
+    clear()?;
+    DirBuilder::new().mode(0o700).create(&aside).map_err(failed)?;
+    let made = Database::open_checked(aside.clone(), Kind::Local, limit, map)?;
+    made.close()?;
+    drop(made);
+    fs::rename(aside.join("data.mdb"), path.join("data.mdb")).map_err(failed)?;
+    clear()
 }
 
 fn forget(path: &Path) -> Result<(), StoreError> {
