@@ -6,8 +6,10 @@ use super::pair::{Pair, config, identity};
 use crate::limits::{
     ADDRESS_TOKEN_BYTES_MAX, ADDRESS_TOKEN_BYTES_PER_PERIOD, AMPLIFICATION_MAX, CLOCK_SKEW_MS_MAX,
     COOKIES_PER_SECOND, HANDSHAKES_FREE_PER_SECOND, HANDSHAKES_PER_PREFIX_PER_SECOND,
+    NUMBERS_BETWEEN_SKIPS_MAX, PACKET_OVERHEAD,
 };
-use crate::session::{DropCause, Received};
+use crate::session::{DropCause, PacketKind, Received};
+use crate::wire::packet::PAYLOAD_AT;
 
 fn assert_untouched(pair: &Pair, sent: usize) {
     let node = &pair.nodes[1];
@@ -296,4 +298,49 @@ fn a_token_shown_in_anothers_name_is_good_for_a_bounded_number_of_bytes() {
     }
     assert!(promised <= ADDRESS_TOKEN_BYTES_PER_PERIOD, "{promised}");
     assert_eq!(pair.nodes[1].early.len(), 40);
+}
+
+#[test]
+fn numbers_are_left_out_where_nobody_can_know_and_the_caller_is_told() {
+    let left_out = |seed: u64| {
+        let mut pair = Pair::new(seed);
+        let (ours, theirs) = pair.connected();
+        let (mut gaps, mut told, mut last) = (Vec::new(), Vec::new(), None);
+        for _ in 0..6000 {
+            let sessions = &mut pair.nodes[0].sessions;
+            let mut packet = vec![0; PACKET_OVERHEAD + 4];
+            let next = sessions.next_number(ours);
+            let number = sessions.seal(pair.now, ours, PacketKind::Stream, &mut packet).unwrap();
+            assert_eq!(next, Some(number));
+            gaps.extend(last.map_or(number, |last: u64| last + 1)..number);
+            last = Some(number);
+            let from = pair.nodes[0].address;
+            let received = pair.deliver(1, from, &packet);
+            let payload = PAYLOAD_AT..PAYLOAD_AT + 4;
+            assert_eq!(
+                received,
+                Received::Packet { session: theirs, number, kind: PacketKind::Stream, payload }
+            );
+            told.extend(pair.nodes[0].sessions.take_skipped(ours));
+        }
+        told.retain(|number| Some(*number) < last);
+        assert_eq!(gaps, told);
+        gaps
+    };
+    let (one, other) = (left_out(23), left_out(24));
+    for gaps in [&one, &other] {
+        assert!(gaps.len() > 6 && gaps[0] < 100, "{gaps:?}");
+        assert!(gaps.windows(2).all(|pair| pair[1] - pair[0] <= NUMBERS_BETWEEN_SKIPS_MAX + 1), "{gaps:?}");
+    }
+    assert_ne!(one, other);
+}
+
+#[test]
+fn a_control_packet_has_a_number_to_be_acknowledged() {
+    let mut pair = Pair::new(25);
+    let (ours, theirs) = pair.connected();
+    let number = pair.nodes[0].sessions.next_number(ours).unwrap();
+    pair.close(0, ours, crate::session::CloseCode::GOODBYE, "");
+    let (from, close) = (pair.nodes[0].address, pair.log.last().unwrap().bytes.clone());
+    assert_eq!(pair.deliver(1, from, &close), Received::Control { session: theirs, number });
 }
