@@ -5,6 +5,7 @@
 //! `docs/testing.md`.
 
 pub mod files;
+pub mod fuzzing;
 pub mod link;
 pub mod pair;
 pub mod world;

@@ -6,6 +6,8 @@
 //! renamed when complete; the job's journal says what is in it, so that the same `get` can go on later.
 
 mod descriptors;
+#[cfg(any(test, feature = "sim"))]
+pub(super) mod fuzzing;
 mod journal;
 mod names;
 mod part;

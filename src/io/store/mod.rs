@@ -6,6 +6,8 @@
 mod apply;
 mod database;
 mod error;
+#[cfg(any(test, feature = "sim"))]
+pub(super) mod fuzzing;
 mod handle;
 mod header;
 mod reader;
