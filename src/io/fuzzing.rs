@@ -20,6 +20,15 @@ pub const TARGETS: &[Target] = &[
     ("journal", files::fuzzing::journal),
 ];
 
+/// Seeds of these targets.
+pub fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
+    vec![
+        ("store_record", store::fuzzing::record_seeds()),
+        ("store_header", store::fuzzing::header_seeds()),
+        ("journal", files::fuzzing::seeds()),
+    ]
+}
+
 /// A file of these bytes that is on no disk, and a path that opens it.
 pub(super) fn file_of(bytes: &[u8]) -> (File, PathBuf) {
     let file = File::from(memfd_create("fuzz", MFdFlags::MFD_CLOEXEC).expect("memory"));

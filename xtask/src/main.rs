@@ -13,6 +13,7 @@ mod bench;
 mod ci;
 mod demo;
 mod e2e;
+mod fuzz;
 mod lab;
 mod setup;
 mod sh;
@@ -34,6 +35,9 @@ cargo xtask COMMAND
   tidy              the rules that the compiler does not know (docs/testing.md)
   e2e   [NAME…] [--list] [--keep] [--binary PATH]
                     real daemons in network namespaces: faults and what must be said about them
+  fuzz  [TARGET…] [--seconds N] [--jobs J] [--cmin] [--list] | TARGET --input FILE
+                    every fuzz target, or those named, for N seconds each (60); --cmin keeps what they reached
+                    | one input again, with a backtrace
   bench transfer [--size SIZE] [--runs N] [--peers A,B] [--offloads on|off|both]
                  [--scratch DIR] [--json FILE] [--binary PATH]
                     one file between two namespaces, tornet beside its peers
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
         "test" => alltests::command(args),
         "tidy" => tidy::command(args),
         "e2e" => e2e::command(args),
+        "fuzz" => fuzz::command(args),
         "bench" => bench::command(args),
         "lab" => lab::command(args),
         "" | "help" | "-h" | "--help" => {

@@ -21,12 +21,14 @@ use crate::base::fileop::{FileTime, JournalRecord};
 use crate::crypto::hash::blake3;
 use crate::limits::JOURNAL_RECORDS_MAX;
 
-const MAGIC: &[u8; 16] = b"tornet get 1\n\0\0\0";
+/// First bytes of a journal.
+pub const MAGIC: &[u8; 16] = b"tornet get 1\n\0\0\0";
 /// Length of the head, bytes.
 pub const HEAD: usize = 32;
 /// Length of one entry, bytes.
 pub const RECORD: usize = 44;
-const BODY: usize = 40;
+/// Length of an entry without its check, bytes.
+pub const BODY: usize = 40;
 
 /// The record number that says: complete, and about to be renamed; its tag is a [`stamp`].
 pub const FINISHED: u64 = u64::MAX;
@@ -133,7 +135,7 @@ impl Journal {
     }
 }
 
-fn check(body: &[u8]) -> [u8; 4] {
+pub(super) fn check(body: &[u8]) -> [u8; 4] {
     blake3(&[body])[..4].try_into().expect("four of 32 bytes")
 }
 

@@ -3,10 +3,47 @@
 use super::record::{self, Record, Shape};
 use super::{StoreError, header};
 use crate::io::fuzzing::file_of;
-use crate::limits::INDEX_RECORD_MAX;
+use crate::limits::{CHUNK_SIZE_MAX, INDEX_RECORD_MAX};
 
 /// An index record: what is accepted is divided as its length says, and nothing reaches outside.
 pub fn record(bytes: &[u8]) {
+    check_record(bytes);
+    // A right one of the length that the script gives, changed in one place.
+    let Some((len, rest)) = bytes.split_first_chunk::<4>() else { return };
+    let Some(shape) = Shape::of(1 + u32::from_le_bytes(*len) as usize % CHUNK_SIZE_MAX) else { return };
+    let mut made = made(shape);
+    check_record(&made);
+    if let [at_low, at_high, new, ..] = rest {
+        let at = usize::from(u16::from_le_bytes([*at_low, *at_high])) % made.len();
+        made[at] = *new;
+        check_record(&made);
+    }
+}
+
+fn made(shape: Shape) -> Vec<u8> {
+    let chunk = vec![7; shape.len as usize];
+    record::emit(shape, 9, &[3; 32], &vec![5; shape.list().len()], &chunk)
+}
+
+/// Records of a short and of a long chunk.
+pub fn record_seeds() -> Vec<Vec<u8>> {
+    [100, 65_536, 70_000].into_iter().filter_map(Shape::of).map(made).collect()
+}
+
+/// A header that is nearly LMDB's.
+pub fn header_seeds() -> Vec<Vec<u8>> {
+    let mut page = vec![0; 152];
+    page[10] = 8;
+    page[16..20].copy_from_slice(&0xBEEF_C0DE_u32.to_ne_bytes());
+    page[20] = 1;
+    page[40..44].copy_from_slice(&4096u32.to_ne_bytes());
+    page[136] = 1;
+    let mut two = [&page[..], &page[..]].concat();
+    two[0] = 1;
+    vec![page, two]
+}
+
+fn check_record(bytes: &[u8]) {
     let Ok(found) = Record::parse(bytes) else { return };
     let shape = found.shape();
     assert!(bytes.len() <= INDEX_RECORD_MAX && shape.record_len() == bytes.len());

@@ -47,7 +47,8 @@ pub fn keyfile(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     match parse_identity(Path::new("identity.key"), text) {
         Ok(identity) => {
-            let seed = identity.seed().as_bytes().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+            let seed =
+                identity.seed().as_bytes().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
             assert!(text.to_ascii_lowercase().contains(&seed));
         }
         Err(error) => {

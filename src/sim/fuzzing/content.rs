@@ -160,7 +160,9 @@ pub fn extents(bytes: &[u8]) {
     let blob = Blob { size, depth, top: None };
     let index = input.number();
     let part = usize::try_from(extents::extent_range(index).start).ok();
-    if let Ok(extent) = extents::parse_extent(&blob, index, part.and_then(|at| list.get(at..)).unwrap_or(list)) {
+    if let Ok(extent) =
+        extents::parse_extent(&blob, index, part.and_then(|at| list.get(at..)).unwrap_or(list))
+    {
         assert!(depth > 0 && index < count(size, depth) && extent.depth == depth - 1);
         assert!(extent.size <= capacity(extent.depth) && extent.size <= size);
     }

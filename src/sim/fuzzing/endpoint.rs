@@ -74,7 +74,13 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn connect(&mut self, now: Time, to: &Identity, at: &[SocketAddr], early: &[u8]) -> Option<SessionKey> {
+    pub(super) fn connect(
+        &mut self,
+        now: Time,
+        to: &Identity,
+        at: &[SocketAddr],
+        early: &[u8],
+    ) -> Option<SessionKey> {
         let key = self.sessions.connect(now, wall(now), to.card(), at, early).ok();
         if let Some(key) = key {
             assert!(self.alive.insert(key), "a key of its own");
@@ -156,7 +162,13 @@ impl Endpoint {
     }
 
     /// Seals `payload` on a session and sends it; what the budget forbids is not sent.
-    pub(super) fn seal(&mut self, now: Time, key: SessionKey, kind: PacketKind, payload: &[u8]) -> Option<u64> {
+    pub(super) fn seal(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        kind: PacketKind,
+        payload: &[u8],
+    ) -> Option<u64> {
         let (number, packet) = self.sealed(now, key, kind, payload)?;
         let to = self.sessions.path(key)?.remote;
         self.send(to, packet);

@@ -10,7 +10,7 @@ use crate::chunk::SliceList;
 use crate::limits::SLICE_SIZE;
 use crate::service::PeerId;
 use crate::service::fetch::{Event, Fetch, Target};
-use crate::wire::chunkmsg::{ReplyHead, SliceRequest, Status};
+use crate::wire::chunkmsg::{ReplyHead, SliceRequest, Status, mask_of};
 
 /// Slice buffers: few, so that they run out.
 const BUFFERS: usize = 12;
@@ -35,6 +35,9 @@ fn chunks() -> Vec<Chunk> {
 /// What an honest peer answers.
 fn honest(chunk: &Chunk, request: &SliceRequest) -> Vec<u8> {
     let (list, mask) = (request.list, request.mask);
+    if mask & !mask_of(chunk.target.len) != 0 {
+        return ReplyHead::failed(Status::BadRequest, 0).emit().to_vec();
+    }
     let head = ReplyHead { status: Status::Ok, list, mask, chunk_len: chunk.target.len, retry_ms: 0 };
     let mut out = head.emit().to_vec();
     if list {
@@ -115,8 +118,10 @@ impl Model {
         let end = (stream.answer.len() as u64).min(from.saturating_add(len));
         let fresh: Vec<_> = stream.came.gaps(from.min(end)..end).collect();
         stream.came.insert(from.min(end)..end);
-        let pieces: Vec<_> =
-            fresh.into_iter().map(|r| (r.start, stream.answer[r.start as usize..r.end as usize].to_vec())).collect();
+        let pieces: Vec<_> = fresh
+            .into_iter()
+            .map(|r| (r.start, stream.answer[r.start as usize..r.end as usize].to_vec()))
+            .collect();
         for (offset, bytes) in pieces {
             self.fetch.data(self.now, key.0, key.1, offset, &bytes);
         }
@@ -139,10 +144,11 @@ impl Model {
                     1 => target.len = 1 + input.word() % (1 << 20),
                     _ => {}
                 }
-                let mask = input.half();
-                let slices = (1u32 << target.slices()) - 1;
-                self.fetch.want(target, mask);
-                *self.wanted.entry(target).or_default() |= mask & slices as u16;
+                let mask = input.half() & ((1u32 << target.slices()) - 1) as u16;
+                if mask != 0 {
+                    self.fetch.want(target, mask);
+                    *self.wanted.entry(target).or_default() |= mask;
+                }
             }
             4 | 5 => {
                 if let Some(key) = key {
@@ -231,5 +237,6 @@ pub fn fetch(bytes: &[u8]) {
     assert_eq!(model.fetch.slack(), BUFFERS, "all buffers came back");
     let left: Vec<_> = model.chunks.iter().filter_map(|chunk| model.wanted.get(&chunk.target)).collect();
     assert!(left.iter().all(|mask| **mask == 0), "an honest peer is enough: {left:?}");
-    assert!(model.fetch.is_idle() && !model.fetch.is_waiting());
+    assert!(!model.fetch.is_waiting(), "what nobody has is given up");
+    assert!(model.fetch.is_idle(), "what came is forgotten");
 }

@@ -99,7 +99,8 @@ impl Executor {
             FileAct::Whole { parent, name, data, start, len, mode, .. } => {
                 self.enter(parent, &name);
                 assert!(mode <= 0o7777 && data.is_some() == (len > 0));
-                let plain = data.map_or_else(Vec::new, |data| data[start as usize..(start + len) as usize].to_vec());
+                let plain =
+                    data.map_or_else(Vec::new, |data| data[start as usize..(start + len) as usize].to_vec());
                 self.done.insert(name, plain);
                 return FileOutcome::Written { len };
             }
@@ -168,7 +169,15 @@ pub fn get(bytes: &[u8]) {
     };
     let rename = (input.byte() % 8 == 0).then(|| b"other".to_vec());
     let (merge, overwrite) = (input.flag(), input.flag());
-    let request = GetRequest { job: JOB, reference, inside: inside.clone(), root: "/out".into(), rename, merge, overwrite };
+    let request = GetRequest {
+        job: JOB,
+        reference,
+        inside: inside.clone(),
+        root: "/out".into(),
+        rename,
+        merge,
+        overwrite,
+    };
     let records = SlicePool::new(RECORDS);
     let slices = SlicePool::new(4096);
     let mut get = Get::new(records.clone());

@@ -11,9 +11,7 @@ use crate::wire::control::{Control, Controls};
 use crate::wire::handshake::{Init, Reply};
 use crate::wire::hello::Hello;
 use crate::wire::locator::{self, Locator};
-use crate::wire::packet::{
-    Header, NUMBER_BITS, PacketKind, expand_number, nonce, split_sample, toggle_mask,
-};
+use crate::wire::packet::{Header, NUMBER_BITS, PacketKind, expand_number, nonce, split_sample, toggle_mask};
 
 /// Headers and their masks; the expansion of numbers.
 pub fn packet(bytes: &[u8]) {

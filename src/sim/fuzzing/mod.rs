@@ -26,7 +26,7 @@ mod text;
 mod trees;
 
 pub use input::Input;
-pub use seeds::seeds;
+pub use seeds::{Seeds, seeds};
 
 /// A target: its name, and what is done with the bytes.
 pub type Target = (&'static str, fn(&[u8]));

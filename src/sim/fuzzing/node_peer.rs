@@ -12,7 +12,9 @@ use crate::base::{ChannelId, Memory, Path, Place, StreamId, Time, UnixMs};
 use crate::crypto::Suite;
 use crate::limits::{BUFFER_HEAD_ROOM, SEND_BUFFERS};
 use crate::node::command::Friend;
-use crate::node::{CHUNK_CHANNEL, Clock, Command, Config, HELLO_CHANNEL, Input as NodeInput, Node, Output, Report, Train};
+use crate::node::{
+    CHUNK_CHANNEL, Clock, Command, Config, HELLO_CHANNEL, Input as NodeInput, Node, Output, Report, Train,
+};
 use crate::service::get::GetRequest;
 use crate::session::{PacketKind, Received, SessionKey};
 use crate::sim::files::{Node as Entry, SimFiles};
@@ -26,7 +28,8 @@ const STEPS_MAX: usize = 80;
 /// What a node has to do after one thing happened, at most.
 const OUTPUTS_MAX: usize = 5000;
 
-struct Scene {
+/// The node, what is around it, and its peer.
+pub(super) struct Scene {
     node: Node,
     world: SimWorld,
     files: SimFiles,
@@ -44,6 +47,8 @@ struct Scene {
     /// Chunks of the tree, which the node may not have.
     chunks: super::trees::Chunks,
     next_job: u64,
+    /// Payloads of both sides, when somebody wants to keep them.
+    pub(super) heard_payloads: Option<Vec<Vec<u8>>>,
 }
 
 impl Scene {
@@ -82,6 +87,7 @@ impl Scene {
             reference,
             chunks,
             next_job: 1,
+            heard_payloads: None,
         }
     }
 
@@ -123,6 +129,7 @@ impl Scene {
                 self.key = Some(session);
                 self.heard = self.heard.max(number);
                 let payload = self.hostile.opened[payload].to_vec();
+                self.keep(&payload);
                 for frame in frames(&payload) {
                     let Ok(Frame::Stream(frame)) = frame else {
                         assert!(frame.is_ok(), "a node sends frames");
@@ -151,6 +158,12 @@ impl Scene {
         self.world.bytes_mut(place).copy_from_slice(datagram);
         let path = Path { local: self.at, remote: from };
         self.input(NodeInput::Train(Train { path, place, segment: segment as u32, ecn: 0 }));
+    }
+
+    fn keep(&mut self, payload: &[u8]) {
+        if let Some(kept) = &mut self.heard_payloads {
+            kept.push(payload.to_vec());
+        }
     }
 
     /// What the hostile side's sessions have to say goes to the node.
@@ -182,13 +195,16 @@ impl Scene {
         let list = crate::chunk::SliceList::from_chunk(chunk);
         let (status, chunk_len) = (crate::wire::chunkmsg::Status::Ok, chunk.len() as u32);
         let (asked_list, mask) = (request.list, request.mask);
-        let head = crate::wire::chunkmsg::ReplyHead { status, list: asked_list, mask, chunk_len, retry_ms: 0 };
+        let head =
+            crate::wire::chunkmsg::ReplyHead { status, list: asked_list, mask, chunk_len, retry_ms: 0 };
         let mut bytes = head.emit().to_vec();
         if asked_list {
             bytes.extend_from_slice(list.as_bytes());
         }
         let slices = chunk.chunks(crate::limits::SLICE_SIZE).enumerate();
-        slices.filter(|(index, _)| mask >> index & 1 == 1).for_each(|(_, slice)| bytes.extend_from_slice(slice));
+        slices
+            .filter(|(index, _)| mask >> index & 1 == 1)
+            .for_each(|(_, slice)| bytes.extend_from_slice(slice));
         if input.byte() % 4 == 0 {
             input.mutate(&mut bytes);
         }
@@ -199,6 +215,7 @@ impl Scene {
             let fin = offset as usize + part.len() == len;
             let payload = stream_payload(stream, None, offset, fin, part);
             let Some(key) = self.key else { return };
+            self.keep(&payload);
             if let Some((_, packet)) = self.hostile.sealed(self.now, key, PacketKind::Stream, &payload) {
                 self.deliver(self.hostile.address, &packet, packet.len());
             }
@@ -224,7 +241,11 @@ impl Scene {
                 self.say(input, &payload);
             }
             5 => {
-                let hello = Hello { version: input.word(), agent: "x".into(), services: vec![ChannelId(1 + u16::from(input.byte() % 2))] };
+                let hello = Hello {
+                    version: input.word(),
+                    agent: "x".into(),
+                    services: vec![ChannelId(1 + u16::from(input.byte() % 2))],
+                };
                 let mut bytes = hello.emit();
                 if input.flag() {
                     input.mutate(&mut bytes);
@@ -310,7 +331,13 @@ impl Scene {
     }
 }
 
-fn stream_payload(stream: StreamId, channel: Option<ChannelId>, offset: u64, fin: bool, bytes: &[u8]) -> Vec<u8> {
+fn stream_payload(
+    stream: StreamId,
+    channel: Option<ChannelId>,
+    offset: u64,
+    fin: bool,
+    bytes: &[u8],
+) -> Vec<u8> {
     let mut room = [0; stream_peer::ROOM];
     let mut out = Writer::new(&mut room);
     let bytes = &bytes[..bytes.len().min(1300)];
@@ -350,7 +377,8 @@ pub fn peer(bytes: &[u8]) {
         for (handle, slice) in scene.world.store.take_faulted() {
             scene.input(NodeInput::Warmed { handle, slice });
         }
-        let ended = scene.reports.iter().filter(|report| matches!(report, Report::Done(..) | Report::Failed(..)));
+        let ended =
+            scene.reports.iter().filter(|report| matches!(report, Report::Done(..) | Report::Failed(..)));
         if ended.count() as u64 >= jobs - 1 {
             break;
         }
@@ -362,4 +390,39 @@ pub fn peer(bytes: &[u8]) {
     scene.check();
     let ended = scene.reports.iter().filter(|report| matches!(report, Report::Done(..) | Report::Failed(..)));
     assert_eq!(ended.count() as u64, jobs - 1, "every job ends");
+}
+
+/// The payloads of an honest transfer in both directions.
+pub(super) fn transfer() -> Vec<Vec<u8>> {
+    let mut zeros = Input::new(&[0; 8]);
+    let mut scene = Scene::new(&mut zeros);
+    scene.heard_payloads = Some(Vec::new());
+    let card = *scene.hostile.identity.card();
+    let friend = Friend { card, addresses: vec![scene.hostile.address], trust: 50 };
+    scene.input(NodeInput::Command(Command::Friends(vec![friend])));
+    scene.exchange();
+    // It gets a tree …
+    scene.command(&mut Input::new(&[3, 0]));
+    for _ in 0..40 {
+        for at in 0..scene.asked.len() {
+            scene.answer(&mut Input::new(&[at as u8, 1, 1]));
+        }
+        scene.asked.clear();
+        let done = std::mem::take(&mut scene.done);
+        done.into_iter().for_each(|done| scene.input(NodeInput::FileDone(done)));
+        scene.now += Duration::from_millis(30);
+        scene.tick();
+        scene.exchange();
+    }
+    // … and serves it.
+    let chunks: Vec<_> = scene.chunks.iter().map(|(id, bytes)| (*id, bytes.clone())).collect();
+    for (number, (chunk, bytes)) in chunks.into_iter().enumerate() {
+        scene.world.store.insert(chunk, bytes);
+        let request = SliceRequest { chunk, mask: 1, list: true }.emit();
+        let stream = StreamId(2 * (10 + number as u64) + 1);
+        let payload = stream_payload(stream, Some(CHUNK_CHANNEL), 0, true, &request);
+        scene.keep(&payload);
+        scene.say(&mut Input::new(&[1, 1]), &payload);
+    }
+    scene.heard_payloads.take().unwrap_or_default()
 }

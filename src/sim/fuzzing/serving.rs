@@ -165,7 +165,10 @@ pub fn serve(bytes: &[u8]) {
                 let peer = PeerId(u64::from(input.byte() % 3));
                 gone.insert(peer);
                 serve.peer_down(peer);
-                answers.iter_mut().filter(|(key, _)| key.0 == peer).for_each(|(_, answer)| answer.over = true);
+                answers
+                    .iter_mut()
+                    .filter(|(key, _)| key.0 == peer)
+                    .for_each(|(_, answer)| answer.over = true);
             }
         }
         apply(&mut acts, &mut store, &mut answers, &gone);
@@ -181,8 +184,9 @@ pub fn serve(bytes: &[u8]) {
         }
         apply(&mut acts, &mut store, &mut answers, &gone);
     }
-    let asking = answers.values().filter(|answer| !answer.over).all(|answer| {
-        matches!(SliceRequest::parse(&answer.asked), Ok(None))
-    });
+    let asking = answers
+        .values()
+        .filter(|answer| !answer.over)
+        .all(|answer| matches!(SliceRequest::parse(&answer.asked), Ok(None)));
     assert!(asking, "a whole request is answered");
 }

@@ -98,8 +98,17 @@ pub fn peer(bytes: &[u8]) {
         };
         match input.below(8) {
             0..=2 => {
-                let kind = *input.pick(&[PacketKind::Control, PacketKind::Control, PacketKind::Stream, PacketKind::Datagram]);
-                let payload = if kind == PacketKind::Control { control_payload(&mut input) } else { input.bytes(300).to_vec() };
+                let kind = *input.pick(&[
+                    PacketKind::Control,
+                    PacketKind::Control,
+                    PacketKind::Stream,
+                    PacketKind::Datagram,
+                ]);
+                let payload = if kind == PacketKind::Control {
+                    control_payload(&mut input)
+                } else {
+                    input.bytes(300).to_vec()
+                };
                 let Some((number, packet)) = hostile.sealed(now, key, kind, &payload) else { continue };
                 match node.receive(now, from, &packet) {
                     Received::Packet { session, number: got, kind: got_kind, payload: range } => {

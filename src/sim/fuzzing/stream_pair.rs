@@ -93,7 +93,9 @@ impl Pair {
                 return;
             }
             let number = self.numbers[side];
-            let Some(meta) = self.conns[side].poll_payload(self.now, number, &mut room, &mut Sources) else { return };
+            let Some(meta) = self.conns[side].poll_payload(self.now, number, &mut room, &mut Sources) else {
+                return;
+            };
             self.numbers[side] += 1;
             self.flying.push(Flight { to: 1 - side, number, ecn: 2, payload: room[..meta.len].to_vec() });
         }
@@ -168,7 +170,8 @@ impl Pair {
     fn local(&mut self, input: &mut Input<'_>) {
         let side = usize::from(input.flag());
         let at = input.below(self.streams.len().max(1));
-        let known = self.streams.get(at).copied().filter(|stream| self.conns[side].channel(*stream).is_some());
+        let known =
+            self.streams.get(at).copied().filter(|stream| self.conns[side].channel(*stream).is_some());
         match (input.below(8), known) {
             (0, _) | (_, None) => {
                 if self.streams.len() >= STREAMS_MAX {
@@ -266,8 +269,9 @@ impl Pair {
                 return;
             }
         }
+        let timers: Vec<_> = self.conns.iter().map(Connection::poll_timeout).collect();
         let state: Vec<_> = self.conns.iter().map(Connection::stats).collect();
-        panic!("unfinished: {state:#?}");
+        panic!("unfinished at {:?}, timers {timers:?}: {state:#?}", self.now);
     }
 
     fn is_over(&mut self) -> bool {

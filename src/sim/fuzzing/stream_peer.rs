@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use super::Input;
 use crate::base::{ChannelId, RangeSet, StreamId, Time};
-use crate::limits::{
-    CONNECTION_EVENTS_MAX, STREAM_UNREAD_MAX, STREAMS_PER_SESSION_MAX,
-};
+use crate::limits::{CONNECTION_EVENTS_MAX, STREAM_UNREAD_MAX, STREAMS_PER_SESSION_MAX};
 use crate::stream::{
     Config, Connection, Event, ReadState, RecvMode, Sink, SourceFault, SourceId, SourceRead,
 };
@@ -48,7 +46,12 @@ fn frame(input: &mut Input<'_>, out: &mut Writer<'_>, known: u64, sent: u64) {
                 number => Some(ChannelId(1 + u16::from(number) % 2)),
             };
             let offset = if input.flag() { 0 } else { input.number() };
-            let header = StreamHeader { stream, channel, offset: offset.min((1 << 62) - 2000), fin: input.byte() % 4 == 0 };
+            let header = StreamHeader {
+                stream,
+                channel,
+                offset: offset.min((1 << 62) - 2000),
+                fin: input.byte() % 4 == 0,
+            };
             let bytes = input.bytes(200);
             if out.room() > header.size(Some(bytes.len())) + bytes.len() {
                 let _ = out.stream(&header, Some(bytes.len()));
@@ -62,7 +65,11 @@ fn frame(input: &mut Input<'_>, out: &mut Writer<'_>, known: u64, sent: u64) {
             // Mostly of packets that were sent.
             let mut numbers = RangeSet::new();
             for _ in 0..1 + input.below(3) {
-                let start = if input.byte() % 16 == 0 { input.number() } else { u64::from(input.half()) % (sent + 2) };
+                let start = if input.byte() % 16 == 0 {
+                    input.number()
+                } else {
+                    u64::from(input.half()) % (sent + 2)
+                };
                 let start = start.min((1 << 62) - 300);
                 numbers.insert(start..start + 1 + u64::from(input.byte()));
             }
@@ -144,7 +151,9 @@ impl Model {
     fn poll(&mut self, most: usize) {
         let mut room = [0; ROOM];
         for _ in 0..most {
-            let Some(meta) = self.conn.poll_payload(self.now, self.sent, &mut room, &mut self.sources) else { return };
+            let Some(meta) = self.conn.poll_payload(self.now, self.sent, &mut room, &mut self.sources) else {
+                return;
+            };
             assert!((1..=ROOM).contains(&meta.len));
             self.sent += 1;
         }
@@ -188,7 +197,8 @@ impl Model {
             }
             7 => {
                 // Never more than came.
-                let came = self.sink.0.get(&stream).map_or(0, |seen| seen.iter().map(|r| r.end - r.start).sum());
+                let came =
+                    self.sink.0.get(&stream).map_or(0, |seen| seen.iter().map(|r| r.end - r.start).sum());
                 let done = self.consumed.entry(stream).or_default();
                 let more = (came - *done).min(u64::from(input.half()));
                 *done += more;
@@ -234,11 +244,16 @@ pub fn peer(bytes: &[u8]) {
         }
         match input.below(8) {
             0..=3 => {
-                let payload = if input.byte() % 16 == 0 { input.bytes(ROOM).to_vec() } else { frames(&mut input, 12, model.sent) };
+                let payload = if input.byte() % 16 == 0 {
+                    input.bytes(ROOM).to_vec()
+                } else {
+                    frames(&mut input, 12, model.sent)
+                };
                 // Numbers of a session never come twice, and may be skipped.
                 model.number += 1 + u64::from(input.byte() / 250);
                 let ecn = input.byte() % 4;
-                let taken = model.conn.handle_payload(model.now, model.number, ecn, &payload, &mut model.sink);
+                let taken =
+                    model.conn.handle_payload(model.now, model.number, ecn, &payload, &mut model.sink);
                 model.events();
                 if taken.is_err() {
                     return;

@@ -74,7 +74,14 @@ impl Forge {
         let id = ChunkId(sha1(&[&chunk]));
         let (root, chunk_len) = (*SliceList::from_chunk(&chunk).root(), chunk.len() as u32);
         self.chunks.insert(id, chunk);
-        Locator { chunk: id, root, chunk_len, offset: gap as u32, plain_len: sealed.plain_len, key: sealed.key }
+        Locator {
+            chunk: id,
+            root,
+            chunk_len,
+            offset: gap as u32,
+            plain_len: sealed.plain_len,
+            key: sealed.key,
+        }
     }
 
     /// A blob with this topmost plaintext that says it is of `size` bytes: as deep as it must be, since any
@@ -120,11 +127,11 @@ impl Forge {
                 let extents: Vec<Locator> = self.blobs.iter().filter_map(|blob| blob.top.clone()).collect();
                 let size = PIECE_PLAIN_MAX as u64 + u64::from(input.word() % (3 << 20));
                 let count = extents::count(size, 1) as usize;
-                let chosen: Vec<_> = (0..count).map(|_| extents.get(input.below(extents.len().max(1)))).collect();
-                let mut list: Vec<u8> = extents::emit(size, 1, chosen.iter().flatten().copied().cycle().take(
-                    if extents.is_empty() { 0 } else { count },
-                ));
-                list.resize(extents::list_len(count as u64) as usize, 0);
+                if extents.is_empty() {
+                    return None;
+                }
+                let chosen: Vec<_> = (0..count).map(|_| &extents[input.below(extents.len())]).collect();
+                let mut list = extents::emit(size, 1, chosen);
                 if input.flag() {
                     input.mutate(&mut list);
                     list.resize(extents::list_len(count as u64) as usize, 0);
