@@ -41,8 +41,12 @@ pub fn identity_source(file: &Path) -> (PathBuf, bool) {
 
 /// Reads an identity file. `credential`: systemd answers for its permissions.
 pub fn load_identity(path: &Path, credential: bool) -> Result<Identity, ConfigError> {
-    let text = read_private(path, credential)?;
-    let [seed, place, rank] = fields(path, &text, IDENTITY_MAGIC, ["seed", "place-nonce", "rank-nonce"])?;
+    parse_identity(path, &read_private(path, credential)?)
+}
+
+/// As [`load_identity`], from text; `path` is for errors.
+pub fn parse_identity(path: &Path, text: &str) -> Result<Identity, ConfigError> {
+    let [seed, place, rank] = fields(path, text, IDENTITY_MAGIC, ["seed", "place-nonce", "rank-nonce"])?;
     let nonce = |text: &str| parse_hex::<8>(text).map(u64::from_be_bytes);
     let bad = |error: NotHex| damaged(path, &format!("expected {} hexadecimal digits", error.expected));
     let seed = secret(seed).map_err(bad)?;

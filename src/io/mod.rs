@@ -4,6 +4,8 @@
 pub mod clock;
 pub mod entropy;
 pub mod files;
+#[cfg(any(test, feature = "sim"))]
+pub mod fuzzing;
 pub mod store;
 pub mod tally;
 pub mod tree;

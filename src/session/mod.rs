@@ -11,6 +11,8 @@ mod accept;
 mod association;
 mod control;
 mod disguise;
+#[cfg(any(test, feature = "sim"))]
+pub mod forge;
 mod gate;
 mod initiate;
 mod lane;

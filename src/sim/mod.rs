@@ -8,6 +8,7 @@ pub mod buffers;
 pub mod damage;
 pub mod emulator;
 pub mod files;
+pub mod fuzzing;
 pub mod import;
 pub mod link;
 pub mod link_text;

@@ -16,8 +16,6 @@ const BURST_PACKETS: u64 = 10;
 const BURST_TIME_NS: u64 = 2_000_000;
 /// Once empty, sending waits until the rate has given this much time: wake-ups stay below 1000 per second.
 const QUANTUM_NS: u64 = 1_000_000;
-/// Longer gaps than this refill nothing more; keeps the arithmetic inside 64 bits.
-const REFILL_NS_MAX: u64 = 1_000_000_000;
 
 /// The pacer of one path.
 #[derive(Debug, Clone)]
@@ -74,11 +72,13 @@ impl Pacer {
     }
 
     fn tokens_at(&self, now: Time) -> i64 {
-        let elapsed = now.0.saturating_sub(self.last.0).min(REFILL_NS_MAX);
+        let elapsed = now.0.saturating_sub(self.last.0);
         match self.rate {
             Some(rate) => {
+                // However long it takes: on a slow path a debt of a few packets is seconds.
                 let new = u128::from(rate) * u128::from(elapsed) / 1_000_000_000;
-                (self.tokens + new as i64).min(self.burst() as i64)
+                let new = i64::try_from(new).unwrap_or(i64::MAX);
+                self.tokens.saturating_add(new).min(self.burst() as i64)
             }
             None => self.burst() as i64,
         }
@@ -182,5 +182,19 @@ mod tests {
         assert!(drain(&mut pacer, next, 1400) >= 64 * 1400);
         pacer.update(now, 100_000, Duration::from_micros(100), true, None);
         assert_eq!((pacer.allowance(now), pacer.next(now)), (u64::MAX, None));
+    }
+
+    /// Probes leave whatever the pacer says. Their debt was once more than any wait refilled, and nothing was
+    /// ever sent again.
+    #[test]
+    fn a_debt_on_a_slow_path_is_paid_by_waiting() {
+        let mut pacer = Pacer::new(Time::ZERO, 1472);
+        pacer.update(Time::ZERO, 2944, Duration::from_secs(2), false, None);
+        drain(&mut pacer, Time::ZERO, 1472);
+        (0..2).for_each(|_| pacer.on_sent(Time::ZERO, 1472));
+        let at = pacer.next(Time::ZERO).expect("in debt");
+        assert!(at < Time::from_millis(4_000), "{at:?}");
+        assert_eq!((pacer.next(at), pacer.allowance(at) > 0), (None, true));
+        assert_eq!(pacer.allowance(Time(u64::MAX)), pacer.burst());
     }
 }

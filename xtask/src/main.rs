@@ -14,6 +14,7 @@ mod ci;
 mod crash;
 mod demo;
 mod e2e;
+mod fuzz;
 mod lab;
 mod setup;
 mod sh;
@@ -41,6 +42,9 @@ cargo xtask COMMAND
                     daemons that are killed, or lose power, at bad moments (docs/testing/crash.md)
   sim   [--seeds N] [--seed S] [--nodes M] [--trace] [--twice] [--minutes M] [--canary NAME] [--light]
                     random networks with everything that can go wrong, under a virtual clock
+  fuzz  [TARGET…] [--seconds N] [--jobs J] [--cmin] [--list] | TARGET --input FILE
+                    every fuzz target, or those named, for N seconds each (60); --cmin keeps what they reached
+                    | one input again, with a backtrace
   bench transfer [--size SIZE] [--runs N] [--peers A,B] [--offloads on|off|both]
                  [--scratch DIR] [--json FILE] [--binary PATH]
                     one file between two namespaces, tornet beside its peers
@@ -68,6 +72,7 @@ fn main() -> ExitCode {
         "tidy" => tidy::command(args),
         "e2e" => e2e::command(args),
         "crash" => crash::command(args),
+        "fuzz" => fuzz::command(args),
         "bench" => bench::command(args),
         "lab" => lab::command(args),
         "sim" => sim::command(args),

@@ -21,10 +21,14 @@ use crate::base::fileop::{FileTime, JournalRecord};
 use crate::crypto::hash::blake3;
 use crate::limits::JOURNAL_RECORDS_MAX;
 
-const MAGIC: &[u8; 16] = b"tornet get 1\n\0\0\0";
-const HEAD: usize = 32;
-const RECORD: usize = 44;
-const BODY: usize = 40;
+/// First bytes of a journal.
+pub const MAGIC: &[u8; 16] = b"tornet get 1\n\0\0\0";
+/// Length of the head, bytes.
+pub const HEAD: usize = 32;
+/// Length of one entry, bytes.
+pub const RECORD: usize = 44;
+/// Length of an entry without its check, bytes.
+pub const BODY: usize = 40;
 
 /// The record number that says: complete, and about to be renamed; its tag is a [`stamp`].
 pub const FINISHED: u64 = u64::MAX;
@@ -144,12 +148,12 @@ impl Journal {
     }
 }
 
-fn check(body: &[u8]) -> [u8; 4] {
+pub(super) fn check(body: &[u8]) -> [u8; 4] {
     blake3(&[body])[..4].try_into().expect("four of 32 bytes")
 }
 
 /// All whole records, sorted, the last of each kept; and where the journal ends. 0: it is not one of this name.
-fn read(file: &File, id: &[u8; 16]) -> io::Result<(Vec<Entry>, u64)> {
+pub(super) fn read(file: &File, id: &[u8; 16]) -> io::Result<(Vec<Entry>, u64)> {
     let mut reader = BufReader::with_capacity(1 << 16, file);
     let mut head = [0; HEAD];
     if !fill(&mut reader, &mut head)? || head[..16] != MAGIC[..] || head[16..] != id[..] {

@@ -7,6 +7,8 @@
 //! go on later. A job that ended as complete survives a loss of power.
 
 mod descriptors;
+#[cfg(any(test, feature = "sim"))]
+pub(super) mod fuzzing;
 mod journal;
 mod names;
 mod part;

@@ -7,6 +7,8 @@ mod apply;
 mod damage;
 mod database;
 mod error;
+#[cfg(any(test, feature = "sim"))]
+pub(super) mod fuzzing;
 mod handle;
 mod header;
 mod reader;

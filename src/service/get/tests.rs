@@ -79,21 +79,24 @@ fn run(get: &mut Get, chunks: &Chunks, serves: impl Fn(&ChunkId, usize) -> bool)
             }
         }
         while let Some(FileOp { job, act }) = get.poll_op() {
-            let outcome = match act {
-                FileAct::Begin { journal, .. } => {
-                    journals.push(journal);
-                    FileOutcome::Began { resumed: false }
-                }
-                FileAct::Open { file, .. } => FileOutcome::Opened { file, journal: Vec::new() },
-                FileAct::Write { len, .. } | FileAct::Whole { len, .. } => FileOutcome::Written { len },
-                _ => FileOutcome::Done,
-            };
-            get.file_done(FileDone { job, result: Ok(outcome) });
+            if let FileAct::Begin { journal, .. } = act {
+                journals.push(journal);
+            }
+            get.file_done(FileDone { job, result: Ok(outcome(&act)) });
             moved = true;
         }
         if !moved {
             return journals;
         }
+    }
+}
+
+fn outcome(act: &FileAct) -> FileOutcome {
+    match *act {
+        FileAct::Begin { .. } => FileOutcome::Began { resumed: false },
+        FileAct::Open { file, .. } => FileOutcome::Opened { file, journal: Vec::new() },
+        FileAct::Write { len, .. } | FileAct::Whole { len, .. } => FileOutcome::Written { len },
+        _ => FileOutcome::Done,
     }
 }
 
@@ -230,4 +233,29 @@ fn several_entries_never_go_to_a_directory_of_another_name() {
     get.start(GetRequest { rename: Some(vec![b'a', 255]), ..request(1, &reference, &[]) }).unwrap();
     assert!(run(&mut get, &chunks, |_, _| true).is_empty(), "nothing is made");
     assert!(get.poll_ended().expect("ended").result.is_err_and(|why| why.contains("UTF-8")));
+}
+
+/// A second end was once asked for behind the first, and what was complete was reported as cancelled.
+#[test]
+fn a_cancel_behind_the_end_comes_too_late() {
+    let (reference, chunks) = put(&[file("d", "f", bytes(8, 10))]);
+    let (mut get, pool) = (Get::new(SlicePool::new(64)), SlicePool::new(64));
+    get.start(request(1, &reference, &[])).unwrap();
+    loop {
+        while let Some((target, mask)) = get.poll_want() {
+            assert_eq!(mask, 1, "small pieces share a slice");
+            let (slice, mut data) = (&chunks[&target.id], pool.lease().unwrap());
+            data[..slice.len()].copy_from_slice(slice);
+            get.slice(target, 0, data, slice.len(), None);
+        }
+        let FileOp { job, act } = get.poll_op().expect("it goes on");
+        if matches!(act, FileAct::End { complete: true }) {
+            break;
+        }
+        get.file_done(FileDone { job, result: Ok(outcome(&act)) });
+    }
+    get.cancel(JobId(1), "too late");
+    assert!(get.poll_op().is_none() && get.poll_ended().is_none());
+    get.file_done(FileDone { job: JobId(1), result: Ok(FileOutcome::Done) });
+    assert_eq!(get.poll_ended().expect("ended").result, Ok(()));
 }

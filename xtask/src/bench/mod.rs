@@ -21,6 +21,8 @@ pub fn command(mut args: Args) -> Result<()> {
         Some("transfer") => transfer::command(args),
         Some("churn") => churn::command(args),
         Some("hostile") => hostile::command(args),
-        _ => bail!("`bench transfer`, `bench churn` or `bench hostile`; `cargo xtask help` lists their flags"),
+        _ => {
+            bail!("`bench transfer`, `bench churn` or `bench hostile`; `cargo xtask help` lists their flags")
+        }
     }
 }

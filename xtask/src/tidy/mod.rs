@@ -3,6 +3,7 @@
 
 mod bans;
 mod decisions;
+mod fuzzed;
 mod large_files;
 mod layers;
 mod links;
@@ -49,6 +50,7 @@ const RULES: &[fn(&Tree) -> Vec<Finding>] = &[
     links::check,
     links::check_citations,
     decisions::check,
+    fuzzed::check,
     text::check,
 ];
 

@@ -101,6 +101,8 @@ pub(super) struct Job {
     resumed: bool,
     ops: VecDeque<FileAct>,
     ops_waiting: usize,
+    /// Whether the operation that ends the job went out: none may follow it.
+    end_sent: bool,
     /// Slices that wait for room among the file operations or for a buffer.
     held: VecDeque<(Target, u32, SliceBuf, usize)>,
     wants: VecDeque<(Target, u16)>,
@@ -133,6 +135,7 @@ impl Job {
             resumed: false,
             ops: VecDeque::new(),
             ops_waiting: 0,
+            end_sent: false,
             held: VecDeque::new(),
             wants: VecDeque::new(),
             ahead: 0,
@@ -208,9 +211,11 @@ impl Job {
         self.advance();
     }
 
-    /// Gives up, keeping what is there.
+    /// Gives up, keeping what is there. What is complete, but for hearing so, ends as it would.
     pub(super) fn cancel(&mut self, why: &str) {
-        self.fail(why);
+        if !self.end_sent {
+            self.fail(why);
+        }
         self.advance();
     }
 
@@ -218,6 +223,7 @@ impl Job {
     pub(super) fn poll_op(&mut self) -> Option<FileAct> {
         let op = self.ops.pop_front()?;
         self.ops_waiting += 1;
+        self.end_sent |= matches!(op, FileAct::End { .. });
         Some(op)
     }
 
@@ -289,7 +295,9 @@ impl Job {
             self.wants.clear();
             self.ops.clear();
             self.phase = Phase::Ending;
-            if self.begun || self.ops_waiting > 0 {
+            if self.end_sent {
+                // Its answer ends the job.
+            } else if self.begun || self.ops_waiting > 0 {
                 self.ops.push_back(FileAct::End { complete: false });
             } else {
                 self.phase = Phase::Ended;

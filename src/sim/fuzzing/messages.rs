@@ -1,0 +1,143 @@
+//! Messages of fixed layouts.
+
+use super::Input;
+use crate::crypto::{MaskKey, Secret};
+use crate::limits::{
+    ADDRESS_TOKEN_SIZE_MAX, CHUNK_SIZE_MAX, CLOSE_REASON_MAX, EARLY_DATA_MAX, HELLO_AGENT_MAX,
+    HELLO_SERVICES_MAX, HELLO_SIZE_MAX, PACKET_OVERHEAD, RECORD_PLAIN, SLICE_SIZE, TAG_SIZE,
+};
+use crate::wire::chunkmsg::{Part, ReplyHead, ReplyLayout, SliceRequest, mask_of};
+use crate::wire::control::{Control, Controls};
+use crate::wire::handshake::{Init, Reply};
+use crate::wire::hello::Hello;
+use crate::wire::locator::{self, Locator};
+use crate::wire::packet::{Header, NUMBER_BITS, PacketKind, expand_number, nonce, split_sample, toggle_mask};
+
+/// Headers and their masks; the expansion of numbers.
+pub fn packet(bytes: &[u8]) {
+    let mut input = Input::new(bytes);
+    let (expected, truncated) = (input.long() >> 2, input.word());
+    let full = expand_number(expected, truncated);
+    let bits = (1u64 << NUMBER_BITS) - 1;
+    assert_eq!(full & bits, u64::from(truncated) & bits);
+    let apart = full.abs_diff(expected);
+    assert!(apart <= 1 << (NUMBER_BITS - 1) || full <= bits, "{expected} {truncated}: {full}");
+    assert_eq!(nonce(full)[..8], full.to_le_bytes());
+    let Some((raw, sample)) = split_sample(bytes) else {
+        return assert!(bytes.len() < PACKET_OVERHEAD);
+    };
+    let mask = MaskKey::derive(&Secret::from_bytes([7; 32]), "fuzz").mask(sample);
+    let mut header = raw;
+    toggle_mask(&mut header, &mask);
+    assert_eq!(Header::parse(&header).emit(), header);
+    toggle_mask(&mut header, &mask);
+    assert_eq!(header, raw);
+    if let Some(kind) = PacketKind::from_byte(raw[0]) {
+        assert_eq!(kind as u8, raw[0]);
+    }
+}
+
+/// A run of control messages.
+pub fn control(payload: &[u8]) {
+    let mut failed = false;
+    let mut size = 0;
+    for control in Controls::new(payload) {
+        assert!(!failed, "nothing follows an error");
+        let Ok(control) = control else {
+            failed = true;
+            continue;
+        };
+        match control {
+            Control::Close { reason, .. } => assert!(reason.len() <= CLOSE_REASON_MAX),
+            Control::Token(token) => assert!(token.len() <= ADDRESS_TOKEN_SIZE_MAX),
+            _ => {}
+        }
+        size += control.size();
+        let mut out = vec![0xff; control.size()];
+        assert_eq!(control.put(&mut out), Some(control.size()));
+        assert_eq!(Controls::new(&out).collect::<Vec<_>>(), [Ok(control)]);
+        assert_eq!(control.put(&mut out[1..]), None);
+    }
+    assert!(size <= payload.len());
+}
+
+/// What both handshake messages say inside Noise.
+pub fn handshake(bytes: &[u8]) {
+    if let Ok(init) = Init::parse(bytes) {
+        assert!(init.token.len() <= ADDRESS_TOKEN_SIZE_MAX && init.early.len() <= EARLY_DATA_MAX);
+        let mut out = vec![0xff; bytes.len()];
+        assert_eq!(init.emit(&mut out), Some(()), "no longer than it was");
+        assert_eq!(Init::parse(&out), Ok(init));
+        assert_eq!(Init::parse(&out[..init.size()]), Ok(init));
+        assert!(Init::parse(&out[..init.size() - 1]).is_err());
+    }
+    if let Ok(reply) = Reply::parse(bytes) {
+        assert!(reply.token.len() <= ADDRESS_TOKEN_SIZE_MAX);
+        let mut out = vec![0xff; bytes.len()];
+        assert_eq!(reply.emit(&mut out), Some(()), "no longer than it was");
+        assert_eq!(Reply::parse(&out), Ok(reply));
+        assert!(Reply::parse(&out[..reply.size() - 1]).is_err());
+    }
+}
+
+/// A node's introduction.
+pub fn hello(bytes: &[u8]) {
+    let Ok(hello) = Hello::parse(bytes) else { return };
+    assert!(bytes.len() <= HELLO_SIZE_MAX && hello.version > 0);
+    assert!(hello.agent.len() <= HELLO_AGENT_MAX && hello.services.len() <= HELLO_SERVICES_MAX);
+    assert!(hello.agent.bytes().all(|byte| (0x20..0x7f).contains(&byte)), "a terminal shows it");
+    assert_eq!(Hello::parse(&hello.emit()), Ok(hello));
+}
+
+/// Requests for slices, the heads of answers, and the places of an answer's bytes.
+pub fn chunkmsg(bytes: &[u8]) {
+    match SliceRequest::parse(bytes) {
+        Ok(Some(request)) => {
+            assert_eq!(request.emit(), *bytes);
+            for cut in 0..bytes.len() {
+                assert_eq!(SliceRequest::parse(&bytes[..cut]), Ok(None));
+            }
+        }
+        Ok(None) => assert!(bytes.len() < SliceRequest::LEN),
+        Err(_) => {}
+    }
+    if let Ok(head) = ReplyHead::parse(bytes) {
+        assert_eq!(head.emit(), bytes[..ReplyHead::LEN]);
+        assert!(head.chunk_len as usize <= CHUNK_SIZE_MAX && head.mask & !mask_of(head.chunk_len) == 0);
+    }
+    let mut input = Input::new(bytes);
+    let layout = ReplyLayout::new(input.word(), input.half(), input.flag());
+    let mut end = 0;
+    for part in [Part::Head, Part::List].into_iter().chain((0..16).map(Part::Slice)) {
+        let Some(range) = layout.range(part).filter(|range| !range.is_empty()) else { continue };
+        assert_eq!(range.start, end, "parts lie one behind another");
+        assert_eq!(layout.locate(range.end - 1).map(|spot| (spot.part, spot.rest)), Some((part, 1)));
+        end = range.end;
+    }
+    assert_eq!((layout.total(), layout.locate(end)), (end, None));
+    for offset in [input.number(), input.long(), u64::MAX] {
+        let Some(spot) = layout.locate(offset) else {
+            assert!(offset >= end);
+            continue;
+        };
+        let range = layout.range(spot.part).expect("a part of the answer");
+        assert_eq!(range.start + u64::from(spot.offset), offset);
+        assert_eq!(offset + u64::from(spot.rest), range.end);
+    }
+}
+
+/// Where a piece lies: inside its chunk, whatever is asked.
+pub fn locator(bytes: &[u8]) {
+    let Ok(locator) = Locator::parse(bytes) else { return };
+    assert_eq!(locator.emit(), bytes[..locator::LEN]);
+    let chunk = 0..locator.chunk_len as usize;
+    assert!(chunk.end <= CHUNK_SIZE_MAX && locator.slices().end as usize <= CHUNK_SIZE_MAX / SLICE_SIZE);
+    let (mut end, mut plain) = (locator.offset as usize, 0);
+    for record in 0..locator.records() {
+        let place = locator.record(record);
+        assert!(place.start == end && place.end <= chunk.end);
+        assert!((TAG_SIZE + 1..=RECORD_PLAIN + TAG_SIZE).contains(&place.len()));
+        (end, plain) = (place.end, plain + place.len() - TAG_SIZE);
+    }
+    assert_eq!((plain, end), (locator.plain_len as usize, locator.offset as usize + locator.sealed_len()));
+}

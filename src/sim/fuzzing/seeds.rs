@@ -1,0 +1,230 @@
+//! What fuzzing starts from: messages of a simulated transfer for the decoders, and scripts of some length for
+//! the state machines.
+
+use super::endpoint::identity;
+use super::node_peer::transfer;
+use super::trees::{Chunks, Files, content, put};
+use crate::base::{ChannelId, Rng, UnixMs};
+use crate::chunk::{PieceKey, SliceList};
+use crate::config::document::template;
+use crate::config::{Config, FriendEntry};
+use crate::crypto::rank::{PLACE_FLOOR_BITS, place, place_work};
+use crate::crypto::{Identity, IdentityCard};
+use crate::limits::SLICE_SIZE;
+use crate::wire::chunkmsg::{ReplyHead, ReplyLayout, SliceRequest, Status};
+use crate::wire::control::{CloseCode, Control};
+use crate::wire::directory::{DirectoryView, Node};
+use crate::wire::frame::{Frame, frames};
+use crate::wire::handshake::{Init, Reply};
+use crate::wire::invite::{Invite, network_hash};
+use crate::wire::reference::{Blob, Reference};
+
+/// Seeds of one target.
+pub type Seeds = (&'static str, Vec<Vec<u8>>);
+
+/// A payload longer than this is cut: what comes after it is more of the same.
+const SEED_MAX: usize = 600;
+const SCRIPTS: &[&str] = &[
+    "session_stranger",
+    "session_peer",
+    "session_pair",
+    "stream_peer",
+    "stream_pair",
+    "serve",
+    "fetch",
+    "get",
+    "node_peer",
+    "lookup",
+    "extents",
+    "slices",
+    "seal",
+];
+
+/// Seeds of every target but those of files. Always the same.
+pub fn seeds() -> Vec<Seeds> {
+    let (files, payloads) = (tree(), transfer());
+    let (reference, chunks) = put(&files);
+    let directories = directories(&reference.root, &chunks);
+    let mut all = vec![
+        ("frame", payloads.iter().map(|payload| cut(payload)).collect()),
+        ("varint", payloads.iter().map(|payload| payload[..payload.len().min(40)].to_vec()).collect()),
+        ("chunkmsg", chunk_messages(&payloads, &chunks)),
+        ("hello", stream_bytes(&payloads, 2)),
+        ("control", controls()),
+        ("handshake", handshakes()),
+        ("packet", (0..4).map(|seed| random(seed, 64)).collect()),
+        ("locator", reference.root.top.iter().map(|top| top.emit().to_vec()).collect()),
+        ("directory", directories.clone()),
+        ("lookup", directories.iter().map(|bytes| [&[0, 1, b'a', 0][..], bytes].concat()).collect()),
+        ("reference", references(&reference)),
+        ("base32", vec![reference.to_string().into_bytes()]),
+        ("invite", invites()),
+        ("config", configs()),
+        ("keyfile", vec![key_text(&worked(1)).into_bytes()]),
+    ];
+    for name in SCRIPTS {
+        all.push((name, (0..12).map(|seed| random(seed, 40 << (seed % 6))).collect()));
+    }
+    all
+}
+
+fn cut(bytes: &[u8]) -> Vec<u8> {
+    bytes[..bytes.len().min(SEED_MAX)].to_vec()
+}
+
+fn random(seed: u64, len: usize) -> Vec<u8> {
+    let mut out = vec![0; len];
+    Rng::from_number(seed).fill(&mut out);
+    out
+}
+
+fn tree() -> Files {
+    (0..20u8).map(|n| (vec![b'a' + n], content(n, usize::from(n) * 37))).collect()
+}
+
+/// The plaintext of a blob of one piece.
+fn open(blob: &Blob, chunks: &Chunks) -> Vec<u8> {
+    let Some(top) = &blob.top else { return Vec::new() };
+    let (chunk, key) = (&chunks[&top.chunk], PieceKey::new(&top.key));
+    let mut out = Vec::new();
+    for record in 0..top.records() {
+        let mut sealed = chunk[top.record(record)].to_vec();
+        let len = key.open_record(record, &mut sealed).expect("just sealed");
+        out.extend_from_slice(&sealed[..len]);
+    }
+    out
+}
+
+/// The directories below a blob, and itself.
+fn directories(root: &Blob, chunks: &Chunks) -> Vec<Vec<u8>> {
+    let bytes = open(root, chunks);
+    let view = DirectoryView::new_checked(&bytes).expect("just written");
+    let below = view.iter().filter_map(|entry| match entry.node {
+        Node::Directory(blob) => Some(directories(&blob, chunks)),
+        _ => None,
+    });
+    let mut all: Vec<Vec<u8>> = below.flatten().collect();
+    all.push(bytes);
+    all
+}
+
+/// The first bytes of the streams of a channel.
+fn stream_bytes(payloads: &[Vec<u8>], channel: u16) -> Vec<Vec<u8>> {
+    let all = payloads.iter().flat_map(|payload| frames(payload).flatten().collect::<Vec<_>>());
+    all.filter_map(|frame| match frame {
+        Frame::Stream(frame) if frame.channel == Some(ChannelId(channel)) => Some(cut(frame.bytes)),
+        _ => None,
+    })
+    .collect()
+}
+
+fn chunk_messages(payloads: &[Vec<u8>], chunks: &Chunks) -> Vec<Vec<u8>> {
+    let mut all = stream_bytes(payloads, 1);
+    for (id, bytes) in chunks {
+        all.push(SliceRequest { chunk: *id, mask: 1, list: true }.emit().to_vec());
+        let list = SliceList::from_chunk(bytes);
+        let head = ReplyLayout::new(bytes.len() as u32, u16::MAX, true).head();
+        all.push(
+            [&head.emit()[..], list.as_bytes(), &bytes[..bytes.len().min(SLICE_SIZE).min(100)]].concat(),
+        );
+    }
+    all.push(ReplyHead::failed(Status::Busy, 200).emit().to_vec());
+    all.push(ReplyHead::failed(Status::NotFound, 0).emit().to_vec());
+    all
+}
+
+fn controls() -> Vec<Vec<u8>> {
+    let all = [
+        Control::Ping,
+        Control::Pong,
+        Control::Challenge([3; 8]),
+        Control::Response([3; 8]),
+        Control::Token(&[9; 48]),
+        Control::Close { code: CloseCode::SHUTDOWN, reason: "shutting down" },
+    ];
+    let one = |control: &Control<'_>| {
+        let mut out = vec![0; control.size() + 3];
+        control.put(&mut out).expect("room");
+        out
+    };
+    let mut single: Vec<_> = all.iter().map(one).collect();
+    single.push(single.iter().rev().flat_map(|bytes| bytes[..bytes.len() - 3].to_vec()).collect());
+    single
+}
+
+fn handshakes() -> Vec<Vec<u8>> {
+    let card = *identity(1).card();
+    let init = Init { timestamp: UnixMs(1 << 40), card, cid: 7, aes: true, token: &[5; 48], early: b"early" };
+    let reply = Reply { cid: 7, aes: true, early_accepted: true, home_port: 0, token: &[5; 48] };
+    let (mut first, mut second) = (vec![0; init.size() + 20], vec![0; reply.size() + 20]);
+    init.emit(&mut first).expect("room");
+    reply.emit(&mut second).expect("room");
+    vec![first, second]
+}
+
+fn references(reference: &Reference) -> Vec<Vec<u8>> {
+    let text = reference.to_string();
+    let path = format!("{text}/top/a");
+    let binary = [&[crate::wire::reference::VERSION][..], &reference.root.emit(), b"/top//b"].concat();
+    vec![text.into_bytes(), path.into_bytes(), reference.root.emit().to_vec(), binary]
+}
+
+fn invites() -> Vec<Vec<u8>> {
+    let addresses = vec![([192, 0, 2, 1], 4600).into(), "[2001:db8::1]:4600".parse().expect("an address")];
+    let invite = Invite { network: network_hash("main"), card: *identity(1).card(), addresses };
+    let text = invite.to_string();
+    let bytes =
+        crate::wire::base32::decode(&text[crate::wire::invite::PREFIX.len()..]).expect("just written");
+    vec![text.into_bytes(), bytes[..bytes.len() - 4].to_vec()]
+}
+
+/// An identity whose place shows the network's floor of work.
+fn worked(seed: u8) -> Identity {
+    let identity = identity(seed);
+    let key = identity.card().key;
+    let nonce = (0..).find(|nonce| place_work(&key, &place(&key, *nonce)) >= PLACE_FLOOR_BITS);
+    identity.with_nonces(nonce.expect("found"), 1)
+}
+
+fn key_text(identity: &Identity) -> String {
+    let IdentityCard { place_nonce, rank_nonce, .. } = identity.card();
+    let seed: String = identity.seed().as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("tornet identity v1\nseed {seed}\nplace-nonce {place_nonce:016x}\nrank-nonce {rank_nonce:016x}\n")
+}
+
+fn configs() -> Vec<Vec<u8>> {
+    let addresses = vec![([192, 0, 2, 1], 4600).into()];
+    let friend = FriendEntry { name: Some("cellar".into()), card: *worked(2).card(), addresses, trust: 70 };
+    let entry = format!(
+        "[[friend]]\nkey = \"{}\"\nplace_nonce = \"{:016x}\"\nrank_nonce = \"{:016x}\"\naddresses = [\"192.0.2.1:4600\"]\n\
+         trust = {}\nname = \"cellar\"\n",
+        friend.card.key, friend.card.place_nonce, friend.card.rank_nonce, friend.trust
+    );
+    let plain = template(&Config::default());
+    let all: String = plain
+        .lines()
+        .map(|line| line.strip_prefix("# ").filter(|l| l.contains(" = ")).unwrap_or(line))
+        .fold(String::new(), |all, line| all + line + "\n");
+    vec![
+        plain.clone().into_bytes(),
+        format!("{plain}\n{entry}").into_bytes(),
+        all.into_bytes(),
+        entry.into_bytes(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::TARGETS;
+    use super::*;
+
+    #[test]
+    fn every_target_has_seeds_and_takes_them() {
+        let all = seeds();
+        for (name, target) in TARGETS {
+            let own: Vec<_> = all.iter().filter(|(of, _)| of == name).flat_map(|(_, seeds)| seeds).collect();
+            assert!(!own.is_empty(), "{name}");
+            own.into_iter().for_each(|bytes| target(bytes));
+        }
+    }
+}
