@@ -158,7 +158,7 @@ fn a_resumed_get_fetches_a_slice_that_many_files_share_once() {
     let (reference, chunks) = put(&files);
     let mut get = Get::new(SlicePool::new(RECORD_BUFFERS));
     get.start(request(1, &reference, &[])).unwrap();
-    let (pool, mut served) = (SlicePool::new(64), BTreeMap::new());
+    let (pool, mut served) = (SlicePool::new(4096), BTreeMap::new());
     let mut began = false;
     // The disk answers a few operations while the peer serves all that was asked for.
     while get.poll_ended().is_none() {

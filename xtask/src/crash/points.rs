@@ -1,7 +1,8 @@
 //! Enumerated deaths: the daemon dies on entering the N-th system call of one of its threads, for every N that a
 //! dry run counted (or every k-th, in CI). strace attaches to that thread alone and kills on entry, so that call
 //! has not been made and all before it have: no code in the product, every boundary between effects, and a name
-//! for each (`put/store-local/7`).
+//! for each (`put/store-local/7`). strace counts the calls of each kind for itself, so the seventh call of the dry
+//! run becomes, say, the second `fdatasync`.
 
 use std::path::PathBuf;
 
@@ -18,7 +19,7 @@ use crate::stop;
 /// Small: what matters are the boundaries, and a large file has no more kinds of them.
 const SHAPE: Shape = Shape { large: 300_000, small: 6, small_max: 4 << 10 };
 /// Points of one thread in CI.
-const QUICK: u64 = 4;
+const QUICK: usize = 4;
 
 /// strace on one thread of a daemon.
 struct Tracer {
@@ -27,14 +28,14 @@ struct Tracer {
 }
 
 impl Tracer {
-    /// Attaches; with `when`, the daemon dies on entering the thread's `when`-th call from now on.
-    fn attach(lab: &Lab, daemon: u32, thread: &str, when: Option<u64>) -> Result<Tracer> {
-        let thread = thread_of(daemon, thread)?;
+    /// Attaches; with a point, the daemon dies there.
+    fn attach(lab: &Lab, daemon: u32, thread: &str, when: Option<&str>) -> Result<Tracer> {
+        let thread = if thread == "main" { daemon } else { thread_of(daemon, thread)? };
         let trace = lab.dir().join("points.trace");
         let mut command = lab.a().command("strace");
         command.args(["-y", "-xx", "-s", "64", "-p", &thread.to_string(), "-o"]).arg(&trace);
         if let Some(when) = when {
-            command.args(["-e", &format!("inject=all:signal=KILL:when={when}")]);
+            command.args(["-e", when]);
         }
         let mut process = Process::start("strace", lab.dir(), &mut command)?;
         let attached = stop::until(node::PROMPT, || {
@@ -59,7 +60,7 @@ impl Tracer {
     }
 }
 
-/// The thread of that name; the main thread has the program's.
+/// The thread of that name.
 fn thread_of(daemon: u32, name: &str) -> Result<u32> {
     for entry in std::fs::read_dir(format!("/proc/{daemon}/task"))? {
         let entry = entry?;
@@ -74,6 +75,38 @@ fn thread_of(daemon: u32, name: &str) -> Result<u32> {
     bail!("the daemon has no thread {name}")
 }
 
+/// One call of a dry run.
+struct Point {
+    /// Its number, from one; with `what`, the point's name.
+    number: usize,
+    /// Which call, and the how manyth of its kind.
+    call: String,
+    /// For strace.
+    inject: String,
+}
+
+/// The calls of a dry run to die at.
+fn points(run: &Run<'_>, what: &str, names: &[String]) -> Vec<Point> {
+    let step = if run.quick { names.len().div_ceil(QUICK).max(1) } else { 1 };
+    let first = run.rng(what, 0).below(step as u64) as usize;
+    let chosen = |number: usize| match &run.at {
+        Some(at) => *at == format!("{what}/{number}"),
+        None => (number - 1) % step == first,
+    };
+    let mut counts = std::collections::BTreeMap::new();
+    let mut points = Vec::new();
+    for (name, number) in names.iter().zip(1..) {
+        let count: &mut u64 = counts.entry(name).or_default();
+        *count += 1;
+        if chosen(number) {
+            let (call, inject) =
+                (format!("{name} {count}"), format!("inject={name}:signal=KILL:when={count}"));
+            points.push(Point { number, call, inject });
+        }
+    }
+    points
+}
+
 /// Counts what was tried.
 #[derive(Default)]
 struct Tried {
@@ -82,21 +115,8 @@ struct Tried {
 }
 
 impl Tried {
-    /// The numbers to try of `count` calls.
-    fn points(run: &Run<'_>, what: &str, count: u64) -> Vec<u64> {
-        if let Some(at) = &run.at {
-            let number = at.strip_prefix(what).and_then(|rest| rest.strip_prefix('/')?.parse().ok());
-            return number.into_iter().collect();
-        }
-        let step = if run.quick { count.div_ceil(QUICK).max(1) } else { 1 };
-        // Threads do not make the same number of calls each time: a little beyond.
-        let last = if run.quick { count } else { count + count / 10 + 1 };
-        let first = if run.quick { 1 + run.rng(what, 0).below(step) } else { 1 };
-        (first..=last).step_by(step as usize).collect()
-    }
-
+    /// Threads do not make the same calls each time: some points are not reached.
     fn count(&mut self, node: &mut Node) -> Result<()> {
-        // Killed by the kernel a moment after strace asked for it.
         if node.runs()? {
             self.survived += 1
         } else {
@@ -106,17 +126,17 @@ impl Tried {
     }
 
     fn figures(&self) -> String {
-        format!("{} deaths, {} calls not reached", self.died, self.survived)
+        format!("{} deaths, {} points not reached", self.died, self.survived)
     }
 }
 
-fn at<T>(result: Result<T>, run: &Run<'_>, what: &str, number: u64, names: &[String]) -> Result<T> {
+fn at<T>(result: Result<T>, run: &Run<'_>, what: &str, point: &Point) -> Result<T> {
     result.with_context(|| {
-        let name = names.get(number as usize - 1).map_or("beyond the dry run", String::as_str);
-        let seed = run.seed;
+        let (number, call, seed) = (point.number, &point.call, run.seed);
+        let part = what.split('/').next().unwrap_or_default();
         format!(
-            "{what}/{number} (before {name}, by the dry run); again: \
-             cargo xtask crash points --seed {seed} --at {what}/{number} --keep"
+            "{what}/{number} (before {call}); again: \
+             cargo xtask crash points-{part} --seed {seed} --at {what}/{number} --keep"
         )
     })
 }
@@ -132,7 +152,7 @@ pub fn put(run: &mut Run<'_>) -> Result<String> {
     };
     let mut acknowledged = Vec::new();
     // The main thread speaks with the command line: its calls lie before and after the acknowledgement.
-    for thread in ["store-local", "tornet"] {
+    for thread in ["store-local", "main"] {
         let what = format!("put/{thread}");
         edit(&content, run)?;
         let tracer = Tracer::attach(&run.lab, a.daemon()?.pid(), thread, None)?;
@@ -143,12 +163,12 @@ pub fn put(run: &mut Run<'_>) -> Result<String> {
             names.iter().any(|name| name == "fdatasync") || thread != "store-local",
             "no sync in {names:?}"
         );
-        for number in Tried::points(run, &what, names.len() as u64) {
+        for point in points(run, &what, &names) {
             stop::check()?;
             edit(&content, run)?;
             let manifest = content.manifest()?;
             let mut attempt = || {
-                let tracer = Tracer::attach(&run.lab, a.daemon()?.pid(), thread, Some(number))?;
+                let tracer = Tracer::attach(&run.lab, a.daemon()?.pid(), thread, Some(&point.inject))?;
                 let mut put = a.launch(&["put", node::text(&content.dir)?])?;
                 acknowledged.extend(outcome(&mut put, &manifest)?);
                 tried.count(&mut a)?;
@@ -161,7 +181,7 @@ pub fn put(run: &mut Run<'_>) -> Result<String> {
                 acknowledged.push(again);
                 Ok(())
             };
-            at(attempt(), run, &what, number, &names)?;
+            at(attempt(), run, &what, &point)?;
         }
     }
     for one in &acknowledged {
@@ -179,17 +199,20 @@ pub fn get(run: &mut Run<'_>) -> Result<String> {
     let out = run.lab.dir().join("out");
     let words = ["get", &reference, "-o", node::text(&out)?];
     let mut tried = Tried::default();
-    for thread in ["files", "tornet"] {
+    for thread in ["files", "main"] {
         let what = format!("get/{thread}");
         let tracer = Tracer::attach(&run.lab, b.daemon()?.pid(), thread, None)?;
         b.get(&reference, &out)?;
         let names = tracer.detach()?;
-        ensure!(names.iter().any(|name| name == "renameat2") || thread != "files", "no rename in {names:?}");
+        ensure!(
+            names.iter().any(|name| name.starts_with("rename")) || thread != "files",
+            "no rename in {names:?}"
+        );
         std::fs::remove_dir_all(&out)?;
-        for number in Tried::points(run, &what, names.len() as u64) {
+        for point in points(run, &what, &names) {
             stop::check()?;
             let mut attempt = || {
-                let tracer = Tracer::attach(&run.lab, b.daemon()?.pid(), thread, Some(number))?;
+                let tracer = Tracer::attach(&run.lab, b.daemon()?.pid(), thread, Some(&point.inject))?;
                 let mut get = b.launch(&words)?;
                 let complete = get.wait(node::PATIENT)?.success();
                 if !complete {
@@ -207,7 +230,7 @@ pub fn get(run: &mut Run<'_>) -> Result<String> {
                 content::is(&out, &manifest).context("resumed")?;
                 std::fs::remove_dir_all(&out).map_err(Into::into)
             };
-            at(attempt(), run, &what, number, &names)?;
+            at(attempt(), run, &what, &point)?;
         }
     }
     Ok(tried.figures())
@@ -238,14 +261,16 @@ pub fn start(run: &mut Run<'_>) -> Result<String> {
     node.stop(nix::sys::signal::Signal::SIGTERM)?;
     let text = std::fs::read_to_string(&trace)?;
     let calls = trace::parse(&text, 0)?;
-    let names: Vec<String> =
-        calls.into_iter().filter(|call| call.thread == main).map(|call| call.name).collect();
+    let mine: Vec<trace::Call> = calls.into_iter().filter(|call| call.thread == main).collect();
+    let ready = mine.iter().position(|call| call.bytes(1).is_ok_and(|said| said == b"ready\n"));
+    let ready = ready.context("the daemon never said that it is ready")?;
+    let names: Vec<String> = mine.into_iter().take(ready + 1).map(|call| call.name).collect();
     let mut tried = Tried::default();
-    for number in Tried::points(run, "start", names.len() as u64) {
+    for point in points(run, "start", &names) {
         stop::check()?;
         let mut attempt = || {
             let mut node = new(run)?;
-            let through = through(&format!("inject={CALLS}:signal=KILL:when={number}"))?;
+            let through = through(&point.inject)?;
             if node.start_through(&through).is_ok() {
                 tried.survived += 1;
                 node.kill();
@@ -256,7 +281,7 @@ pub fn start(run: &mut Run<'_>) -> Result<String> {
             node.put(&run.lab.dir().join("start.trace")).context("a put after")?;
             node.stop(nix::sys::signal::Signal::SIGTERM)
         };
-        at(attempt(), run, "start", number, &names)?;
+        at(attempt(), run, "start", &point)?;
     }
     Ok(tried.figures())
 }
