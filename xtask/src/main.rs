@@ -16,6 +16,7 @@ mod demo;
 mod e2e;
 mod fuzz;
 mod lab;
+mod plant;
 mod setup;
 mod sh;
 mod sim;
@@ -45,6 +46,8 @@ cargo xtask COMMAND
   fuzz  [TARGET…] [--seconds N] [--jobs J] [--cmin] [--list] | TARGET --input FILE
                     every fuzz target, or those named, for N seconds each (60); --cmin keeps what they reached
                     | one input again, with a backtrace
+  plant [NAME…] [--list]
+                    one mistake at a time in a copy: how long until the simulator or the fuzzers find it
   bench transfer [--size SIZE] [--runs N] [--peers A,B] [--offloads on|off|both]
                  [--scratch DIR] [--json FILE] [--binary PATH]
                     one file between two namespaces, tornet beside its peers
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
         "fuzz" => fuzz::command(args),
         "bench" => bench::command(args),
         "lab" => lab::command(args),
+        "plant" => plant::command(args),
         "sim" => sim::command(args),
         "" | "help" | "-h" | "--help" => {
             print!("{HELP}");
