@@ -33,10 +33,9 @@ fn check_journal(bytes: &[u8], name: &[u8; 16]) {
     assert!(entries.is_sorted_by(|a, b| (a.path, a.record) < (b.path, b.record)));
     for entry in &entries {
         // The last word on each record is what the file says last.
-        let all = bytes[HEAD..len]
-            .chunks(RECORD)
-            .filter(|at| at[..16] == entry.path && at[16..24] == entry.record.to_le_bytes());
-        assert_eq!(all.last().map(|at| &at[24..BODY]), Some(&entry.tag[..]));
+        let is_it = |at: &&[u8]| at[..16] == entry.path && at[16..24] == entry.record.to_le_bytes();
+        let last = bytes[HEAD..len].chunks(RECORD).rfind(is_it).map(|at| &at[24..BODY]);
+        assert_eq!(last, Some(&entry.tag[..]));
     }
 }
 

@@ -105,7 +105,7 @@ impl Model {
                 2 => input.bytes(60).to_vec(),
                 _ => honest(chunk, &request),
             };
-            if input.byte() % 4 == 0 {
+            if input.one_in(4) {
                 input.mutate(&mut answer);
             }
             self.streams.insert((peer, stream), Stream { answer, came: RangeSet::new() });

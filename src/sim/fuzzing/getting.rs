@@ -74,7 +74,7 @@ impl Executor {
             FileAct::ReadBack { file, offset, mut into, len, record } => {
                 let open = &self.open[&file];
                 assert!(offset + u64::from(len) <= open.size && len as usize <= into.len());
-                let short = input.byte() % 4 == 0;
+                let short = input.one_in(4);
                 let len = if short { len.saturating_sub(input.byte().into()) } else { len };
                 into[..len as usize].fill(input.byte());
                 return FileOutcome::Read { file, record, data: into, len };
@@ -167,7 +167,7 @@ pub fn get(bytes: &[u8]) {
         1 => (0..1 + input.below(3)).map(|_| vec![b'a' + input.byte() % 12]).collect(),
         _ => Vec::new(),
     };
-    let rename = (input.byte() % 8 == 0).then(|| b"other".to_vec());
+    let rename = (input.one_in(8)).then(|| b"other".to_vec());
     let (merge, overwrite) = (input.flag(), input.flag());
     let request = GetRequest {
         job: JOB,
@@ -182,7 +182,7 @@ pub fn get(bytes: &[u8]) {
     let slices = SlicePool::new(4096);
     let mut get = Get::new(records.clone());
     get.start(request).expect("the first");
-    let mut executor = Executor { resumed: input.byte() % 4 == 0, ..Executor::default() };
+    let mut executor = Executor { resumed: input.one_in(4), ..Executor::default() };
     let (mut wants, mut ops): (Wants, VecDeque<FileOp>) = Default::default();
     // A disk that fails once fails on.
     let (mut troubled, mut broken, mut ended) = (false, false, None);

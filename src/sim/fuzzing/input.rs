@@ -38,6 +38,11 @@ impl<'a> Input<'a> {
         self.byte() & 1 == 1
     }
 
+    /// True once in so many.
+    pub fn one_in(&mut self, many: u8) -> bool {
+        self.byte().is_multiple_of(many)
+    }
+
     /// The next two bytes.
     pub fn half(&mut self) -> u16 {
         u16::from_le_bytes(self.array())

@@ -186,9 +186,9 @@ impl Scene {
 
     fn say(&mut self, input: &mut Input<'_>, payload: &[u8]) {
         let Some(key) = self.key else { return };
-        let kind = if input.byte() % 32 == 0 { PacketKind::Datagram } else { PacketKind::Stream };
+        let kind = if input.one_in(32) { PacketKind::Datagram } else { PacketKind::Stream };
         if let Some((_, packet)) = self.hostile.sealed(self.now, key, kind, payload) {
-            let from = if input.byte() % 32 == 0 { address(9) } else { self.hostile.address };
+            let from = if input.one_in(32) { address(9) } else { self.hostile.address };
             self.deliver(from, &packet, packet.len());
         }
     }
@@ -210,11 +210,11 @@ impl Scene {
         slices
             .filter(|(index, _)| mask >> index & 1 == 1)
             .for_each(|(_, slice)| bytes.extend_from_slice(slice));
-        if input.byte() % 4 == 0 {
+        if input.one_in(4) {
             input.mutate(&mut bytes);
         }
         let len = bytes.len();
-        let skip = if input.byte() % 8 == 0 { input.below(len.max(1)) } else { 0 };
+        let skip = if input.one_in(8) { input.below(len.max(1)) } else { 0 };
         for (index, part) in bytes.chunks(1200).enumerate().skip(skip / 1200) {
             let offset = index as u64 * 1200;
             let fin = offset as usize + part.len() == len;
@@ -238,7 +238,7 @@ impl Scene {
                 // Requests for what is there, or is not.
                 let at = input.below(self.chunks.len());
                 let mut chunk = *self.chunks.keys().nth(at).expect("there");
-                chunk.0[0] ^= u8::from(input.byte() % 8 == 0);
+                chunk.0[0] ^= u8::from(input.one_in(8));
                 let request = SliceRequest { chunk, mask: input.half(), list: input.flag() };
                 // Streams that this side opens: even ones when it called, else odd.
                 let stream = StreamId(u64::from(input.byte() % 32));

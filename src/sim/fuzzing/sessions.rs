@@ -17,7 +17,7 @@ const STEPS_MAX: usize = 64;
 fn endpoints(input: &mut Input<'_>, now: Time) -> [Endpoint; 2] {
     let mut rng = input.rng();
     let suite = |on: bool| if on { Suite::Aes256Gcm } else { Suite::ChaCha20Poly1305 };
-    let port = if input.byte() % 4 == 0 { 4601 } else { 0 };
+    let port = if input.one_in(4) { 4601 } else { 0 };
     let first = Endpoint::new(1, 1, suite(input.flag()), 0, rng.fork(), now);
     let second = Endpoint::new(2, 2, suite(input.flag()), port, rng.fork(), now);
     [first, second]
@@ -64,7 +64,7 @@ fn control_payload(input: &mut Input<'_>) -> Vec<u8> {
             2 => Control::Challenge(input.array()),
             3 => Control::Response(input.array()),
             4 => Control::Token(input.bytes(ADDRESS_TOKEN_SIZE_MAX)),
-            5 if input.byte() % 8 == 0 => Control::Close { code: CloseCode(input.half()), reason: &text },
+            5 if input.one_in(8) => Control::Close { code: CloseCode(input.half()), reason: &text },
             _ => {
                 let raw = input.bytes(24);
                 out[at..at + raw.len()].copy_from_slice(raw);
@@ -257,7 +257,7 @@ impl Between {
                     input.mutate(&mut datagram);
                 }
                 // Mirrored, too.
-                let from = if input.byte() % 8 == 0 { 1 - from } else { from };
+                let from = if input.one_in(8) { 1 - from } else { from };
                 self.deliver(from, source, &datagram);
             }
             7 | 8 => {
@@ -269,7 +269,7 @@ impl Between {
             9 => {
                 let keys: Vec<_> = self.ends[side].alive.iter().copied().collect();
                 if let Some(key) = keys.get(input.below(keys.len().max(1))) {
-                    if input.byte() % 4 == 0 {
+                    if input.one_in(4) {
                         self.ends[side].sessions.close(self.now, *key, CloseCode::GOODBYE, "bye");
                     } else {
                         self.ends[side].sessions.set_keepalive(*key, input.flag());

@@ -39,11 +39,11 @@ fn init(input: &mut Input<'_>, card: IdentityCard, now: Time) -> Vec<u8> {
     };
     let mut payload = vec![0; init.size()];
     init.emit(&mut payload).expect("room");
-    if input.byte() % 4 == 0 {
+    if input.one_in(4) {
         input.mutate(&mut payload);
     }
     // Long enough to be looked at, most often.
-    let len = if input.byte() % 8 == 0 { payload.len() } else { payload.len().max(HANDSHAKE_INIT_MIN) };
+    let len = if input.one_in(8) { payload.len() } else { payload.len().max(HANDSHAKE_INIT_MIN) };
     payload.resize(len, 0);
     payload
 }
@@ -58,10 +58,10 @@ fn reply(input: &mut Input<'_>) -> Vec<u8> {
     };
     let mut payload = vec![0; reply.size()];
     reply.emit(&mut payload).expect("room");
-    if input.byte() % 4 == 0 {
+    if input.one_in(4) {
         input.mutate(&mut payload);
     }
-    if input.byte() % 8 == 0 { [&[VERSION][..], input.bytes(60)].concat() } else { payload }
+    if input.one_in(8) { [&[VERSION][..], input.bytes(60)].concat() } else { payload }
 }
 
 /// See the module.
@@ -89,7 +89,7 @@ pub fn stranger(bytes: &[u8]) {
             }
             1..=3 => {
                 let payload = init(&mut input, *stranger.card(), now);
-                let cookie = if input.byte() % 8 == 0 { input.array() } else { [0; 16] };
+                let cookie = if input.one_in(8) { input.array() } else { [0; 16] };
                 let first = forge::first_flight(stranger, NETWORK, &peer, &cookie, &payload, &mut rng);
                 let first = first.expect("a key");
                 let sent = node.sent.len();

@@ -26,7 +26,7 @@ pub(super) fn frames(input: &mut Input<'_>, known: u64, sent: u64) -> Vec<u8> {
     }
     let len = out.written();
     let mut payload = room[..len].to_vec();
-    if input.byte() % 16 == 0 {
+    if input.one_in(16) {
         input.mutate(&mut payload);
         payload.truncate(ROOM);
     }
@@ -46,12 +46,8 @@ fn frame(input: &mut Input<'_>, out: &mut Writer<'_>, known: u64, sent: u64) {
                 number => Some(ChannelId(1 + u16::from(number) % 2)),
             };
             let offset = if input.flag() { 0 } else { input.number() };
-            let header = StreamHeader {
-                stream,
-                channel,
-                offset: offset.min((1 << 62) - 2000),
-                fin: input.byte() % 4 == 0,
-            };
+            let header =
+                StreamHeader { stream, channel, offset: offset.min((1 << 62) - 2000), fin: input.one_in(4) };
             let bytes = input.bytes(200);
             if out.room() > header.size(Some(bytes.len())) + bytes.len() {
                 let _ = out.stream(&header, Some(bytes.len()));
@@ -65,11 +61,8 @@ fn frame(input: &mut Input<'_>, out: &mut Writer<'_>, known: u64, sent: u64) {
             // Mostly of packets that were sent.
             let mut numbers = RangeSet::new();
             for _ in 0..1 + input.below(3) {
-                let start = if input.byte() % 16 == 0 {
-                    input.number()
-                } else {
-                    u64::from(input.half()) % (sent + 2)
-                };
+                let start =
+                    if input.one_in(16) { input.number() } else { u64::from(input.half()) % (sent + 2) };
                 let start = start.min((1 << 62) - 300);
                 numbers.insert(start..start + 1 + u64::from(input.byte()));
             }
@@ -176,7 +169,7 @@ impl Model {
     fn local(&mut self, input: &mut Input<'_>) {
         let at = input.below(self.streams.len().max(1));
         let any = self.streams.iter().nth(at).copied();
-        let Some(stream) = any.filter(|_| input.byte() % 4 != 0) else {
+        let Some(stream) = any.filter(|_| !input.one_in(4)) else {
             let mode = if input.flag() { RecvMode::Sink } else { RecvMode::Ordered };
             if let Ok(stream) = self.conn.open(ChannelId(3), mode) {
                 assert!(self.streams.insert(stream));
@@ -244,7 +237,7 @@ pub fn peer(bytes: &[u8]) {
         }
         match input.below(8) {
             0..=3 => {
-                let payload = if input.byte() % 16 == 0 {
+                let payload = if input.one_in(16) {
                     input.bytes(ROOM).to_vec()
                 } else {
                     frames(&mut input, 12, model.sent)

@@ -111,7 +111,7 @@ impl Forge {
         match input.below(5) {
             // A file.
             0 => {
-                let most = if input.byte() % 8 == 0 { 200_000 } else { 400 };
+                let most = if input.one_in(8) { 200_000 } else { 400 };
                 let len = 1 + input.below(most);
                 let bytes = content(input.byte(), len);
                 self.blob(&bytes, len as u64, gap, input)
@@ -141,7 +141,7 @@ impl Forge {
             // A directory of what there is.
             _ => {
                 let mut directory = self.directory(input);
-                if input.byte() % 4 == 0 {
+                if input.one_in(4) {
                     input.mutate(&mut directory);
                 }
                 let plain = if directory.is_empty() { &[0][..] } else { &directory[..] };
