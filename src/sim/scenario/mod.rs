@@ -361,6 +361,10 @@ impl World {
             self.later(after, Action::Cancel(number, job));
         }
         self.net.command(node, Command::Get(request));
+        if !self.is_healed && self.rng.chance(0.2) {
+            let room = self.rng.below(600_000);
+            self.soon(2000, Action::Fault(Fault::Full(node, room, Duration::from_secs(2))));
+        }
     }
 
     fn reported(&mut self, node: usize, index: usize) {
@@ -382,7 +386,9 @@ impl World {
                     self.fail(format!("get {number} ended with {why:?}"));
                 }
                 if self.is_healed && !self.is_live(number) {
-                    self.gets[number].refused = Some(why);
+                    // One that was complete before keeps that; only running it again is given up.
+                    let get = &mut self.gets[number];
+                    get.refused = get.done.is_none().then_some(why);
                 } else {
                     self.soon(3000, Action::Get(number));
                 }
