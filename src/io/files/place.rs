@@ -71,7 +71,7 @@ impl Unsynced {
     /// One by one what is little; else everything at once, whatever else lies on the file systems.
     fn sync(&self, few: &[&Arc<OwnedFd>], is_all_of_it: bool) -> Result<(), Errno> {
         if is_all_of_it {
-            return few.iter().try_for_each(|fd| fsync(fd));
+            return few.iter().try_for_each(fsync);
         }
         self.devices.values().try_for_each(syncfs)
     }
