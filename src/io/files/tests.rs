@@ -1,5 +1,7 @@
 //! The executor against real directories: what it makes, what it survives, what it refuses.
 
+mod place;
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::process::Command;
@@ -7,7 +9,7 @@ use std::process::Command;
 use super::*;
 use crate::base::fileop::JournalRecord;
 use crate::base::{SliceBuf, SlicePool};
-use crate::limits::{FILES_OPEN_MAX, PLACE_BATCH_FILES, RECORD_PLAIN};
+use crate::limits::{FILES_OPEN_MAX, RECORD_PLAIN};
 
 const JOB: JobId = JobId(1);
 const TIME: FileTime = FileTime { seconds: 1_234_567_890, nanos: 5_000_000 };
@@ -433,44 +435,6 @@ fn mistakes_of_the_asker_are_answered_not_obeyed() {
     assert!(fault.message.contains("does not exist"), "{fault}");
     bed.end(false);
     bed.act(FileAct::End { complete: true }).expect_err("ended already");
-}
-
-#[test]
-fn complete_files_get_their_names_in_batches_and_before_their_directory_gets_its_time() {
-    let mut bed = Bed::new();
-    bed.begin();
-    bed.directory(1, 0, "d").expect("made");
-    for n in 0..PLACE_BATCH_FILES {
-        assert!(!bed.out("d/0").exists(), "its bytes may not be on the disk");
-        bed.whole(1, &n.to_string(), b"x", 0o444).expect("written");
-    }
-    assert!(bed.out("d/0").exists() && bed.leftovers_in("d") == 0, "a batch is full");
-    bed.whole(1, "last", b"x", 0o444).expect("written");
-    bed.killed();
-    assert!(bed.begin());
-    bed.directory(1, 0, "d").expect("entered");
-    let journal = bed.open(1, 1, "last", 1).expect("reopened, though it was read-only already");
-    assert_eq!(journal.len(), 1, "what waited is not fetched again");
-    bed.finish(1, 0o444).expect("finished");
-    bed.act(FileAct::FinishDirectory { dir: 1, mode: 0o755, mtime: TIME }).expect("finished");
-    bed.end(true);
-    assert_eq!(fs::read(bed.out("d/last")).expect("read"), b"x");
-    assert_eq!(fs::metadata(bed.out("d")).expect("there").mtime(), TIME.seconds);
-}
-
-/// The end of a file is asked for before the answer to its last record comes.
-#[test]
-fn a_file_that_lacks_a_record_gets_no_name() {
-    let mut bed = Bed::new();
-    bed.begin();
-    bed.open(1, 0, "f", 2 * RECORD_PLAIN as u64).expect("opened");
-    bed.write(1, 0, &record(1)).expect("written");
-    bed.write(1, 2, &record(3)).expect_err("could not be written");
-    bed.finish(1, 0o644).expect_err("a record is missing");
-    bed.end(false);
-    assert!(!bed.out("f").exists() && bed.leftovers() == 1);
-    assert!(bed.begin());
-    assert_eq!(bed.open(1, 0, "f", 2 * RECORD_PLAIN as u64).expect("reopened").len(), 1);
 }
 
 #[test]
