@@ -162,7 +162,11 @@ fn a_resumed_get_fetches_a_slice_that_many_files_share_once() {
     let mut began = false;
     // The disk answers a few operations while the peer serves all that was asked for.
     while get.poll_ended().is_none() {
+        let mut wants = BTreeMap::new();
         while let Some((target, mask)) = get.poll_want() {
+            *wants.entry(target).or_insert(0) |= mask;
+        }
+        for (target, mask) in wants {
             for (index, slice) in chunks[&target.id].chunks(SLICE_SIZE).enumerate() {
                 if mask >> index & 1 == 1 {
                     // Directories, which are read before, lie in slices with files.
