@@ -147,6 +147,49 @@ fn what_lies_inside_a_reference_has_a_journal_of_its_own() {
     assert!(journals.len() == 2 && journals[0] != journals[1]);
 }
 
+/// Found by `cargo xtask crash kill-get`: a resumed get asked for the slice of each small file when that file's
+/// journal had been read, and so for slices again that it had just had for others.
+#[test]
+fn a_resumed_get_fetches_a_slice_that_many_files_share_once() {
+    let files: Vec<_> = (0..3000).map(|n| file("d", format!("{n:04}"), bytes(n, 700))).collect();
+    let (reference, chunks) = put(&files);
+    let mut get = Get::new(SlicePool::new(RECORD_BUFFERS));
+    get.start(request(1, &reference, &[])).unwrap();
+    let (pool, mut served) = (SlicePool::new(4096), BTreeMap::new());
+    let mut began = false;
+    // The disk answers a few operations while the peer serves all that was asked for.
+    while get.poll_ended().is_none() {
+        let mut wants = BTreeMap::new();
+        while let Some((target, mask)) = get.poll_want() {
+            *wants.entry(target).or_insert(0) |= mask;
+        }
+        for (target, mask) in wants {
+            for (index, slice) in chunks[&target.id].chunks(SLICE_SIZE).enumerate() {
+                if mask >> index & 1 == 1 {
+                    // Directories, which are read before, lie in slices with files.
+                    *served.entry((target.id, index)).or_insert(0) += usize::from(began);
+                    let mut data = pool.lease().unwrap();
+                    data[..slice.len()].copy_from_slice(slice);
+                    get.slice(target, index as u32, data, slice.len(), None);
+                }
+            }
+        }
+        for _ in 0..5 {
+            let Some(FileOp { job, act }) = get.poll_op() else { break };
+            let outcome = match act {
+                FileAct::Begin { .. } => FileOutcome::Began { resumed: true },
+                FileAct::Open { file, .. } => FileOutcome::Opened { file, journal: Vec::new() },
+                FileAct::Write { len, .. } | FileAct::Whole { len, .. } => FileOutcome::Written { len },
+                _ => FileOutcome::Done,
+            };
+            began |= matches!(outcome, FileOutcome::Opened { .. });
+            get.file_done(FileDone { job, result: Ok(outcome) });
+        }
+    }
+    let most = served.values().max().copied().unwrap_or(0);
+    assert!(served.len() > 20 && most <= 1, "a slice was fetched {most} times");
+}
+
 #[test]
 fn two_jobs_that_share_buffers_both_end() {
     let files: Vec<_> = (0..2000).map(|n| file("d", format!("{n:04}"), bytes(n, 3_000))).collect();

@@ -31,15 +31,12 @@ impl Job {
 
     pub(super) fn restore(&mut self, position: usize) -> bool {
         let mut went_on = self.finished_lists();
+        self.release(position);
         for file in std::mem::take(&mut self.attention) {
             went_on |= self.go_on_restoring(file);
         }
-        let full = !self.room()
-            || self.ahead >= GET_AHEAD_BYTES as u64
-            || self.lists >= GET_LISTS_BYTES
-            || self.wholes + self.active.len() >= FILES_PER_JOB_MAX;
         match self.order.get(position) {
-            Some(&file) if !full => {
+            Some(&file) if self.room() && !self.full() => {
                 self.phase = Phase::Files(position + 1);
                 self.start_file(file);
                 true
@@ -54,6 +51,28 @@ impl Job {
             }
             _ => went_on,
         }
+    }
+
+    /// Whether what is under way must come to an end before another file is begun.
+    fn full(&self) -> bool {
+        self.ahead >= GET_AHEAD_BYTES as u64
+            || self.lists >= GET_LISTS_BYTES
+            || self.wholes + self.active.len() >= FILES_PER_JOB_MAX
+    }
+
+    /// Lets files go on whose chunk has no file that is still to be opened, or whose fellows must wait anyhow.
+    fn release(&mut self, position: usize) {
+        let next = self.order.get(position).filter(|_| !self.full());
+        let next =
+            next.and_then(|file| self.tree.files[*file as usize].blob.top.as_ref()).map(|top| top.chunk);
+        let attention = &mut self.attention;
+        self.opening.retain(|chunk, opening| {
+            let wait = opening.unanswered > 0 || Some(*chunk) == next;
+            if !wait {
+                attention.extend(opening.files.drain(..));
+            }
+            wait
+        });
     }
 
     /// One record of a file needs nothing more; the last one finishes the file.
@@ -97,8 +116,9 @@ impl Job {
             let active = Active::new(&blob, open);
             self.lists += active.lists;
             self.active.insert(file, active);
-            if open {
-                self.attention.insert(file);
+            match blob.top {
+                Some(top) if !open => self.opening.entry(top.chunk).or_default().unanswered += 1,
+                _ => drop(self.attention.insert(file)),
             }
         }
     }

@@ -17,7 +17,7 @@ use super::restore::{Active, Piece};
 use super::tree::Tree;
 use super::{GetProgress, GetRequest};
 use crate::base::fileop::{FileAct, FileDone, FileOutcome};
-use crate::base::{NodeId, SliceBuf, SlicePool};
+use crate::base::{ChunkId, NodeId, SliceBuf, SlicePool};
 use crate::limits::{FILE_OPS_PER_JOB_MAX, GET_AHEAD_BYTES, RECORD_PLAIN, SOURCES_SHOWN_MAX};
 use crate::service::fetch::Target;
 use crate::wire::reference::Blob;
@@ -47,6 +47,15 @@ enum ReadFor {
     FindList(Blob),
     /// An extent list of a file: which file, the list's blob, its offset in the file.
     FileList(u32, Blob, u64),
+}
+
+/// Files of one chunk that go on together: a slice that several of them share is then fetched once.
+#[derive(Default)]
+struct Opening {
+    /// Opens that are not answered.
+    unanswered: usize,
+    /// Those that are.
+    files: Vec<u32>,
 }
 
 enum Phase {
@@ -80,7 +89,9 @@ pub(super) struct Job {
     reading_bytes: u64,
     /// Files that are restored record by record.
     active: BTreeMap<u32, Active>,
-    /// Those of them that may be able to go on.
+    /// Files of a resumed job whose journals are being read, by the chunk where their content begins.
+    opening: BTreeMap<ChunkId, Opening>,
+    /// Those of the active ones that may be able to go on.
     attention: BTreeSet<u32>,
     /// Files that wait for their only record.
     wholes: usize,
@@ -114,6 +125,7 @@ impl Job {
             unread: VecDeque::new(),
             reading_bytes: 0,
             active: BTreeMap::new(),
+            opening: BTreeMap::new(),
             attention: BTreeSet::new(),
             wholes: 0,
             lists: 0,
@@ -243,7 +255,14 @@ impl Job {
             FileOutcome::Opened { file, journal } => {
                 if let Some(active) = self.active.get_mut(&file) {
                     active.opened(journal);
-                    self.attention.insert(file);
+                    let chunk = self.tree.files[file as usize].blob.top.as_ref().map(|top| top.chunk);
+                    match chunk.and_then(|chunk| self.opening.get_mut(&chunk)) {
+                        Some(opening) => {
+                            opening.unanswered -= 1;
+                            opening.files.push(file);
+                        }
+                        None => drop(self.attention.insert(file)),
+                    }
                 }
             }
             FileOutcome::Read { file, record, mut data, len } => self.checked(file, record, &mut data, len),
@@ -264,6 +283,7 @@ impl Job {
             self.reads.clear();
             self.unread.clear();
             self.active.clear();
+            self.opening.clear();
             self.attention.clear();
             self.held.clear();
             self.wants.clear();
