@@ -20,6 +20,8 @@ const FORMAT_KEY: &[u8] = b"\0format";
 const FORMAT_MAGIC: &[u8; 12] = b"tornet store";
 const TOTALS_KEY: &[u8] = b"\0totals";
 const DATABASES_MAX: u32 = 8;
+/// Where a new `local` is made, beside its place.
+const ASIDE: &str = "local.new";
 /// Where the kernel tells one boot from another.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -92,10 +94,18 @@ impl Database {
         let failed = |error: std::io::Error| StoreError::io(&path, &error);
         DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(failed)?;
         let file = path.join("data.mdb");
+        if kind == Kind::Local && !header::check(&file)? {
+            make_whole(parent, &path, limit, map)?;
+        }
         if kind == Kind::Cache && (lost_power(&path)? || is_cut(header::check(&file))?) {
             tracing::warn!(path = %path.display(), "the cache did not survive the last stop and starts empty");
             forget(&path)?;
         }
+        Self::open_in(path, kind, limit, map)
+    }
+
+    fn open_in(path: PathBuf, kind: Kind, limit: u64, map: u64) -> Result<Self, StoreError> {
+        let file = path.join("data.mdb");
         header::check(&file)?;
         let wrong = |error| StoreError::lmdb(&path, error);
         let mut flags = EnvironmentFlags::NO_TLS;
@@ -257,6 +267,25 @@ fn is_cut(checked: Result<bool, StoreError>) -> Result<bool, StoreError> {
         Err(error) => Err(error),
         Ok(_) => Ok(false),
     }
+}
+
+/// Makes a new database aside and moves it to its place once it is on the disk: power that is lost while LMDB
+/// writes the first pages would leave a file that is refused.
+fn make_whole(parent: &Path, path: &Path, limit: u64, map: u64) -> Result<(), StoreError> {
+    let aside = parent.join(ASIDE);
+    let failed = |error: std::io::Error| StoreError::io(&aside, &error);
+    let clear = || match fs::remove_dir_all(&aside) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(error)),
+        _ => Ok(()),
+    };
+    // Left by a first start that was cut off.
+    clear()?;
+    DirBuilder::new().mode(0o700).create(&aside).map_err(failed)?;
+    let made = Database::open_in(aside.clone(), Kind::Local, limit, map)?;
+    made.close()?;
+    drop(made);
+    fs::rename(aside.join("data.mdb"), path.join("data.mdb")).map_err(failed)?;
+    clear()
 }
 
 fn forget(path: &Path) -> Result<(), StoreError> {
