@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::args::Args;
 use crate::sh::{self, Outcome, Steps};
-use crate::{e2e, setup, stop};
+use crate::{crash, e2e, setup, stop};
 
 /// The command.
 pub fn command(args: Args) -> Result<()> {
@@ -28,5 +28,11 @@ pub fn run(steps: &mut Steps) -> Result<()> {
             return Ok(Outcome::Skipped("network namespaces need root".into()));
         }
         e2e::run(&e2e::Options::all(sh::build_release()?)).map(|()| Outcome::Passed)
+    })?;
+    steps.step("crash", || {
+        if !sh::is_root() {
+            return Ok(Outcome::Skipped("network namespaces need root".into()));
+        }
+        crash::run(&crash::Options::quick(sh::build_release()?)).map(|()| Outcome::Passed)
     })
 }

@@ -35,7 +35,8 @@ cargo xtask COMMAND
   tidy              the rules that the compiler does not know (docs/testing.md)
   e2e   [NAME…] [--list] [--keep] [--binary PATH]
                     real daemons in network namespaces: faults and what must be said about them
-  crash [kill|points|power] [--rounds N] [--seed S] [--at WHERE] [--keep] [--binary PATH]
+  crash [kill|points|power] [--rounds N] [--seed S] [--quick] [--at WHERE] [--outputs] [--keep]
+        [--binary PATH]
                     daemons that are killed, or lose power, at bad moments (docs/testing/crash.md)
   bench transfer [--size SIZE] [--runs N] [--peers A,B] [--offloads on|off|both]
                  [--scratch DIR] [--json FILE] [--binary PATH]

@@ -25,6 +25,7 @@ const NEEDS: &[Need] = &[
     Need { program: "ip", package: "iproute2", why: "network namespaces", build: false },
     Need { program: "tc", package: "iproute2", why: "slow links in namespaces", build: false },
     Need { program: "ethtool", package: "ethtool", why: "offloads on and off", build: false },
+    Need { program: "strace", package: "strace", why: "crash tests: kills at system calls", build: false },
     Need { program: "setpriv", package: "util-linux", why: "daemons that end with their test", build: false },
 ];
 

@@ -130,6 +130,8 @@ pub enum Policy {
     Some,
     /// Each write is kept, lost or torn.
     Tear,
+    /// The same, but all names are kept: what file systems that log names and not bytes do most often.
+    Names,
 }
 
 struct Kept {
@@ -196,14 +198,14 @@ impl Disk {
                     _ if *there => node.apply(change),
                     Policy::Lose => {}
                     _ if directory => {
-                        if index < prefix {
+                        if index < prefix || policy == Policy::Names {
                             node.apply(change);
                         }
                     }
-                    Policy::Tear if rng.chance(40) => {
+                    Policy::Tear | Policy::Names if rng.chance(40) => {
                         torn(change, rng).iter().for_each(|part| node.apply(part))
                     }
-                    Policy::Some | Policy::Tear => {
+                    Policy::Some | Policy::Tear | Policy::Names => {
                         if rng.chance(50) {
                             node.apply(change);
                         }
@@ -277,6 +279,7 @@ mod tests {
             names.keys().cloned().collect::<Vec<_>>()
         };
         assert!(names(&disk, Policy::Lose).is_empty());
+        assert_eq!(names(&disk, Policy::Names), [b"a".to_vec()]);
         disk.sync(0, 6);
         disk.change(0, 7, Change::Rename(b"a".to_vec(), b"b".to_vec()));
         assert_eq!(names(&disk, Policy::Lose), [b"a".to_vec()]);

@@ -26,11 +26,6 @@ const LOST: u64 = 32 * MIB;
 /// and slices of small files of which the journal had a part.
 const AGAIN: u64 = 3 * MIB;
 
-/// Bytes on the wire for `bytes` of content at most: headers, tags, proofs, acknowledgements.
-const fn wire(bytes: u64) -> u64 {
-    bytes + bytes / 12
-}
-
 /// Bytes that a host received; quick enough to be asked a thousand times per second.
 pub(super) fn received(host: &Host) -> Result<u64> {
     let table = host.within(|| Ok(std::fs::read_to_string("/proc/thread-self/net/dev")?))?;
@@ -143,7 +138,7 @@ fn put_round(
     if who != "put" {
         a.kill();
     }
-    if who != "the daemon" {
+    if who != "the daemon" && !put.ended()? {
         put.signal(nix::sys::signal::Signal::SIGKILL)?;
     }
     // A command line that was killed itself has nothing to say.
@@ -171,7 +166,7 @@ fn put_round(
 /// What a killed and resumed `get` came to.
 struct Got {
     kills: u64,
-    /// Bytes received in all, over what the content costs at least.
+    /// Bytes received in all, over what an uninterrupted get costs.
     over: u64,
     /// Bytes that the last life received beyond what its journal left to fetch, if that can be told.
     last_over: Option<u64>,
@@ -191,8 +186,9 @@ pub fn get(run: &mut Run<'_>) -> Result<String> {
         }
         let (_, reference) = a.put(&content.dir)?;
         let one = Get { out: run.lab.dir().join("out"), manifest: content.manifest()?, reference };
+        let whole = again(one.uninterrupted(&b, &run.lab), "kill-get", run, round)?;
         run.lab.limit(RATE)?;
-        let got = again(one.round((&mut a, &mut b), content.bytes()?, &mut rng), "kill-get", run, round)?;
+        let got = again(one.round((&mut a, &mut b), whole, &mut rng), "kill-get", run, round)?;
         run.lab.unlimit()?;
         kills += got.kills;
         over = over.max(got.over);
@@ -201,7 +197,7 @@ pub fn get(run: &mut Run<'_>) -> Result<String> {
         std::fs::remove_dir_all(&one.out)?;
     }
     Ok(format!(
-        "{kills} kills in {} gets, {resumed} resumed; most received above the content: {} in all, {} in a last life",
+        "{kills} kills in {} gets, {resumed} resumed; most received above an uninterrupted get: {} in all, {} in a last life",
         run.rounds,
         show_size(over),
         show_size(last_over),
@@ -226,8 +222,18 @@ impl Get {
         Ok(finals.bytes)
     }
 
-    /// One to three kills, then to the end.
-    fn round(&self, (a, b): (&mut Node, &mut Node), bytes: u64, rng: &mut Rng) -> Result<Got> {
+    /// Bytes on the wire of the same get, elsewhere and left alone: slices come whole, and in those of a tree that
+    /// was edited often lie files that nobody wants any more.
+    fn uninterrupted(&self, b: &Node, lab: &Lab) -> Result<u64> {
+        b.wait_connected()?;
+        let (before, out) = (received(&b.host)?, lab.dir().join("whole"));
+        b.get(&self.reference, &out)?;
+        std::fs::remove_dir_all(&out)?;
+        Ok(received(&b.host)? - before)
+    }
+
+    /// One to three kills, then to the end; `whole` is what the get costs when it is left alone.
+    fn round(&self, (a, b): (&mut Node, &mut Node), whole: u64, rng: &mut Rng) -> Result<Got> {
         b.wait_connected()?;
         let start = received(&b.host)?;
         let kills = 1 + rng.below(3);
@@ -236,7 +242,7 @@ impl Get {
         let (mut last, mut story) = (None, Vec::new());
         for kill in 1..=kills {
             let begin = received(&b.host)? - start;
-            let moment = begin + (rng.fraction() * 1.02 * (wire(bytes).saturating_sub(begin)) as f64) as u64;
+            let moment = begin + (rng.fraction() * 1.02 * whole.saturating_sub(begin) as f64) as u64;
             stop::until(node::PATIENT, || Ok(received(&b.host)? - start >= moment || get.ended()?))?;
             let who = ["b", "b", "b", "a", "a", "get", "get", "both"][rng.below(8) as usize];
             let context = format!("kill {kill} of {kills}: {who}, {} received", show_size(moment));
@@ -255,23 +261,23 @@ impl Get {
         let resumed = self.finish(b, get)?;
         content::is(&self.out, &self.manifest)?;
         let total = received(&b.host)? - start;
-        let most = wire(bytes) + kills * LOST + AGAIN;
-        ensure!(total <= most, "{} received for {}", show_size(total), show_size(bytes));
+        let most = whole + kills * LOST + AGAIN;
+        ensure!(total <= most, "{} received for {}", show_size(total), show_size(whole));
         let last_over = match last {
             None => None,
             Some((vouched, at)) => {
-                let (fetched, left) = (received(&b.host)? - at, wire(bytes.saturating_sub(vouched)));
+                let (fetched, left) = (received(&b.host)? - at, whole.saturating_sub(vouched));
                 let over = fetched.saturating_sub(left);
                 let (got, there) = (show_size(fetched), show_size(vouched));
                 ensure!(
                     over <= AGAIN,
                     "{got} received after the last of {story:?}, with {there} of {} there",
-                    show_size(bytes)
+                    show_size(whole)
                 );
                 Some(over)
             }
         };
-        Ok(Got { kills, over: total.saturating_sub(bytes), last_over, resumed })
+        Ok(Got { kills, over: total.saturating_sub(whole), last_over, resumed })
     }
 
     fn kill(&self, who: &str, (a, b): (&mut Node, &mut Node), get: &mut Process) -> Result<()> {

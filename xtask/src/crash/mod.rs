@@ -8,6 +8,7 @@ mod content;
 mod disk;
 mod journal;
 mod kill;
+mod points;
 mod power;
 mod record;
 mod rng;
@@ -60,6 +61,9 @@ type Part = (&'static str, &'static str, fn(&mut Run<'_>) -> Result<String>);
 const PARTS: &[Part] = &[
     ("kill-put", "kill -9 of the daemon or the command line during `put`", kill::put),
     ("kill-get", "kill -9 of either daemon or the command line during `get`", kill::get),
+    ("points-put", "death before each system call of a daemon that puts", points::put),
+    ("points-get", "death before each system call of a daemon that gets", points::get),
+    ("points-start", "death before each system call of a first start", points::start),
     ("power-put", "power loss of the node that puts", power::publisher),
     ("power-get", "power loss of the node that gets", power::getter),
 ];

@@ -231,7 +231,7 @@ fn cuts(steps: &[Step], rounds: u64, most: usize, rng: &mut Rng) -> Vec<Cut> {
                 said.push(Cut { line: step.begin, policy: Policy::Lose })
             }
             Effect::Sync(_) | Effect::Change(_, _, true) => {
-                let before = [Policy::Lose, Policy::Some, Policy::Tear, Policy::Tear];
+                let before = [Policy::Lose, Policy::Some, Policy::Tear, Policy::Names];
                 synced.extend(before.map(|policy| Cut { line: step.end - 1, policy }));
                 synced.push(Cut { line: step.end, policy: Policy::Lose });
             }
@@ -252,7 +252,7 @@ fn cuts(steps: &[Step], rounds: u64, most: usize, rng: &mut Rng) -> Vec<Cut> {
             Policy::Some,
             Policy::Tear,
             Policy::Tear,
-            Policy::Tear,
+            Policy::Names,
             Policy::Keep,
         ][rng.below(7) as usize];
         Cut { line: first + rng.below((last - first + 1) as u64) as usize, policy }

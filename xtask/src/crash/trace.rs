@@ -80,7 +80,9 @@ pub fn parse(text: &str, first: usize) -> Result<Vec<Call>> {
             {
                 calls.push(call(thread, head, ") = ?", (begin, number)).with_context(wrong)?);
             }
-        } else if let Some(head) = rest.strip_suffix("<unfinished ...>") {
+        } else if let Some(head) =
+            rest.strip_suffix("<unfinished ...>").or_else(|| rest.strip_suffix("<detached ...>"))
+        {
             open.insert(thread, (number, head.trim_end()));
         } else if let Some(resumed) = rest.strip_prefix("<... ") {
             let (_, tail) = resumed.split_once(" resumed>").with_context(wrong)?;
@@ -197,7 +199,7 @@ mod tests {
 8 writev(6<socket:[17]>, [{iov_base="\x41", iov_len=1}], 1) = 1
 8 fdatasync(15<\x2f\x62> <unfinished ...>
 8 +++ killed by SIGKILL +++
-9 unlink("\x2f\x61" <unfinished ...>
+9 unlink("\x2f\x61" <detached ...>
 "#;
 
     #[test]
