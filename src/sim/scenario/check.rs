@@ -11,7 +11,7 @@ impl World {
         let Some(imported) = &self.puts[planned.put].done else { return false };
         let hidden = |node: usize| self.plan.nats[node].is_some();
         let is_apart = |friend: usize| hidden(friend) && hidden(planned.node);
-        let serves = |friend: usize| !self.liars[friend] && !is_apart(friend);
+        let serves = |friend: usize| !(self.liars[friend] || is_apart(friend));
         imported.chunks.iter().all(|chunk| {
             let mut friends = self.plan.friends[planned.node].iter();
             friends.any(|&friend| serves(friend) && self.net.nodes[friend].world.store.is_sound(chunk))
