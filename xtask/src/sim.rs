@@ -8,7 +8,7 @@ use crate::args::Args;
 use crate::sh::{self, Outcome};
 
 /// Seeds of the quick set: about a minute on two cores.
-const QUICK_SEEDS: &str = "100";
+const QUICK_SEEDS: &str = "250";
 
 /// The command: every flag is the runner's.
 pub fn command(args: Args) -> Result<()> {
