@@ -26,7 +26,7 @@ struct Flags {
     /// Print what happens, a line each. With --seed.
     #[arg(long, requires = "seed")]
     trace: bool,
-    /// Plant a mistake: ack-before-sync, rename-before-sync, drop-timers, skip-verify.
+    /// Plant a mistake: ack-before-sync, rename-before-sync, drop-timers, skip-verify, finish-after-failure.
     #[arg(long)]
     canary: Option<String>,
     /// Begin no seed after so many minutes.

@@ -195,8 +195,12 @@ fn build() -> Result<PathBuf> {
     let path = std::env::join_paths(std::iter::once(tools).chain(std::env::split_paths(&path)))?;
     // cargo-fuzz builds as for nightly only where a sanitizer asks for it; the variable lets stable try.
     let build = ["fuzz", "build", "--sanitizer", "none", "--fuzz-dir", "fuzz", "tornet"];
-    sh::run(sh::cargo().args(build).env("PATH", path).env("RUSTC_BOOTSTRAP", "1"))?;
-    Ok(sh::root().join("fuzz/target").join(TRIPLE).join("release/tornet"))
+    let target = sh::root().join("fuzz/target");
+    let mut command = sh::cargo();
+    // Its own folder, whatever the caller's is: an older binary there would be fuzzed instead.
+    command.args(build).env("PATH", path).env("RUSTC_BOOTSTRAP", "1").env("CARGO_TARGET_DIR", &target);
+    sh::run(&mut command)?;
+    Ok(target.join(TRIPLE).join("release/tornet"))
 }
 
 /// cargo-fuzz, from PATH or built into target/tools.
