@@ -272,7 +272,7 @@ fn acknowledged(step: &Step) -> bool {
 }
 
 /// What the daemon had told anybody by a line.
-fn told_by<'a>(steps: &'a [Step], line: usize) -> impl Iterator<Item = &'a [u8]> {
+fn told_by(steps: &[Step], line: usize) -> impl Iterator<Item = &[u8]> {
     steps.iter().take_while(move |step| step.begin <= line).filter_map(|step| match &step.effect {
         Effect::Said(bytes) => Some(&bytes[..]),
         _ => None,
@@ -293,7 +293,7 @@ fn each_cut(
     let whole = player.disk.cut(Policy::Keep, &mut run.rng("none", 0));
     compare(&whole, 0, &recorded.disk)?;
     let most = if run.quick { 3 * run.rounds as usize } else { usize::MAX };
-    ensure!(steps.iter().any(|step| acknowledged(step)), "nothing that was said was recorded");
+    ensure!(steps.iter().any(acknowledged), "nothing that was said was recorded");
     let cuts = cuts(&steps, run.rounds, most, &mut run.rng(part, 0));
     let mut player = Player::new(&steps);
     let mut done = 0;

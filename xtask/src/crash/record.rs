@@ -483,15 +483,10 @@ mod tests {
             "1 mmap(NULL, 5, PROT_READ|PROT_WRITE, MAP_SHARED, 3</d/f>, 0) = 0x7f\n",
             "1 link('/d/f', '/d/g') = 0\n",
             "1 pwrite64(8</d/f>, 'Z', 1, 0) = 1\n",
-            "1 pwrite64(3</d/f>, 'Z', 1, 0 <unfinished ...>\n",
+            "1 pwrite64(3</d/f>, 'Z', 1, 0) = ?\n",
             "1 openat(AT_FDCWD</x>, '/d/other', O_RDONLY) = 4</d/other>\n",
         ] {
-            // The unfinished call's brackets are no path's.
-            let plain = bad.replace("<unfinished ...>", "UNFINISHED");
-            let _ = &plain;
-            if !bad.contains("unfinished") {
-                assert!(steps(&format!("{begin}{bad}")).is_err(), "{bad}");
-            }
+            assert!(steps(&format!("{begin}{bad}")).is_err(), "{bad}");
         }
         let fine = "1 mmap(NULL, 5, PROT_READ, MAP_SHARED, 3</d/f>, 0) = 0x7f\n1 link('/a', '/b') = 0\n";
         assert!(steps(&format!("{begin}{fine}")).is_ok());
