@@ -106,11 +106,11 @@ impl Database {
     pub fn open(parent: &Path, kind: Kind, limit: u64, map: u64) -> Result<Self, StoreError> {
         let path = parent.join(kind.name());
         let failed = |error| StoreError::io(parent, &error);
+        if kind == Kind::Local && !header::check(&path.join("data.mdb"))? {
+            make_whole(parent, &path, limit, map)?;
+        }
         DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(failed)?;
         if kind == Kind::Local {
-            if !header::check(&path.join("data.mdb"))? {
-                make_whole(parent, &path, limit, map)?;
-            }
             return Self::open_checked(path, kind, limit, map);
         }
         if lost_power(&path)? {
@@ -368,18 +368,25 @@ pub fn damaged_key(id: &ChunkId) -> Vec<u8> {
 fn make_whole(parent: &Path, path: &Path, limit: u64, map: u64) -> Result<(), StoreError> {
     let aside = parent.join(ASIDE);
     let failed = |error: std::io::Error| StoreError::io(&aside, &error);
-    let clear = || match fs::remove_dir_all(&aside) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(error)),
-        _ => Ok(()),
-    };
     // Left by a first start that was cut off.
-    clear()?;
+    match fs::remove_dir_all(&aside) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
     DirBuilder::new().mode(0o700).create(&aside).map_err(failed)?;
     let made = Database::open_checked(aside.clone(), Kind::Local, limit, map)?;
     made.close()?;
     drop(made);
-    fs::rename(aside.join("data.mdb"), path.join("data.mdb")).map_err(failed)?;
-    clear()
+    // At most an empty file and a lock are in its place.
+    forget(path)?;
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(StoreError::io(path, &error));
+        }
+        _ => {}
+    }
+    File::open(&aside).and_then(|folder| folder.sync_all()).map_err(failed)?;
+    fs::rename(&aside, path).map_err(failed)
 }
 
 fn forget(path: &Path) -> Result<(), StoreError> {

@@ -119,8 +119,8 @@ fn put_round(
 ) -> Result<bool> {
     content.edit(rng)?;
     let manifest = content.manifest()?;
-    // All is read; what is new is written. A little beyond the end, so that the acknowledgement is met too.
-    let moment = (rng.fraction() * 1.1 * content.bytes()? as f64) as u64;
+    // All is read; what is new is written. Beyond the end, so that the acknowledgement is met too.
+    let moment = (rng.fraction() * 1.25 * content.bytes()? as f64) as u64;
     let pid = a.daemon()?.pid();
     let base = moved(pid, 0);
     let mut put = a.launch(&["put", node::text(&content.dir)?])?;

@@ -46,6 +46,18 @@ impl Tracer {
         Ok(Tracer { process, trace })
     }
 
+    /// Lets go; whether the daemon died by it, and is gone.
+    fn killed(self, node: &mut Node) -> Result<bool> {
+        // A thread may reach its point while nobody looks any more: only now is it certain which it was.
+        let trace = self.trace.clone();
+        self.detach()?;
+        let killed = std::fs::read_to_string(&trace)?.contains("+++ killed by SIGKILL +++");
+        if killed {
+            ensure!(stop::until(node::PROMPT, || Ok(!node.runs()?))?, "{} was killed and lives", node.name);
+        }
+        Ok(killed)
+    }
+
     /// Lets go; the names of the calls that the thread entered.
     fn detach(mut self) -> Result<Vec<String>> {
         if !self.process.ended()? {
@@ -116,13 +128,12 @@ struct Tried {
 
 impl Tried {
     /// Threads do not make the same calls each time: some points are not reached.
-    fn count(&mut self, node: &mut Node) -> Result<()> {
-        if node.runs()? {
-            self.survived += 1
+    fn count(&mut self, died: bool) {
+        if died {
+            self.died += 1;
         } else {
-            self.died += 1
+            self.survived += 1;
         }
-        Ok(())
     }
 
     fn figures(&self) -> String {
@@ -171,8 +182,7 @@ pub fn put(run: &mut Run<'_>) -> Result<String> {
                 let tracer = Tracer::attach(&run.lab, a.daemon()?.pid(), thread, Some(&point.inject))?;
                 let mut put = a.launch(&["put", node::text(&content.dir)?])?;
                 acknowledged.extend(outcome(&mut put, &manifest)?);
-                tried.count(&mut a)?;
-                tracer.detach()?;
+                tried.count(tracer.killed(&mut a)?);
                 up(&mut a, &mut b)?;
                 acknowledged.last().context("nothing was acknowledged")?.check(&b, &run.lab)?;
                 let (_, reference) = a.put(&content.dir)?;
@@ -218,13 +228,12 @@ pub fn get(run: &mut Run<'_>) -> Result<String> {
                 if !complete {
                     complains(&get.stderr())?;
                 }
-                tried.count(&mut b)?;
+                tried.count(tracer.killed(&mut b)?);
                 let finals = content::finals(&out, &manifest)?;
                 ensure!(finals.wrong.is_empty(), "wrong under its final name: {}", finals.wrong.join("; "));
                 if complete {
                     content::is(&out, &manifest).context("it had said that it was complete")?;
                 }
-                tracer.detach()?;
                 up(&mut a, &mut b)?;
                 b.get(&reference, &out)?;
                 content::is(&out, &manifest).context("resumed")?;
@@ -271,12 +280,8 @@ pub fn start(run: &mut Run<'_>) -> Result<String> {
         let mut attempt = || {
             let mut node = new(run)?;
             let through = through(&point.inject)?;
-            if node.start_through(&through).is_ok() {
-                tried.survived += 1;
-                node.kill();
-            } else {
-                tried.died += 1;
-            }
+            tried.count(node.start_through(&through).is_err());
+            node.kill();
             node.start().context("the start after")?;
             node.put(&run.lab.dir().join("start.trace")).context("a put after")?;
             node.stop(nix::sys::signal::Signal::SIGTERM)
