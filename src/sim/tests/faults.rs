@@ -132,7 +132,7 @@ fn a_black_hole_for_longer_datagrams_is_found_and_avoided() {
 
 #[test]
 fn a_path_that_becomes_narrower_in_mid_transfer_only_delays() {
-    in_time(millis(1200), millis(1800), |seed| {
+    in_time(millis(1800), millis(3000), |seed| {
         let mut transfer = Transfer::new(seed, line(), |_| ());
         transfer.until_received(600_000);
         transfer.net.change_both(0, 1, |config| config.mtu = 1300);
