@@ -270,3 +270,20 @@ fn a_peer_that_trickles_does_not_hold_a_slice_for_ever() {
     }
     panic!("nobody else is asked");
 }
+
+/// Its packets may overtake the head that explains them: the end of the answer came first, and a friend that told
+/// the truth was dropped.
+#[test]
+fn an_answer_for_a_longer_chunk_is_no_lie_before_its_head_is_here() {
+    let (target, bytes, list) = chunk(12, 3 * SLICE_SIZE);
+    let mut fetch = fetch(1);
+    fetch.want(Target { len: 1000, ..target }, 1);
+    let outgoing = fetch.poll_request(NOW).unwrap();
+    let answer = answer(&outgoing.request, &bytes, &list);
+    fetch.started(outgoing, StreamId(0));
+    deliver(&mut fetch, PeerId(0), StreamId(0), &answer);
+    while let Some(event) = fetch.poll_event() {
+        assert!(!matches!(event, Event::Liar { .. }), "the locator lied");
+    }
+    assert!(fetch.is_idle() && fetch.peers() == 1);
+}

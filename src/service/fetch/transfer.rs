@@ -19,6 +19,8 @@ pub(super) struct Transfer {
     malformed: bool,
     /// The head speaks of a chunk of another length.
     of_another: bool,
+    /// Bytes came from behind the end of the answer.
+    too_long: bool,
     retry_ms: u32,
     list: Vec<u8>,
     list_got: usize,
@@ -59,6 +61,7 @@ impl Transfer {
             status: None,
             malformed: false,
             of_another: false,
+            too_long: false,
             retry_ms: 0,
             list: vec![0; list as usize],
             list_got: 0,
@@ -103,12 +106,13 @@ impl Transfer {
         self.layout.total()
     }
 
-    /// Places bytes of the answer; anything past its end is a malformed answer.
+    /// Places bytes of the answer; anything past its end is a malformed answer, unless the head tells, sooner or
+    /// later, that it is the answer for a longer chunk.
     pub(super) fn data(&mut self, now: Time, mut offset: u64, mut bytes: &[u8]) {
         self.last_progress = now;
         while !bytes.is_empty() {
             let Some(spot) = self.layout.locate(offset) else {
-                self.malformed = true;
+                self.too_long = true;
                 self.attention = true;
                 return;
             };
@@ -172,7 +176,8 @@ impl Transfer {
 
     /// What the answer's head says, once it is here.
     pub(super) fn status(&self) -> Option<Result<Status, Malformed>> {
-        if self.malformed { Some(Err(Malformed("chunk reply"))) } else { self.status.map(Ok) }
+        let too_long = self.too_long && self.status.is_some() && !self.of_another;
+        if self.malformed || too_long { Some(Err(Malformed("chunk reply"))) } else { self.status.map(Ok) }
     }
 
     /// The slice list, once complete; `None` before, and when none was asked for.

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::base::fileop::{FileAct, FileOutcome, FileTime};
+use crate::base::fileop::{FileAct, FileFault, FileOutcome, FileTime};
 use crate::base::{ChunkId, Rng};
 use crate::chunk::PieceHash;
 use crate::limits::{GET_LISTS_BYTES, PIECE_PLAIN_MAX, RECORD_BUFFERS, RECORD_PLAIN, SLICE_SIZE};
@@ -262,4 +262,34 @@ fn a_cancel_behind_the_end_comes_too_late() {
     assert!(get.poll_op().is_none() && get.poll_ended().is_none());
     get.file_done(FileDone { job: JobId(1), result: Ok(FileOutcome::Done) });
     assert_eq!(get.poll_ended().expect("ended").result, Ok(()));
+}
+
+/// The end, and with it the end of the journal, once went out before the last operations were answered.
+#[test]
+fn a_failure_of_the_last_operations_keeps_the_journal() {
+    let (reference, chunks) = put(&[file("d", "f", bytes(9, 10))]);
+    let (mut get, pool) = (Get::new(SlicePool::new(64)), SlicePool::new(64));
+    get.start(request(1, &reference, &[])).unwrap();
+    let mut ends = Vec::new();
+    while ends.is_empty() {
+        while let Some((target, _)) = get.poll_want() {
+            let (slice, mut data) = (&chunks[&target.id], pool.lease().unwrap());
+            data[..slice.len()].copy_from_slice(slice);
+            get.slice(target, 0, data, slice.len(), None);
+        }
+        // A file thread that is behind: everything is taken before anything is answered.
+        let ops: Vec<_> = std::iter::from_fn(|| get.poll_op()).collect();
+        assert!(!ops.is_empty(), "it goes on");
+        for FileOp { job, act } in ops {
+            let result = match act {
+                FileAct::FinishDirectory { .. } => Err(FileFault { message: "no".into(), retryable: true }),
+                ref act => Ok(outcome(act)),
+            };
+            get.file_done(FileDone { job, result });
+            if let FileAct::End { complete } = act {
+                ends.push(complete);
+            }
+        }
+    }
+    assert_eq!((ends, get.poll_ended().expect("ended").result), (vec![false], Err("no".into())));
 }

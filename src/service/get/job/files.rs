@@ -284,6 +284,10 @@ impl Job {
             return false;
         }
         if left <= 1 {
+            // The journal is needed until all else is known to have gone well.
+            if !self.ops.is_empty() || self.ops_waiting > 0 {
+                return false;
+            }
             self.ops.push_back(FileAct::End { complete: true });
             self.phase = Phase::Ending;
             return true;
