@@ -61,6 +61,44 @@ fn a_damaged_slice_is_never_served() {
     assert_eq!(put(&store, &chunk), Ok(Stored::AlreadyThere));
 }
 
+/// Found by review: the mark was taken back inside the transaction, and when that was not committed, the second
+/// attempt took the damaged copy for a sound one and acknowledged a chunk that was not stored.
+#[test]
+fn a_replacement_that_cannot_be_committed_is_not_acknowledged() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let open = || Store::open_mapped(dir.path(), CONFIG, [6 << 20, 6 << 20]).expect("a store");
+    let spoiled = chunk(300_000, 1);
+    put(&open(), &spoiled).expect("stored");
+    let path = data(dir.path(), "local");
+    let at = position(&path, &spoiled.bytes[500..600]) as u64;
+    fs::OpenOptions::new().write(true).open(&path).and_then(|f| f.write_all_at(&[0; 8], at)).expect("write");
+    let store = open();
+    let mut fillers = Vec::new();
+    for (len, seed) in [(CHUNK_SIZE_MAX, 100), (60_000, 200)] {
+        let more = (seed..).map(|seed| chunk(len, seed)).take_while(|chunk| put(&store, chunk).is_ok());
+        fillers.extend(more.map(|chunk| chunk.id));
+    }
+    let mut reader = store.readers().reader();
+    let handle = reader.find(&spoiled.id).expect("its record is sound").handle;
+    assert_eq!(reader.warm(handle, 0), Err(ReadFault::Damaged));
+    reader.park();
+    for _ in 0..3 {
+        let result = put(&store, &spoiled);
+        assert!(matches!(result, Err(StoreError::LimitReached { .. })), "the map is full: {result:?}");
+        assert!(reader.find(&spoiled.id).is_none() && store.stats().damaged_local == 1);
+        reader.park();
+    }
+    for id in fillers {
+        // Freed pages can be used two commits later.
+        let _ = delete(&store, id);
+    }
+    store.handle().set(Table::Meta, b"a".to_vec(), Some(vec![1]), Ack::none());
+    store.handle().sync().expect("durable");
+    assert_eq!(put(&store, &spoiled), Ok(Stored::Done), "there is room");
+    assert!(read_all(&mut reader, &spoiled.id).as_ref() == Some(&spoiled.bytes));
+    assert_eq!(store.stats().damaged_local, 0);
+}
+
 #[test]
 fn a_damaged_copy_leaves_the_cache() {
     let dir = tempfile::tempdir().expect("temporary directory");
