@@ -251,10 +251,14 @@ fn a_cold_slice_is_faulted_in_elsewhere() {
     assert!(cold[0].len == SLICE_SIZE && cold[0].address.is_multiple_of(4096));
     reader.park();
     memory::populate(cold[0].address, cold[0].len).expect("the map stays while the reader lives");
-    reader.warmed(handle, 9, true);
+    reader.warmed(handle, 9, Ok(()));
     assert_eq!(reader.warm(handle, 9), Ok(true));
     assert!(read_all(&mut reader, &chunk.id).as_ref() == Some(&chunk.bytes));
-    reader.warmed(handle, 3, false);
+    reader.warmed(handle, 3, Err(ReadFault::Store));
+    assert_eq!(reader.warm(handle, 3), Err(ReadFault::Store), "not now");
+    assert_eq!((store.stats().damaged, store.stats().damaged_local), (0, 0), "which is no damage");
+    assert!(reader.find(&chunk.id).is_some());
+    reader.warmed(handle, 3, Err(ReadFault::Damaged));
     assert_eq!(reader.warm(handle, 3), Err(ReadFault::Damaged), "what the disk cannot read is not served");
     assert_eq!(store.stats().cold, 1);
 }
