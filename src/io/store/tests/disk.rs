@@ -225,6 +225,19 @@ fn a_cache_with_damaged_tables_is_put_aside_and_a_local_store_refused() {
     assert!(error.to_string().contains("restore"), "{error}");
 }
 
+/// Found by review: any refusal of LMDB's put the cache aside, in the place of one that was kept to be looked at.
+#[test]
+fn a_cache_that_lmdb_refuses_for_another_reason_is_not_put_aside() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let kept = dir.path().join("store/cache.damaged/kept");
+    fs::create_dir_all(kept.parent().expect("a folder")).expect("made");
+    fs::write(&kept, "an earlier one").expect("written");
+    let error =
+        Store::open_mapped(dir.path(), CONFIG, [12 << 20, 4 * 4096]).map(|_| ()).expect_err("no room");
+    assert!(matches!(error, StoreError::Database { .. }), "{error}");
+    assert!(kept.exists());
+}
+
 #[test]
 fn a_cold_slice_is_faulted_in_elsewhere() {
     let dir = tempfile::tempdir().expect("temporary directory");
