@@ -323,7 +323,7 @@ pub const INDEX_RECORD_MAX: usize = 1984;
 pub const STORE_READERS_MAX: u32 = 512;
 /// Chunks that one reader remembers having checked; a power of two.
 pub const STORE_HANDLES_MAX: usize = 8192;
-/// Cold slices that one reader has being faulted in at once; beyond it, reading waits for the disk.
+/// Cold slices that one reader has being faulted in at once; beyond it, requests wait. Prefetching takes half.
 pub const STORE_COLD_MAX: usize = 1024;
 /// Keys of the store's small tables (peers, meta) at most, bytes.
 pub const STORE_KEY_MAX: usize = 128;

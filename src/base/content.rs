@@ -25,6 +25,10 @@ pub enum ReadFault {
     /// The database refused.
     #[error("the store could not be read")]
     Store,
+    /// As many slices are being faulted in as may be: to be asked again when one of them was
+    /// ([`crate::node::Input::Warmed`]).
+    #[error("too many slices are being read")]
+    Busy,
 }
 
 /// Read access to the chunks stored here.
@@ -38,8 +42,12 @@ pub trait ChunkRead {
 
     /// Asks that a slice be resident and checked against its chaining value. `Ok(true)`: it is, and
     /// [`Self::read`] will not block. `Ok(false)`: being faulted in elsewhere; the driver will hand in
-    /// [`crate::node::Input::Warmed`].
+    /// [`crate::node::Input::Warmed`]. Never waits for the disk: [`ReadFault::Busy`] when there is no room.
     fn warm(&mut self, handle: u64, slice: u32) -> Result<bool, ReadFault>;
+
+    /// Asks that a slice be faulted in that will be wanted soon, if there is ample room. What is wrong with it is
+    /// told when it is wanted.
+    fn prefetch(&mut self, handle: u64, slice: u32);
 
     /// Copies ciphertext bytes from `offset` of the chunk into `into`, all of it.
     fn read(&mut self, handle: u64, offset: u32, into: &mut [u8]) -> Result<(), ReadFault>;

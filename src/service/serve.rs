@@ -69,7 +69,7 @@ enum State {
     /// The request's bytes so far, and when all of them must be here.
     Asking(Vec<u8>, Time),
     /// Slices still to be named, ascending.
-    Sending { handle: u64, chunk_len: u32, rest: u16 },
+    Sending { handle: u64, chunk_len: u32, rest: u16, ticket: Option<u64> },
 }
 
 /// All serving of one shard.
@@ -78,6 +78,10 @@ pub struct Serve {
     requests: BTreeMap<(PeerId, StreamId), State>,
     /// Requests that wait for a slice to become resident.
     cold: BTreeMap<(u64, u32), Vec<(PeerId, StreamId)>>,
+    /// Requests whose slice is not even being faulted in, since too many are: first come, first served. While there
+    /// are any, slices are on their way, and each that arrives calls them.
+    starved: BTreeMap<u64, (PeerId, StreamId)>,
+    next_ticket: u64,
     /// One entry per request that is not whole.
     deadlines: BTreeSet<(Time, PeerId, StreamId)>,
     counters: Counters,
@@ -101,8 +105,14 @@ impl Serve {
     }
 
     fn forget(&mut self, peer: PeerId, stream: StreamId) {
-        if let Some(State::Asking(_, until)) = self.requests.remove(&(peer, stream)) {
-            self.deadlines.remove(&(until, peer, stream));
+        match self.requests.remove(&(peer, stream)) {
+            Some(State::Asking(_, until)) => {
+                self.deadlines.remove(&(until, peer, stream));
+            }
+            Some(State::Sending { ticket: Some(ticket), .. }) => {
+                self.starved.remove(&ticket);
+            }
+            Some(State::Sending { ticket: None, .. }) | None => {}
         }
     }
 
@@ -177,7 +187,8 @@ impl Serve {
         }
         self.counters.served += 1;
         acts.push(Act::Write(peer, stream, bytes));
-        let state = State::Sending { handle: chunk.handle, chunk_len: chunk.len, rest: request.mask };
+        let state =
+            State::Sending { handle: chunk.handle, chunk_len: chunk.len, rest: request.mask, ticket: None };
         self.forget(peer, stream);
         self.requests.insert((peer, stream), state);
         self.go_on(peer, stream, store, acts);
@@ -185,7 +196,8 @@ impl Serve {
 
     /// Names slices as sources as far as they are resident.
     fn go_on(&mut self, peer: PeerId, stream: StreamId, store: &mut impl ChunkRead, acts: &mut Vec<Act>) {
-        let Some(State::Sending { handle, chunk_len, rest }) = self.requests.get_mut(&(peer, stream)) else {
+        let Some(State::Sending { handle, chunk_len, rest, ticket }) = self.requests.get_mut(&(peer, stream))
+        else {
             return;
         };
         while *rest != 0 {
@@ -204,10 +216,16 @@ impl Serve {
                     // has been full for long they lie apart. What is wrong with one is met in its turn.
                     let mut later = *rest & (*rest - 1);
                     while later != 0 {
-                        let _ = store.warm(*handle, later.trailing_zeros());
+                        store.prefetch(*handle, later.trailing_zeros());
                         later &= later - 1;
                     }
                     self.cold.entry((*handle, slice)).or_default().push((peer, stream));
+                    return;
+                }
+                Err(ReadFault::Busy) => {
+                    let number = *ticket.get_or_insert(self.next_ticket);
+                    self.next_ticket = self.next_ticket.max(number + 1);
+                    self.starved.insert(number, (peer, stream));
                     return;
                 }
                 Err(_) => {
@@ -226,6 +244,17 @@ impl Serve {
     pub fn warmed(&mut self, handle: u64, slice: u32, store: &mut impl ChunkRead, acts: &mut Vec<Act>) {
         for (peer, stream) in self.cold.remove(&(handle, slice)).unwrap_or_default() {
             self.go_on(peer, stream, store, acts);
+        }
+        // What arrived left room. Whoever finds none again keeps its place, and so do those behind.
+        while let Some((&ticket, &(peer, stream))) = self.starved.first_key_value() {
+            self.starved.remove(&ticket);
+            self.go_on(peer, stream, store, acts);
+            if self.starved.contains_key(&ticket) {
+                break;
+            }
+            if let Some(State::Sending { ticket, .. }) = self.requests.get_mut(&(peer, stream)) {
+                *ticket = None;
+            }
         }
     }
 
@@ -274,9 +303,71 @@ mod tests {
         fn warm(&mut self, _: u64, _: u32) -> Result<bool, ReadFault> {
             Err(ReadFault::Gone)
         }
+        fn prefetch(&mut self, _: u64, _: u32) {}
         fn read(&mut self, _: u64, _: u32, _: &mut [u8]) -> Result<(), ReadFault> {
             Err(ReadFault::Gone)
         }
+    }
+
+    /// A store whose slices are all cold and of which `room` are faulted in at once.
+    struct Cold {
+        room: usize,
+        on_their_way: BTreeSet<(u64, u32)>,
+        here: BTreeSet<(u64, u32)>,
+    }
+
+    impl ChunkRead for Cold {
+        fn find(&mut self, id: &ChunkId) -> Option<StoredChunk> {
+            Some(StoredChunk { handle: id.0[0].into(), len: 3 * SLICE_SIZE as u32, root: [0; 32] })
+        }
+        fn slice_list(&mut self, _: u64, _: &mut Vec<u8>) -> Result<(), ReadFault> {
+            Ok(())
+        }
+        fn warm(&mut self, handle: u64, slice: u32) -> Result<bool, ReadFault> {
+            let at = (handle, slice);
+            if self.here.contains(&at) {
+                return Ok(true);
+            }
+            if !self.on_their_way.contains(&at) && self.on_their_way.len() == self.room {
+                return Err(ReadFault::Busy);
+            }
+            self.on_their_way.insert(at);
+            Ok(false)
+        }
+        fn prefetch(&mut self, handle: u64, slice: u32) {
+            if self.on_their_way.len() < self.room / 2 && !self.here.contains(&(handle, slice)) {
+                self.on_their_way.insert((handle, slice));
+            }
+        }
+        fn read(&mut self, _: u64, _: u32, _: &mut [u8]) -> Result<(), ReadFault> {
+            Err(ReadFault::Gone)
+        }
+    }
+
+    /// Found by review: beyond the bound, cold slices were read on the shard.
+    #[test]
+    fn requests_beyond_what_is_faulted_in_wait_and_none_is_forgotten() {
+        let (mut serve, mut acts) = (Serve::default(), Vec::new());
+        let mut store = Cold { room: 4, on_their_way: BTreeSet::new(), here: BTreeSet::new() };
+        let asked = 20;
+        for n in 0..asked {
+            let (peer, stream) = (PeerId(n), StreamId(0));
+            serve.opened(Time::from_millis(0), peer, stream, &mut acts);
+            let request = SliceRequest { chunk: ChunkId([n as u8; 20]), mask: 7, list: false };
+            serve.data(peer, stream, &request.emit(), true, &mut store, &mut acts);
+        }
+        assert_eq!((serve.starved.len(), store.on_their_way.len()), (17, 4));
+        serve.ended(PeerId(19), StreamId(0));
+        serve.peer_down(PeerId(18));
+        assert_eq!(serve.starved.len(), 15, "who is gone does not wait");
+        while let Some((handle, slice)) = store.on_their_way.pop_first() {
+            store.here.insert((handle, slice));
+            serve.warmed(handle, slice, &mut store, &mut acts);
+        }
+        let ended = acts.iter().filter(|act| matches!(act, Act::Finish(..))).count();
+        let slices = acts.iter().filter(|act| matches!(act, Act::Attach(..))).count();
+        assert_eq!((ended, slices, serve.active(), serve.starved.len()), (18, 54, 0, 0));
+        assert!(serve.cold.is_empty());
     }
 
     #[test]

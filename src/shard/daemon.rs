@@ -10,7 +10,7 @@ use crossbeam::channel::bounded;
 
 use super::import::{Cancel, ImportProgress, ImportRequest, import};
 use super::{ChunkStoreDriver, Cold, Core, Full, Handle, Settings, files_thread, start};
-use crate::base::{Rng, Time, UnixMs};
+use crate::base::{ReadFault, Rng, Time, UnixMs};
 use crate::crypto::{Identity, Suite};
 use crate::io::clock::Clocks;
 use crate::io::files::Files;
@@ -48,7 +48,7 @@ impl ChunkStoreDriver for StoreReader {
         cold.map(|c| Cold { addr: c.address, len: c.len, handle: c.handle, slice: c.slice }).collect()
     }
 
-    fn warmed(&mut self, cold: Cold, populated: bool) {
+    fn warmed(&mut self, cold: Cold, populated: Result<(), ReadFault>) {
         StoreReader::warmed(self, cold.handle, cold.slice, populated);
     }
 }

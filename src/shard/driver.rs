@@ -24,6 +24,7 @@ use crate::limits::{
 };
 use crate::node::{Clock, Command, Input, Output, Report, Train, World};
 use crate::sys::buffers::Buffers;
+use crate::sys::memory;
 use crate::sys::ring::{Completion, Ring};
 
 /// Where reports go. Called on the shard's thread: it must not block.
@@ -84,6 +85,9 @@ impl<S: ChunkRead> ChunkRead for Ground<'_, S> {
     }
     fn warm(&mut self, handle: u64, slice: u32) -> Result<bool, ReadFault> {
         self.store.warm(handle, slice)
+    }
+    fn prefetch(&mut self, handle: u64, slice: u32) {
+        self.store.prefetch(handle, slice);
     }
     fn read(&mut self, handle: u64, offset: u32, into: &mut [u8]) -> Result<(), ReadFault> {
         self.store.read(handle, offset, into)
@@ -166,7 +170,9 @@ impl<C: Core, S: ChunkStoreDriver> Shard<C, S> {
                 Completion::Populated { tag, result } => {
                     let cold = self.warmer.done(tag);
                     self.counters.shard_warm_failures += u64::from(result.is_err());
-                    self.store.warmed(cold, result.is_ok());
+                    let lost =
+                        |code| if memory::is_lost(code) { ReadFault::Damaged } else { ReadFault::Store };
+                    self.store.warmed(cold, result.map_err(lost));
                     self.input(clock, Input::Warmed { handle: cold.handle, slice: cold.slice });
                 }
             }

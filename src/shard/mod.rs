@@ -62,10 +62,10 @@ pub trait ChunkStoreDriver: ChunkRead {
     /// Slices that [`ChunkRead::warm`] found cold since the last call. The shard has them faulted in,
     /// [`crate::limits::WARM_IN_FLIGHT_MAX`] at a time, and does not ask again before they are under way.
     fn take_cold(&mut self) -> Vec<Cold>;
-    /// A cold slice was faulted in, or (not `populated`) could not be: the disk failed, or its pages are gone,
-    /// and reading it through the map would kill the process. [`Input::Warmed`] follows, and with it another
-    /// [`ChunkRead::warm`], which must then fail.
-    fn warmed(&mut self, cold: Cold, populated: bool);
+    /// A cold slice was faulted in, or could not be: [`ReadFault::Damaged`] when the disk failed or its pages are
+    /// gone, so that reading it through the map would kill the process, [`ReadFault::Store`] when the kernel could
+    /// not do it now. [`Input::Warmed`] follows, and with it another [`ChunkRead::warm`], which must then fail.
+    fn warmed(&mut self, cold: Cold, populated: Result<(), ReadFault>);
 }
 
 /// A store without chunks, for a node that only fetches.
@@ -82,6 +82,7 @@ impl ChunkRead for NoChunks {
     fn warm(&mut self, _: u64, _: u32) -> Result<bool, ReadFault> {
         Err(ReadFault::Gone)
     }
+    fn prefetch(&mut self, _: u64, _: u32) {}
     fn read(&mut self, _: u64, _: u32, _: &mut [u8]) -> Result<(), ReadFault> {
         Err(ReadFault::Gone)
     }
@@ -93,5 +94,5 @@ impl ChunkStoreDriver for NoChunks {
     fn take_cold(&mut self) -> Vec<Cold> {
         Vec::new()
     }
-    fn warmed(&mut self, _: Cold, _: bool) {}
+    fn warmed(&mut self, _: Cold, _: Result<(), ReadFault>) {}
 }

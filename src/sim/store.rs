@@ -281,6 +281,10 @@ impl ChunkRead for MapStore {
         self.check(handle, slice).map(|()| true)
     }
 
+    fn prefetch(&mut self, handle: u64, slice: u32) {
+        let _ = self.warm(handle, slice);
+    }
+
     fn read(&mut self, handle: u64, offset: u32, into: &mut [u8]) -> Result<(), ReadFault> {
         self.body(handle)?;
         let (first, end) = (offset / SLICE_SIZE as u32, offset as usize + into.len());

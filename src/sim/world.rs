@@ -52,6 +52,10 @@ impl ChunkRead for SimWorld {
         self.store.warm(handle, slice)
     }
 
+    fn prefetch(&mut self, handle: u64, slice: u32) {
+        self.store.prefetch(handle, slice);
+    }
+
     fn read(&mut self, handle: u64, offset: u32, into: &mut [u8]) -> Result<(), ReadFault> {
         self.store.read(handle, offset, into)
     }

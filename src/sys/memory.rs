@@ -57,6 +57,12 @@ pub fn populate(address: usize, len: usize) -> io::Result<()> {
     if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Whether this error number of [`populate`] says that the bytes cannot be had from the disk: reading them would
+/// raise SIGBUS. Others (no memory, an interruption, a kernel that cannot do it) say nothing of the bytes.
+pub fn is_lost(code: i32) -> bool {
+    matches!(code, libc::EFAULT | libc::EHWPOISON | libc::EIO)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,6 +75,14 @@ mod tests {
         assert!(populate(1, 4096).is_err());
         assert!(is_resident(&bytes).expect("mincore"));
         assert!(is_resident(&[]).expect("nothing is always there"));
+    }
+
+    /// Found by review: a chunk was marked as damaged for good when the kernel had no memory for a moment.
+    #[test]
+    fn only_what_the_disk_lost_is_lost() {
+        assert!([libc::EFAULT, libc::EHWPOISON, libc::EIO].into_iter().all(is_lost));
+        let passing = [libc::ENOMEM, libc::EINTR, libc::EAGAIN, libc::ECANCELED, libc::EINVAL];
+        assert!(!passing.into_iter().any(is_lost));
     }
 
     #[test]

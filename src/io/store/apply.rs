@@ -124,6 +124,9 @@ pub struct Batch<'a> {
     /// Where the evicting hand stands: the sequence number to look at next.
     hand: &'a mut u64,
     txn: RwTransaction<'a>,
+    /// Marks of damage that are void once this is committed, and not before: an operation that is tried again must
+    /// find them.
+    cleared: Vec<(ChunkId, u64)>,
     /// What the environment holds once this is committed.
     pub totals: Totals,
 }
@@ -137,7 +140,7 @@ impl<'a> Batch<'a> {
         totals: Totals,
     ) -> Result<Self, lmdb::Error> {
         let txn = database.env.begin_rw_txn()?;
-        Ok(Self { database, touched, hand, txn, totals })
+        Ok(Self { database, touched, hand, txn, cleared: Vec::new(), totals })
     }
 
     /// Does one operation.
@@ -164,6 +167,7 @@ impl<'a> Batch<'a> {
     pub fn commit(mut self) -> Result<Totals, lmdb::Error> {
         self.database.put_totals(&mut self.txn, &self.totals)?;
         self.txn.commit()?;
+        self.cleared.iter().for_each(|(id, sequence)| self.database.damage.clear(id, *sequence));
         Ok(self.totals)
     }
 
@@ -232,7 +236,7 @@ impl<'a> Batch<'a> {
         };
         match (there, self.database.kind) {
             (false, _) => {
-                self.database.damage.clear(id);
+                self.cleared.push((*id, sequence));
                 return Ok(Stored::Absent);
             }
             (true, Kind::Cache) => self.discard(id, sequence)?,
@@ -266,7 +270,7 @@ impl<'a> Batch<'a> {
         if there {
             self.txn.del(self.database.index, &id.0, None)?;
             absent_is_fine(self.txn.del(self.database.meta, &database::damaged_key(id), None))?;
-            self.database.damage.clear(id);
+            self.cleared.extend(self.database.damage.of(id).map(|marked| (*id, marked)));
             self.totals.chunks = self.totals.chunks.saturating_sub(1);
             self.totals.bytes = self.totals.bytes.saturating_sub(u64::from(len));
             self.totals.footprint = self.totals.footprint.saturating_sub(footprint);

@@ -54,10 +54,17 @@ impl Damage {
         true
     }
 
-    /// Forgets the chunk: it was replaced or removed.
-    pub fn clear(&self, id: &ChunkId) {
+    /// The sequence number of the copy of this chunk that is marked.
+    pub fn of(&self, id: &ChunkId) -> Option<u64> {
+        if self.count.load(Relaxed) == 0 { None } else { self.marks().get(id).copied() }
+    }
+
+    /// Forgets this copy of the chunk: it was replaced or removed. What is said of a newer one stays.
+    pub fn clear(&self, id: &ChunkId, sequence: u64) {
         let mut marks = self.marks();
-        marks.remove(id);
+        if marks.get(id) == Some(&sequence) {
+            marks.remove(id);
+        }
         self.count.store(marks.len() as u64, Relaxed);
     }
 

@@ -118,11 +118,7 @@ impl Database {
             forget(&path)?;
         }
         match Self::open_checked(path.clone(), kind, limit, map) {
-            Err(
-                why @ (StoreError::Truncated { .. }
-                | StoreError::Damaged { .. }
-                | StoreError::Database { .. }),
-            ) => {
+            Err(why @ (StoreError::Truncated { .. } | StoreError::Damaged { .. })) => {
                 let aside = put_aside(parent, &path)?;
                 tracing::warn!("the cache starts empty; the old one is in {}: {why}", aside.display());
                 Self::open_checked(path, kind, limit, map)

@@ -55,6 +55,8 @@ struct Known {
     good: u16,
     bad: u16,
     warming: u16,
+    /// Could not be faulted in just now; whoever asks next is told so, once.
+    failed: u16,
 }
 
 /// A slice that was looked up, good as long as its snapshot.
@@ -97,16 +99,21 @@ impl StoreReader {
         std::mem::take(&mut self.cold)
     }
 
-    /// Says that a cold range was faulted in, or that the disk could not read it: then it counts as damaged.
-    pub fn warmed(&mut self, handle: u64, slice: u32, populated: bool) {
+    /// Says that a cold range was faulted in, or why not: what the disk cannot read counts as damaged; for anything
+    /// else whoever asks next is refused, and may ask again.
+    pub fn warmed(&mut self, handle: u64, slice: u32, populated: Result<(), ReadFault>) {
         self.warming = self.warming.saturating_sub(1);
         if let Some(known) = self.known_mut(handle) {
             let bit = bit(slice);
             known.warming &= !bit;
-            if !populated {
-                known.bad |= bit;
-                let id = known.id;
-                self.tell(handle, id, "the disk cannot read it");
+            match populated {
+                Ok(()) => {}
+                Err(ReadFault::Damaged) => {
+                    known.bad |= bit;
+                    let id = known.id;
+                    self.tell(handle, id, "the disk cannot read it");
+                }
+                Err(_) => known.failed |= bit,
             }
         }
     }
@@ -219,7 +226,7 @@ impl StoreReader {
         }
         let id = self.get(handle, |database| database.order, &(handle >> 1).to_be_bytes())?;
         let id = ChunkId::from_slice(self.bytes(handle, id)?).ok_or(ReadFault::Store)?;
-        let known = Known { handle, id, good: 0, bad: 0, warming: 0 };
+        let known = Known { handle, id, good: 0, bad: 0, warming: 0, failed: 0 };
         self.known[slot(handle)] = Some(known);
         Ok(known)
     }
@@ -271,6 +278,20 @@ impl StoreReader {
         }
         self.recent[place] = Some(recent);
         Ok(recent)
+    }
+
+    /// Puts a cold slice among those to be faulted in.
+    fn ask(&mut self, at: &Recent) -> Result<(), ReadFault> {
+        let (address, len) = memory::pages_of(self.bytes(at.handle, at.main)?);
+        self.shared.reads.cold.fetch_add(1, Relaxed);
+        self.warming += 1;
+        self.cold.push(ColdRange { address, len, handle: at.handle, slice: at.slice });
+        if let Some(known) = self.known_mut(at.handle) {
+            known.warming |= bit(at.slice);
+            // It comes from the disk again, and is checked again.
+            known.good &= !bit(at.slice);
+        }
+        Ok(())
     }
 
     /// Makes sure that the slice's bytes are what they were when they were stored; reads them, once.
@@ -330,23 +351,35 @@ impl ChunkRead for StoreReader {
         if known.warming & bit(slice) != 0 {
             return Ok(false);
         }
+        if known.failed & bit(slice) != 0 {
+            self.known_mut(handle).into_iter().for_each(|known| known.failed &= !bit(slice));
+            return Err(ReadFault::Store);
+        }
         let bytes = self.bytes(handle, at.main)?;
         // Where the kernel does not say, reading waits for the disk at worst.
-        let resident = memory::is_resident(bytes).unwrap_or(true);
-        let (address, len) = memory::pages_of(bytes);
-        if resident || self.warming >= STORE_COLD_MAX {
+        if memory::is_resident(bytes).unwrap_or(true) {
             self.shared.reads.resident.fetch_add(1, Relaxed);
             return self.check(&at).map(|()| true);
         }
-        self.shared.reads.cold.fetch_add(1, Relaxed);
-        self.warming += 1;
-        self.cold.push(ColdRange { address, len, handle, slice });
-        if let Some(known) = self.known_mut(handle) {
-            known.warming |= bit(slice);
-            // It comes from the disk again, and is checked again.
-            known.good &= !bit(slice);
+        if self.warming >= STORE_COLD_MAX {
+            return Err(ReadFault::Busy);
         }
-        Ok(false)
+        self.ask(&at).map(|()| false)
+    }
+
+    fn prefetch(&mut self, handle: u64, slice: u32) {
+        // The other half is for what is wanted now.
+        if self.warming >= STORE_COLD_MAX / 2 {
+            return;
+        }
+        let (Ok(at), Ok(known)) = (self.locate(handle, slice), self.know(handle)) else { return };
+        let cold = |bytes| !memory::is_resident(bytes).unwrap_or(true);
+        if (known.bad | known.warming | known.failed) & bit(slice) == 0
+            && self.bytes(handle, at.main).is_ok_and(cold)
+        {
+            // What is wrong is met when it is wanted.
+            let _ = self.ask(&at);
+        }
     }
 
     fn read(&mut self, handle: u64, offset: u32, into: &mut [u8]) -> Result<(), ReadFault> {

@@ -111,6 +111,7 @@ impl ChunkRead for ColdStore {
         self.cold.push(Cold { addr, len: self.bytes.len(), handle, slice });
         Ok(false)
     }
+    fn prefetch(&mut self, _: u64, _: u32) {}
     fn read(&mut self, _: u64, _: u32, _: &mut [u8]) -> Result<(), ReadFault> {
         Err(ReadFault::Gone)
     }
@@ -126,8 +127,8 @@ impl ChunkStoreDriver for ColdStore {
     fn take_cold(&mut self) -> Vec<Cold> {
         std::mem::take(&mut self.cold)
     }
-    fn warmed(&mut self, cold: Cold, populated: bool) {
-        if !populated {
+    fn warmed(&mut self, cold: Cold, populated: Result<(), ReadFault>) {
+        if populated.is_err() {
             self.seen().failed.push(cold.slice);
         }
     }

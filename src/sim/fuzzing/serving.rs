@@ -35,6 +35,11 @@ impl ChunkRead for Failing {
     fn warm(&mut self, handle: u64, slice: u32) -> Result<bool, ReadFault> {
         self.fails().and_then(|()| self.store.warm(handle, slice))
     }
+    fn prefetch(&mut self, handle: u64, slice: u32) {
+        if self.fault.is_none() {
+            self.store.prefetch(handle, slice);
+        }
+    }
     fn read(&mut self, handle: u64, offset: u32, into: &mut [u8]) -> Result<(), ReadFault> {
         self.fails().and_then(|()| self.store.read(handle, offset, into))
     }

@@ -61,6 +61,44 @@ fn a_damaged_slice_is_never_served() {
     assert_eq!(put(&store, &chunk), Ok(Stored::AlreadyThere));
 }
 
+/// Found by review: the mark was taken back inside the transaction, and when that was not committed, the second
+/// attempt took the damaged copy for a sound one and acknowledged a chunk that was not stored.
+#[test]
+fn a_replacement_that_cannot_be_committed_is_not_acknowledged() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let open = || Store::open_mapped(dir.path(), CONFIG, [6 << 20, 6 << 20]).expect("a store");
+    let spoiled = chunk(300_000, 1);
+    put(&open(), &spoiled).expect("stored");
+    let path = data(dir.path(), "local");
+    let at = position(&path, &spoiled.bytes[500..600]) as u64;
+    fs::OpenOptions::new().write(true).open(&path).and_then(|f| f.write_all_at(&[0; 8], at)).expect("write");
+    let store = open();
+    let mut fillers = Vec::new();
+    for (len, seed) in [(CHUNK_SIZE_MAX, 100), (60_000, 200)] {
+        let more = (seed..).map(|seed| chunk(len, seed)).take_while(|chunk| put(&store, chunk).is_ok());
+        fillers.extend(more.map(|chunk| chunk.id));
+    }
+    let mut reader = store.readers().reader();
+    let handle = reader.find(&spoiled.id).expect("its record is sound").handle;
+    assert_eq!(reader.warm(handle, 0), Err(ReadFault::Damaged));
+    reader.park();
+    for _ in 0..3 {
+        let result = put(&store, &spoiled);
+        assert!(matches!(result, Err(StoreError::LimitReached { .. })), "the map is full: {result:?}");
+        assert!(reader.find(&spoiled.id).is_none() && store.stats().damaged_local == 1);
+        reader.park();
+    }
+    for id in fillers {
+        // Freed pages can be used two commits later.
+        let _ = delete(&store, id);
+    }
+    store.handle().set(Table::Meta, b"a".to_vec(), Some(vec![1]), Ack::none());
+    store.handle().sync().expect("durable");
+    assert_eq!(put(&store, &spoiled), Ok(Stored::Done), "there is room");
+    assert!(read_all(&mut reader, &spoiled.id).as_ref() == Some(&spoiled.bytes));
+    assert_eq!(store.stats().damaged_local, 0);
+}
+
 #[test]
 fn a_damaged_copy_leaves_the_cache() {
     let dir = tempfile::tempdir().expect("temporary directory");
@@ -187,6 +225,19 @@ fn a_cache_with_damaged_tables_is_put_aside_and_a_local_store_refused() {
     assert!(error.to_string().contains("restore"), "{error}");
 }
 
+/// Found by review: any refusal of LMDB's put the cache aside, in the place of one that was kept to be looked at.
+#[test]
+fn a_cache_that_lmdb_refuses_for_another_reason_is_not_put_aside() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let kept = dir.path().join("store/cache.damaged/kept");
+    fs::create_dir_all(kept.parent().expect("a folder")).expect("made");
+    fs::write(&kept, "an earlier one").expect("written");
+    let error =
+        Store::open_mapped(dir.path(), CONFIG, [12 << 20, 4 * 4096]).map(|_| ()).expect_err("no room");
+    assert!(matches!(error, StoreError::Database { .. }), "{error}");
+    assert!(kept.exists());
+}
+
 #[test]
 fn a_cold_slice_is_faulted_in_elsewhere() {
     let dir = tempfile::tempdir().expect("temporary directory");
@@ -213,10 +264,14 @@ fn a_cold_slice_is_faulted_in_elsewhere() {
     assert!(cold[0].len == SLICE_SIZE && cold[0].address.is_multiple_of(4096));
     reader.park();
     memory::populate(cold[0].address, cold[0].len).expect("the map stays while the reader lives");
-    reader.warmed(handle, 9, true);
+    reader.warmed(handle, 9, Ok(()));
     assert_eq!(reader.warm(handle, 9), Ok(true));
     assert!(read_all(&mut reader, &chunk.id).as_ref() == Some(&chunk.bytes));
-    reader.warmed(handle, 3, false);
+    reader.warmed(handle, 3, Err(ReadFault::Store));
+    assert_eq!(reader.warm(handle, 3), Err(ReadFault::Store), "not now");
+    assert_eq!((store.stats().damaged, store.stats().damaged_local), (0, 0), "which is no damage");
+    assert!(reader.find(&chunk.id).is_some());
+    reader.warmed(handle, 3, Err(ReadFault::Damaged));
     assert_eq!(reader.warm(handle, 3), Err(ReadFault::Damaged), "what the disk cannot read is not served");
     assert_eq!(store.stats().cold, 1);
 }
