@@ -232,7 +232,7 @@ fn read(readers: &Readers, ids: &[ChunkId], seed: u64, bytes: u64, stop: &Atomic
                                 scope.spawn(|| memory::populate(range.address, range.len));
                             }
                         });
-                        cold.iter().for_each(|range| reader.warmed(range.handle, range.slice, true));
+                        cold.iter().for_each(|range| reader.warmed(range.handle, range.slice, Ok(())));
                     }
                 }
             }
