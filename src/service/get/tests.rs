@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::base::fileop::{FileAct, FileOutcome, FileTime};
+use crate::base::fileop::{FileAct, FileFault, FileOutcome, FileTime};
 use crate::base::{ChunkId, Rng};
 use crate::chunk::PieceHash;
 use crate::limits::{GET_LISTS_BYTES, PIECE_PLAIN_MAX, RECORD_BUFFERS, RECORD_PLAIN, SLICE_SIZE};
@@ -262,4 +262,28 @@ fn a_cancel_behind_the_end_comes_too_late() {
     assert!(get.poll_op().is_none() && get.poll_ended().is_none());
     get.file_done(FileDone { job: JobId(1), result: Ok(FileOutcome::Done) });
     assert_eq!(get.poll_ended().expect("ended").result, Ok(()));
+}
+
+/// The end makes what was written durable: where that fails, nothing may be in place.
+#[test]
+fn an_end_that_fails_is_no_success() {
+    let (reference, chunks) = put(&[file("d", "f", bytes(8, 10))]);
+    let (mut get, pool) = (Get::new(SlicePool::new(64)), SlicePool::new(64));
+    get.start(request(1, &reference, &[])).unwrap();
+    loop {
+        while let Some((target, _)) = get.poll_want() {
+            let (slice, mut data) = (&chunks[&target.id], pool.lease().unwrap());
+            data[..slice.len()].copy_from_slice(slice);
+            get.slice(target, 0, data, slice.len(), None);
+        }
+        let FileOp { job, act } = get.poll_op().expect("it goes on");
+        if matches!(act, FileAct::End { complete: true }) {
+            break;
+        }
+        get.file_done(FileDone { job, result: Ok(outcome(&act)) });
+    }
+    let fault = FileFault { message: "the disk failed".into(), retryable: true };
+    get.file_done(FileDone { job: JobId(1), result: Err(fault) });
+    assert_eq!(get.poll_ended().expect("ended").result, Err("the disk failed".into()));
+    assert!(get.poll_op().is_none() && get.is_idle());
 }
