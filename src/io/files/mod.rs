@@ -238,9 +238,8 @@ impl Work<'_> {
     }
 
     fn check_name(&self, parent: u32, name: &[u8]) -> Fault<()> {
-        let why = names::refuse(name).or_else(|| {
-            name.ends_with(self.job.suffix.as_bytes()).then_some("the name of an unfinished file")
-        });
+        let why = names::refuse(name)
+            .or_else(|| names::is_part(name, &self.job.suffix).then_some("the name of an unfinished file"));
         match why {
             Some(why) => Err(refused(&self.path_of(parent, name), &format!("{why}; refused"))),
             None => Ok(()),

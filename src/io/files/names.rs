@@ -31,16 +31,27 @@ pub fn part_suffix(journal: &[u8; 16]) -> String {
     format!("{PART}{a:02x}{b:02x}{c:02x}{d:02x}")
 }
 
-/// The name of the temporary file that becomes `name`: hidden, beside it, and not too long.
+/// The longest name that is part of its temporary name, bytes: some file systems have names of 143 bytes only.
+const PART_SHOWN_MAX: usize = 64;
+
+/// The name of the temporary file that becomes `name`: hidden, beside it, and not too long. It holds a hash of
+/// the exact name: to a file system that folds case, `README` and `readme` are one name and may not share a
+/// temporary file.
 pub fn part_name(name: &[u8], suffix: &str) -> Vec<u8> {
     let mut part = vec![b'.'];
-    if 1 + name.len() + suffix.len() <= NAME_MAX {
+    if name.len() <= PART_SHOWN_MAX {
         part.extend(name);
-    } else {
-        part.extend(hex(&blake3(&[name])[..16]).as_bytes());
+        part.push(b'.');
     }
+    part.extend(hex(&blake3(&[name])[..16]).as_bytes());
     part.extend(suffix.as_bytes());
     part
+}
+
+/// Whether content may not use `name`, because a temporary file may have it, in whatever case.
+pub fn is_part(name: &[u8], suffix: &str) -> bool {
+    let end = name.len().checked_sub(suffix.len()).map(|start| &name[start..]);
+    end.is_some_and(|end| end.eq_ignore_ascii_case(suffix.as_bytes()))
 }
 
 /// Lower-case hexadecimal.
@@ -124,10 +135,22 @@ mod tests {
         }
     }
 
+    /// Where case is folded, `readme` truncated what waited complete as `README`.
+    #[test]
+    fn names_that_differ_in_case_only_have_parts_that_differ_in_more() {
+        let suffix = part_suffix(&[7; 16]);
+        for (one, two) in [("README", "readme"), (&"A".repeat(100)[..], &"a".repeat(100)[..])] {
+            let (one, two) = (part_name(one.as_bytes(), &suffix), part_name(two.as_bytes(), &suffix));
+            assert!(!one.eq_ignore_ascii_case(&two));
+        }
+        assert!(is_part(b".x.TORNET-part-07070707", &suffix) && !is_part(b"x", &suffix));
+    }
+
     #[test]
     fn long_names_have_short_parts_of_their_own() {
         let suffix = part_suffix(&[0xab; 16]);
-        assert_eq!(part_name(b"a.txt", &suffix), b".a.txt.tornet-part-abababab");
+        let part = format!(".a.txt.{}.tornet-part-abababab", hex(&blake3(&[b"a.txt"])[..16]));
+        assert_eq!(part_name(b"a.txt", &suffix), part.as_bytes());
         let (one, two) = (part_name(&[b'x'; 255], &suffix), part_name(&[b'y'; 255], &suffix));
         assert!(one != two && one.len() <= NAME_MAX);
         assert_ne!(path_hash(&[0; 16], b"ab"), path_hash(&path_hash(&[0; 16], b"a"), b"b"));

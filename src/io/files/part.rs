@@ -31,6 +31,11 @@ pub(super) struct Part {
 }
 
 impl Part {
+    /// Whether its bytes lie under its temporary name.
+    pub(super) fn is_temporary(&self) -> bool {
+        matches!(self.state, State::Temporary { .. })
+    }
+
     /// Whether what lies in its place was put there by an earlier run of the same job.
     pub(super) fn replaces(&self) -> bool {
         self.state == State::Temporary { replace: true }

@@ -12,8 +12,9 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, RenameFlags, renameat2};
 use nix::sys::stat::{FileStat, fstat, fstatat};
-use nix::unistd::{fsync, syncfs};
+use nix::unistd::{UnlinkatFlags, fsync, syncfs, unlinkat};
 
+use super::descriptors::Number;
 use super::names::{self, failed};
 use super::part::Part;
 use super::{Fault, Work, errno};
@@ -23,7 +24,7 @@ use crate::limits::{PLACE_BATCH_BYTES, PLACE_BATCH_FILES, SYNC_EACH_MAX};
 #[derive(Default)]
 pub(super) struct Unsynced {
     /// Complete files under temporary names, whose bytes may not be on the disk.
-    waiting: Vec<(Part, Option<Arc<OwnedFd>>)>,
+    pub(super) waiting: Vec<(Part, Option<Arc<OwnedFd>>)>,
     waiting_bytes: u64,
     /// Directories (and files in place) whose entries, modes and times may not be; the first few.
     changed: Vec<Arc<OwnedFd>>,
@@ -92,11 +93,31 @@ impl Work<'_> {
         }
         let few: Vec<_> = waiting.iter().filter_map(|(_, fd)| fd.as_ref()).collect();
         let synced = self.job.unsynced.sync(&few, few.len() == waiting.len());
-        synced.map_err(|errno| failed(&self.job.path, errno))?;
+        if let Err(errno) = synced {
+            self.discard(waiting);
+            return Err(failed(&self.job.path, errno));
+        }
         // Else a power loss could leave files in place that no journal knows: strangers' files, to the next run.
         let journal = self.job.journal.sync();
         journal.map_err(|error| failed(&self.job.journal.path().display().to_string(), errno(&error)))?;
         waiting.iter().try_for_each(|(part, _)| self.rename(part))
+    }
+
+    /// Throws away what may not have reached the disk, and what is being written, since nobody says which file a
+    /// failed sync is about. Linux marks pages that it could not write as clean: the next run would read them
+    /// back from the cache, find their tags right, and its own sync would succeed. Of a file that is not there
+    /// no record counts, so they are fetched again.
+    fn discard(&mut self, waiting: Vec<(Part, Option<Arc<OwnedFd>>)>) {
+        let (open, kept): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.job.files).into_iter().partition(|(_, part)| part.is_temporary());
+        self.job.files = kept;
+        open.keys().for_each(|file| self.descriptors.close(self.id, Number::File(*file)));
+        for part in open.into_values().chain(waiting.into_iter().map(|(part, _)| part)) {
+            let Ok(above) = self.dir(part.parent) else { continue };
+            let temporary = names::part_name(&part.name, &self.job.suffix);
+            // The sync's failure is the one to tell; a disk that refuses this too takes no renames either.
+            let _ = unlinkat(&*above, &temporary[..], UnlinkatFlags::NoRemoveDir);
+        }
     }
 
     fn rename(&mut self, part: &Part) -> Fault<()> {

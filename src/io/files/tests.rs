@@ -138,6 +138,11 @@ impl Bed {
     }
 }
 
+/// The temporary name of a file of the only job.
+fn part(name: &str) -> String {
+    String::from_utf8(names::part_name(name.as_bytes(), &names::part_suffix(&[9; 16]))).expect("text")
+}
+
 fn record(n: u8) -> Vec<u8> {
     vec![n; RECORD_PLAIN]
 }
@@ -325,7 +330,7 @@ fn hostile_names_and_planted_symlinks_lead_nowhere() {
         bed.whole(0, name, b"x", 0o644).expect_err(name);
         bed.link(0, name, "t").expect_err(name);
     }
-    let unfinished = format!(".f{}", names::part_suffix(&[9; 16]));
+    let unfinished = part("f");
     bed.whole(0, &unfinished, b"x", 0o644).expect_err("a name that takes another file's place");
     symlink(&outside, bed.out("dirlink")).expect("plant");
     symlink(outside.join("target"), bed.out("filelink")).expect("plant");
@@ -360,8 +365,7 @@ fn a_planted_hard_link_is_not_written_through() {
     let precious = bed.dir.path().join("precious");
     fs::write(&precious, "precious").expect("write");
     bed.begin();
-    let part = format!(".f{}", names::part_suffix(&[9; 16]));
-    fs::hard_link(&precious, bed.out(&part)).expect("plant");
+    fs::hard_link(&precious, bed.out(&part("f"))).expect("plant");
     bed.open(1, 0, "f", 4).expect("opened");
     bed.write(1, 0, b"evil").expect("written");
     bed.finish(1, 0o644).expect("finished");

@@ -293,3 +293,27 @@ fn a_failure_of_the_last_operations_keeps_the_journal() {
     }
     assert_eq!((ends, get.poll_ended().expect("ended").result), (vec![false], Err("no".into())));
 }
+
+/// The end makes what was written durable: where that fails, nothing may be in place.
+#[test]
+fn an_end_that_fails_is_no_success() {
+    let (reference, chunks) = put(&[file("d", "f", bytes(8, 10))]);
+    let (mut get, pool) = (Get::new(SlicePool::new(64)), SlicePool::new(64));
+    get.start(request(1, &reference, &[])).unwrap();
+    loop {
+        while let Some((target, _)) = get.poll_want() {
+            let (slice, mut data) = (&chunks[&target.id], pool.lease().unwrap());
+            data[..slice.len()].copy_from_slice(slice);
+            get.slice(target, 0, data, slice.len(), None);
+        }
+        let FileOp { job, act } = get.poll_op().expect("it goes on");
+        if matches!(act, FileAct::End { complete: true }) {
+            break;
+        }
+        get.file_done(FileDone { job, result: Ok(outcome(&act)) });
+    }
+    let fault = FileFault { message: "the disk failed".into(), retryable: true };
+    get.file_done(FileDone { job: JobId(1), result: Err(fault) });
+    assert_eq!(get.poll_ended().expect("ended").result, Err("the disk failed".into()));
+    assert!(get.poll_op().is_none() && get.is_idle());
+}

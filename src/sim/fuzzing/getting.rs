@@ -185,7 +185,7 @@ pub fn get(bytes: &[u8]) {
     let mut executor = Executor { resumed: input.one_in(4), ..Executor::default() };
     let (mut wants, mut ops): (Wants, VecDeque<FileOp>) = Default::default();
     // A disk that fails once fails on.
-    let (mut troubled, mut broken, mut ended) = (false, false, None);
+    let (mut troubled, mut failed, mut broken, mut ended) = (false, false, false, None);
     for round in 0.. {
         assert!(round < ROUNDS_MAX, "the job does not end: {:?}", get.progress().next());
         while let Some((target, mask)) = get.poll_want() {
@@ -234,10 +234,14 @@ pub fn get(bytes: &[u8]) {
                     }
                     continue;
                 };
-                let may_fail = !matches!(act, FileAct::End { .. } | FileAct::Begin { .. });
-                broken |= may_fail && input.byte() == 0xff;
+                let may_fail = !matches!(act, FileAct::Begin { .. });
+                let is_end = matches!(act, FileAct::End { .. });
+                // There is one end, so it fails more often.
+                broken |= may_fail && input.byte() >= if is_end { 0xe0 } else { 0xff };
                 let result = if broken && may_fail {
-                    troubled = true;
+                    (troubled, failed) = (true, true);
+                    // A failed end is an end: the executor forgets the job.
+                    executor.ended |= is_end;
                     Err(FileFault { message: "disk full".into(), retryable: true })
                 } else {
                     Ok(executor.act(act, &mut input))
@@ -248,6 +252,7 @@ pub fn get(bytes: &[u8]) {
     }
     let ended = ended.or_else(|| get.poll_ended()).expect("a job that is given all it wants ends");
     assert_eq!(executor.ended, executor.begun, "what was begun is ended");
+    assert!(!failed || ended.result.is_err(), "what could not be done is no success");
     drop(ops);
     assert_eq!((records.available(), slices.available()), (RECORDS, 4096), "all buffers came back");
     assert!(get.is_idle() && get.poll_want().is_none() && get.poll_op().is_none());

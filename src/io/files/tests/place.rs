@@ -40,3 +40,31 @@ fn a_file_that_lacks_a_record_gets_no_name() {
     assert!(bed.begin());
     assert_eq!(bed.open(1, 0, "f", 2 * RECORD_PLAIN as u64).expect("reopened").len(), 1);
 }
+
+/// Linux marks pages that it could not write as clean, so the next run would find them right, and its sync too.
+#[test]
+fn what_a_failed_sync_was_about_is_fetched_again() {
+    let mut bed = Bed::new();
+    bed.begin();
+    bed.directory(1, 0, "d").expect("made");
+    bed.whole(1, "whole", b"x", 0o444).expect("written");
+    bed.open(1, 0, "waiting", RECORD_PLAIN as u64).expect("opened");
+    bed.write(1, 0, &record(1)).expect("written");
+    bed.finish(1, 0o644).expect("finished");
+    bed.open(2, 0, "open", 2 * RECORD_PLAIN as u64).expect("opened");
+    bed.write(2, 0, &record(1)).expect("written");
+    // Nothing that could be synced.
+    let null = Arc::new(OwnedFd::from(fs::File::open("/dev/null").expect("opened")));
+    let job = bed.files.jobs.get_mut(&JOB).expect("begun");
+    job.unsynced.waiting.last_mut().expect("two wait").1 = Some(null);
+    bed.place().expect_err("it cannot be synced");
+    assert_eq!((bed.leftovers(), bed.leftovers_in("d")), (0, 0), "nothing that may be only in the cache");
+    bed.write(2, 1, &record(2)).expect_err("it is no longer there");
+    bed.end(false);
+    assert!(!bed.out("waiting").exists() && !bed.out("d/whole").exists(), "not named");
+    assert!(bed.begin());
+    bed.directory(1, 0, "d").expect("entered");
+    assert_eq!(bed.open(1, 0, "waiting", RECORD_PLAIN as u64).expect("opened"), [], "fetched again");
+    assert_eq!(bed.open(2, 0, "open", 2 * RECORD_PLAIN as u64).expect("opened"), [], "fetched again");
+    assert_eq!(bed.open(3, 1, "whole", 1).expect("opened"), [], "fetched again");
+}

@@ -241,12 +241,8 @@ impl Job {
     pub(super) fn file_done(&mut self, done: FileDone) {
         self.ops_waiting = self.ops_waiting.saturating_sub(1);
         match done.result {
-            Err(fault) => {
-                if matches!(self.phase, Phase::Ending) && self.ops.is_empty() && self.ops_waiting == 0 {
-                    self.phase = Phase::Ended;
-                }
-                self.fail(&fault.message);
-            }
+            // Also of the end itself: what is not known to be durable is no success. `advance` ends it then.
+            Err(fault) => self.fail(&fault.message),
             Ok(outcome) => self.outcome_of(outcome),
         }
         self.advance();
