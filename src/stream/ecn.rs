@@ -49,6 +49,14 @@ impl Ecn {
         self.capable
     }
 
+    /// An acknowledgement of nothing but packets of an earlier path said that `ce` met congestion: none of
+    /// that was on this one.
+    pub(super) fn on_earlier_acked(&mut self, ce: u64) {
+        let news = ce.saturating_sub(self.ce);
+        self.ce += news;
+        self.ce_before += news;
+    }
+
     /// A packet counts as lost.
     pub(super) fn on_lost(&mut self) {
         self.lost += 1;
@@ -93,6 +101,20 @@ mod tests {
         ecn.on_acked(1, 0, 1);
         (0..100).for_each(|n| (ecn.on_lost(), ecn.on_timeout(n)).0);
         assert!(ecn.is_capable(), "what once arrived can arrive");
+    }
+
+    #[test]
+    fn marks_of_an_earlier_path_do_not_count_against_this_one() {
+        let mut ecn = Ecn::new();
+        assert!(ecn.on_acked(50, 5, 100));
+        let mut ecn = ecn.fresh();
+        ecn.on_earlier_acked(25);
+        ecn.on_earlier_acked(24);
+        assert_eq!((ecn.ce, ecn.ce_before), (25, 25), "a late one counts fewer");
+        assert!(!ecn.on_acked(10, 25, 100), "no news");
+        assert!(ecn.on_acked(1, 26, 100) && ecn.is_capable(), "one of eleven, not 21");
+        ecn.on_earlier_acked(u64::MAX);
+        assert!(!ecn.on_acked(1, u64::MAX, 100));
     }
 
     #[test]

@@ -217,9 +217,9 @@ impl Connection {
             self.recovery.timeouts = 0;
         }
         // Of an earlier path nothing is learned about this one.
-        let arrived = if current { arrived } else { 0 };
-        if self.ecn.on_acked(arrived, ack.ce, self.stats.sent_packets)
-            && current
+        if !current {
+            self.ecn.on_earlier_acked(ack.ce);
+        } else if self.ecn.on_acked(arrived, ack.ce, self.stats.sent_packets)
             && self.controller.on_congestion(now, packet.time, Signal::Marked)
         {
             self.stats.congestion_events += 1;

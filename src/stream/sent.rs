@@ -260,19 +260,8 @@ impl SentPackets {
 
     /// Forgets settled packets at the front; lost ones after `late`.
     pub fn trim(&mut self, now: Time, late: Duration) {
-        let (base, next) = (self.base, self.next());
-        while let Some(front) = self.packets.front() {
-            let settled = match front.state {
-                State::Foreign | State::Acked => true,
-                // For as long as the packet behind it may be acknowledged, with it or without.
-                State::Skipped => self.is_passed(),
-                State::Lost => front.time + late <= now,
-                State::Quiet => self.base + QUIET_KEPT < next,
-                State::InFlight => false,
-            };
-            if !settled {
-                break;
-            }
+        let base = self.base;
+        while !self.packets.is_empty() && self.is_settled(now, late) {
             self.pop();
         }
         if self.base > base {
@@ -298,10 +287,19 @@ impl SentPackets {
         self.base += 1;
     }
 
-    /// Whether the next packet behind the front arrived.
-    fn is_passed(&self) -> bool {
-        let no_packet = |packet: &&Sent| matches!(packet.state, State::Foreign | State::Skipped);
-        self.packets.iter().find(|packet| !no_packet(packet)).is_some_and(|it| it.state == State::Acked)
+    /// Whether the front may be forgotten. A number that was left out stays for as long as the packet behind
+    /// it: until then an acknowledgement may name both.
+    fn is_settled(&self, now: Time, late: Duration) -> bool {
+        let is_skipped = matches!(self.packets.front(), Some(front) if front.state == State::Skipped);
+        let no_packet = |packet: &Sent| matches!(packet.state, State::Foreign | State::Skipped);
+        let mut packets = (self.base..).zip(&self.packets);
+        let decides = if is_skipped { packets.find(|(_, it)| !no_packet(it)) } else { packets.next() };
+        decides.is_some_and(|(number, packet)| match packet.state {
+            State::Foreign | State::Acked => true,
+            State::Lost => packet.time + late <= now,
+            State::Quiet => number + QUIET_KEPT < self.next(),
+            State::InFlight | State::Skipped => false,
+        })
     }
 }
 
@@ -338,5 +336,38 @@ mod tests {
         assert_eq!((sent.len(), sent.next(), sent.refs.len()), (0, 11, 0));
         sent.commit(Time(20), 20, 10, true, false);
         assert_eq!((sent.len(), sent.first_in_flight()), (1, Some(20)));
+    }
+
+    #[test]
+    fn a_skipped_number_leaves_with_the_packet_behind_it_whatever_became_of_that() {
+        let late = Duration::from_nanos(10);
+        for fate in [State::Acked, State::Lost, State::Quiet] {
+            let mut sent = SentPackets::default();
+            sent.skip(0);
+            sent.stage(FrameRef::SessionWindow);
+            sent.commit(Time(0), 2, 100, fate != State::Quiet, false);
+            sent.trim(Time(100), late);
+            assert_eq!((sent.len(), sent.skips.len()), (3, 1), "may yet be acknowledged");
+            match fate {
+                State::Acked => _ = sent.acknowledge(2),
+                State::Lost => {
+                    sent.lose(2);
+                    sent.trim(Time(9), late);
+                    assert!(sent.has_skipped(&(0..1)), "the packet may only be late");
+                }
+                _ => {
+                    for number in 3..2 + QUIET_KEPT {
+                        sent.commit(Time(1), number, 100, false, false);
+                        sent.trim(Time(100), late);
+                        assert!(sent.has_skipped(&(0..1)), "the packet is kept up to {number}");
+                    }
+                    sent.commit(Time(1), 2 + QUIET_KEPT, 100, false, false);
+                }
+            }
+            sent.trim(Time(100), late);
+            let left = if fate == State::Quiet { QUIET_KEPT as usize } else { 0 };
+            assert_eq!(sent.len(), left, "{fate:?}");
+            assert_eq!((sent.skips.len(), sent.refs.len()), (0, 0), "{fate:?}");
+        }
     }
 }

@@ -129,7 +129,9 @@ impl Connection {
     }
 
     pub(super) fn gate(&self, now: Time) -> Gate {
-        if self.window_is_full() || self.sent.len() >= SENT_PACKETS_MAX {
+        // With nothing in flight no acknowledgement would come to open it again.
+        let remembers_too_many = self.sent.len() >= SENT_PACKETS_MAX && self.sent.eliciting() > 0;
+        if self.window_is_full() || remembers_too_many {
             Gate::Window
         } else if self.pacer.allowance(now) == 0 {
             Gate::Paced

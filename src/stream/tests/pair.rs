@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
 use crate::base::{Rng, StreamId, Time};
-use crate::limits::{PACKET_OVERHEAD, TRAIN_SEGMENTS_MAX};
+use crate::limits::{PACKET_OVERHEAD, SENT_PACKETS_MAX, TRAIN_SEGMENTS_MAX};
 use crate::stream::{Config, Connection, Event, Sink, SourceFault, SourceId, SourceRead};
 
 /// One direction of the path.
@@ -81,6 +81,9 @@ impl Sink for Checked {
     }
 }
 
+/// One packet in so many, on average, leaves a number out before it.
+const LEFT_OUT_EVERY: f64 = 64.0;
+
 /// One end.
 #[derive(Debug)]
 pub struct End {
@@ -91,9 +94,14 @@ pub struct End {
     pub number: u64,
     /// Every so many packets the number skips one, as for another kind of packet.
     pub skip: u64,
+    /// Most packets that were remembered at once.
+    pub remembered: usize,
+    skips: Rng,
     /// Link that it sends on, and when that link is free again.
     pub link: Link,
     busy: Time,
+    /// A packet left since a number was last left out or might have been.
+    fresh_number: bool,
     /// Packets that the queue or chance dropped; packets that were too large.
     pub dropped: u64,
     pub oversized: u64,
@@ -125,15 +133,18 @@ pub struct Pair {
 impl Pair {
     pub fn new(link: Link, seed: u64) -> Self {
         let now = Time::from_millis(1000);
-        let end = |initiator| End {
+        let end = |initiator: bool| End {
             conn: Connection::new(now, Config::new(initiator)),
             sources: Sources::default(),
             sink: Checked { consume: true, ..Checked::default() },
             events: Vec::new(),
             number: 0,
             skip: 0,
+            remembered: 0,
+            skips: Rng::from_number(seed ^ (1 + u64::from(initiator)) << 32),
             link: link.clone(),
             busy: now,
+            fresh_number: false,
             dropped: 0,
             oversized: 0,
             turn: Vec::new(),
@@ -188,6 +199,12 @@ impl Pair {
                 if end.skip > 0 && end.number % end.skip == end.skip - 1 {
                     end.number += 1;
                 }
+                // As a session does: between two packets, and told before the next one.
+                if end.fresh_number && end.skips.chance(1.0 / LEFT_OUT_EVERY) {
+                    end.conn.on_number_skipped(end.number);
+                    end.number += 1;
+                }
+                end.fresh_number = false;
                 let Some(meta) = end.conn.poll_payload(self.now, end.number, &mut room, &mut end.sources)
                 else {
                     break;
@@ -198,7 +215,9 @@ impl Pair {
                     end.turn.push(meta.len);
                 }
                 let number = end.number;
-                end.number += 1;
+                (end.number, end.fresh_number) = (end.number + 1, true);
+                end.remembered = end.remembered.max(end.conn.sent.len());
+                assert!(end.conn.sent.len() <= 2 * SENT_PACKETS_MAX);
                 self.launch(side, number, &room[..meta.len]);
             }
             let end = &mut self.ends[side];

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::pair::{Link, Pair};
+use crate::limits::SENT_PACKETS_MAX;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MBIT: f64 = 1e6;
@@ -46,6 +47,16 @@ fn loss_slows_but_never_breaks() {
             assert!(cost(&pair, len) < 1.12 + 3.0 * loss, "{rate} {stats:?}");
         }
     }
+}
+
+#[test]
+fn more_packets_than_are_remembered_pass_under_loss_with_numbers_left_out() {
+    let len = 100_000_000;
+    let mut pair = Pair::new(Link::new(1_000, 2).loss(0.01), 1);
+    pair.transfer(len, 600 * SECOND);
+    let end = &pair.ends[0];
+    assert!(end.number > SENT_PACKETS_MAX as u64, "{} packets are too few to tell", end.number);
+    assert!(end.remembered < 4096, "{} packets remembered of {}", end.remembered, end.number);
 }
 
 #[test]
