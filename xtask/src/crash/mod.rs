@@ -8,6 +8,7 @@ mod content;
 mod disk;
 mod journal;
 mod kill;
+mod player;
 mod points;
 mod power;
 mod record;

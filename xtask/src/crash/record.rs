@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::disk::{Body, Change, Disk, Inode, Node};
+use super::disk::{Body, Change, Inode, Node};
 use super::trace::Call;
 
 /// What to record: all that can change a file or make a change durable, and what is said to others.
@@ -344,58 +344,8 @@ fn shown(call: &Call) -> String {
     words.collect::<Vec<_>>().join(", ") + " at " + &String::from_utf8_lossy(&shown_path(call))
 }
 
-/// A disk that plays steps, up to any moment.
-pub struct Player<'a> {
-    steps: &'a [Step],
-    /// Steps in the order in which they end, of those that make something durable.
-    syncs: Vec<&'a Step>,
-    next: usize,
-    next_sync: usize,
-    /// The disk as it is at the moment that was played to.
-    pub disk: Disk,
-}
-
-impl<'a> Player<'a> {
-    /// Before the first step.
-    pub fn new(steps: &'a [Step]) -> Player<'a> {
-        let durable = |step: &&Step| matches!(step.effect, Effect::Sync(_) | Effect::Change(_, _, true));
-        let mut syncs: Vec<&Step> = steps.iter().filter(durable).collect();
-        syncs.sort_by_key(|step| step.end);
-        Player { steps, syncs, next: 0, next_sync: 0, disk: Disk::new() }
-    }
-
-    /// Plays until just after line `moment`: changes that have begun may show, syncs that came back count.
-    pub fn play(&mut self, moment: usize) {
-        loop {
-            let begin = self.steps.get(self.next).map_or(usize::MAX, |step| step.begin);
-            let end = self.syncs.get(self.next_sync).map_or(usize::MAX, |step| step.end);
-            if begin <= end && begin <= moment && self.next < self.steps.len() {
-                let step = &self.steps[self.next];
-                self.next += 1;
-                match &step.effect {
-                    Effect::Create(node) => drop(self.disk.create(node.clone())),
-                    Effect::Change(inode, change, _) => self.disk.change(*inode, step.end, change.clone()),
-                    Effect::Sync(_) | Effect::Said(_) => {}
-                }
-            } else if end < begin && end <= moment {
-                let step = self.syncs[self.next_sync];
-                self.next_sync += 1;
-                match &step.effect {
-                    Effect::Sync(inode) => self.disk.sync(*inode, step.begin),
-                    Effect::Change(inode, ..) => self.disk.sync_one(*inode, step.end),
-                    Effect::Create(_) | Effect::Said(_) => {}
-                }
-            } else {
-                return;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::super::disk::Policy;
-    use super::super::rng::Rng;
+pub(super) mod tests {
     use super::super::trace::parse;
     use super::*;
 
@@ -404,7 +354,7 @@ mod tests {
     }
 
     /// A trace in which `'…'` and `<…>` are written plainly.
-    fn steps(plain: &str) -> Result<Vec<Step>> {
+    pub fn steps(plain: &str) -> Result<Vec<Step>> {
         let mut text = String::new();
         for (part, inside) in plain.split(['<', '>', '\'']).zip([false, true].into_iter().cycle()) {
             text.push_str(&if inside { hex(part) } else { part.to_string() });
@@ -420,7 +370,7 @@ mod tests {
         Ok(recorder.steps)
     }
 
-    const PLAIN: &str = "1 mkdir('/d/n', 0700) = 0
+    pub const PLAIN: &str = "1 mkdir('/d/n', 0700) = 0
 1 openat(AT_FDCWD</x>, '/d/n/f', O_RDWR|O_CREAT, 0600) = 3</d/n/f>
 1 openat(AT_FDCWD</x>, '/d/n/f', O_WRONLY|O_DSYNC) = 4</d/n/f>
 1 lseek(3</d/n/f>, 2, SEEK_SET) = 2
@@ -469,26 +419,6 @@ mod tests {
             steps[steps.len() - 2].effect,
             Effect::Change(0, Change::Rename(b"n".to_vec(), b"m".to_vec()), false)
         );
-    }
-
-    #[test]
-    fn the_player_keeps_what_was_synced_by_then() {
-        let steps = steps(PLAIN).unwrap();
-        let lengths = |moment| {
-            let mut player = Player::new(&steps);
-            player.play(moment);
-            let found = player.disk.cut(Policy::Lose, &mut Rng::new(1, "", 0));
-            found
-                .iter()
-                .map(|node| if let Body::File(len, _) = node.body { len } else { 0 })
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(lengths(5), [0, 0, 0]);
-        assert_eq!(lengths(6), [0, 0, 1], "one byte with O_DSYNC");
-        assert_eq!(lengths(7), [0, 0, 6]);
-        let mut player = Player::new(&steps);
-        (0..20).for_each(|moment| player.play(moment));
-        assert_eq!(player.disk.cut(Policy::Lose, &mut Rng::new(1, "", 0)).len(), 4);
     }
 
     #[test]
