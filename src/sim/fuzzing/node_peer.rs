@@ -329,7 +329,7 @@ impl Scene {
 
     /// Whatever is finished is right.
     fn check(&self) {
-        for (path, entry) in self.files.below(b"") {
+        for (path, entry) in self.files.below(b"/out") {
             let Entry::File(bytes, ..) = entry else { continue };
             let Some(name) = path.rsplit(|byte| *byte == b'/').next() else { continue };
             let shown = String::from_utf8_lossy(path);
