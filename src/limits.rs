@@ -265,7 +265,8 @@ pub const SLICES_AHEAD_PER_PEER: usize = 256;
 pub const GET_JOBS_MAX: usize = 64;
 /// File operations waiting for the file thread at most.
 pub const FILE_OPS_MAX: usize = 1024;
-/// File operations of one job that are made and not answered, at most.
+/// File operations of one job that are made and not answered, from which on no further slice is cut: the last one
+/// may bring as many more as there are records in it and buffers for them.
 pub const FILE_OPS_PER_JOB_MAX: usize = 256;
 /// Buffers for records that cannot stay in their slice, per shard: one per file operation of a busy job,
 /// and one per slice in flight for records that lie across two.

@@ -66,9 +66,14 @@ pub fn command(mut args: Args) -> Result<()> {
     run(&Options { targets, seconds, jobs, cmin })
 }
 
-/// The names in the tables of targets: rows `("name", module::function),`.
-pub fn names(table: &str) -> Vec<String> {
-    let rows = table.lines().map(str::trim).filter_map(|line| line.strip_prefix("(\""));
+/// The names in a table of targets: rows `("name", module::function),` of `const TARGETS`.
+pub fn names(file: &str) -> Vec<String> {
+    let table = file.split_once("const TARGETS").and_then(|(_, table)| table.split_once("\n];"));
+    let rows = table
+        .map_or("", |(table, _)| table)
+        .lines()
+        .map(str::trim)
+        .filter_map(|line| line.strip_prefix("(\""));
     rows.filter_map(|row| row.split_once("\", ")).map(|(name, _)| name.to_string()).collect()
 }
 
@@ -236,7 +241,9 @@ mod tests {
     fn the_tables_are_read() {
         let table =
             "pub const TARGETS: &[Target] = &[\n    // Decoders.\n    (\"frame\", frames::frame),\n];";
-        assert_eq!(names(table), ["frame"]);
+        let seeds = "\nfn seeds() {\n    vec![\n        (\"frame\", seeds()),\n    ]\n}";
+        assert_eq!(names(&format!("{table}{seeds}")), ["frame"]);
+        assert_eq!(names(seeds), [""; 0]);
         let all = targets().unwrap();
         for name in ["frame", "session_pair", "journal"] {
             assert!(all.iter().any(|known| known == name), "{name}");

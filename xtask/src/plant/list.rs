@@ -60,8 +60,8 @@ pub const MISTAKES: &[Mistake] = &[
         name: "wrong-tree",
         about: "slices are verified against the tree that the peer sent, whatever its root",
         file: "src/chunk/slices.rs",
-        right: "        if merged != *root {\n            return Err(BadList::Root);\n        }\n        Ok(Self { chunk_len, root: *root,",
-        wrong: "        Ok(Self { chunk_len, root: if merged == *root { *root } else { merged },",
+        right: "        if merge_slices(bytes) != *root {\n            return Err(BadList::Root);\n        }\n        Ok(Self { chunk_len, root: *root,",
+        wrong: "        Ok(Self { chunk_len, root: *root,",
     },
     Mistake {
         name: "nonce-after-restart",

@@ -37,7 +37,8 @@ mod tests {
 
     #[test]
     fn a_decoder_without_a_target_is_found() {
-        let table = ("src/sim/fuzzing/mod.rs", "    (\"frame\", frames::frame),\n");
+        let table =
+            ("src/sim/fuzzing/mod.rs", "const TARGETS: &[Target] = &[\n    (\"frame\", frames::frame),\n];");
         let page = (PAGE, "| `frame` | frames |");
         let wire = |name| (name, "pub fn parse() {}");
         let good = [
