@@ -114,7 +114,8 @@ struct Model {
     number: u64,
     sources: Sources,
     sink: Seen,
-    read: u64,
+    /// Bytes read from the streams in order.
+    read: BTreeMap<StreamId, u64>,
     consumed: BTreeMap<StreamId, u64>,
     streams: BTreeSet<StreamId>,
     opened: BTreeSet<StreamId>,
@@ -133,7 +134,9 @@ impl Model {
                 }
                 Event::Finished { stream, final_size } => {
                     if let Some(seen) = self.sink.0.get(&stream) {
-                        assert!(seen.covers(0..final_size), "all of it is here");
+                        // What was read before the sink was chosen does not come again.
+                        let read = self.read.get(&stream).copied().unwrap_or(0);
+                        assert!(seen.covers(read..final_size), "all of it is here");
                     }
                 }
                 _ => {}
@@ -186,7 +189,7 @@ impl Model {
                 let mut into = Vec::new();
                 let state = self.conn.read(stream, &mut into, input.half().into());
                 assert!(state != ReadState::Gone || into.is_empty());
-                self.read += into.len() as u64;
+                *self.read.entry(stream).or_default() += into.len() as u64;
             }
             7 => {
                 // Never more than came.
@@ -226,7 +229,7 @@ pub fn peer(bytes: &[u8]) {
         number: 0,
         sources: Sources(false),
         sink: Seen::default(),
-        read: 0,
+        read: BTreeMap::new(),
         consumed: BTreeMap::new(),
         streams: BTreeSet::new(),
         opened: BTreeSet::new(),
