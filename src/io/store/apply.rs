@@ -183,9 +183,14 @@ impl<'a> Batch<'a> {
                 let same = found.root == chunk.root;
                 return if same { Ok(Stored::AlreadyThere) } else { Err(StoreError::Collision.into()) };
             }
-            // A damaged one: the new one takes its place.
-            Found::Record(_) | Found::Malformed => {
-                self.delete(&chunk.id)?;
+            // A damaged one: the new one takes its place, unless there is no room for it even then.
+            Found::Record(found) => {
+                self.check_room(shape.footprint(), found.shape.footprint())?;
+                self.discard(&chunk.id, found.sequence)?;
+            }
+            Found::Malformed => {
+                self.check_room(shape.footprint(), 0)?;
+                self.discard(&chunk.id, UNKNOWN)?;
             }
         }
         self.make_room(shape.footprint())?;
@@ -290,16 +295,22 @@ impl<'a> Batch<'a> {
         Ok(SLICE_SIZE as u64)
     }
 
-    fn make_room(&mut self, need: u64) -> Result<(), Refusal> {
+    /// Refuses what will have no room, before anything is changed for it: the batch that a refused operation belongs to
+    /// is committed. `freed` is what it will give back first.
+    fn check_room(&self, need: u64, freed: u64) -> Result<(), Refusal> {
         let limit = self.database.limit;
-        if self.totals.footprint + need <= limit {
-            return Ok(());
-        }
-        if self.database.kind == Kind::Local || need > limit {
+        let kept = self.totals.footprint.saturating_sub(freed);
+        if need > limit || self.database.kind == Kind::Local && kept + need > limit {
             let path = self.database.path.clone();
             return Err(StoreError::LimitReached { path, limit_bytes: limit }.into());
         }
-        self.evict(limit - need)
+        Ok(())
+    }
+
+    fn make_room(&mut self, need: u64) -> Result<(), Refusal> {
+        self.check_room(need, 0)?;
+        let limit = self.database.limit;
+        if self.totals.footprint + need <= limit { Ok(()) } else { self.evict(limit - need) }
     }
 
     /// Removes chunks until the footprint is at most `target`: the least recently used ones, about. The hand

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -120,8 +120,20 @@ impl Database {
         match Self::open_checked(path.clone(), kind, limit, map) {
             Err(why @ (StoreError::Truncated { .. } | StoreError::Damaged { .. })) => {
                 let aside = put_aside(parent, &path)?;
-                tracing::warn!("the cache starts empty; the old one is in {}: {why}", aside.display());
-                Self::open_checked(path, kind, limit, map)
+                // It occupies what the cache may occupy. More than half of that is not worth a look at it.
+                let mut kept = occupied(&aside).map_err(failed)?;
+                if kept > limit / 2 {
+                    tracing::warn!("the cache starts empty; the old one was too large to be kept: {why}");
+                    fs::remove_dir_all(&aside).map_err(failed)?;
+                    kept = 0;
+                } else {
+                    tracing::warn!(
+                        "the cache starts empty; the old one is in {} and takes {kept} bytes of the new one's limit \
+                         until the next start: {why}",
+                        aside.display()
+                    );
+                }
+                Self::open_checked(path, kind, limit - kept, map)
             }
             Ok(opened) => {
                 // What was put aside was there to be looked at until now.
@@ -337,6 +349,15 @@ fn mark_running(path: &Path) -> Result<(), StoreError> {
 /// Where a damaged cache is kept until the next start that finds the cache sound.
 fn aside(parent: &Path) -> PathBuf {
     parent.join("cache.damaged")
+}
+
+/// Bytes of the disk that the files of a folder take; a database's file is sparse.
+fn occupied(folder: &Path) -> std::io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder)? {
+        bytes += 512 * entry?.metadata()?.blocks();
+    }
+    Ok(bytes)
 }
 
 /// Moves a damaged cache away, in the place of an earlier one.

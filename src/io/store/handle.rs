@@ -87,16 +87,13 @@ impl Queue {
         }
     }
 
-    /// Does not wait; when there is no room, it is not done.
-    pub fn offer(&self, op: Op) {
+    /// Does not wait; false when there is no room: it is not done, and `ack` hears nothing.
+    pub fn offer(&self, op: Op, ack: Ack) -> bool {
         self.counters.queued(1);
-        if self.jobs.try_send(Job { op, ack: Ack::none() }).is_err_and(|refused| {
-            // Nobody asked, so nobody is told.
-            refused.into_inner().ack.forget();
-            true
-        }) {
-            self.counters.queued(-1);
-        }
+        let Err(refused) = self.jobs.try_send(Job { op, ack }) else { return true };
+        refused.into_inner().ack.forget();
+        self.counters.queued(-1);
+        false
     }
 
     fn wait(&self) -> Result<(), StoreError> {
@@ -112,12 +109,13 @@ impl StoreHandle {
     }
 
     /// Stores what this node publishes; waits while the queue is full. A chunk that is there already is
-    /// acknowledged and not written.
+    /// acknowledged and not written; one that is there damaged is replaced. A refused put changes nothing.
     pub fn put_local(&self, chunk: NewChunk, ack: Ack) {
         self.local.send(Op::Put(chunk), ack);
     }
 
-    /// Stores a copy of another's chunk; waits while the queue is full.
+    /// Stores a copy of another's chunk; waits while the queue is full. Copies that made room stay removed, also when it
+    /// is refused after all.
     pub fn put_cache(&self, chunk: NewChunk, ack: Ack) {
         self.cache.send(Op::Put(chunk), ack);
     }

@@ -113,6 +113,15 @@ struct Shared {
     touched: Arc<Touched>,
 }
 
+impl Shared {
+    fn side(&self, kind: Kind) -> &Side {
+        match kind {
+            Kind::Local => &self.local,
+            Kind::Cache => &self.cache,
+        }
+    }
+}
+
 /// One environment with its writer running.
 struct Started {
     queue: Queue,

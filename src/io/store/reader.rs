@@ -164,8 +164,7 @@ impl StoreReader {
     /// Tells that a chunk is damaged.
     fn tell(&self, handle: u64, id: ChunkId, what: &str) {
         let kind = kind_of(handle);
-        let side = if kind == Kind::Local { &self.shared.local } else { &self.shared.cache };
-        if side.reports.tell(kind, id, handle >> 1, what) {
+        if self.shared.side(kind).reports.tell(kind, id, handle >> 1, what) {
             self.shared.reads.damaged.fetch_add(1, Relaxed);
         }
     }
@@ -178,11 +177,13 @@ impl StoreReader {
             .map(|record| (record.sequence(), record.shape().len, record.root(), record.is_whole()))
         else {
             self.tell(UNKNOWN << 1 | kind as u64, *id, "its record");
+            self.shared.side(kind).reports.pass_on(*id, UNKNOWN);
             return None;
         };
         let handle = sequence << 1 | kind as u64;
-        let (_, database) = self.side(handle);
-        if database.damage.has(id, sequence) {
+        let side = self.shared.side(kind);
+        if side.database.damage.has(id, sequence) {
+            side.reports.pass_on(*id, sequence);
             return None;
         }
         // A record that names another chunk's bodies would bring that chunk's, all in order but not asked for.

@@ -99,6 +99,36 @@ fn a_replacement_that_cannot_be_committed_is_not_acknowledged() {
     assert_eq!(store.stats().damaged_local, 0);
 }
 
+/// Found by review: a put that was refused for want of room had removed the damaged copy by then, and the batch was
+/// committed.
+#[test]
+fn a_replacement_that_is_refused_changes_nothing() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let chunks: Vec<_> = (0..8).map(|seed| chunk(CHUNK_SIZE_MAX, seed)).collect();
+    let store = open(dir.path());
+    chunks.iter().for_each(|chunk| assert_eq!(put(&store, chunk), Ok(Stored::Done)));
+    drop(store);
+    let path = data(dir.path(), "local");
+    let at = position(&path, &chunks[0].bytes[..64]) as u64;
+    let file = fs::OpenOptions::new().write(true).open(&path).expect("open");
+    file.write_all_at(&[chunks[0].bytes[0] ^ 1], at).expect("write");
+    let store = try_open(dir.path(), StoreConfig { local_limit: 4 << 20, ..CONFIG }).expect("a store");
+    let mut reader = store.readers().reader();
+    let handle = reader.find(&chunks[0].id).expect("stored").handle;
+    assert_eq!(reader.warm(handle, 0), Err(ReadFault::Damaged));
+    store.handle().sync().expect("marked");
+    let before = store.stats().local;
+    let refused = put(&store, &chunks[0]).expect_err("the limit was lowered");
+    assert!(matches!(refused, StoreError::LimitReached { .. }), "{refused}");
+    let after = store.stats();
+    assert_eq!((after.local.chunks, after.local.footprint), (before.chunks, before.footprint));
+    assert_eq!(after.damaged_local, 1, "the mark is still about what is there");
+    drop((reader, store));
+    let store = open(dir.path());
+    assert_eq!((store.stats().local.chunks, store.stats().damaged_local), (8, 1));
+    assert_eq!(put(&store, &chunks[0]), Ok(Stored::Done));
+}
+
 #[test]
 fn a_damaged_copy_leaves_the_cache() {
     let dir = tempfile::tempdir().expect("temporary directory");
@@ -119,6 +149,49 @@ fn a_damaged_copy_leaves_the_cache() {
     assert_eq!(put_cache(&store, &chunk), Ok(Stored::Done));
     reader.park();
     assert!(read_all(&mut reader, &chunk.id).as_ref() == Some(&chunk.bytes));
+}
+
+/// Found by review: a report that found the writer's queue full was lost, and with it the durable mark.
+#[test]
+fn a_report_of_damage_that_finds_the_queue_full_is_made_again() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let chunk = chunk(100_000, 1);
+    put(&open(dir.path()), &chunk).expect("stored");
+    let path = data(dir.path(), "local");
+    let at = position(&path, &chunk.bytes[..64]) as u64;
+    let file = fs::OpenOptions::new().write(true).open(&path).expect("open");
+    file.write_all_at(&[chunk.bytes[0] ^ 1], at).expect("write");
+    let store = open(dir.path());
+    let handle = store.handle();
+    // The writer waits in an acknowledgement, and its queue is full.
+    let (busy, is_busy) = crossbeam::channel::bounded(1);
+    let (go_on, may_go_on) = crossbeam::channel::bounded::<()>(1);
+    let wait = Ack::new(move |_| {
+        busy.send(()).expect("the test waits");
+        let _ = may_go_on.recv();
+    });
+    handle.set(Table::Meta, b"key".to_vec(), None, wait);
+    is_busy.recv().expect("the writer comes");
+    for _ in 0..crate::limits::STORE_QUEUE_MAX {
+        handle.set(Table::Meta, b"key".to_vec(), None, Ack::none());
+    }
+    let mut reader = store.readers().reader();
+    let found = reader.find(&chunk.id).expect("not yet known to be damaged").handle;
+    assert_eq!(reader.warm(found, 0), Err(ReadFault::Damaged));
+    assert!(reader.find(&chunk.id).is_none(), "and the queue is still full");
+    go_on.send(()).expect("the writer waits");
+    handle.sync().expect("written");
+    let mark = crate::io::store::database::damaged_key(&chunk.id);
+    let is_marked = |store: &Store| {
+        let database = &store.shared.local.database;
+        let txn = database.env.begin_ro_txn().expect("a snapshot");
+        txn.get(database.meta, &mark).is_ok()
+    };
+    assert!(!is_marked(&store), "the report had no room");
+    assert!(reader.find(&chunk.id).is_none());
+    handle.sync().expect("written");
+    assert!(is_marked(&store), "whoever looks next tells again");
+    assert_eq!((store.stats().damaged, store.stats().damaged_local), (1, 1), "counted once");
 }
 
 #[test]
@@ -214,11 +287,21 @@ fn a_cache_with_damaged_tables_is_put_aside_and_a_local_store_refused() {
     let store = open(dir.path());
     let mut reader = store.readers().reader();
     assert!(reader.find(&copy.id).is_none() && read_all(&mut reader, &ours.id).as_ref() == Some(&ours.bytes));
-    assert!(aside.join("data.mdb").exists());
+    let files =
+        fs::read_dir(&aside).expect("kept").map(|file| file.expect("read").metadata().expect("there"));
+    let kept: u64 = files.map(|file| file.blocks() * 512).sum();
+    assert!(kept > 80_000, "{kept}");
+    assert_eq!(store.stats().cache.limit, CONFIG.cache_limit - kept, "what is kept is counted");
     put_cache(&store, &copy).expect("stored");
     drop((reader, store));
-    drop(open(dir.path()));
+    let store = open(dir.path());
     assert!(!aside.exists(), "not kept for ever");
+    assert_eq!(store.stats().cache.limit, CONFIG.cache_limit);
+    drop(store);
+    spoil("cache", &copy.id);
+    let small = StoreConfig { cache_limit: 2 * 80_000, ..CONFIG };
+    drop(try_open(dir.path(), small).expect("a store"));
+    assert!(!aside.exists(), "too large to be kept");
     spoil("local", &ours.id);
     let error = try_open(dir.path(), CONFIG).map(|_| ()).expect_err("refused");
     assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
