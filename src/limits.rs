@@ -133,11 +133,16 @@ pub const CONTROL_PADDING_MAX: usize = 48;
 pub const TIMEOUTS_PER_CALL_MAX: usize = 1024;
 /// Handshakes per second and shard of initiators that proved their address with a cookie.
 pub const HANDSHAKES_PROVEN_PER_SECOND: u32 = 2000;
-/// Cookies that a shard sends per second; each prefix gets [`HANDSHAKES_PER_PREFIX_PER_SECOND`] at most.
-pub const COOKIES_PER_SECOND: u32 = 2000;
+/// Cookies that a shard sends per second to all who ask; each prefix gets [`HANDSHAKES_PER_PREFIX_PER_SECOND`] at most.
+/// When more ask, chance picks.
+pub const COOKIES_FREE_PER_SECOND: u64 = 2000;
+/// Of so many that ask, when more ask than that, one gets a cookie: its few microseconds are borne by all of them.
+pub const COOKIE_ASKERS: u64 = 8;
+/// Cookies that a shard sends per second at most, over time.
+pub const COOKIES_PER_SECOND: u64 = 12_500;
 /// Bytes that are sent on the strength of one address token before its holder was heard.
 pub const ADDRESS_TOKEN_BYTES_MAX: u64 = 64 << 10;
-/// Bytes that are sent so to one address per [`ADDRESS_TOKEN_PERIOD_MS`].
+/// Bytes that a shard sends so to one address per [`ADDRESS_TOKEN_PERIOD_MS`].
 pub const ADDRESS_TOKEN_BYTES_PER_PERIOD: u64 = 256 << 10;
 /// The period in which those are counted, milliseconds.
 pub const ADDRESS_TOKEN_PERIOD_MS: u64 = 60_000;
@@ -146,6 +151,10 @@ pub const ADDRESS_TOKEN_ADDRESSES_MAX: usize = 4096;
 /// Packets of streams between two numbers that are left out, at most: an acknowledgement of one that was left
 /// out gives its sender away (RFC 9000 §21.4).
 pub const NUMBERS_BETWEEN_SKIPS_MAX: u64 = 1024;
+/// Period in which those who ask for a cookie are counted, milliseconds.
+pub const COOKIE_WINDOW_MS: u64 = 100;
+/// Buckets that all prefixes which ask for a cookie share; a power of two.
+pub const COOKIE_BUCKETS: usize = 16_384;
 
 // ---- streams (docs/protocol/stream.md) ---------------------------------------------------------
 
@@ -198,6 +207,8 @@ pub const BUSY_RETRY_MS: u32 = 200;
 pub const REQUESTS_PER_SESSION_MAX: usize = 128;
 /// Time that a peer has to send a whole chunk request, milliseconds.
 pub const REQUEST_MS_MAX: u64 = 10_000;
+/// Time that a peer has to send a whole introduction, milliseconds.
+pub const HELLO_MS_MAX: u64 = 10_000;
 
 // ---- buffers and the shard ---------------------------------------------------------------------
 
@@ -293,6 +304,10 @@ pub const PROGRESS_MS: u64 = 200;
 pub const FILES_OPEN_MAX: usize = 256;
 /// Records of an interrupted `get` that its journal brings back at most (40 bytes of memory each).
 pub const JOURNAL_RECORDS_MAX: usize = 8 << 20;
+/// Days after which the journal of a `get` that nobody went on with is removed, at a start.
+pub const JOURNAL_DAYS_MAX: u64 = 30;
+/// Names in the folder of journals that a start looks at, at most.
+pub const JOURNALS_PRUNED_MAX: usize = 65_536;
 /// Complete files of one job that wait under temporary names to be made durable together, at most.
 pub const PLACE_BATCH_FILES: usize = 1024;
 /// Their content is made durable once it comes to so much, bytes.
@@ -345,6 +360,9 @@ pub const FRIEND_RETRY_MS_MAX: u64 = 30_000;
 pub const GET_LONELY_MS_MAX: u64 = 15_000;
 /// A `get` gives up when connected friends have sent no slice for so long, milliseconds.
 pub const GET_STARVED_MS_MAX: u64 = 120_000;
+/// What none of the connected friends has is waited for, while others are being called, for so long at most,
+/// milliseconds.
+pub const GET_OTHERS_MS_MAX: u64 = 15_000;
 /// A friend that sent wrong bytes is not asked for so long, milliseconds.
 pub const LIAR_MS: u64 = 600_000;
 /// Friends of a node at most.
@@ -415,6 +433,12 @@ const _: () = {
         "whatever one packet brings is heard, if only to refuse it"
     );
     assert!(REPLAY_WINDOW.is_multiple_of(64));
+    assert!(GET_OTHERS_MS_MAX > HANDSHAKE_RETRY_MS_MAX * 5 / 4, "who is being called is called once more");
+    assert!(COOKIE_BUCKETS.is_power_of_two() && 1000 % COOKIE_WINDOW_MS == 0);
+    assert!(
+        COOKIE_BUCKETS as u64 * HANDSHAKES_PER_PREFIX_PER_SECOND as u64 > COOKIE_ASKERS * COOKIES_PER_SECOND,
+        "a flood from everywhere meets the limit for all before that for its prefixes"
+    );
     assert!(16 + RECEIVE_NAME_SIZE + RECEIVE_CONTROL_SIZE <= BUFFER_HEAD_ROOM);
     assert!((16 + RECEIVE_NAME_SIZE + RECEIVE_CONTROL_SIZE).is_multiple_of(8));
     assert!(RECEIVE_LENT_MIN <= RECEIVE_BUFFERS && SEND_BUFFERS <= SEND_SLOTS);

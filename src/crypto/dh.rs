@@ -16,16 +16,23 @@ pub fn montgomery(key: &PublicKey) -> Option<[u8; 32]> {
     (!point.is_small_order()).then(|| point.to_montgomery().to_bytes())
 }
 
+/// The X25519 public key of a private one.
+pub fn public_of(secret: &[u8; 32]) -> [u8; 32] {
+    MontgomeryKey::from(&StaticSecret::from(*secret)).to_bytes()
+}
+
 /// Resolves Noise's primitives: hashes and ciphers from `ring`, X25519 from `x25519-dalek`, randomness
 /// from the seeded generator that the caller gives.
 pub struct Resolver {
     seed: [u8; 32],
+    static_public: Option<[u8; 32]>,
 }
 
 impl Resolver {
-    /// For one handshake: takes a seed from `rng`.
-    pub fn new(rng: &mut Rng) -> Self {
-        Self { seed: rng.bytes() }
+    /// For one handshake: takes a seed from `rng`. `static_public` is the public key of the private key that the
+    /// handshake will be given, if it is at hand: to compute it costs as much as half a Diffie-Hellman.
+    pub fn new(rng: &mut Rng, static_public: Option<[u8; 32]>) -> Self {
+        Self { seed: rng.bytes(), static_public }
     }
 }
 
@@ -35,7 +42,8 @@ impl CryptoResolver for Resolver {
     }
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        matches!(choice, DHChoice::Curve25519).then(|| Box::new(X25519::default()) as Box<dyn Dh>)
+        let key = X25519 { known_public: self.static_public, ..X25519::default() };
+        matches!(choice, DHChoice::Curve25519).then(|| Box::new(key) as Box<dyn Dh>)
     }
 
     fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
@@ -61,6 +69,17 @@ struct X25519 {
     secret: Option<StaticSecret>,
     secret_bytes: zeroize::Zeroizing<[u8; 32]>,
     public: [u8; 32],
+    /// The public key of the private key that `set` will be given.
+    known_public: Option<[u8; 32]>,
+}
+
+impl X25519 {
+    fn assign(&mut self, bytes: zeroize::Zeroizing<[u8; 32]>, public: Option<[u8; 32]>) {
+        let secret = StaticSecret::from(*bytes);
+        self.public = public.unwrap_or_else(|| MontgomeryKey::from(&secret).to_bytes());
+        self.secret_bytes = bytes;
+        self.secret = Some(secret);
+    }
 }
 
 impl Dh for X25519 {
@@ -79,16 +98,13 @@ impl Dh for X25519 {
     fn set(&mut self, privkey: &[u8]) {
         let mut bytes = zeroize::Zeroizing::new([0; 32]);
         bytes.copy_from_slice(&privkey[..32]);
-        let secret = StaticSecret::from(*bytes);
-        self.public = MontgomeryKey::from(&secret).to_bytes();
-        self.secret_bytes = bytes;
-        self.secret = Some(secret);
+        self.assign(bytes, self.known_public);
     }
 
     fn generate(&mut self, rng: &mut dyn Random) -> Result<(), NoiseError> {
         let mut bytes = zeroize::Zeroizing::new([0; 32]);
         rng.try_fill_bytes(&mut *bytes)?;
-        self.set(&*bytes);
+        self.assign(bytes, None);
         Ok(())
     }
 

@@ -98,6 +98,8 @@ pub struct Identity {
     card: IdentityCard,
     pair: Ed25519KeyPair,
     seed: Secret,
+    dh_secret: Zeroizing<[u8; 32]>,
+    dh_public: [u8; 32],
 }
 
 impl Identity {
@@ -105,7 +107,11 @@ impl Identity {
     pub fn new(seed: Secret, place_nonce: u64, rank_nonce: u64) -> Self {
         let pair = Ed25519KeyPair::from_seed_unchecked(seed.as_bytes()).expect("any 32 bytes are a seed");
         let key = PublicKey(pair.public_key().as_ref().try_into().expect("Ed25519 keys have 32 bytes"));
-        Self { card: IdentityCard { key, place_nonce, rank_nonce }, pair, seed }
+        // Made once: a handshake would spend a third of its time on them.
+        let mut dh_secret = Zeroizing::new([0; 32]);
+        dh_secret.copy_from_slice(&digest(&SHA512, seed.as_bytes()).as_ref()[..32]);
+        let dh_public = dh::public_of(&dh_secret);
+        Self { card: IdentityCard { key, place_nonce, rank_nonce }, pair, seed, dh_secret, dh_public }
     }
 
     /// The public half.
@@ -124,10 +130,13 @@ impl Identity {
     }
 
     /// The X25519 private key of the same point (RFC 8032 §5.1.5 expansion; clamped where it is used).
-    pub fn dh_secret(&self) -> Zeroizing<[u8; 32]> {
-        let mut out = Zeroizing::new([0; 32]);
-        out.copy_from_slice(&digest(&SHA512, self.seed.as_bytes()).as_ref()[..32]);
-        out
+    pub fn dh_secret(&self) -> &[u8; 32] {
+        &self.dh_secret
+    }
+
+    /// The X25519 public key of [`Self::dh_secret`].
+    pub fn dh_public(&self) -> &[u8; 32] {
+        &self.dh_public
     }
 
     /// Signs `message` for one purpose.
@@ -154,6 +163,7 @@ mod tests {
         let secret = x25519_dalek::StaticSecret::from(*identity.dh_secret());
         let public = x25519_dalek::PublicKey::from(&secret).to_bytes();
         assert_eq!(dh::montgomery(&identity.card().key), Some(public));
+        assert_eq!(*identity.dh_public(), public);
     }
 
     #[test]

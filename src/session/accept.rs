@@ -1,7 +1,7 @@
 //! The responder's side of the handshake (docs/protocol/session.md §2, §4, §5). Costs rise step by step,
 //! and each step is taken only after the one before: one AES block, one AEAD, a lookup, one MAC, and then
-//! Diffie-Hellman. What an observer recorded ends before the MAC: it takes nothing from those who may come, and
-//! is never answered.
+//! Diffie-Hellman. What an observer recorded of a handshake that came about ends before the MAC: it takes nothing
+//! from those who may come, and is not answered. A first flight that was not accepted is as good as new for 30 s.
 
 use std::time::Duration;
 
@@ -119,7 +119,8 @@ impl Sessions {
         nonce: &OuterNonce,
         cookie: &[u8; COOKIE_SIZE],
     ) -> Result<Received, DropCause> {
-        if self.replies.len() >= HANDSHAKE_QUEUE_MAX {
+        // Half of the queue is for those who need no cookie any more.
+        if self.replies.len() >= HANDSHAKE_QUEUE_MAX / 2 {
             return Err(DropCause::Full);
         }
         let key = self.disguise.cookie_key(nonce);

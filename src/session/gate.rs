@@ -8,7 +8,8 @@ use super::disguise::COOKIE_SIZE;
 use crate::base::{Rng, Time};
 use crate::crypto::{Secret, hash};
 use crate::limits::{
-    COOKIE_ROTATION_MS, COOKIES_PER_SECOND, HANDSHAKES_FREE_PER_SECOND, HANDSHAKES_PER_PREFIX_PER_SECOND,
+    COOKIE_ASKERS, COOKIE_BUCKETS, COOKIE_ROTATION_MS, COOKIE_WINDOW_MS, COOKIES_FREE_PER_SECOND,
+    COOKIES_PER_SECOND, HANDSHAKES_FREE_PER_SECOND, HANDSHAKES_PER_PREFIX_PER_SECOND,
     HANDSHAKES_PROVEN_PER_SECOND, PREFIXES_MAX,
 };
 
@@ -31,14 +32,14 @@ pub(super) enum Admission {
 /// The state of a shard's door.
 pub(super) struct Gate {
     second: Time,
-    /// Of this second: admitted at all, admitted with a cookie, answered with one.
+    /// Of this second: admitted at all, admitted with a cookie.
     admitted: u32,
     admitted_proven: u32,
-    answered: u32,
     // Apart, so that forged addresses cannot use up what proven ones need.
     unproven: Buckets,
     proven: Buckets,
-    asked: Buckets,
+    asked: SharedBuckets,
+    lottery: Lottery,
     cookies: Cookies,
 }
 
@@ -48,10 +49,10 @@ impl Gate {
             second: now,
             admitted: 0,
             admitted_proven: 0,
-            answered: 0,
             unproven: Buckets::new(now),
             proven: Buckets::new(now),
-            asked: Buckets::new(now),
+            asked: SharedBuckets::new(rng),
+            lottery: Lottery::new(now),
             cookies: Cookies::new(now, rng),
         }
     }
@@ -65,7 +66,7 @@ impl Gate {
         rng: &mut Rng,
     ) -> Admission {
         if now.since(self.second) >= SECOND {
-            (self.second, self.admitted, self.admitted_proven, self.answered) = (now, 0, 0, 0);
+            (self.second, self.admitted, self.admitted_proven) = (now, 0, 0);
         }
         self.cookies.roll(now, rng);
         let proven = *echoed != [0; COOKIE_SIZE] && self.cookies.verify(remote, echoed);
@@ -81,10 +82,9 @@ impl Gate {
                 self.admitted_proven += u32::from(proven);
                 Admission::Admit { proven }
             }
-            // A cookie costs a datagram, so these are counted too: of a flood from few prefixes each has its
-            // share, and the others do not notice.
-            (false, false) if self.answered < COOKIES_PER_SECOND && self.asked.take(prefix, now) => {
-                self.answered += 1;
+            // A cookie costs a datagram, so these are bounded too: of a flood from few prefixes each has its share,
+            // and the others do not notice; of one from everywhere chance picks.
+            (false, false) if self.asked.take(prefix, now) && self.lottery.draw(now, rng) => {
                 Admission::Cookie(self.cookies.make(remote))
             }
             (false, _) => Admission::Refuse,
@@ -141,6 +141,74 @@ impl Buckets {
             self.current.insert(prefix, full_at);
         }
         room
+    }
+}
+
+/// Token buckets that prefixes share at random: for those whose addresses may all be forged, so that no table of them
+/// can be filled. Who shares a bucket is drawn at the start and told to nobody.
+struct SharedBuckets {
+    /// Multiplier and summand of the hash: multiply-shift, 2-universal.
+    hash: (u128, u128),
+    /// The time at which each bucket will be full again.
+    full_at: Box<[Time]>,
+}
+
+impl SharedBuckets {
+    fn new(rng: &mut Rng) -> Self {
+        let mut draw = || u128::from_le_bytes(rng.bytes());
+        Self { hash: (draw(), draw()), full_at: vec![Time::ZERO; COOKIE_BUCKETS].into() }
+    }
+
+    fn take(&mut self, prefix: Prefix, now: Time) -> bool {
+        let number = match prefix {
+            Prefix::V4(high) => 1 << 63 | u64::from(high),
+            Prefix::V6(high) => high,
+        };
+        let mixed = self.hash.0.wrapping_mul(number.into()).wrapping_add(self.hash.1);
+        let slot = &mut self.full_at[(mixed >> (128 - COOKIE_BUCKETS.ilog2())) as usize];
+        let full_at = now.max(*slot) + SECOND / HANDSHAKES_PER_PREFIX_PER_SECOND;
+        let room = full_at.since(now) <= SECOND;
+        if room {
+            *slot = full_at;
+        }
+        room
+    }
+}
+
+/// Who gets a cookie when more ask than get one. Were it the first that ask, a flood would leave nothing to anybody
+/// else; as it is, whoever asks again gets one in the end. A cookie costs a few microseconds, most of them for
+/// sending it, so one for each that asks would cost more than to receive the flood: one for every eighth does not.
+struct Lottery {
+    began: Time,
+    /// Who asked in this window, and in the one before.
+    asked: u64,
+    before: u64,
+    given: u64,
+}
+
+impl Lottery {
+    /// Askers of one window who all get one.
+    const FREE: u64 = COOKIES_FREE_PER_SECOND * COOKIE_WINDOW_MS / 1000;
+    /// Cookies of one window at most.
+    const MOST: u64 = COOKIES_PER_SECOND * COOKIE_WINDOW_MS / 1000;
+
+    fn new(now: Time) -> Self {
+        Self { began: now, asked: 0, before: 0, given: 0 }
+    }
+
+    fn draw(&mut self, now: Time, rng: &mut Rng) -> bool {
+        let (age, window) = (now.since(self.began), Duration::from_millis(COOKIE_WINDOW_MS));
+        if age >= window {
+            self.before = if age < 2 * window { self.asked } else { 0 };
+            (self.began, self.asked, self.given) = (now, 0, 0);
+        }
+        self.asked += 1;
+        let load = self.asked.max(self.before);
+        let share = (load / COOKIE_ASKERS).clamp(Self::FREE, Self::MOST);
+        // How large a flood is shows only once it is there: its first window may get twice as much, and no more.
+        let won = self.given < 2 * Self::MOST && (load <= share || rng.below(load) < share);
+        self.given += u64::from(won);
+        won
     }
 }
 
@@ -281,6 +349,82 @@ mod tests {
         let taken = (0..PREFIXES_MAX as u32 + 9).filter(|n| buckets.take(Prefix::V4(*n), Time::ZERO)).count();
         assert_eq!((taken, buckets.current.len()), (PREFIXES_MAX, PREFIXES_MAX));
         assert!(buckets.take(Prefix::V4(u32::MAX), Time::from_millis(1000)));
+    }
+
+    /// Found by review: the first 2,000 of a second got all cookies, so that a flood with forged addresses left none to
+    /// anybody else.
+    #[test]
+    fn a_newcomer_gets_in_beside_a_flood_from_everywhere() {
+        const FLOOD_PER_MS: u32 = 100;
+        let (mut gate, mut rng) = gate();
+        // First flights as an initiator sends them: three handshakes of 20 s each.
+        let tries = [0, 500, 1500, 3500, 7500, 15_500];
+        let calls = [2000, 22_500, 43_500];
+        let tries: Vec<u64> = calls.iter().flat_map(|call| tries.map(|ms| call + ms)).collect();
+        let newcomers: Vec<SocketAddr> = (0..100).map(|n| ([192, 0, n, 1], 7).into()).collect();
+        let mut told = vec![false; newcomers.len()];
+        let (mut cookies, mut most, mut admitted) = (0u32, 0u32, 0);
+        for ms in 0..=60_000 {
+            // What nobody asks in is left out: the flood begins a good while before each try.
+            let near = tries.iter().any(|at| (*at).abs_diff(ms) <= 250);
+            let now = Time::from_millis(ms);
+            if ms % 1000 == 0 {
+                (most, cookies) = (most.max(cookies), 0);
+            }
+            for _ in 0..if near { FLOOD_PER_MS } else { 0 } {
+                let from = SocketAddr::from((rng.bytes::<4>(), 9));
+                cookies += u32::from(matches!(gate.admit(now, from, &NONE, &mut rng), Admission::Cookie(_)));
+            }
+            if tries.contains(&ms) {
+                for (from, told) in newcomers.iter().zip(&mut told).filter(|(_, told)| !**told) {
+                    match gate.admit(now, *from, &NONE, &mut rng) {
+                        Admission::Cookie(cookie) => {
+                            *told = true;
+                            let proven = gate.admit(now, *from, &cookie, &mut rng);
+                            admitted += u32::from(proven == Admission::Admit { proven: true });
+                        }
+                        Admission::Admit { .. } => panic!("there is no flood"),
+                        Admission::Refuse => {}
+                    }
+                }
+            }
+        }
+        // One try of eight wins: of six 55 in 100 do, of eighteen 91.
+        let got = told.iter().filter(|told| **told).count();
+        assert!(got >= 80, "{got} of {} got a cookie", newcomers.len());
+        assert_eq!(admitted as usize, got, "and with it they are in");
+        assert!(u64::from(most) <= COOKIES_PER_SECOND, "{most} cookies in one second");
+    }
+
+    #[test]
+    fn a_flood_gets_its_share_of_cookies_and_no_more() {
+        let mut rng = Rng::from_number(3);
+        let mut lottery = Lottery::new(Time::ZERO);
+        let (free, most) = (Lottery::FREE, Lottery::MOST);
+        let mut window = |ms: u64, asks: u64| {
+            (0..asks).filter(|_| lottery.draw(Time::from_millis(ms), &mut rng)).count() as u64
+        };
+        assert_eq!(window(0, free), free, "nobody who asks with few others is left out");
+        assert_eq!(window(100, 100 * most), 2 * most, "a flood's first window");
+        for n in 2..8 {
+            let won = window(100 * n, 100 * most);
+            assert!(won.abs_diff(most) < most / 8, "{won} in window {n}");
+        }
+        assert!(window(800, 100) < 20, "what comes right behind a flood counts as part of it");
+        assert_eq!(window(1200, free), free);
+        let eighth = window(1300, 5000) + window(1400, 5000) + window(1500, 5000);
+        assert!((1800..2800).contains(&eighth), "{eighth} of 15,000");
+    }
+
+    #[test]
+    fn a_prefix_has_its_share_of_cookies_and_takes_nobody_elses() {
+        let mut rng = Rng::from_number(4);
+        let mut buckets = SharedBuckets::new(&mut rng);
+        let taken = (0..1000).filter(|_| buckets.take(Prefix::V4(7), Time::ZERO)).count();
+        assert_eq!(taken, HANDSHAKES_PER_PREFIX_PER_SECOND as usize);
+        let others = (0..1000).filter(|n| buckets.take(Prefix::V6(*n), Time::ZERO)).count();
+        assert!(others > 990, "{others}");
+        assert!(buckets.take(Prefix::V4(7), Time::from_millis(20)));
     }
 
     #[test]

@@ -23,10 +23,11 @@ pub(super) struct Initiated(HandshakeState);
 /// We read a first message and may answer it.
 pub(super) struct Offered(HandshakeState);
 
-fn builder<'a>(network: &'a [u8], secret: &'a [u8; 32], rng: &mut Rng) -> Result<Builder<'a>, snow::Error> {
-    Builder::with_resolver(PATTERN.parse()?, Box::new(Resolver::new(rng)))
+fn builder<'a>(network: &'a [u8], identity: &'a Identity, rng: &mut Rng) -> Result<Builder<'a>, snow::Error> {
+    let resolver = Resolver::new(rng, Some(*identity.dh_public()));
+    Builder::with_resolver(PATTERN.parse()?, Box::new(resolver))
         .prologue(network)?
-        .local_private_key(secret)
+        .local_private_key(identity.dh_secret())
 }
 
 /// Writes the first message to `peer` into `message`, which has exactly the room for it.
@@ -39,8 +40,7 @@ pub(super) fn initiate(
     message: &mut [u8],
 ) -> Result<Initiated, Rejected> {
     let remote = montgomery(peer).ok_or(Rejected)?;
-    let secret = identity.dh_secret();
-    let mut state = builder(network, &secret, rng)
+    let mut state = builder(network, identity, rng)
         .and_then(|builder| builder.remote_public_key(&remote)?.build_initiator())
         .map_err(|_| Rejected)?;
     let len = state.write_message(payload, message).map_err(|_| Rejected)?;
@@ -66,9 +66,8 @@ pub(super) fn receive(
     message: &[u8],
     payload: &mut [u8],
 ) -> Result<(Offered, [u8; 32], usize), Rejected> {
-    let secret = identity.dh_secret();
     let mut state =
-        builder(network, &secret, rng).and_then(Builder::build_responder).map_err(|_| Rejected)?;
+        builder(network, identity, rng).and_then(Builder::build_responder).map_err(|_| Rejected)?;
     let len = state.read_message(message, payload).map_err(|_| Rejected)?;
     let remote = state.get_remote_static().and_then(|key| key.try_into().ok()).ok_or(Rejected)?;
     Ok((Offered(state), remote, len))

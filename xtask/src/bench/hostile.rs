@@ -39,7 +39,7 @@ const GROWTH_MAX: u64 = 8 << 20;
 const TRANSFER_GROWTH_MAX: u64 = GROWTH_MAX + (256 + 64) * (68 << 10);
 /// Answers to those who know the identity, per second of a flood: handshakes and cookies, as
 /// docs/protocol/session.md §4 bounds them, with some room for a second that is cut.
-const ANSWERS_PER_SECOND_MAX: f64 = 1.2 * (500.0 + 2000.0);
+const ANSWERS_PER_SECOND_MAX: f64 = 1.2 * (500.0 + 12_500.0);
 
 const VICTIM_PORT: u16 = 4001;
 const BARE_PORT: u16 = 4999;
