@@ -2,6 +2,7 @@
 //! as sources that the stream reads from the store when it makes packets. Slices that are not resident
 //! are faulted in elsewhere first, in order.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -69,7 +70,16 @@ enum State {
     /// The request's bytes so far, and when all of them must be here.
     Asking(Vec<u8>, Time),
     /// Slices still to be named, ascending.
-    Sending { handle: u64, chunk_len: u32, rest: u16, ticket: Option<u64> },
+    Sending { handle: u64, chunk_len: u32, rest: u16, wait: Option<Wait> },
+}
+
+/// What keeps a request from going on.
+#[derive(Debug, Clone, Copy)]
+enum Wait {
+    /// This slice of its chunk is being faulted in.
+    Slice(u32),
+    /// Too many slices are: its place among those that wait for room.
+    Room(u64),
 }
 
 /// All serving of one shard.
@@ -77,7 +87,7 @@ enum State {
 pub struct Serve {
     requests: BTreeMap<(PeerId, StreamId), State>,
     /// Requests that wait for a slice to become resident.
-    cold: BTreeMap<(u64, u32), Vec<(PeerId, StreamId)>>,
+    cold: BTreeMap<(u64, u32), BTreeSet<(PeerId, StreamId)>>,
     /// Requests whose slice is not even being faulted in, since too many are: first come, first served. While there
     /// are any, slices are on their way, and each that arrives calls them.
     starved: BTreeMap<u64, (PeerId, StreamId)>,
@@ -109,10 +119,18 @@ impl Serve {
             Some(State::Asking(_, until)) => {
                 self.deadlines.remove(&(until, peer, stream));
             }
-            Some(State::Sending { ticket: Some(ticket), .. }) => {
+            Some(State::Sending { wait: Some(Wait::Room(ticket)), .. }) => {
                 self.starved.remove(&ticket);
             }
-            Some(State::Sending { ticket: None, .. }) | None => {}
+            Some(State::Sending { handle, wait: Some(Wait::Slice(slice)), .. }) => {
+                if let Entry::Occupied(mut waiting) = self.cold.entry((handle, slice)) {
+                    waiting.get_mut().remove(&(peer, stream));
+                    if waiting.get().is_empty() {
+                        waiting.remove();
+                    }
+                }
+            }
+            Some(State::Sending { wait: None, .. }) | None => {}
         }
     }
 
@@ -188,7 +206,7 @@ impl Serve {
         self.counters.served += 1;
         acts.push(Act::Write(peer, stream, bytes));
         let state =
-            State::Sending { handle: chunk.handle, chunk_len: chunk.len, rest: request.mask, ticket: None };
+            State::Sending { handle: chunk.handle, chunk_len: chunk.len, rest: request.mask, wait: None };
         self.forget(peer, stream);
         self.requests.insert((peer, stream), state);
         self.go_on(peer, stream, store, acts);
@@ -196,7 +214,7 @@ impl Serve {
 
     /// Names slices as sources as far as they are resident.
     fn go_on(&mut self, peer: PeerId, stream: StreamId, store: &mut impl ChunkRead, acts: &mut Vec<Act>) {
-        let Some(State::Sending { handle, chunk_len, rest, ticket }) = self.requests.get_mut(&(peer, stream))
+        let Some(State::Sending { handle, chunk_len, rest, wait }) = self.requests.get_mut(&(peer, stream))
         else {
             return;
         };
@@ -219,12 +237,17 @@ impl Serve {
                         store.prefetch(*handle, later.trailing_zeros());
                         later &= later - 1;
                     }
-                    self.cold.entry((*handle, slice)).or_default().push((peer, stream));
+                    *wait = Some(Wait::Slice(slice));
+                    self.cold.entry((*handle, slice)).or_default().insert((peer, stream));
                     return;
                 }
                 Err(ReadFault::Busy) => {
-                    let number = *ticket.get_or_insert(self.next_ticket);
+                    let number = match *wait {
+                        Some(Wait::Room(number)) => number,
+                        _ => self.next_ticket,
+                    };
                     self.next_ticket = self.next_ticket.max(number + 1);
+                    *wait = Some(Wait::Room(number));
                     self.starved.insert(number, (peer, stream));
                     return;
                 }
@@ -251,9 +274,6 @@ impl Serve {
             self.go_on(peer, stream, store, acts);
             if self.starved.contains_key(&ticket) {
                 break;
-            }
-            if let Some(State::Sending { ticket, .. }) = self.requests.get_mut(&(peer, stream)) {
-                *ticket = None;
             }
         }
     }
@@ -368,6 +388,37 @@ mod tests {
         let slices = acts.iter().filter(|act| matches!(act, Act::Attach(..))).count();
         assert_eq!((ended, slices, serve.active(), serve.starved.len()), (18, 54, 0, 0));
         assert!(serve.cold.is_empty());
+    }
+
+    /// Found by review: they stayed until the slice came, however many came and went meanwhile.
+    #[test]
+    fn requests_that_end_do_not_wait_for_their_cold_slice() {
+        let (mut serve, mut acts) = (Serve::default(), Vec::new());
+        let mut store = Cold { room: 4, on_their_way: BTreeSet::new(), here: BTreeSet::new() };
+        let mut ask = |serve: &mut Serve, acts: &mut Vec<Act>, n: u64| {
+            serve.opened(Time::from_millis(0), PeerId(n), StreamId(n), acts);
+            let request = SliceRequest { chunk: ChunkId([1; 20]), mask: 7, list: false };
+            serve.data(PeerId(n), StreamId(n), &request.emit(), true, &mut store, acts);
+        };
+        for n in 0..1000 {
+            ask(&mut serve, &mut acts, n);
+            if n % 2 == 0 {
+                serve.ended(PeerId(n), StreamId(n));
+            } else {
+                serve.peer_down(PeerId(n));
+            }
+        }
+        assert!(serve.cold.is_empty() && serve.active() == 0);
+        ask(&mut serve, &mut acts, 1000);
+        ask(&mut serve, &mut acts, 1001);
+        serve.ended(PeerId(1000), StreamId(1000));
+        assert_eq!(serve.cold.values().map(BTreeSet::len).collect::<Vec<_>>(), [1]);
+        while let Some((handle, slice)) = store.on_their_way.pop_first() {
+            store.here.insert((handle, slice));
+            serve.warmed(handle, slice, &mut store, &mut acts);
+        }
+        let ended = acts.iter().filter(|act| matches!(act, Act::Finish(..))).count();
+        assert_eq!((ended, serve.active(), serve.cold.len()), (1, 0, 0));
     }
 
     #[test]
