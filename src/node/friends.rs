@@ -111,6 +111,11 @@ impl Friends {
         self.here.len()
     }
 
+    /// Whether this is a friend that is not connected.
+    pub(super) fn is_away(&self, key: &PublicKey) -> bool {
+        self.entries.get(key).is_some_and(|entry| !matches!(entry.standing, Standing::Here(_)))
+    }
+
     /// Whether none is connected or called.
     pub(super) fn all_away(&self) -> bool {
         self.away.len() == self.entries.len()

@@ -1,8 +1,8 @@
 //! Introductions: each side of a session says once what it is and which services it offers.
 
 use super::peer::{Meeting, Role};
-use super::{CHUNK_CHANNEL, Clock, HELLO_CHANNEL, Node, SERVICES};
-use crate::base::StreamId;
+use super::{CHUNK_CHANNEL, Clock, HELLO_CHANNEL, Node, SERVICES, TOO_SLOW};
+use crate::base::{StreamId, Time};
 use crate::limits::HELLO_SIZE_MAX;
 use crate::service::PeerId;
 use crate::session::CloseCode;
@@ -20,6 +20,23 @@ impl Node {
         debug_assert!(written == Ok(bytes.len()), "a new stream takes an introduction");
         peer.connection.finish(stream);
         peer.streams.insert(stream, Role::Introducing);
+    }
+
+    /// Gives up introductions that did not come in time: each holds a stream.
+    pub(super) fn end_slow_meetings(&mut self, now: Time) {
+        while let Some(&(until, id, stream)) = self.meetings.first()
+            && until <= now
+        {
+            self.meetings.pop_first();
+            let Some(peer) = self.peers.get_mut(&id) else { continue };
+            peer.streams.remove(&stream);
+            peer.connection.stop(stream, TOO_SLOW);
+            peer.connection.reset(stream, TOO_SLOW);
+            if let Meeting::Listening(text) = &mut peer.hello {
+                text.clear();
+            }
+            self.touch(id);
+        }
     }
 
     /// Bytes of a peer's introduction.
@@ -42,7 +59,9 @@ impl Node {
             return;
         }
         peer.connection.finish(stream);
-        peer.streams.remove(&stream);
+        if let Some(Role::Meeting(until)) = peer.streams.remove(&stream) {
+            self.meetings.remove(&(until, id, stream));
+        }
         match Hello::parse(text) {
             Ok(hello) => {
                 let serves = hello.services.contains(&CHUNK_CHANNEL);

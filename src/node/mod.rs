@@ -21,7 +21,7 @@ use crate::base::fileop::{FileDone, FileOp, JobId};
 use crate::base::{
     ChannelId, ChunkRead, Memory, Path, Place, PublicKey, Rng, SlicePool, StreamId, Time, UnixMs,
 };
-use crate::limits::{LIAR_MS, PROGRESS_MS, RECORD_BUFFERS, SLICE_BUFFERS};
+use crate::limits::{GET_OTHERS_MS_MAX, LIAR_MS, PROGRESS_MS, RECORD_BUFFERS, SLICE_BUFFERS};
 use crate::service::PeerId;
 use crate::service::fetch::{self, Fetch};
 use crate::service::get::{Get, GetRequest};
@@ -152,6 +152,8 @@ pub struct Node {
     /// Peers that may have something to send, in turn.
     ready: VecDeque<PeerId>,
     timers: BTreeSet<(Time, PeerId)>,
+    /// By when introductions that began must be whole.
+    meetings: BTreeSet<(Time, PeerId, StreamId)>,
     reports: VecDeque<Report>,
     acts: Vec<Act>,
     /// Peers to which something happened and that were not looked at since.
@@ -196,6 +198,7 @@ impl Node {
             next_progress: None,
             ready: VecDeque::new(),
             timers: BTreeSet::new(),
+            meetings: BTreeSet::new(),
             reports: VecDeque::new(),
             acts: Vec::new(),
             touched: Vec::new(),
@@ -208,6 +211,11 @@ impl Node {
     /// Whether it has friends away and no handshake to any of them under way.
     pub fn is_calling_nobody(&self) -> bool {
         self.friends.len() > 0 && self.friends.all_away()
+    }
+
+    /// How many friends are connected.
+    pub fn friends_connected(&self) -> usize {
+        self.friends.connected_len()
     }
 
     /// Tells the node what happened.
@@ -299,6 +307,8 @@ impl Node {
     /// Lets every part react to what the others did, until nothing moves.
     fn settle(&mut self, clock: Clock, world: &mut impl World) {
         self.session_events(clock);
+        let others = self.friends_away(clock.now) > 0;
+        self.fetch.expect_others(others.then(|| clock.now + Duration::from_millis(GET_OTHERS_MS_MAX)));
         while let Some(id) = self.touched.pop() {
             self.stream_events(clock, id, world);
             self.apply_acts();
@@ -337,8 +347,18 @@ impl Node {
                 Err(why) => self.fail_get(ended.job, why),
             }
         }
+        if self.fetch.is_short() {
+            self.friends.hurry(clock.now);
+        }
         self.call_friends(clock);
         self.send_requests(clock);
+    }
+
+    /// Friends that are not connected and would be asked if they were.
+    fn friends_away(&self, now: Time) -> usize {
+        let away = self.friends.len() - self.friends.connected_len();
+        let liars = self.liars.keys().filter(|key| is_liar(&self.liars, now, key));
+        away - liars.filter(|key| self.friends.is_away(key)).count()
     }
 
     fn fetch_event(&mut self, clock: Clock, event: fetch::Event) {
@@ -348,7 +368,10 @@ impl Node {
                 let node = self.peers.get(&from).map(|peer| peer.card.node_id());
                 self.get.slice(target, index, data, len, node);
             }
-            fetch::Event::Unavailable { target } => self.get.unavailable(&target),
+            fetch::Event::Unavailable { target } => {
+                let away = self.friends_away(clock.now);
+                self.get.unavailable(&target, away);
+            }
             fetch::Event::Liar { peer, chunk } => {
                 let Some(liar) = self.peers.get(&peer) else { return };
                 let (session, node, key) = (liar.session, liar.card.node_id(), liar.card.key);

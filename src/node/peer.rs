@@ -20,8 +20,8 @@ pub(super) enum Role {
     Serving,
     /// Our introduction.
     Introducing,
-    /// The peer's introduction.
-    Meeting,
+    /// The peer's introduction, which must be whole by then.
+    Meeting(Time),
 }
 
 /// A peer's introduction.

@@ -100,8 +100,14 @@ impl Node {
         self.friends.gone(clock.now, id);
         self.fetch.peer_down(id);
         self.serve.peer_down(id);
-        if let Some(at) = self.peers.remove(&id).and_then(|peer| peer.timer) {
+        let Some(peer) = self.peers.remove(&id) else { return };
+        if let Some(at) = peer.timer {
             self.timers.remove(&(at, id));
+        }
+        for (stream, role) in peer.streams {
+            if let Role::Meeting(until) = role {
+                self.meetings.remove(&(until, id, stream));
+            }
         }
     }
 

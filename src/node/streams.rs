@@ -1,11 +1,13 @@
 //! What happens on streams: requests of peers to the serving side, answers to the fetch.
 
+use std::time::Duration;
+
 use super::peer::Role;
 use super::{
     CHUNK_CHANNEL, Clock, HELLO_CHANNEL, NO_SUCH_SERVICE, NOT_WANTED, Node, TOO_SLOW, UNREADABLE, World,
 };
 use crate::base::StreamId;
-use crate::limits::MESSAGE_SIZE_MAX;
+use crate::limits::{HELLO_MS_MAX, MESSAGE_SIZE_MAX};
 use crate::service::PeerId;
 use crate::service::fetch::{self, Fetch};
 use crate::service::serve::Act;
@@ -22,7 +24,9 @@ impl Node {
                     self.serve.opened(clock.now, id, stream, &mut self.acts);
                 }
                 StreamEvent::Opened { stream, channel } if channel == HELLO_CHANNEL => {
-                    peer.streams.insert(stream, Role::Meeting);
+                    let until = clock.now + Duration::from_millis(HELLO_MS_MAX);
+                    peer.streams.insert(stream, Role::Meeting(until));
+                    self.meetings.insert((until, id, stream));
                 }
                 StreamEvent::Opened { stream, .. } => {
                     peer.connection.stop(stream, NO_SUCH_SERVICE);
@@ -37,7 +41,7 @@ impl Node {
                         Some(Role::Serving) => {
                             self.serve.data(id, stream, &text, finished, world, &mut self.acts);
                         }
-                        Some(Role::Meeting) => self.hear_hello(clock, id, stream, &text, finished),
+                        Some(Role::Meeting(_)) => self.hear_hello(clock, id, stream, &text, finished),
                         Some(Role::Introducing) if finished => {
                             peer.streams.remove(&stream);
                         }
@@ -56,14 +60,15 @@ impl Node {
                             peer.connection.reset(stream, NOT_WANTED);
                             self.serve.ended(id, stream);
                         }
-                        Some(Role::Meeting) if matches!(event, StreamEvent::Reset { .. }) => {
+                        Some(&Role::Meeting(until)) if matches!(event, StreamEvent::Reset { .. }) => {
                             peer.streams.remove(&stream);
+                            self.meetings.remove(&(until, id, stream));
                             peer.connection.reset(stream, NOT_WANTED);
                         }
                         Some(Role::Introducing) if matches!(event, StreamEvent::Reset { .. }) => {
                             peer.streams.remove(&stream);
                         }
-                        Some(Role::Serving | Role::Introducing | Role::Meeting) | None => {}
+                        Some(Role::Serving | Role::Introducing | Role::Meeting(_)) | None => {}
                     }
                 }
                 StreamEvent::Acked(stream)

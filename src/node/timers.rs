@@ -17,6 +17,7 @@ impl Node {
             self.friends.poll_timeout(),
             self.fetch.poll_timeout(),
             self.serve.poll_timeout(),
+            self.meetings.first().map(|(until, ..)| *until),
             self.next_progress,
             lonely,
         ];
@@ -41,6 +42,7 @@ impl Node {
         }
         self.fetch.handle_timeout(now);
         self.serve.handle_timeout(now, &mut self.acts);
+        self.end_slow_meetings(now);
         self.watch_gets(now);
     }
 

@@ -9,6 +9,7 @@
 //! [`Fetch::poll_request`] until `None`.
 
 mod peer;
+mod roster;
 mod transfer;
 mod types;
 
@@ -20,7 +21,7 @@ use crate::base::{SlicePool, StreamId, Time};
 use crate::chunk::slices::SliceList;
 use crate::limits::{CHUNK_SLICES_MAX, FETCH_STALL_MS};
 use crate::wire::chunkmsg::{SliceRequest, Status};
-use peer::{MISSES_COUNTED_MAX, Peer};
+use roster::Roster;
 use transfer::Transfer;
 
 pub use types::{Counters, Event, Target};
@@ -49,8 +50,10 @@ struct Chunk {
     order: u64,
     list: Option<SliceList>,
     slices: [SliceState; CHUNK_SLICES_MAX],
-    /// Peers that said they do not have it.
+    /// Peers that said they do not have it: none that lied, and none that is gone.
     without: BTreeSet<PeerId>,
+    /// When it is given up, once nobody who is there had it.
+    given_up_at: Option<Time>,
 }
 
 impl Chunk {
@@ -67,7 +70,15 @@ pub struct Fetch {
     chunks: BTreeMap<Target, Chunk>,
     /// Chunks that have missing slices, oldest want first.
     open: BTreeSet<(u64, Target)>,
-    peers: BTreeMap<PeerId, Peer>,
+    peers: Roster,
+    /// Until when others are waited for that may have what the peers do not have.
+    others_until: Option<Time>,
+    /// Chunks that no peer has and that wait for others, by the time at which they are given up.
+    hopeless: BTreeSet<(Time, Target)>,
+    /// A chunk began to wait for others.
+    short: bool,
+    /// Peers are gone since it was last looked at what the others have.
+    fewer: bool,
     transfers: BTreeMap<(PeerId, StreamId), Transfer>,
     events: VecDeque<Event>,
     next_order: u64,
@@ -82,7 +93,11 @@ impl Fetch {
             pool,
             chunks: BTreeMap::new(),
             open: BTreeSet::new(),
-            peers: BTreeMap::new(),
+            peers: Roster::default(),
+            others_until: None,
+            hopeless: BTreeSet::new(),
+            short: false,
+            fewer: false,
             transfers: BTreeMap::new(),
             events: VecDeque::new(),
             next_order: 0,
@@ -103,6 +118,7 @@ impl Fetch {
                 list: None,
                 slices: [SliceState::Unwanted; CHUNK_SLICES_MAX],
                 without: BTreeSet::new(),
+                given_up_at: None,
             }
         });
         for index in 0..chunk.target.slices() as usize {
@@ -118,8 +134,9 @@ impl Fetch {
 
     /// Forgets what was wanted of a chunk and stops what is under way.
     pub fn forget(&mut self, id: &Target) {
-        let Some(chunk) = self.chunks.remove(id) else { return };
-        self.open.remove(&(chunk.order, *id));
+        if !self.remove(id) {
+            return;
+        }
         let doomed: Vec<_> =
             self.transfers.iter().filter(|(_, t)| t.chunk() == *id).map(|(key, _)| *key).collect();
         for key in doomed {
@@ -128,34 +145,64 @@ impl Fetch {
         }
     }
 
+    fn remove(&mut self, id: &Target) -> bool {
+        let Some(chunk) = self.chunks.remove(id) else { return false };
+        self.open.remove(&(chunk.order, *id));
+        if let Some(at) = chunk.given_up_at {
+            self.hopeless.remove(&(at, *id));
+        }
+        true
+    }
+
     /// A peer can be asked from now on.
     pub fn peer_up(&mut self, now: Time, peer: PeerId) {
-        let state = self.peers.entry(peer).or_default();
-        state.measured_at = now;
-        state.held = false;
+        self.peers.add(peer);
+        self.peers.update(peer, |state| {
+            state.measured_at = now;
+            state.held = false;
+        });
+        // It may have them. What it has not waits no longer than it would have.
+        self.hopeless.clear();
     }
 
     /// A peer is gone; what it was asked for is asked of others.
     pub fn peer_down(&mut self, peer: PeerId) {
-        self.peers.remove(&peer);
+        self.peers.remove(peer);
+        self.fewer = true;
         let keys: Vec<_> = self.streams_of(peer).map(|stream| (peer, stream)).collect();
         for key in keys {
             self.end_transfer(key);
         }
-        let ids: Vec<_> = self.chunks.keys().copied().collect();
-        for id in ids {
-            if let Some(chunk) = self.chunks.get_mut(&id) {
-                chunk.without.remove(&peer);
-            }
+        self.no_longer_without(peer);
+    }
+
+    /// What is said of chunks is said by those who are there and have not lied.
+    fn no_longer_without(&mut self, peer: PeerId) {
+        for chunk in self.chunks.values_mut() {
+            chunk.without.remove(&peer);
         }
+    }
+
+    /// Says whether others may come that have what the peers do not have, and until when that is waited for at most;
+    /// `None`: what nobody has is given up at once, as at the start. To be called when others, or peers, come or go.
+    pub fn expect_others(&mut self, until: Option<Time>) {
+        let news = until.is_some() != self.others_until.is_some();
+        self.others_until = until;
+        if news || std::mem::take(&mut self.fewer) {
+            self.hopeless.clear();
+            self.give_up_what_nobody_has();
+        }
+    }
+
+    /// Whether a chunk began to wait for others since the last question.
+    pub fn is_short(&mut self) -> bool {
+        std::mem::take(&mut self.short)
     }
 
     /// A peer that is not connected yet: what was asked went with the first flight, and nothing more is asked
     /// until [`Self::peer_up`] is called again.
     pub fn hold(&mut self, peer: PeerId) {
-        if let Some(state) = self.peers.get_mut(&peer) {
-            state.held = true;
-        }
+        self.peers.update(peer, |state| state.held = true);
     }
 
     /// The streams on which a peer was asked.
@@ -175,7 +222,7 @@ impl Fetch {
 
     /// How many peers can be asked.
     pub fn peers(&self) -> usize {
-        self.peers.values().filter(|p| !p.lied && !p.held).count()
+        self.peers.askable()
     }
 
     /// Totals.
@@ -191,13 +238,15 @@ impl Fetch {
 
     /// The next request to send, if a peer has room and a buffer is free.
     pub fn poll_request(&mut self, now: Time) -> Option<Outgoing> {
-        if !self.peers.values().any(|peer| peer.can_take(now, 1)) {
+        self.peers.wake(now);
+        if !self.peers.has_ready() {
             return None;
         }
+        let mut room = usize::MAX;
         // The oldest wanted chunk that somebody with room may have, from the least busy such peer.
         for &(order, id) in &self.open {
             let chunk = self.chunks.get(&id)?;
-            let sharers = self.peers.iter().filter(|(p, s)| !s.lied && !chunk.without.contains(p)).count();
+            let sharers = self.peers.honest().saturating_sub(chunk.without.len());
             // With several sources a chunk is split between them.
             let share =
                 if sharers > 1 { CHUNK_SLICES_MAX.div_ceil(2 * sharers).max(2) } else { CHUNK_SLICES_MAX };
@@ -209,11 +258,14 @@ impl Fetch {
                 }
                 share = self.pool.available();
             }
-            let able =
-                self.peers.iter().filter(|(p, s)| s.can_take(now, share) && !chunk.without.contains(p));
-            let busy = |s: &Peer| (s.misses.min(MISSES_COUNTED_MAX), s.outstanding);
-            if let Some((&peer, _)) = able.min_by_key(|(_, state)| busy(state)) {
-                return self.request(now, peer, id, order, share);
+            if share > room {
+                continue;
+            }
+            match self.peers.pick(share, &chunk.without) {
+                Some(peer) => return self.request(now, peer, id, order, share),
+                // Looked at once: with many chunks wanted and all peers nearly full, most need no search.
+                None if room == usize::MAX => room = self.peers.most_room(),
+                None => {}
             }
         }
         None
@@ -221,7 +273,6 @@ impl Fetch {
 
     fn request(&mut self, now: Time, peer: PeerId, id: Target, order: u64, share: usize) -> Option<Outgoing> {
         let chunk = self.chunks.get_mut(&id)?;
-        let state = self.peers.get_mut(&peer)?;
         let mut mask = 0u16;
         let mut buffers = Vec::new();
         for index in 0..chunk.target.slices() as usize {
@@ -240,8 +291,10 @@ impl Fetch {
         for (index, _) in &buffers {
             chunk.slices[*index as usize] = SliceState::Asked;
         }
-        state.outstanding += buffers.len();
-        state.streams += 1;
+        self.peers.update(peer, |state| {
+            state.outstanding += buffers.len();
+            state.streams += 1;
+        });
         if chunk.count(SliceState::Missing) == 0 {
             self.open.remove(&(order, id));
         }
@@ -260,9 +313,7 @@ impl Fetch {
     /// The request could not be sent, since the peer gives no stream now: its slices are missing again, and
     /// the peer is asked for nothing before [`Self::more_streams`].
     pub fn no_stream(&mut self, outgoing: Outgoing) {
-        if let Some(state) = self.peers.get_mut(&outgoing.peer) {
-            state.stuck = true;
-        }
+        self.peers.update(outgoing.peer, |state| state.stuck = true);
         self.release(outgoing.peer, outgoing.transfer);
     }
 
@@ -270,9 +321,7 @@ impl Fetch {
     pub fn data(&mut self, now: Time, peer: PeerId, stream: StreamId, offset: u64, bytes: &[u8]) {
         let Some(transfer) = self.transfers.get_mut(&(peer, stream)) else { return };
         transfer.data(now, offset, bytes);
-        if let Some(state) = self.peers.get_mut(&peer) {
-            state.took(now, bytes.len() as u64);
-        }
+        self.peers.update(peer, |state| state.took(now, bytes.len() as u64));
         if transfer.wants_attention() {
             self.advance(peer, stream);
         }
@@ -293,9 +342,7 @@ impl Fetch {
 
     /// A peer gives streams again.
     pub fn more_streams(&mut self, peer: PeerId) {
-        if let Some(state) = self.peers.get_mut(&peer) {
-            state.stuck = false;
-        }
+        self.peers.update(peer, |state| state.stuck = false);
     }
 
     /// Checks what has become complete in one transfer.
@@ -308,9 +355,7 @@ impl Fetch {
             Some(Ok(Status::Ok)) => {}
             Some(Ok(Status::Busy)) => {
                 let until = transfer.last_progress() + transfer.retry_after();
-                if let Some(state) = self.peers.get_mut(&peer) {
-                    state.busy_until = until;
-                }
+                self.peers.update(peer, |state| state.busy_until = Some(until));
                 self.next_check = Some(self.next_check.map_or(until, |at| at.min(until)));
                 return self.end_transfer((peer, stream));
             }
@@ -338,16 +383,16 @@ impl Fetch {
                 return self.caught_lying(peer, id);
             }
             chunk.slices[index as usize] = SliceState::Unwanted;
-            if let Some(state) = self.peers.get_mut(&peer) {
+            self.peers.update(peer, |state| {
                 state.outstanding = state.outstanding.saturating_sub(1);
                 state.misses = 0;
-            }
+            });
             self.counters.slices += 1;
             self.counters.bytes += len as u64;
             self.events.push_back(Event::Slice { target: id, index, data, len, from: peer });
         }
         if chunk.slices.iter().all(|s| *s == SliceState::Unwanted) {
-            self.chunks.remove(&id);
+            self.remove(&id);
         }
     }
 
@@ -362,10 +407,10 @@ impl Fetch {
     /// A peer does not have a chunk, or does not give it.
     fn has_not(&mut self, peer: PeerId, id: Target) {
         self.counters.not_found += 1;
-        if let Some(state) = self.peers.get_mut(&peer) {
-            state.misses += 1;
-        }
-        if let Some(chunk) = self.chunks.get_mut(&id) {
+        self.peers.update(peer, |state| state.misses += 1);
+        if self.peers.is_honest(peer)
+            && let Some(chunk) = self.chunks.get_mut(&id)
+        {
             chunk.without.insert(peer);
         }
         self.give_up_if_nobody_has(id);
@@ -373,16 +418,14 @@ impl Fetch {
 
     fn caught_lying(&mut self, peer: PeerId, chunk: Target) {
         self.counters.liars += 1;
-        if let Some(state) = self.peers.get_mut(&peer) {
-            state.lied = true;
-        }
+        self.peers.update(peer, |state| state.lied = true);
+        self.no_longer_without(peer);
         self.events.push_back(Event::Liar { peer, chunk: chunk.id });
         let keys: Vec<_> = self.streams_of(peer).map(|stream| (peer, stream)).collect();
         for key in keys {
             self.end_transfer(key);
         }
-        let ids: Vec<_> = self.chunks.keys().copied().collect();
-        ids.into_iter().for_each(|id| self.give_up_if_nobody_has(id));
+        self.give_up_what_nobody_has();
     }
 
     /// Ends a transfer; slices that did not arrive are missing again.
@@ -395,10 +438,10 @@ impl Fetch {
     fn release(&mut self, peer: PeerId, transfer: Transfer) {
         let id = transfer.chunk();
         let left = transfer.into_unfinished();
-        if let Some(state) = self.peers.get_mut(&peer) {
+        self.peers.update(peer, |state| {
             state.outstanding = state.outstanding.saturating_sub(left.len());
             state.streams = state.streams.saturating_sub(1);
-        }
+        });
         let Some(chunk) = self.chunks.get_mut(&id) else { return };
         for index in left {
             if chunk.slices[index as usize] == SliceState::Asked {
@@ -410,14 +453,27 @@ impl Fetch {
         }
     }
 
-    /// When every peer that could be asked has said no, the caller is told.
+    /// When every peer that could be asked has said no, the caller is told, or others are waited for.
     fn give_up_if_nobody_has(&mut self, id: Target) {
-        let Some(chunk) = self.chunks.get(&id) else { return };
-        let mut askable = self.peers.iter().filter(|(_, p)| !p.lied).map(|(id, _)| id).peekable();
-        if askable.peek().is_some() && askable.all(|peer| chunk.without.contains(peer)) {
-            self.forget(&id);
-            self.events.push_back(Event::Unavailable { target: id });
+        let Some(chunk) = self.chunks.get_mut(&id) else { return };
+        if self.peers.honest() == 0 || chunk.without.len() < self.peers.honest() {
+            return;
         }
+        let Some(until) = self.others_until else { return self.give_up(id) };
+        self.short |= chunk.given_up_at.is_none();
+        let until = *chunk.given_up_at.get_or_insert(until);
+        self.hopeless.insert((until, id));
+        self.next_check = Some(self.next_check.map_or(until, |at| at.min(until)));
+    }
+
+    fn give_up_what_nobody_has(&mut self) {
+        let ids: Vec<_> = self.chunks.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.give_up_if_nobody_has(id));
+    }
+
+    fn give_up(&mut self, id: Target) {
+        self.forget(&id);
+        self.events.push_back(Event::Unavailable { target: id });
     }
 
     /// What happened.
@@ -439,14 +495,20 @@ impl Fetch {
             self.transfers.iter().filter(|(_, t)| t.stalls_at() <= now).map(|(key, _)| *key).collect();
         for key in stalled {
             self.counters.stalled += 1;
-            if let Some(state) = self.peers.get_mut(&key.0) {
-                state.misses += 1;
-            }
+            self.peers.update(key.0, |state| state.misses += 1);
             self.end_transfer(key);
             self.events.push_back(Event::Stop { peer: key.0, stream: key.1 });
         }
-        let busy = self.peers.values().map(|peer| peer.busy_until).filter(|at| *at > now);
-        self.next_check = self.transfers.values().map(Transfer::stalls_at).chain(busy).min();
+        while let Some(&(at, id)) = self.hopeless.first()
+            && at <= now
+        {
+            self.hopeless.pop_first();
+            self.give_up(id);
+        }
+        self.peers.wake(now);
+        let others = [self.peers.wakes_at(), self.hopeless.first().map(|(at, _)| *at)];
+        let stalls = self.transfers.values().map(Transfer::stalls_at);
+        self.next_check = stalls.chain(others.into_iter().flatten()).min();
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) struct Peer {
     /// It gives no more streams until one ends.
     pub(super) stuck: bool,
     /// It said that it is busy, until then.
-    pub(super) busy_until: Time,
+    pub(super) busy_until: Option<Time>,
 }
 
 impl Peer {
@@ -38,9 +38,14 @@ impl Peer {
 
     /// Whether it can be asked for `slices` more, all at once: a request for a whole chunk waits until there
     /// is room for it, instead of becoming many small ones.
-    pub(super) fn can_take(&self, now: Time, slices: usize) -> bool {
+    pub(super) fn can_take(&self, slices: usize) -> bool {
         let free = !self.lied && !self.held && !self.stuck && self.streams < REQUESTS_PER_SESSION_MAX;
-        free && self.busy_until <= now && self.outstanding + slices <= self.ahead()
+        free && self.busy_until.is_none() && slices <= self.room()
+    }
+
+    /// How many slices more may be outstanding.
+    pub(super) fn room(&self) -> usize {
+        self.ahead().saturating_sub(self.outstanding)
     }
 
     /// Counts bytes that arrived, and measures the rate ten times per second.

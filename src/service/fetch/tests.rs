@@ -287,3 +287,67 @@ fn an_answer_for_a_longer_chunk_is_no_lie_before_its_head_is_here() {
     }
     assert!(fetch.is_idle() && fetch.peers() == 1);
 }
+
+/// Refuses on behalf of every peer that is asked.
+fn nobody_has(fetch: &mut Fetch) -> usize {
+    refuse_all(fetch, |_| ReplyHead::failed(Status::NotFound, 0).emit().to_vec())
+}
+
+/// Found by review: a `get` failed at once while the friend that had the chunk was still connecting.
+#[test]
+fn what_nobody_has_waits_for_others_that_may_come_and_not_for_ever() {
+    let (target, bytes, list) = chunk(13, 1000);
+    let until = NOW + Duration::from_secs(10);
+    let mut fetch = fetch(2);
+    fetch.expect_others(Some(until));
+    fetch.want(target, 1);
+    assert_eq!(nobody_has(&mut fetch), 2);
+    assert!(fetch.is_short() && !fetch.is_short(), "told once");
+    assert!(fetch.poll_event().is_none());
+    fetch.handle_timeout(fetch.poll_timeout().unwrap());
+    assert_eq!(fetch.poll_timeout(), Some(until));
+    // Another one that does not have it changes nothing, also of the time.
+    fetch.expect_others(Some(until + Duration::from_secs(5)));
+    fetch.peer_up(NOW, PeerId(7));
+    assert_eq!(nobody_has(&mut fetch), 1);
+    assert!(fetch.poll_event().is_none() && !fetch.is_short());
+    assert_eq!(fetch.hopeless.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [until]);
+    // One that has it is asked.
+    fetch.peer_up(NOW, PeerId(8));
+    let outgoing = fetch.poll_request(NOW).unwrap();
+    assert_eq!(outgoing.peer, PeerId(8));
+    let answer = answer(&outgoing.request, &bytes, &list);
+    fetch.started(outgoing, StreamId(0));
+    deliver(&mut fetch, PeerId(8), StreamId(0), &answer);
+    assert_eq!(slices(&mut fetch).len(), 1);
+    fetch.handle_timeout(until);
+    assert!(fetch.is_idle() && fetch.hopeless.is_empty() && fetch.poll_event().is_none());
+    // In time nobody came.
+    fetch.want(Target { len: 999, ..target }, 1);
+    assert_eq!(nobody_has(&mut fetch), 4);
+    assert!(fetch.poll_event().is_none());
+    fetch.handle_timeout(until + Duration::from_secs(5));
+    assert!(matches!(fetch.poll_event(), Some(Event::Unavailable { .. })));
+    assert!(fetch.is_idle() && fetch.hopeless.is_empty());
+    // Nobody is expected any more.
+    fetch.want(Target { len: 998, ..target }, 1);
+    assert_eq!(nobody_has(&mut fetch), 4);
+    fetch.expect_others(None);
+    assert!(matches!(fetch.poll_event(), Some(Event::Unavailable { .. })));
+}
+
+/// The last one that might have had it is gone, and those who stay do not have it.
+#[test]
+fn what_those_who_stay_do_not_have_is_given_up() {
+    let (target, ..) = chunk(14, 1000);
+    let mut fetch = fetch(1);
+    fetch.want(target, 1);
+    let outgoing = fetch.poll_request(NOW).unwrap();
+    fetch.started(outgoing, StreamId(0));
+    fetch.peer_up(NOW, PeerId(1));
+    deliver(&mut fetch, PeerId(0), StreamId(0), &ReplyHead::failed(Status::NotFound, 0).emit());
+    fetch.peer_down(PeerId(1));
+    assert!(fetch.poll_event().is_none(), "its friend may be called again: the caller says");
+    fetch.expect_others(None);
+    assert!(matches!(fetch.poll_event(), Some(Event::Unavailable { .. })));
+}

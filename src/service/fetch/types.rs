@@ -43,7 +43,8 @@ pub enum Event {
         /// Who sent them.
         from: PeerId,
     },
-    /// Every connected peer said that it does not have the chunk. Its wants are forgotten.
+    /// Every connected peer said that it does not have the chunk, and no other came in time that has it. Its wants are
+    /// forgotten.
     Unavailable {
         /// Which chunk.
         target: Target,

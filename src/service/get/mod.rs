@@ -154,10 +154,10 @@ impl Get {
         true
     }
 
-    /// Nobody has a chunk.
-    pub fn unavailable(&mut self, chunk: &Target) {
+    /// Nobody who is connected has a chunk; `away` friends are not connected.
+    pub fn unavailable(&mut self, chunk: &Target, away: usize) {
         for job in self.jobs.values_mut().filter(|job| job.wants_chunk(chunk)) {
-            job.unavailable(chunk);
+            job.unavailable(chunk, away);
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Tree, assert_restored, counter, finish, get, millis, outcome, put};
 use crate::base::{Rng, Time};
-use crate::limits::{PIECE_PLAIN_MAX, SEND_BUFFERS};
+use crate::limits::{GET_OTHERS_MS_MAX, PIECE_PLAIN_MAX, SEND_BUFFERS};
 use crate::node::{Command, Node, Report};
 use crate::sim::Crash;
 use crate::sim::link::{LinkConfig, Noise};
@@ -282,4 +282,42 @@ fn neighbours_behind_one_translator_meet_inside_and_others_cannot_call_them() {
     net.befriend(2, &[0]);
     get(&mut net, 2, 1, &reference, &[]);
     assert!(finish(&mut net, 2, 1, 60).is_err());
+}
+
+/// Found by review: the friend that was there did not have it, and the `get` failed while the one that had it was
+/// still being called.
+#[test]
+fn a_get_waits_for_friends_that_are_being_called_and_then_fails_clearly() {
+    let most = Duration::from_millis(GET_OTHERS_MS_MAX);
+    for seed in 1..=SEEDS {
+        let mut net = Net::new(seed, 3, line());
+        let tree = tree(seed);
+        let reference = put(&mut net, &[0], &tree);
+        net.part(&[2], &[0]);
+        net.befriend(2, &[0, 1]);
+        net.run_for(Duration::from_secs(seed));
+        get(&mut net, 2, 1, &reference, &[]);
+        net.run_for(most / 4);
+        assert_eq!(outcome(&net, 2, 1), None, "seed {seed}: it waits");
+        net.heal_all();
+        assert_eq!(finish(&mut net, 2, 1, 20), Ok(()), "seed {seed}");
+        assert_restored(&net, 2, &tree);
+
+        net.nodes[0].world.store = Default::default();
+        let begun = net.now;
+        get(&mut net, 2, 2, &put(&mut Net::new(seed, 1, line()), &[0], &super::tree(seed)), &[]);
+        let why = finish(&mut net, 2, 2, 60).unwrap_err();
+        assert!(!why.contains("reached"), "seed {seed}: {why}");
+        assert!(net.now.since(begun) < most / 2, "seed {seed}: nobody is away, so nothing is waited for");
+
+        net.part(&[2], &[0]);
+        let is_noticed = |net: &Net| net.nodes[2].node().is_some_and(|node| node.friends_connected() == 1);
+        assert!(net.run_until(Duration::from_secs(120), is_noticed), "seed {seed}");
+        let begun = net.now;
+        get(&mut net, 2, 3, &put(&mut Net::new(seed, 1, line()), &[0], &super::tree(seed + 1)), &[]);
+        let why = finish(&mut net, 2, 3, 60).unwrap_err();
+        assert!(why.contains("1 friend could not be reached"), "seed {seed}: {why}");
+        let took = net.now.since(begun);
+        assert!((most..most + millis(500)).contains(&took), "seed {seed}: {took:?}");
+    }
 }

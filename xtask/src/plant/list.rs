@@ -110,8 +110,8 @@ pub const MISTAKES: &[Mistake] = &[
         name: "liar-forgiven",
         about: "a peer that sent wrong bytes is asked for the same slice again, and never another",
         file: "src/service/fetch/mod.rs",
-        right: "            state.lied = true;",
-        wrong: "            state.misses = 0;",
+        right: "self.peers.update(peer, |state| state.lied = true);",
+        wrong: "self.peers.update(peer, |state| state.misses = 0);",
     },
 ];
 

@@ -201,10 +201,15 @@ impl Job {
         }
     }
 
-    /// Nobody has the chunk.
-    pub(super) fn unavailable(&mut self, chunk: &Target) {
+    /// Nobody has the chunk of those who are connected, and so many friends are not.
+    pub(super) fn unavailable(&mut self, chunk: &Target, away: usize) {
+        let others = match away {
+            0 => String::new(),
+            1 => ", and 1 friend could not be reached".to_owned(),
+            away => format!(", and {away} friends could not be reached"),
+        };
         self.fail(&format!(
-            "none of the connected peers has chunk {}; connect a friend that has it and run the same \
+            "none of the connected peers has chunk {}{others}; connect a friend that has it and run the same \
              get again to resume",
             chunk.id
         ));
