@@ -113,6 +113,7 @@ impl Daemon {
             addresses: config.listen,
             clocks: Clocks::start(),
         };
+        files.prune(settings.clocks.wall());
         let shard_readers = readers.clone();
         let (identity, network, place_floor_bits) =
             (config.identity, config.network, config.place_floor_bits);

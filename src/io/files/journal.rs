@@ -11,15 +11,16 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
 use super::names::{self, PathHash};
+use crate::base::UnixMs;
 use crate::base::fileop::{FileTime, JournalRecord};
 use crate::crypto::hash::blake3;
-use crate::limits::JOURNAL_RECORDS_MAX;
+use crate::limits::{JOURNAL_RECORDS_MAX, JOURNALS_PRUNED_MAX};
 
 /// First bytes of a journal.
 pub const MAGIC: &[u8; 16] = b"tornet get 1\n\0\0\0";
@@ -142,10 +143,45 @@ impl Journal {
         Ok(())
     }
 
+    /// From now on its folder cannot be synced.
+    #[cfg(test)]
+    pub(super) fn lose_folder(&mut self) {
+        self.path = PathBuf::from("/proc/self/nowhere/journal");
+        self.is_named = false;
+    }
+
     /// Deletes it: the job is complete.
     pub fn remove(self) -> io::Result<()> {
         std::fs::remove_file(&self.path)
     }
+}
+
+/// Removes the journals that nobody appended to since `before`, but for those in use. Looks at
+/// [`JOURNALS_PRUNED_MAX`] names at most; the others are looked at another time. Returns how many it removed, and how
+/// many it could not.
+pub(super) fn prune(dir: &Path, before: UnixMs) -> io::Result<(u64, u64)> {
+    let (mut removed, mut failed) = (0, 0);
+    for entry in std::fs::read_dir(dir)?.take(JOURNALS_PRUNED_MAX) {
+        let entry = entry?;
+        let name = entry.file_name();
+        let hex = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        if name.len() != 32 || !name.as_encoded_bytes().iter().all(hex) {
+            continue;
+        }
+        // Of the name itself: a link is none of ours.
+        let Ok(meta) = entry.metadata() else { continue };
+        let written = u64::try_from(meta.mtime()).unwrap_or(0).saturating_mul(1000);
+        if !meta.is_file() || written >= before.0 {
+            continue;
+        }
+        let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(entry.path());
+        match opened.map(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock)) {
+            Ok(Err((_, nix::errno::Errno::EWOULDBLOCK))) => {}
+            Ok(Ok(_lock)) if std::fs::remove_file(entry.path()).is_ok() => removed += 1,
+            _ => failed += 1,
+        }
+    }
+    Ok((removed, failed))
 }
 
 pub(super) fn check(body: &[u8]) -> [u8; 4] {
@@ -215,6 +251,31 @@ mod tests {
         assert_eq!(journal.of(&[3; 16]), (vec![], None));
         journal.remove().expect("remove");
         assert!(!open(dir.path()).resumed());
+    }
+
+    /// Found by review: a `get` that nobody went on with left its journal for ever.
+    #[test]
+    fn journals_that_nobody_goes_on_with_are_removed() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (old, now) = (UnixMs(1_000_000_000_000), UnixMs(1_000_000_001_000));
+        let age = |name: &str, at: UnixMs| {
+            let file = File::options().append(true).create(true).open(dir.path().join(name)).expect("made");
+            let at = std::time::UNIX_EPOCH + std::time::Duration::from_millis(at.0);
+            file.set_modified(at).expect("aged");
+            file
+        };
+        let name = |n: u8| names::hex(&[n; 16]);
+        age(&name(1), old);
+        age(&name(2), now);
+        age("something else", old);
+        let in_use = Flock::lock(age(&name(3), old), FlockArg::LockExclusiveNonblock).expect("locked");
+        std::os::unix::fs::symlink("/dev/null", dir.path().join(name(4))).expect("linked");
+        assert_eq!(prune(dir.path(), now).expect("pruned"), (1, 0));
+        let left = |n: u8| dir.path().join(name(n)).symlink_metadata().is_ok();
+        assert_eq!((1..=4).map(left).collect::<Vec<_>>(), [false, true, true, true]);
+        assert!(dir.path().join("something else").exists());
+        drop(in_use);
+        assert_eq!(prune(dir.path(), now).expect("pruned"), (1, 0));
     }
 
     proptest! {

@@ -32,8 +32,9 @@ use nix::sys::stat::{
 use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
 
+use crate::base::UnixMs;
 use crate::base::fileop::{FileAct, FileDone, FileFault, FileOp, FileOutcome, FileTime, JobId};
-use crate::limits::{DIRECTORY_DEPTH_MAX, SYMLINK_MAX};
+use crate::limits::{DIRECTORY_DEPTH_MAX, JOURNAL_DAYS_MAX, SYMLINK_MAX};
 use descriptors::{Descriptors, Number, open_in};
 use journal::Journal;
 use names::{PathHash, failed, refused};
@@ -58,6 +59,8 @@ struct Job {
     dirs: BTreeMap<u32, Dir>,
     files: BTreeMap<u32, Part>,
     unsynced: Unsynced,
+    /// Unfinished files that could not be removed after a failed sync.
+    undiscarded: u64,
 }
 
 /// A directory below the output.
@@ -73,6 +76,21 @@ impl Files {
     pub fn new(journals: PathBuf) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(&journals)?;
         Ok(Self { journals, jobs: BTreeMap::new(), descriptors: Descriptors::default() })
+    }
+
+    /// Removes what is left of `get`s that nobody went on with for [`JOURNAL_DAYS_MAX`] days: their journals. Their
+    /// unfinished files lie in people's folders and stay; the same `get` uses them again, from their beginning.
+    pub fn prune(&self, wall: UnixMs) {
+        let before = UnixMs(wall.0.saturating_sub(JOURNAL_DAYS_MAX * 24 * 60 * 60 * 1000));
+        match journal::prune(&self.journals, before) {
+            Ok((0, 0)) => {}
+            Ok((removed, 0)) => tracing::info!("{removed} journals of abandoned gets were removed"),
+            Ok((removed, failed)) => tracing::warn!(
+                "{removed} journals of abandoned gets were removed and {failed} could not be: see {}",
+                self.journals.display()
+            ),
+            Err(error) => tracing::warn!(%error, "{} could not be read", self.journals.display()),
+        }
     }
 
     /// Does one operation. Blocks on the disk.
@@ -131,6 +149,7 @@ impl Files {
             dirs: BTreeMap::from([(0, Dir { parent: 0, name: Vec::new(), hash: [0; 16], depth: 0 })]),
             files: BTreeMap::new(),
             unsynced,
+            undiscarded: 0,
         };
         self.jobs.insert(id, job);
         Ok(FileOutcome::Began { resumed })

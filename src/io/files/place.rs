@@ -98,8 +98,11 @@ impl Work<'_> {
             return Err(failed(&self.job.path, errno));
         }
         // Else a power loss could leave files in place that no journal knows: strangers' files, to the next run.
-        let journal = self.job.journal.sync();
-        journal.map_err(|error| failed(&self.job.journal.path().display().to_string(), errno(&error)))?;
+        if let Err(error) = self.job.journal.sync() {
+            // It would be believed the next time, as a failed file would.
+            self.discard(waiting);
+            return Err(failed(&self.job.journal.path().display().to_string(), errno(&error)));
+        }
         waiting.iter().try_for_each(|(part, _)| self.rename(part))
     }
 
@@ -112,12 +115,28 @@ impl Work<'_> {
             std::mem::take(&mut self.job.files).into_iter().partition(|(_, part)| part.is_temporary());
         self.job.files = kept;
         open.keys().for_each(|file| self.descriptors.close(self.id, Number::File(*file)));
+        let (mut kept, mut first) = (0u64, None);
         for part in open.into_values().chain(waiting.into_iter().map(|(part, _)| part)) {
-            let Ok(above) = self.dir(part.parent) else { continue };
             let temporary = names::part_name(&part.name, &self.job.suffix);
-            // The sync's failure is the one to tell; a disk that refuses this too takes no renames either.
-            let _ = unlinkat(&*above, &temporary[..], UnlinkatFlags::NoRemoveDir);
+            let removed = self.dir(part.parent).and_then(|above| {
+                match unlinkat(&*above, &temporary[..], UnlinkatFlags::NoRemoveDir) {
+                    Ok(()) | Err(Errno::ENOENT) => Ok(()),
+                    Err(errno) => Err(failed(&self.path_of(part.parent, &temporary), errno)),
+                }
+            });
+            if let Err(fault) = removed {
+                kept += 1;
+                first.get_or_insert(fault.message);
+            }
         }
+        // The sync's failure is the one to answer with. What stays would be taken for sound by the next run.
+        if let Some(first) = first {
+            tracing::error!(
+                "{kept} unfinished files could not be removed after a failed sync; delete them before the same get \
+                 is run again: the first is {first}"
+            );
+        }
+        self.job.undiscarded += kept;
     }
 
     fn rename(&mut self, part: &Part) -> Fault<()> {

@@ -68,3 +68,35 @@ fn what_a_failed_sync_was_about_is_fetched_again() {
     assert_eq!(bed.open(2, 0, "open", 2 * RECORD_PLAIN as u64).expect("opened"), [], "fetched again");
     assert_eq!(bed.open(3, 1, "whole", 1).expect("opened"), [], "fetched again");
 }
+
+/// Found by review: the temporaries stayed, and the next run's sync of the same journal succeeded.
+#[test]
+fn a_failed_sync_of_the_journal_leaves_no_temporaries() {
+    let mut bed = Bed::new();
+    bed.begin();
+    bed.whole(0, "whole", b"x", 0o644).expect("written");
+    bed.open(1, 0, "open", 2 * RECORD_PLAIN as u64).expect("opened");
+    bed.write(1, 0, &record(1)).expect("written");
+    assert_eq!(bed.leftovers(), 2);
+    bed.files.jobs.get_mut(&JOB).expect("begun").journal.lose_folder();
+    bed.place().expect_err("its name cannot be made durable");
+    assert!(bed.leftovers() == 0 && !bed.out("whole").exists());
+    assert_eq!(bed.files.jobs[&JOB].undiscarded, 0);
+}
+
+#[test]
+fn unfinished_files_that_cannot_be_removed_are_counted() {
+    let mut bed = Bed::new();
+    bed.begin();
+    bed.directory(1, 0, "d").expect("made");
+    bed.whole(1, "one", b"x", 0o644).expect("written");
+    bed.whole(1, "two", b"x", 0o644).expect("written");
+    // In the place of one of them is what no unlink removes.
+    let temporary = bed.out("d").join(part("one"));
+    fs::remove_file(&temporary).expect("removed");
+    fs::create_dir(&temporary).expect("made");
+    bed.files.jobs.get_mut(&JOB).expect("begun").journal.lose_folder();
+    bed.place().expect_err("it cannot be synced");
+    assert_eq!(bed.files.jobs[&JOB].undiscarded, 1);
+    assert_eq!(bed.leftovers_in("d"), 1);
+}
