@@ -98,6 +98,9 @@ pub(super) struct Put {
     /// Leaves out what cannot be read
     #[arg(long)]
     pub skip_unreadable: bool,
+    /// The result as JSON, the reference in it
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -111,6 +114,9 @@ pub(super) struct Get {
     /// Replaces existing files also without -o
     #[arg(long)]
     pub force: bool,
+    /// The result as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -183,8 +189,9 @@ mod tests {
             "tornet --dir /d friend list",
             "tornet --dir /d friend remove bob",
             "tornet --dir /d status --json --watch",
-            "tornet --dir /d put a b --salt",
+            "tornet --dir /d put a b --salt --json",
             "tornet --dir /d get tornet:x -o out",
+            "tornet --dir /d get tornet:x --json",
             "tornet --dir /d get tornet:x",
             "tornet --dir /d config get port",
             "tornet --dir /d config set port 4601",

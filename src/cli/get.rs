@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::client::{block_on, follow, path_json};
 use super::show::{Progress, amount, count, number};
-use super::{Failure, args, tell};
+use super::{Failure, args, print, tell};
 use crate::base::units::show_size;
 use crate::config::{NodeDir, plain};
 
@@ -28,8 +28,9 @@ pub(super) fn get(dir: &NodeDir, get: args::Get) -> Result<(), Failure> {
         }
     });
     let seconds = progress.finish();
-    tell(summary(&followed?, seconds));
-    Ok(())
+    let done = followed?;
+    tell(summary(&done, seconds));
+    if get.json { print(&done.to_string()) } else { Ok(()) }
 }
 
 /// What `-o` means, as far as it can be known before the content is: the receiving directory (`root`),

@@ -175,6 +175,10 @@ fn literal(kind: Kind, text: &str) -> Value {
 
 fn assign(document: &mut DocumentMut, key: &Key, text: &str) -> Result<(), ConfigError> {
     let (head, name) = key.name.rsplit_once('.').unwrap_or(("", key.name));
+    if let Some(uncommented) = uncomment(document, key, &literal(key.kind, text)) {
+        *document = uncommented;
+        return Ok(());
+    }
     let table: &mut dyn TableLike = if head.is_empty() {
         document.as_table_mut()
     } else {
@@ -194,10 +198,47 @@ fn assign(document: &mut DocumentMut, key: &Key, text: &str) -> Result<(), Confi
             *item = Item::Value(new);
         }
         None => {
+            let first = table.is_empty();
             table.insert(name, Item::Value(new));
+            // Its own comment, else it would stand under that of its neighbour.
+            if let Some(mut key_in_file) = table.key_mut(name).filter(|_| !first) {
+                key_in_file.leaf_decor_mut().set_prefix(format!("\n# {}\n", key.what));
+            }
         }
     }
     Ok(())
+}
+
+/// The document with a value in the place where the key stands commented out, as the template has it; `None` when it
+/// is there already, or nowhere.
+fn uncomment(document: &DocumentMut, key: &Key, value: &Value) -> Option<DocumentMut> {
+    let (head, name) = key.name.rsplit_once('.').unwrap_or(("", key.name));
+    let has = |document: &DocumentMut| match head {
+        "" => document.contains_key(name),
+        head => {
+            document.get(head).and_then(Item::as_table_like).is_some_and(|table| table.contains_key(name))
+        }
+    };
+    if has(document) {
+        return None;
+    }
+    let text = document.to_string();
+    let (mut table, mut at) = ("", 0);
+    for line in text.split_inclusive('\n') {
+        let bare = line.trim();
+        if let Some(header) = bare.strip_prefix('[') {
+            table = header.split(']').next().unwrap_or("").trim();
+        }
+        let stands = bare.strip_prefix('#').map(str::trim_start).and_then(|rest| rest.strip_prefix(name));
+        if table == head && stands.is_some_and(|rest| rest.trim_start().starts_with('=')) {
+            let (before, after) = (&text[..at], &text[at + line.len()..]);
+            let new = format!("{before}{name} = {}\n{after}", value.to_string().trim());
+            // It may have stood in the middle of a text.
+            return new.parse().ok().filter(has);
+        }
+        at += line.len();
+    }
+    None
 }
 
 #[cfg(test)]
@@ -291,7 +332,7 @@ mod tests {
         let text = std::fs::read_to_string(file.path()).expect("read");
         assert_eq!(
             text,
-            "# top\nport = 2 # here\nlisten = [\"127.0.0.1\", \"::1\"]\n\n# of the store\n[store]\nlocal_max = \"2GiB\" # small\n"
+            "# top\nport = 2 # here\n\n# local IP addresses, one socket each\nlisten = [\"127.0.0.1\", \"::1\"]\n\n# of the store\n[store]\nlocal_max = \"2GiB\" # small\n"
         );
         file.set(&[("api", None), ("store.local_max", None), ("shards.pin", Some("false"))]).expect("set");
         assert!(
@@ -300,6 +341,25 @@ mod tests {
         );
         assert_eq!(file.config().api, None);
         assert_eq!(file.config().store_local_max, Config::default().store_local_max);
+    }
+
+    /// Found by review: it was written behind the last key of its table, under that one's comment.
+    #[test]
+    fn a_key_is_written_where_it_stands_commented_out() {
+        let (_dir, mut file) = file(&template(&Config::default()));
+        let before = file.text();
+        for (key, value) in [("api", "127.0.0.1:4680"), ("listen", "127.0.0.1"), ("store.cache_max", "3GiB")]
+        {
+            file.set(&[(key, Some(value))]).expect("set");
+        }
+        let changed = before.lines().zip(file.text().lines().map(str::to_owned).collect::<Vec<_>>());
+        let changed: Vec<_> = changed.filter(|(old, new)| old != new).map(|(_, new)| new).collect();
+        assert_eq!(
+            changed,
+            ["listen = [\"127.0.0.1\"]", "api = \"127.0.0.1:4680\"", "cache_max = \"3GiB\""],
+            "in the order of the file, and nothing else"
+        );
+        assert_eq!(before.lines().count(), file.text().lines().count());
     }
 
     #[test]
