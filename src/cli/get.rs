@@ -30,7 +30,7 @@ pub(super) fn get(dir: &NodeDir, get: args::Get) -> Result<(), Failure> {
     let seconds = progress.finish();
     let done = followed?;
     tell(summary(&done, seconds));
-    if get.json { print(&done.to_string()) } else { Ok(()) }
+    if get.json { print(&done) } else { Ok(()) }
 }
 
 /// What `-o` means, as far as it can be known before the content is: the receiving directory (`root`),

@@ -35,7 +35,7 @@ pub(super) fn put(dir: &NodeDir, put: args::Put) -> Result<(), Failure> {
     let reference =
         done["reference"].as_str().ok_or_else(|| Failure::new("the daemon's answer names no reference"))?;
     tell(summary(&done, seconds));
-    if put.json { print(&done.to_string()) } else { print(reference) }
+    if put.json { print(&done) } else { print(reference) }
 }
 
 /// The absolute path, by the name that the entry is to have.

@@ -8,6 +8,7 @@
 //! Drain in this order after every call: [`Fetch::poll_event`] until `None`, then
 //! [`Fetch::poll_request`] until `None`.
 
+mod others;
 mod peer;
 mod roster;
 mod transfer;
@@ -77,8 +78,8 @@ pub struct Fetch {
     hopeless: BTreeSet<(Time, Target)>,
     /// A chunk began to wait for others.
     short: bool,
-    /// Peers are gone since it was last looked at what the others have.
-    fewer: bool,
+    /// Peers came or went since it was last looked at what nobody has.
+    changed: bool,
     transfers: BTreeMap<(PeerId, StreamId), Transfer>,
     events: VecDeque<Event>,
     next_order: u64,
@@ -97,7 +98,7 @@ impl Fetch {
             others_until: None,
             hopeless: BTreeSet::new(),
             short: false,
-            fewer: false,
+            changed: false,
             transfers: BTreeMap::new(),
             events: VecDeque::new(),
             next_order: 0,
@@ -163,12 +164,13 @@ impl Fetch {
         });
         // It may have them. What it has not waits no longer than it would have.
         self.hopeless.clear();
+        self.changed = true;
     }
 
     /// A peer is gone; what it was asked for is asked of others.
     pub fn peer_down(&mut self, peer: PeerId) {
         self.peers.remove(peer);
-        self.fewer = true;
+        self.changed = true;
         let keys: Vec<_> = self.streams_of(peer).map(|stream| (peer, stream)).collect();
         for key in keys {
             self.end_transfer(key);
@@ -181,22 +183,6 @@ impl Fetch {
         for chunk in self.chunks.values_mut() {
             chunk.without.remove(&peer);
         }
-    }
-
-    /// Says whether others may come that have what the peers do not have, and until when that is waited for at most;
-    /// `None`: what nobody has is given up at once, as at the start. To be called when others, or peers, come or go.
-    pub fn expect_others(&mut self, until: Option<Time>) {
-        let news = until.is_some() != self.others_until.is_some();
-        self.others_until = until;
-        if news || std::mem::take(&mut self.fewer) {
-            self.hopeless.clear();
-            self.give_up_what_nobody_has();
-        }
-    }
-
-    /// Whether a chunk began to wait for others since the last question.
-    pub fn is_short(&mut self) -> bool {
-        std::mem::take(&mut self.short)
     }
 
     /// A peer that is not connected yet: what was asked went with the first flight, and nothing more is asked
@@ -453,29 +439,6 @@ impl Fetch {
         }
     }
 
-    /// When every peer that could be asked has said no, the caller is told, or others are waited for.
-    fn give_up_if_nobody_has(&mut self, id: Target) {
-        let Some(chunk) = self.chunks.get_mut(&id) else { return };
-        if self.peers.honest() == 0 || chunk.without.len() < self.peers.honest() {
-            return;
-        }
-        let Some(until) = self.others_until else { return self.give_up(id) };
-        self.short |= chunk.given_up_at.is_none();
-        let until = *chunk.given_up_at.get_or_insert(until);
-        self.hopeless.insert((until, id));
-        self.next_check = Some(self.next_check.map_or(until, |at| at.min(until)));
-    }
-
-    fn give_up_what_nobody_has(&mut self) {
-        let ids: Vec<_> = self.chunks.keys().copied().collect();
-        ids.into_iter().for_each(|id| self.give_up_if_nobody_has(id));
-    }
-
-    fn give_up(&mut self, id: Target) {
-        self.forget(&id);
-        self.events.push_back(Event::Unavailable { target: id });
-    }
-
     /// What happened.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
@@ -499,12 +462,7 @@ impl Fetch {
             self.end_transfer(key);
             self.events.push_back(Event::Stop { peer: key.0, stream: key.1 });
         }
-        while let Some(&(at, id)) = self.hopeless.first()
-            && at <= now
-        {
-            self.hopeless.pop_first();
-            self.give_up(id);
-        }
+        self.give_up_overdue(now);
         self.peers.wake(now);
         let others = [self.peers.wakes_at(), self.hopeless.first().map(|(at, _)| *at)];
         let stalls = self.transfers.values().map(Transfer::stalls_at);

@@ -329,6 +329,13 @@ fn what_nobody_has_waits_for_others_that_may_come_and_not_for_ever() {
     fetch.handle_timeout(until + Duration::from_secs(5));
     assert!(matches!(fetch.poll_event(), Some(Event::Unavailable { .. })));
     assert!(fetch.is_idle() && fetch.hopeless.is_empty());
+    // A peer that is there already and is announced again changes nothing.
+    fetch.want(Target { len: 997, ..target }, 1);
+    assert_eq!(nobody_has(&mut fetch), 4);
+    fetch.peer_up(NOW, PeerId(8));
+    fetch.expect_others(Some(until + Duration::from_secs(9)));
+    fetch.handle_timeout(until + Duration::from_secs(5));
+    assert!(matches!(fetch.poll_event(), Some(Event::Unavailable { .. })));
     // Nobody is expected any more.
     fetch.want(Target { len: 998, ..target }, 1);
     assert_eq!(nobody_has(&mut fetch), 4);
