@@ -107,7 +107,7 @@ impl Identity {
     pub fn new(seed: Secret, place_nonce: u64, rank_nonce: u64) -> Self {
         let pair = Ed25519KeyPair::from_seed_unchecked(seed.as_bytes()).expect("any 32 bytes are a seed");
         let key = PublicKey(pair.public_key().as_ref().try_into().expect("Ed25519 keys have 32 bytes"));
-        // Made once: a handshake would spend a third of its time on them.
+        // Made once: a handshake would spend a sixth of its time on them.
         let mut dh_secret = Zeroizing::new([0; 32]);
         dh_secret.copy_from_slice(&digest(&SHA512, seed.as_bytes()).as_ref()[..32]);
         let dh_public = dh::public_of(&dh_secret);
