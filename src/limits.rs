@@ -133,6 +133,20 @@ pub const CONTROL_PADDING_MAX: usize = 48;
 pub const TIMEOUTS_PER_CALL_MAX: usize = 1024;
 /// Handshakes per second and shard of initiators that proved their address with a cookie.
 pub const HANDSHAKES_PROVEN_PER_SECOND: u32 = 2000;
+/// Shards of a node at most: what a connection id names.
+pub const SHARDS_MAX: u8 = 64;
+/// Lanes that a peer may have open in one session, beside the first, at most.
+pub const LANES_PER_SESSION_MAX: usize = SHARDS_MAX as usize;
+/// Tries to agree on a lane with the peer before it is given up.
+pub const LANE_TRIES_MAX: u8 = 6;
+/// Wait for the answer to a lane's opening, milliseconds.
+pub const LANE_RETRY_MS: u64 = 250;
+/// Wait of a shard for a lane that another shard agrees on, milliseconds; longer than all those tries.
+pub const LANE_WAIT_MS: u64 = 4_000;
+/// A lane without an authenticated packet ends after this, milliseconds.
+pub const LANE_IDLE_MS_MAX: u64 = 30_000;
+/// Messages from other shards that wait for a shard, or for its core, at most.
+pub const CROSSINGS_MAX: usize = 1024;
 /// Cookies that a shard sends per second; each prefix gets [`HANDSHAKES_PER_PREFIX_PER_SECOND`] at most.
 pub const COOKIES_PER_SECOND: u32 = 2000;
 /// Bytes that are sent on the strength of one address token before its holder was heard.
@@ -425,6 +439,8 @@ const _: () = {
     assert!(EPOCH_PACKETS_MAX < 1 << 29, "the truncated number covers more than an epoch");
     assert!(UNCONFIRMED_MS_MAX < HANDSHAKE_MS_MAX && UNCONFIRMED_MS_MAX < SESSION_IDLE_MS_MAX);
     assert!(KEEPALIVE_MS * 2 < SESSION_IDLE_MS_MAX);
+    assert!(LANE_TRIES_MAX as u64 * LANE_RETRY_MS < LANE_WAIT_MS && LANE_WAIT_MS < LANE_IDLE_MS_MAX);
+    assert!(SHARDS_MAX.is_power_of_two());
     assert!(HANDSHAKES_OUT_MAX + UNCONFIRMED_MAX < SESSIONS_MAX && SESSIONS_MAX.is_power_of_two());
     assert!(STORE_RUN == RECORD_PLAIN && SLICE_SIZE - STORE_RUN == 16);
     assert!(48 + CHUNK_SLICES_MAX * (32 + 16) <= INDEX_RECORD_MAX, "a full chunk's record stays in its page");
