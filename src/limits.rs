@@ -139,10 +139,12 @@ pub const SHARDS_MAX: u8 = 64;
 pub const LANES_PER_SESSION_MAX: usize = SHARDS_MAX as usize;
 /// Tries to agree on a lane with the peer before it is given up.
 pub const LANE_TRIES_MAX: u8 = 6;
-/// Wait for the answer to a lane's opening, milliseconds.
+/// Wait for the answer to a lane's opening, milliseconds; doubles with each try.
 pub const LANE_RETRY_MS: u64 = 250;
+/// The longest such wait, milliseconds.
+pub const LANE_RETRY_MS_MAX: u64 = 1_000;
 /// Wait of a shard for a lane that another shard agrees on, milliseconds; longer than all those tries.
-pub const LANE_WAIT_MS: u64 = 4_000;
+pub const LANE_WAIT_MS: u64 = 7_000;
 /// A lane without an authenticated packet ends after this, milliseconds.
 pub const LANE_IDLE_MS_MAX: u64 = 30_000;
 /// Messages from other shards that wait for a shard, or for its core, at most.
@@ -439,7 +441,7 @@ const _: () = {
     assert!(EPOCH_PACKETS_MAX < 1 << 29, "the truncated number covers more than an epoch");
     assert!(UNCONFIRMED_MS_MAX < HANDSHAKE_MS_MAX && UNCONFIRMED_MS_MAX < SESSION_IDLE_MS_MAX);
     assert!(KEEPALIVE_MS * 2 < SESSION_IDLE_MS_MAX);
-    assert!(LANE_TRIES_MAX as u64 * LANE_RETRY_MS < LANE_WAIT_MS && LANE_WAIT_MS < LANE_IDLE_MS_MAX);
+    assert!(LANE_TRIES_MAX as u64 * LANE_RETRY_MS_MAX < LANE_WAIT_MS && LANE_WAIT_MS < LANE_IDLE_MS_MAX);
     assert!(SHARDS_MAX.is_power_of_two());
     assert!(HANDSHAKES_OUT_MAX + UNCONFIRMED_MAX < SESSIONS_MAX && SESSIONS_MAX.is_power_of_two());
     assert!(STORE_RUN == RECORD_PLAIN && SLICE_SIZE - STORE_RUN == 16);

@@ -311,6 +311,10 @@ impl Node {
             let why = "this node has no friends to get it from; add one: tornet friend add tornet:node:…";
             return self.fail_get(job, why.to_string());
         }
+        if self.get.is_idle() {
+            // Nothing may have woken this shard since its last one.
+            self.fed = (self.fetch.counters().slices, clock.now);
+        }
         if let Err(why) = self.get.start(request) {
             return self.fail_get(job, why);
         }

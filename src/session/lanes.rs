@@ -17,10 +17,10 @@ use super::lane::Lane;
 use super::path::Paths;
 use super::sessions::{Sessions, Slot};
 use super::shards::Cross;
-use super::types::{ConnectError, DropCause, Event, FailedWhy, SessionKey};
+use super::types::{ClosedWhy, ConnectError, DropCause, Event, FailedWhy, SessionKey};
 use crate::base::{Path, PublicKey, Time};
 use crate::crypto::{IdentityCard, Secret, Suite};
-use crate::limits::{DATAGRAM_MIN, LANE_RETRY_MS, LANE_TRIES_MAX, LANE_WAIT_MS, LANES_PER_SESSION_MAX};
+use crate::limits::{DATAGRAM_MIN, LANE_RETRY_MS, LANE_RETRY_MS_MAX, LANE_TRIES_MAX, LANE_WAIT_MS, LANES_PER_SESSION_MAX};
 use crate::wire::control::{CloseCode, Control};
 
 /// Refusals that wait to be said at most; the asker asks again.
@@ -47,7 +47,7 @@ struct Entry {
 
 enum State {
     /// We asked the peer for it.
-    Asked { awaited: SessionKey, cid: u64, again_at: Time, tries: u8 },
+    Asked { awaited: SessionKey, cid: u64, since: Time, again_at: Time, tries: u8 },
     /// The peer asked for it, and its shard has not answered.
     Seating,
     /// In use.
@@ -68,7 +68,7 @@ pub struct Seat {
 }
 
 /// Where a lane belongs.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Belongs {
     pub(super) home: u8,
     pub(super) session: SessionKey,
@@ -139,20 +139,21 @@ impl Lanes {
         true
     }
 
-    /// Asks again for what was not answered; returns those who waited for too long.
-    pub(super) fn due(&mut self, now: Time) -> Vec<(u8, SessionKey)> {
+    /// Asks again for what was not answered; returns those who waited for too long, and since when.
+    fn due(&mut self, now: Time) -> Vec<(u8, SessionKey, Time)> {
         let mut over = Vec::new();
         self.list.retain_mut(|entry| {
-            let State::Asked { awaited, again_at, tries, .. } = &mut entry.state else { return true };
+            let State::Asked { awaited, since, again_at, tries, .. } = &mut entry.state else { return true };
             if *again_at > now {
                 return true;
             }
-            if *tries == 0 {
-                over.push((entry.shard, *awaited));
+            *tries += 1;
+            if *tries == LANE_TRIES_MAX {
+                over.push((entry.shard, *awaited, *since));
                 return false;
             }
-            *tries -= 1;
-            *again_at = now + Duration::from_millis(LANE_RETRY_MS);
+            let wait = (LANE_RETRY_MS << *tries).min(LANE_RETRY_MS_MAX);
+            *again_at = now + Duration::from_millis(wait);
             entry.say = true;
             true
         });
@@ -219,7 +220,7 @@ impl Sessions {
             return self.cross(now, shard, Cross::LaneAway { awaited });
         };
         let again_at = now + Duration::from_millis(LANE_RETRY_MS);
-        let state = State::Asked { awaited, cid, again_at, tries: LANE_TRIES_MAX - 1 };
+        let state = State::Asked { awaited, cid, since: now, again_at, tries: 0 };
         lanes.list.push(Entry { number, shard, state, say: true });
         session.wants.lanes = true;
         self.talk(key);
@@ -293,7 +294,7 @@ impl Sessions {
         let birth = self.next_birth();
         let parts = Birth { card, lane, paths, cid, remote_cid, initiator: opened, birth };
         let mut session = Session::new(parts, now);
-        session.belongs = Some(Belongs { home, session: home_session, number });
+        session.belongs = Some(Box::new(Belongs { home, session: home_session, number }));
         if opened {
             session.wants.challenge = session.paths.challenge().is_some();
             session.start_confirming(now);
@@ -431,8 +432,13 @@ impl Sessions {
         let Some(lanes) = session.lanes.as_mut() else { return };
         let over = lanes.due(now);
         session.wants.lanes |= lanes.has_news();
-        for (shard, awaited) in over {
+        // Asked so often, and not a word of any kind: the peer has lost the session.
+        let is_dead = over.iter().any(|(.., since)| session.heard < *since);
+        for (shard, awaited, _) in over {
             self.cross(now, shard, Cross::LaneAway { awaited });
+        }
+        if is_dead {
+            self.end(now, key, ClosedWhy::Idle);
         }
     }
 
@@ -440,7 +446,7 @@ impl Sessions {
     pub(super) fn leave_lanes(&mut self, now: Time, key: SessionKey) {
         let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return };
         let (belongs, lanes) = (session.belongs.take(), session.lanes.take());
-        if let Some(Belongs { home, session, number }) = belongs {
+        if let Some(Belongs { home, session, number }) = belongs.map(|belongs| *belongs) {
             self.cross(now, home, Cross::LaneOver { home: session, lane: number });
         }
         for entry in lanes.into_iter().flat_map(|lanes| lanes.list) {
