@@ -111,6 +111,7 @@ fn run<C: Core + Send + 'static>(core: usize, address: &str, make: C) -> Running
         addresses: vec![address.parse().expect("an address")],
         report_local: false,
         clocks: Clocks::start(),
+        shards: Vec::new(),
     };
     let (files, _) = bounded(1);
     start(settings, files, Box::new(drop), |_, _| (make, NoChunks)).unwrap_or_else(|e| panic!("{e}"))

@@ -140,6 +140,22 @@ pub const COOKIES_FREE_PER_SECOND: u64 = 2000;
 pub const COOKIE_ASKERS: u64 = 8;
 /// Cookies that a shard sends per second at most, over time.
 pub const COOKIES_PER_SECOND: u64 = 12_500;
+/// Shards of a node at most: what a connection id names.
+pub const SHARDS_MAX: u8 = 64;
+/// Lanes that a peer may have open in one session, beside the first, at most.
+pub const LANES_PER_SESSION_MAX: usize = SHARDS_MAX as usize;
+/// Tries to agree on a lane with the peer before it is given up.
+pub const LANE_TRIES_MAX: u8 = 6;
+/// Wait for the answer to a lane's opening, milliseconds; doubles with each try.
+pub const LANE_RETRY_MS: u64 = 250;
+/// The longest such wait, milliseconds.
+pub const LANE_RETRY_MS_MAX: u64 = 1_000;
+/// Wait of a shard for a lane that another shard agrees on, milliseconds; longer than all those tries.
+pub const LANE_WAIT_MS: u64 = 7_000;
+/// A lane without an authenticated packet ends after this, milliseconds.
+pub const LANE_IDLE_MS_MAX: u64 = 30_000;
+/// Messages from other shards that wait for a shard, or for its core, at most.
+pub const CROSSINGS_MAX: usize = 1024;
 /// Bytes that are sent on the strength of one address token before its holder was heard.
 pub const ADDRESS_TOKEN_BYTES_MAX: u64 = 64 << 10;
 /// Bytes that a shard sends so to one address per [`ADDRESS_TOKEN_PERIOD_MS`].
@@ -449,6 +465,8 @@ const _: () = {
     assert!(EPOCH_PACKETS_MAX < 1 << 29, "the truncated number covers more than an epoch");
     assert!(UNCONFIRMED_MS_MAX < HANDSHAKE_MS_MAX && UNCONFIRMED_MS_MAX < SESSION_IDLE_MS_MAX);
     assert!(KEEPALIVE_MS * 2 < SESSION_IDLE_MS_MAX);
+    assert!(LANE_TRIES_MAX as u64 * LANE_RETRY_MS_MAX < LANE_WAIT_MS && LANE_WAIT_MS < LANE_IDLE_MS_MAX);
+    assert!(SHARDS_MAX.is_power_of_two());
     assert!(HANDSHAKES_OUT_MAX + UNCONFIRMED_MAX < SESSIONS_MAX && SESSIONS_MAX.is_power_of_two());
     assert!(STORE_RUN == RECORD_PLAIN && SLICE_SIZE - STORE_RUN == 16);
     assert!(48 + CHUNK_SLICES_MAX * (32 + 16) <= INDEX_RECORD_MAX, "a full chunk's record stays in its page");

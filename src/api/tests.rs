@@ -86,6 +86,7 @@ fn snapshot() -> Snapshot {
     let peer = PeerSnapshot {
         node: NodeId([0xbb; 20]),
         key: PublicKey([0xcc; 32]),
+        lane: 0,
         rank: 18,
         trust: Some(50),
         address: "192.0.2.1:4600".parse().ok(),

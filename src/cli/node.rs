@@ -11,6 +11,7 @@ use crate::crypto::{Identity, Secret};
 use crate::io::entropy;
 use crate::io::store::StoreConfig;
 use crate::io::tree::Unreadable;
+use crate::limits::SHARDS_MAX;
 use crate::node::command::Command;
 use crate::shard::daemon::{Daemon, DaemonConfig, ImportEvent};
 use crate::shard::import::{ImportProgress, ImportRequest};
@@ -28,12 +29,13 @@ pub(super) fn start(
         network: config.network.clone(),
         place_floor_bits: PLACE_FLOOR_BITS,
         listen: config.listen.iter().map(|ip| SocketAddr::new(*ip, config.port)).collect(),
+        shards: config.shards_count.min(SHARDS_MAX.into()) as u8,
         pin: config.shards_pin,
         store: StoreConfig { local_limit: config.store_local_max, cache_limit: config.store_cache_max },
     };
     let deliver = reports.clone();
     let fatal = Arc::new(move |why: &str| reports.fatal(why));
-    let daemon = Daemon::start(daemon_config, Box::new(move |report| deliver.deliver(report)), fatal)?;
+    let daemon = Daemon::start(daemon_config, Arc::new(move |report| deliver.deliver(report)), fatal)?;
     Ok(Arc::new(Linked { daemon, dir: dir.clone() }))
 }
 

@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use super::{Config, ConfigError};
 use crate::base::units::{parse_size, show_size};
-use crate::limits::{ADDRESSES_PER_PEER_MAX, LABEL_MAX, LISTEN_ADDRESSES_MAX};
+use crate::limits::{ADDRESSES_PER_PEER_MAX, LABEL_MAX, LISTEN_ADDRESSES_MAX, SHARDS_MAX};
 
 /// How a value is written in TOML.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,11 +134,11 @@ pub const KEYS: &[Key] = &[
         live: false,
         what: "threads with a core, a UDP port and an io_uring each",
         read: |c, v| match one(v)?.parse() {
-            Ok(1) => {
-                c.shards_count = 1;
+            Ok(count @ 1..=SHARDS_MAX) => {
+                c.shards_count = count.into();
                 Ok(())
             }
-            _ => Err("1 in this version".into()),
+            _ => Err(format!("a number from 1 to {SHARDS_MAX}")),
         },
         show: |c| vec![c.shards_count.to_string()],
     },
@@ -341,7 +341,8 @@ mod tests {
             ("advertise", "0.0.0.0:1"),
             ("api", "localhost:1"),
             ("log", "tornet=loud"),
-            ("shards.count", "2"),
+            ("shards.count", "0"),
+            ("shards.count", "65"),
             ("store.local_max", "1KiB"),
             ("store.cache_max", "1000TiB"),
             ("network", "two words"),

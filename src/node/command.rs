@@ -65,6 +65,35 @@ pub struct Snapshot {
     pub jobs: Vec<(JobId, GetProgress)>,
 }
 
+impl Snapshot {
+    /// Adds what another shard of the node says of itself.
+    pub fn add(&mut self, other: Self) {
+        self.peers.extend(other.peers);
+        self.jobs.extend(other.jobs);
+        if self.counters.is_empty() && self.gauges.is_empty() {
+            (self.counters, self.gauges) = (other.counters, other.gauges);
+            return;
+        }
+        self.counters.iter_mut().zip(other.counters).for_each(|(sum, one)| sum.2 += one.2);
+        self.gauges.iter_mut().zip(other.gauges).for_each(|(sum, one)| sum.2 += one.2);
+    }
+
+    /// One entry for each peer: that of the session, with the traffic of its further lanes.
+    pub fn join_lanes(&mut self) {
+        self.peers.sort_by_key(|peer| (peer.key, peer.lane));
+        self.peers.dedup_by(|lane, session| {
+            let same = lane.key == session.key;
+            if same {
+                session.sent_bytes += lane.sent_bytes;
+                session.received_bytes += lane.received_bytes;
+                session.lost_packets += lane.lost_packets;
+                session.connected |= lane.connected;
+            }
+            same
+        });
+    }
+}
+
 /// One peer.
 #[derive(Debug, Clone)]
 pub struct PeerSnapshot {
@@ -72,6 +101,8 @@ pub struct PeerSnapshot {
     pub node: NodeId,
     /// Its key.
     pub key: PublicKey,
+    /// Which lane of the session with it; 0 is the session itself.
+    pub lane: u16,
     /// Its rank.
     pub rank: u32,
     /// Trust, when a friend.

@@ -19,12 +19,16 @@ pub(super) enum Standing {
     Calling(SessionKey),
     /// Connected.
     Here(PeerId),
+    /// Its home is another shard, and nothing is wanted of it on this one.
+    Resting,
 }
 
 struct Entry {
     friend: Friend,
     standing: Standing,
     backoff: Duration,
+    /// Whether this shard keeps the session with it.
+    home: bool,
 }
 
 /// All friends of the node.
@@ -40,8 +44,13 @@ pub(super) struct Friends {
 }
 
 impl Friends {
-    /// Replaces the set; returns the friends that are gone.
-    pub(super) fn replace(&mut self, now: Time, friends: Vec<Friend>) -> Vec<Standing> {
+    /// Replaces the set; returns the friends that are gone. `is_home` says whose session this shard keeps.
+    pub(super) fn replace(
+        &mut self,
+        now: Time,
+        friends: Vec<Friend>,
+        is_home: impl Fn(&PublicKey) -> bool,
+    ) -> Vec<Standing> {
         let mut old = std::mem::take(self).entries;
         for friend in friends {
             let key = friend.card.key;
@@ -49,8 +58,9 @@ impl Friends {
                 Some(entry) if entry.friend.addresses == friend.addresses => Entry { friend, ..entry },
                 Some(entry) => Entry { friend, backoff: retry_min(), ..entry },
                 None => {
-                    let standing = Standing::Away { retry_at: now };
-                    Entry { friend, standing, backoff: retry_min() }
+                    let home = is_home(&key);
+                    let standing = if home { Standing::Away { retry_at: now } } else { Standing::Resting };
+                    Entry { friend, standing, backoff: retry_min(), home }
                 }
             };
             self.enter(key, entry.standing);
@@ -75,6 +85,7 @@ impl Friends {
             Standing::Here(peer) => {
                 self.here.insert(peer, key);
             }
+            Standing::Resting => {}
         }
     }
 
@@ -89,6 +100,7 @@ impl Friends {
             Standing::Here(peer) => {
                 self.here.remove(&peer);
             }
+            Standing::Resting => {}
         }
     }
 
@@ -118,7 +130,7 @@ impl Friends {
 
     /// Whether none is connected or called.
     pub(super) fn all_away(&self) -> bool {
-        self.away.len() == self.entries.len()
+        self.calling.is_empty() && self.here.is_empty()
     }
 
     /// A friend by key.
@@ -153,6 +165,11 @@ impl Friends {
         let Some(entry) = self.entries.get_mut(&key) else { return };
         let jitter = Duration::from_millis(rng.below(1 + entry.backoff.as_millis() as u64 / 2));
         let retry_at = now + entry.backoff + jitter;
+        if !entry.home {
+            // Another shard of ours was asked: its calls to the friend wait ever longer, not our questions.
+            self.set(&key, Standing::Away { retry_at });
+            return;
+        }
         entry.backoff = (entry.backoff * 2).min(Duration::from_millis(FRIEND_RETRY_MS_MAX));
         self.set(&key, Standing::Away { retry_at });
     }
@@ -166,9 +183,35 @@ impl Friends {
 
     /// Somebody waits for content: try friends that are away at once.
     pub(super) fn hurry(&mut self, now: Time) {
-        for (_, key) in std::mem::take(&mut self.away) {
+        let resting = self.entries.iter().filter(|(_, entry)| entry.standing == Standing::Resting);
+        let resting: Vec<PublicKey> = resting.map(|(key, _)| *key).collect();
+        for key in std::mem::take(&mut self.away).into_iter().map(|(_, key)| key).chain(resting) {
             self.set(&key, Standing::Away { retry_at: now });
         }
+    }
+
+    /// Another shard waits for this friend: try it at once.
+    pub(super) fn hurry_one(&mut self, now: Time, key: &PublicKey) {
+        if let Some(Entry { standing: Standing::Away { retry_at }, .. }) = self.entries.get(key)
+            && *retry_at > now
+        {
+            self.set(key, Standing::Away { retry_at: now });
+        }
+    }
+
+    /// Whether this shard keeps the session with a friend.
+    pub(super) fn is_home(&self, key: &PublicKey) -> bool {
+        self.entries.get(key).is_some_and(|entry| entry.home)
+    }
+
+    /// How many sessions this shard keeps.
+    pub(super) fn home_len(&self) -> usize {
+        self.entries.values().filter(|entry| entry.home).count()
+    }
+
+    /// Nothing is wanted of a friend whose home is another shard.
+    pub(super) fn rest(&mut self, key: &PublicKey) {
+        self.set(key, Standing::Resting);
     }
 
     /// A friend to call now.
@@ -231,7 +274,7 @@ mod tests {
         #[test]
         fn the_queue_is_what_the_entries_say(steps in prop::collection::vec((0u8..8, 0u16..6, 0u64..5000), 1..80)) {
             let (mut friends, mut rng, mut now) = (Friends::default(), Rng::from_number(1), Time::ZERO);
-            friends.replace(now, (0..6).map(friend).collect());
+            friends.replace(now, (0..6).map(friend).collect(), |key| key.0[0] % 3 > 0);
             // As the node does: a session and a peer have one friend each.
             let mut fresh = 0;
             for (what, who, ms) in steps {
@@ -248,7 +291,8 @@ mod tests {
                     (4, _) => friends.expected(now, &key),
                     (5, _) => friends.hurry(now),
                     (6, _) => {
-                        friends.replace(now, (0..who + 1).chain(0..1).map(friend).collect());
+                        let some = (0..who + 1).chain(0..1).map(friend).collect();
+                        friends.replace(now, some, |key| key.0[0] % 3 > 0);
                     }
                     _ => while let Some(due) = friends.due(now) {
                         fresh += 1;
@@ -265,12 +309,12 @@ mod tests {
     #[test]
     fn the_first_that_is_due_is_called_first() {
         let mut friends = Friends::default();
-        friends.replace(Time::ZERO, vec![friend(1), friend(2)]);
+        friends.replace(Time::ZERO, vec![friend(1), friend(2)], |_| true);
         friends.expected(Time::ZERO, &friend(1).card.key);
         assert_eq!(friends.due(Time::ZERO).map(|due| due.card.key), Some(friend(2).card.key));
         assert!(friends.all_away());
         friends.connected(&friend(2).card.key, PeerId(1));
-        assert_eq!((friends.due(Time::ZERO).is_none(), friends.connected_len()), (true, 1));
+        assert_eq!((friends.due(Time::ZERO).is_none(), friends.here.len()), (true, 1));
         assert_eq!(friends.poll_timeout(), Some(Time::from_millis(2 * HANDSHAKE_RETRY_MS)));
     }
 }

@@ -29,7 +29,7 @@ use crate::service::serve::{Act, Serve};
 use crate::session::{CloseCode, SessionKey, Sessions};
 use crate::stream::Connection;
 
-pub use crate::session::Config;
+pub use crate::session::{Config, Cross};
 pub use command::{Command, Report};
 use friends::{Friends, Standing};
 use peer::{Peer, Role};
@@ -93,6 +93,13 @@ pub enum Input {
         /// Which slice.
         slice: u32,
     },
+    /// Another shard of this node says something.
+    Cross {
+        /// Which shard.
+        from: u8,
+        /// What.
+        cross: Cross,
+    },
     /// The time that `poll_timeout` named has come (or a send buffer came back).
     Tick,
 }
@@ -106,6 +113,8 @@ pub enum Output {
     File(FileOp),
     /// Tell the control thread.
     Report(Report),
+    /// Tell another shard of this node; it may be lost where there is no room.
+    Cross(u8, Cross),
 }
 
 /// What a node looks at: packet buffers and stored chunks, owned by the driver.
@@ -126,6 +135,9 @@ struct Counters {
     trains_out: u64,
     datagrams_out: u64,
     bytes_out: u64,
+    crossings_in: u64,
+    crossings_out: u64,
+    crossings_lost: u64,
     violations: u64,
     gets_done: u64,
     gets_failed: u64,
@@ -162,7 +174,19 @@ pub struct Node {
     taken: Vec<(StreamId, u64)>,
     /// Requests that went out with a first flight whose handshake is not finished.
     early: BTreeMap<SessionKey, Early>,
+    /// Datagrams for other shards' sessions; at most [`crate::limits::CROSSINGS_MAX`].
+    passing: VecDeque<(u8, Cross)>,
+    /// Datagrams of other shards, to be sent from our socket; at most [`crate::limits::CROSSINGS_MAX`].
+    foreign: VecDeque<Foreign>,
     counters: Counters,
+}
+
+/// Datagrams of another shard.
+struct Foreign {
+    path: Path,
+    segment: u32,
+    ecn: u8,
+    bytes: Box<[u8]>,
 }
 
 /// A first flight that carries a request: the peer to be.
@@ -204,6 +228,8 @@ impl Node {
             touched: Vec::new(),
             taken: Vec::new(),
             early: BTreeMap::new(),
+            passing: VecDeque::new(),
+            foreign: VecDeque::new(),
             counters: Counters::default(),
         }
     }
@@ -230,6 +256,7 @@ impl Node {
             Input::Command(command) => self.handle_command(clock, command),
             Input::FileDone(done) => self.get.file_done(done),
             Input::Warmed { handle, slice } => self.serve.warmed(handle, slice, world, &mut self.acts),
+            Input::Cross { from, cross } => self.handle_cross(clock, from, cross),
             Input::Tick => {}
         }
         self.handle_timeout(clock);
@@ -239,11 +266,12 @@ impl Node {
     fn handle_command(&mut self, clock: Clock, command: Command) {
         match command {
             Command::Friends(friends) => {
-                for gone in self.friends.replace(clock.now, friends) {
+                let (sessions, (shard, _)) = (&self.sessions, self.sessions.shard());
+                for gone in self.friends.replace(clock.now, friends, |key| sessions.home(key) == shard) {
                     let session = match gone {
                         Standing::Here(peer) => self.peers.get(&peer).map(|peer| peer.session),
                         Standing::Calling(session) => Some(session),
-                        Standing::Away { .. } => None,
+                        Standing::Away { .. } | Standing::Resting => None,
                     };
                     if let Some(session) = session {
                         self.sessions.close(clock.now, session, CloseCode::UNWANTED, "no longer a friend");
@@ -271,7 +299,7 @@ impl Node {
         for (id, peer) in &mut self.peers {
             let trust = self.friends.get(&peer.card.key).map(|friend| friend.trust);
             let both = self.sessions.is_initiator(peer.session) || self.sessions.is_confirmed(peer.session);
-            let news = both && trust.is_some() && peer.trust.is_none();
+            let news = both && trust.is_some() && peer.trust.is_none() && peer.lane == 0;
             if news && self.friends.connected(&peer.card.key, *id) {
                 self.sessions.set_keepalive(peer.session, true);
                 if !is_liar(&self.liars, clock.now, &peer.card.key) {
@@ -290,6 +318,10 @@ impl Node {
         if self.friends.len() == 0 {
             let why = "this node has no friends to get it from; add one: tornet friend add tornet:node:…";
             return self.fail_get(job, why.to_string());
+        }
+        if self.get.is_idle() {
+            // Nothing may have woken this shard since its last one.
+            self.fed = (self.fetch.counters().slices, clock.now);
         }
         if let Err(why) = self.get.start(request) {
             return self.fail_get(job, why);

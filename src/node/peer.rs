@@ -36,6 +36,8 @@ pub(super) enum Meeting {
 pub(super) struct Peer {
     pub session: SessionKey,
     pub card: IdentityCard,
+    /// Which lane of the session with it: 0 is the session itself.
+    pub lane: u16,
     pub connection: Connection,
     pub trust: Option<u8>,
     /// What it said of itself: the bytes so far, then the message.

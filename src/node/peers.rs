@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::command::Friend;
 use super::peer::{Meeting, Peer, Role};
 use super::streams::send_request;
 use super::{Clock, Early, Node, is_liar};
@@ -16,9 +17,10 @@ impl Node {
     pub(super) fn session_events(&mut self, clock: Clock) {
         while let Some(event) = self.sessions.poll_event() {
             match event {
-                SessionEvent::Established { session, initiator, card } => {
-                    self.peer_up(clock, session, initiator, card);
+                SessionEvent::Established { session, initiator, card, lane } => {
+                    self.peer_up(clock, session, initiator, card, lane);
                 }
+                SessionEvent::Wanted { peer } => self.friends.hurry_one(clock.now, &peer),
                 SessionEvent::Confirmed { session } => {
                     if let Some(id) = self.by_session.get(&session).copied() {
                         self.befriend(clock, id);
@@ -52,7 +54,14 @@ impl Node {
         }
     }
 
-    fn peer_up(&mut self, clock: Clock, session: SessionKey, initiator: bool, card: IdentityCard) {
+    fn peer_up(
+        &mut self,
+        clock: Clock,
+        session: SessionKey,
+        initiator: bool,
+        card: IdentityCard,
+        lane: u16,
+    ) {
         let (id, connection) = match self.early.remove(&session) {
             Some(early) => (early.peer, early.connection),
             None => (self.next_peer_id(), self.connection(clock.now, initiator)),
@@ -62,6 +71,7 @@ impl Node {
         let mut peer = Peer {
             session,
             card,
+            lane,
             connection,
             trust,
             hello: Meeting::Listening(Vec::new()),
@@ -76,10 +86,12 @@ impl Node {
         self.by_session.insert(session, id);
         if initiator {
             self.befriend(clock, id);
-        } else {
+        } else if lane == 0 {
             self.friends.expected(clock.now, &card.key);
         }
-        self.say_hello(id);
+        if lane == 0 {
+            self.say_hello(id);
+        }
         self.touch(id);
     }
 
@@ -87,8 +99,12 @@ impl Node {
     /// session for each first flight that reached it, of which all but one are never used.
     fn befriend(&mut self, clock: Clock, id: PeerId) {
         let Some(peer) = self.peers.get(&id) else { return };
+        // A lane that the peer opened is for what the peer wants.
+        if peer.lane > 0 && !self.sessions.is_initiator(peer.session) {
+            return;
+        }
         if self.friends.connected(&peer.card.key, id) {
-            self.sessions.set_keepalive(peer.session, true);
+            self.sessions.set_keepalive(peer.session, peer.lane == 0);
             if !is_liar(&self.liars, clock.now, &peer.card.key) {
                 self.fetch.peer_up(clock.now, id);
             }
@@ -123,6 +139,10 @@ impl Node {
 
     pub(super) fn call_friends(&mut self, clock: Clock) {
         while let Some(friend) = self.friends.due(clock.now) {
+            if !self.friends.is_home(&friend.card.key) {
+                self.call_elsewhere(clock, &friend);
+                continue;
+            }
             let liar = is_liar(&self.liars, clock.now, &friend.card.key);
             let early = if liar { None } else { self.early_request(clock) };
             let bytes = early.as_ref().map_or(&[][..], |(_, bytes)| bytes);
@@ -140,6 +160,19 @@ impl Node {
                 (None, _) => {}
             }
             self.friends.calling(clock.now, &friend.card.key, session);
+        }
+    }
+
+    /// A friend whose home is another shard: a lane to it is wanted while there is something to get.
+    fn call_elsewhere(&mut self, clock: Clock, friend: &Friend) {
+        let key = &friend.card.key;
+        if self.get.is_idle() {
+            self.friends.rest(key);
+        } else if is_liar(&self.liars, clock.now, key) {
+            self.friends.calling(clock.now, key, None);
+        } else {
+            let lane = self.sessions.open_lane(clock.now, &friend.card).ok();
+            self.friends.calling(clock.now, key, lane);
         }
     }
 

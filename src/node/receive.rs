@@ -1,8 +1,9 @@
 //! Datagrams in: a train is opened datagram by datagram, where it lies, and each packet goes to its peer.
 
 use super::peer::ToFetch;
-use super::{Clock, Node, Train, World};
-use crate::limits::PACKET_OVERHEAD;
+use super::{Clock, Cross, Foreign, Node, Train, World};
+use crate::base::Path;
+use crate::limits::{CROSSINGS_MAX, PACKET_OVERHEAD};
 use crate::service::PeerId;
 use crate::session::{CloseCode, DropCause, PacketKind, Received, SessionKey};
 
@@ -12,10 +13,20 @@ impl Node {
         self.counters.trains_in += 1;
         self.counters.bytes_in += u64::from(train.place.len);
         let segment = (train.segment as usize).max(1);
+        self.handle_datagrams(clock, train.path, train.ecn, world.bytes_mut(train.place).chunks_mut(segment))
+    }
+
+    fn handle_datagrams<'a>(
+        &mut self,
+        clock: Clock,
+        path: Path,
+        ecn: u8,
+        datagrams: impl Iterator<Item = &'a mut [u8]>,
+    ) -> bool {
         let (mut touched, mut news): (Option<PeerId>, bool) = (None, false);
-        for datagram in world.bytes_mut(train.place).chunks_mut(segment) {
+        for datagram in datagrams {
             self.counters.datagrams_in += 1;
-            let received = self.sessions.handle_datagram(clock.now, clock.wall, train.path, datagram);
+            let received = self.sessions.handle_datagram(clock.now, clock.wall, path, datagram);
             news |= !is_noise(&received);
             match received {
                 Received::Packet { session, number, kind, payload } => {
@@ -25,13 +36,10 @@ impl Node {
                     {
                         self.end_of_batch(clock, previous);
                     }
-                    self.handle_packet(clock, id, number, kind, train.ecn, &datagram[payload]);
+                    self.handle_packet(clock, id, number, kind, ecn, &datagram[payload]);
                 }
                 Received::Early { session, payload } => {
-                    let Some(id) = self.peer_of(clock, session) else { continue };
-                    // The first flight's request is packet number 0 of the session.
-                    self.handle_packet(clock, id, 0, PacketKind::Stream, train.ecn, &datagram[payload]);
-                    self.end_of_batch(clock, id);
+                    self.handle_early(clock, session, ecn, &datagram[payload]);
                 }
                 Received::Control { session, number } => {
                     if let Some(id) = self.peer_of(clock, session)
@@ -40,6 +48,10 @@ impl Node {
                         peer.connection.on_other_packet_received(clock.now, number);
                     }
                 }
+                Received::Foreign { shard } => {
+                    let cross = Cross::Datagram { path, ecn, bytes: Box::from(&*datagram) };
+                    self.pass(shard, cross);
+                }
                 Received::Handled | Received::Dropped(_) => {}
             }
         }
@@ -47,6 +59,44 @@ impl Node {
             self.end_of_batch(clock, id);
         }
         news
+    }
+
+    /// The first flight's request is packet number 0 of the session.
+    fn handle_early(&mut self, clock: Clock, session: SessionKey, ecn: u8, request: &[u8]) {
+        let Some(id) = self.peer_of(clock, session) else { return };
+        self.handle_packet(clock, id, 0, PacketKind::Stream, ecn, request);
+        self.end_of_batch(clock, id);
+    }
+
+    /// Obeys another shard.
+    pub(super) fn handle_cross(&mut self, clock: Clock, from: u8, cross: Cross) {
+        self.counters.crossings_in += 1;
+        match cross {
+            Cross::Datagram { path, ecn, mut bytes } => {
+                self.sessions.learn_port(from, path.local.port());
+                self.handle_datagrams(clock, path, ecn, std::iter::once(&mut *bytes));
+            }
+            Cross::Send { path, segment, ecn, bytes } if self.foreign.len() < CROSSINGS_MAX => {
+                self.foreign.push_back(Foreign { path, segment, ecn, bytes });
+            }
+            Cross::Send { .. } => self.counters.crossings_lost += 1,
+            other => {
+                if let Some((session, request)) =
+                    self.sessions.handle_cross(clock.now, clock.wall, from, other)
+                {
+                    self.handle_early(clock, session, 0, &request);
+                }
+            }
+        }
+    }
+
+    /// Leaves something for another shard.
+    fn pass(&mut self, shard: u8, cross: Cross) {
+        if self.passing.len() < CROSSINGS_MAX {
+            self.passing.push_back((shard, cross));
+        } else {
+            self.counters.crossings_lost += 1;
+        }
     }
 
     fn handle_packet(
@@ -97,7 +147,12 @@ impl Node {
 /// Whether a datagram left everything as it was. The other causes may have closed a session or hurried a
 /// handshake.
 fn is_noise(received: &Received) -> bool {
-    let Received::Dropped(cause) = received else { return false };
+    let cause = match received {
+        Received::Dropped(cause) => cause,
+        // Passed on, whoever sent it.
+        Received::Foreign { .. } => return true,
+        _ => return false,
+    };
     match cause {
         DropCause::Stranger
         | DropCause::Forged

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::peer::FromStore;
-use super::{Clock, ECT0, Node, Output, Train, World};
+use super::{Clock, Cross, ECT0, Node, Output, Train, World};
 use crate::base::{BufId, Place};
 use crate::limits::{
     ACK_DELAY_US_MAX, DATAGRAM_MAX, HEADER_SIZE, PACKET_OVERHEAD, TAG_SIZE, TRAIN_SEGMENTS_MAX,
@@ -21,8 +21,15 @@ impl Node {
         if let Some(op) = self.get.poll_op() {
             return Some(Output::File(op));
         }
-        if let Some(train) = self.poll_session_train(clock, world) {
+        if let Some((shard, cross)) = self.passing.pop_front().or_else(|| self.sessions.poll_cross()) {
+            self.counters.crossings_out += 1;
+            return Some(Output::Cross(shard, cross));
+        }
+        if let Some(train) = self.poll_foreign(world) {
             return Some(Output::Train(train));
+        }
+        if let Some(train) = self.poll_session_train(clock, world) {
+            return Some(self.leave(train, world));
         }
         while let Some(id) = self.ready.pop_front() {
             let buf = match world.alloc() {
@@ -37,7 +44,7 @@ impl Node {
                 Some(train) => {
                     // It may have more; others come first.
                     self.ready.push_back(id);
-                    return Some(Output::Train(train));
+                    return Some(self.leave(train, world));
                 }
                 None => {
                     world.free(buf);
@@ -46,6 +53,31 @@ impl Node {
             }
         }
         None
+    }
+
+    /// A train leaves from our socket, or from that of the one shard whose port its receiver reaches.
+    fn leave(&mut self, train: Train, world: &mut impl World) -> Output {
+        let Some(shard) = self.sessions.via(&train.path) else {
+            self.count_out(&train);
+            return Output::Train(train);
+        };
+        let Train { path, place, segment, ecn } = train;
+        let bytes = Box::from(world.bytes(place));
+        world.free(place.buf);
+        self.counters.crossings_out += 1;
+        Output::Cross(shard, Cross::Send { path, segment, ecn, bytes })
+    }
+
+    /// Another shard's datagrams.
+    fn poll_foreign(&mut self, world: &mut impl World) -> Option<Train> {
+        let foreign = self.foreign.front()?;
+        let len = foreign.bytes.len().min(TRAIN_SIZE_MAX) as u32;
+        let place = Place { len, ..Place::room(world.alloc()?) };
+        world.bytes_mut(place).copy_from_slice(&foreign.bytes[..len as usize]);
+        let train = Train { path: foreign.path, place, segment: foreign.segment, ecn: foreign.ecn };
+        self.foreign.pop_front();
+        self.count_out(&train);
+        Some(train)
     }
 
     /// Handshakes, cookies and control packets, one datagram each.
@@ -57,9 +89,7 @@ impl Node {
             world.free(buf);
             return None;
         };
-        let train = Train { path, place: Place { len: len as u32, ..place }, segment: len as u32, ecn: 0 };
-        self.count_out(&train);
-        Some(train)
+        Some(Train { path, place: Place { len: len as u32, ..place }, segment: len as u32, ecn: 0 })
     }
 
     fn count_out(&mut self, train: &Train) {
@@ -120,9 +150,7 @@ impl Node {
         }
         let place = Place { len: len as u32, ..room };
         let ecn = if peer.connection.is_ecn_capable() { ECT0 } else { 0 };
-        let train = Train { path, place, segment: segment.min(len) as u32, ecn };
-        self.count_out(&train);
-        Some(train)
+        Some(Train { path, place, segment: segment.min(len) as u32, ecn })
     }
 
     /// A peer has nothing to send for now: its timer says when to look again.

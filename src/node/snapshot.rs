@@ -16,6 +16,7 @@ impl Node {
                 PeerSnapshot {
                     node: peer.card.node_id(),
                     key: peer.card.key,
+                    lane: peer.lane,
                     rank: peer.card.rank(),
                     trust: peer.trust,
                     address: self.sessions.path(peer.session).map(|path| path.remote),
@@ -34,10 +35,11 @@ impl Node {
             })
             .collect();
         for (friend, standing) in self.friends.iter() {
-            if !matches!(standing, Standing::Here(_)) {
+            if !matches!(standing, Standing::Here(_)) && self.friends.is_home(&friend.card.key) {
                 peers.push(PeerSnapshot {
                     node: friend.card.node_id(),
                     key: friend.card.key,
+                    lane: 0,
                     rank: friend.card.rank(),
                     trust: Some(friend.trust),
                     address: friend.addresses.first().copied(),
@@ -57,10 +59,12 @@ impl Node {
     }
 
     fn gauges(&self) -> Vec<(&'static str, &'static str, f64)> {
-        let connected = self.friends.connected_len();
+        let connected = self.peers.values().filter(|peer| peer.lane == 0 && peer.trust.is_some()).count();
+        let sessions = self.peers.values().filter(|peer| peer.lane == 0).count();
         vec![
-            ("sessions", "Established sessions", self.peers.len() as f64),
-            ("friends", "Friends configured", self.friends.len() as f64),
+            ("sessions", "Established sessions", sessions as f64),
+            ("lanes", "Further lanes of sessions", (self.peers.len() - sessions) as f64),
+            ("friends", "Friends configured", self.friends.home_len() as f64),
             ("friends_connected", "Friends with a session", connected as f64),
             ("requests_serving", "Chunk requests being answered", self.serve.active() as f64),
             ("gets_running", "Gets under way", self.get.progress().count() as f64),
@@ -69,7 +73,7 @@ impl Node {
 
     #[rustfmt::skip]
     fn counters(&self) -> Vec<(&'static str, &'static str, u64)> {
-        let Counters { trains_in, datagrams_in, bytes_in, trains_out, datagrams_out, bytes_out, violations, gets_done, gets_failed } = self.counters;
+        let Counters { crossings_in, crossings_out, crossings_lost, trains_in, datagrams_in, bytes_in, trains_out, datagrams_out, bytes_out, violations, gets_done, gets_failed } = self.counters;
         let session = self.sessions.counters();
         let serve = self.serve.counters();
         let fetch = self.fetch.counters();
@@ -80,6 +84,9 @@ impl Node {
             ("node_trains_sent", "Trains of datagrams handed out", trains_out),
             ("node_datagrams_sent", "Datagrams handed out", datagrams_out),
             ("node_bytes_sent", "UDP payload bytes handed out", bytes_out),
+            ("node_crossings_received", "Messages taken from other shards", crossings_in),
+            ("node_crossings_sent", "Messages left for other shards", crossings_out),
+            ("node_crossings_lost", "Messages to other shards that found no room", crossings_lost + session.crossings_lost),
             ("stream_violations", "Sessions closed because the peer broke the stream protocol", violations),
             ("session_strangers", "Datagrams that named no session and were no handshake", session.strangers),
             ("session_forged", "Datagrams that failed authentication", session.forged),
@@ -106,6 +113,8 @@ impl Node {
             ("session_paths_validated", "New paths validated", session.paths_validated),
             ("session_paths_failed", "New paths given up", session.paths_failed),
             ("session_closed", "Sessions closed for any reason", session.closed),
+            ("session_lanes_opened", "Further lanes asked of peers and got", session.lanes_opened),
+            ("session_lanes_accepted", "Further lanes that peers asked for and got", session.lanes_accepted),
             ("serve_requests", "Chunk requests answered from the store", serve.served),
             ("serve_slices", "Slices sent", serve.slices),
             ("serve_bytes", "Ciphertext bytes of slices sent", serve.bytes),

@@ -9,11 +9,13 @@ use super::association::{Birth, Session};
 use super::disguise::{self, BODY_AT, COOKIE_SIZE, Disguise, OVERHEAD, OuterNonce, STAMP_SIZE};
 use super::gate::Admission;
 use super::lane::Lane;
+use super::lanes::Lanes;
 use super::noise::{self, SECOND_OVERHEAD};
 use super::path::Paths;
 use super::sessions::{Sessions, Slot};
+use super::shards::{Cross, Flight, Offer};
 use super::token::TOKEN_SIZE;
-use super::types::{ClosedWhy, DropCause, Event, Received};
+use super::types::{ClosedWhy, DropCause, Event, Received, SessionKey};
 use crate::base::{Path, Time, UnixMs};
 use crate::crypto::{Secret, Suite, dh};
 use crate::limits::{
@@ -67,19 +69,62 @@ impl Sessions {
                 .map_err(|_| DropCause::Forged)?;
         let init = Init::parse(&payload[..len]).map_err(|_| DropCause::Malformed)?;
         self.judge(wall, &init, &remote_static)?;
+        // Here too when another shard answers it, so that recorded ones cost no Diffie-Hellman again.
         if !self.seen.insert(now, ephemeral) {
             return Err(DropCause::Full);
         }
+        let flight = Flight { path, proven, ephemeral, len: bytes.len() };
+        let home = self.shards.home(&init.card.key);
+        if home != self.shards.index {
+            let offer = Offer { flight, offered, payload: payload[..len].into() };
+            self.cross(now, home, Cross::Offer(Box::new(offer)));
+            return Ok(Received::Handled);
+        }
+        let early = init.early;
+        let Some(session) = self.on_flight(now, wall, home, flight, init, offered)? else {
+            return Ok(Received::Handled);
+        };
+        bytes[..early.len()].copy_from_slice(early);
+        Ok(Received::Early { session, payload: 0..early.len() })
+    }
+
+    /// A first flight that came to the port of shard `from`, whose sender's home this is. The session, when its
+    /// request was taken.
+    pub(super) fn on_offer(
+        &mut self,
+        now: Time,
+        wall: UnixMs,
+        from: u8,
+        flight: Flight,
+        init: Init<'_>,
+        offered: noise::Offered,
+    ) -> Result<Option<SessionKey>, DropCause> {
+        if self.slab.is_full() || !self.peers.has_room() || !self.seen.insert(now, flight.ephemeral) {
+            return Err(DropCause::Full);
+        }
+        self.on_flight(now, wall, from, flight, init, offered)
+    }
+
+    fn on_flight(
+        &mut self,
+        now: Time,
+        wall: UnixMs,
+        from: u8,
+        flight: Flight,
+        init: Init<'_>,
+        offered: noise::Offered,
+    ) -> Result<Option<SessionKey>, DropCause> {
+        let Flight { path, proven, len, .. } = flight;
         self.yield_or_insist(now, path, &init)?;
         let ip = path.remote.ip();
         let paths = if proven {
             Paths::validated(path)
         } else if self.tokens.verify(&init.card.key, ip, wall, init.token) {
-            Paths::unproven(path, bytes.len()).credited(self.tokens.credit(ip, now))
+            Paths::unproven(path, len).credited(self.tokens.credit(ip, now))
         } else {
-            Paths::unproven(path, bytes.len())
+            Paths::unproven(path, len)
         };
-        self.accept(now, wall, paths, init, offered, bytes)
+        self.accept(now, wall, from, paths, init, offered)
     }
 
     /// Whether an authentic first flight is acceptable.
@@ -134,11 +179,11 @@ impl Sessions {
         &mut self,
         now: Time,
         wall: UnixMs,
+        from: u8,
         mut paths: Paths,
         init: Init<'_>,
         offered: noise::Offered,
-        bytes: &mut [u8],
-    ) -> Result<Received, DropCause> {
+    ) -> Result<Option<SessionKey>, DropCause> {
         let (peer, path) = (init.card.key, paths.active());
         let suite = match (init.aes, self.config.suite) {
             (true, Suite::Aes256Gcm) => Suite::Aes256Gcm,
@@ -163,24 +208,28 @@ impl Sessions {
         let lane = Lane::new(&secret, 0, false, suite, now);
         let parts =
             Birth { card: init.card, lane, paths, cid, remote_cid: init.cid, initiator: false, birth };
-        let session = Slot::Live(Box::new(Session::new(parts, now)));
-        let key = self.slab.insert(session).ok_or(DropCause::Full)?;
+        let mut session = Session::new(parts, now);
+        session.lanes = Some(Box::new(Lanes::new(secret, suite)));
+        let key = self.slab.insert(Slot::Live(Box::new(session))).ok_or(DropCause::Full)?;
         self.cids.insert(cid, key);
         if let Some(oldest) = self.peers.add_unconfirmed(peer, key) {
-            self.end(oldest, ClosedWhy::Unconfirmed);
+            self.end(now, oldest, ClosedWhy::Unconfirmed);
         }
         self.arm(key);
-        self.replies.push_back((path, datagram));
+        // From the socket that the question came to: no translator or firewall lets another's answer in.
+        if from == self.shards.index {
+            self.replies.push_back((path, datagram));
+        } else {
+            self.cross(now, from, Cross::Reply { path, datagram });
+        }
         self.counters.handshakes_in += 1;
-        self.events.push_back(Event::Established { session: key, initiator: false, card: init.card });
+        self.events.push_back(Event::Established { session: key, initiator: false, card: init.card, lane: 0 });
         if early_accepted {
             self.counters.early_accepted += 1;
-            let payload = 0..init.early.len();
-            bytes[payload.clone()].copy_from_slice(init.early);
-            return Ok(Received::Early { session: key, payload });
+            return Ok(Some(key));
         }
         self.counters.early_refused += u64::from(!init.early.is_empty());
-        Ok(Received::Handled)
+        Ok(None)
     }
 
     fn write_reply(
@@ -205,7 +254,7 @@ impl Sessions {
     /// A connection id that names nothing yet.
     pub(super) fn fresh_cid(&mut self) -> u64 {
         loop {
-            let cid = self.rng.next_u64();
+            let cid = self.shards.cid(self.rng.next_u64());
             if cid != INIT && cid != REPLY && !self.cids.contains_key(&cid) {
                 return cid;
             }

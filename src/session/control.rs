@@ -36,9 +36,12 @@ impl Sessions {
                 }
                 Ok(Control::Token(token)) => self.tokens.keep(session.card.key, token),
                 Ok(Control::Close { code, reason }) => {
-                    self.end(key, ClosedWhy::Peer { code, reason: reason.to_owned() });
+                    self.end(now, key, ClosedWhy::Peer { code, reason: reason.to_owned() });
                     return Ok(());
                 }
+                Ok(Control::LaneOpen { lane, cid }) => self.on_lane_open(now, key, lane, cid)?,
+                Ok(Control::LaneReady { lane, cid, port }) => self.on_lane_ready(now, key, lane, cid, port),
+                Ok(Control::LaneRefused { lane }) => self.on_lane_refused(now, key, lane),
                 Err(malformed) => {
                     self.fault(now, key, CloseCode::MALFORMED, malformed.0);
                     return Err(DropCause::Malformed);

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::association::{Birth, Session};
 use super::disguise::{self, BODY_AT, COOKIE_SIZE, OVERHEAD, STAMP_SIZE};
 use super::lane::Lane;
+use super::lanes::Lanes;
 use super::noise::{self, FIRST_OVERHEAD};
 use super::path::Paths;
 use super::pending::{Attempt, Pending};
@@ -203,10 +204,12 @@ impl Sessions {
         }
         let suite = if reply.aes { Suite::Aes256Gcm } else { Suite::ChaCha20Poly1305 };
         let lane = Lane::new(secret, 0, true, suite, now);
+        let lanes = Lanes::new(secret.clone(), suite);
         let birth = self.next_birth();
         let parts = Birth { card, lane, paths, cid, remote_cid: reply.cid, initiator: true, birth };
         let mut session = Session::new(parts, now);
         session.wants.challenge = session.paths.challenge().is_some();
+        session.lanes = Some(Box::new(lanes));
         session.start_confirming(now);
         if let Some(slot) = self.slab.get_mut(key) {
             *slot = Slot::Live(Box::new(session));
@@ -215,7 +218,7 @@ impl Sessions {
         self.arm(key);
         self.talk(key);
         self.counters.handshakes_out += 1;
-        self.events.push_back(Event::Established { session: key, initiator: true, card });
+        self.events.push_back(Event::Established { session: key, initiator: true, card, lane: 0 });
         if early && !reply.early_accepted {
             self.events.push_back(Event::EarlyRefused { session: key });
         }
@@ -258,7 +261,7 @@ impl Sessions {
     }
 }
 
-fn unspecified(remote: SocketAddr) -> SocketAddr {
+pub(super) fn unspecified(remote: SocketAddr) -> SocketAddr {
     match remote {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),

@@ -5,7 +5,8 @@
 //! A packet's way in: [`sessions`] unmasks the header and looks the connection id up → [`lane`] picks the
 //! epoch's key, asks [`window`], opens → [`path`] when the address is new → the caller, or [`control`].
 //! A first flight's way in: [`disguise`] → [`gate`] (load, cookies, prefixes) → [`seen`] → [`noise`] →
-//! [`accept`]. Its way out: [`initiate`], with [`pending`] keeping the attempts.
+//! [`accept`]. Its way out: [`initiate`], with [`pending`] keeping the attempts. What crosses between the shards of
+//! a node: [`shards`], and [`lanes`] for the further lanes of a session.
 
 mod accept;
 mod association;
@@ -16,12 +17,14 @@ pub mod forge;
 mod gate;
 mod initiate;
 mod lane;
+mod lanes;
 mod noise;
 mod path;
 mod peers;
 mod pending;
 mod seen;
 mod sessions;
+mod shards;
 mod slab;
 mod timers;
 mod token;
@@ -33,7 +36,9 @@ mod tests;
 
 pub use crate::wire::control::CloseCode;
 pub use crate::wire::packet::PacketKind;
+pub use lanes::Seat;
 pub use sessions::Sessions;
+pub use shards::{Cross, Homes, Offer};
 pub use types::{
     ClosedWhy, Config, ConnectError, Counters, DropCause, Event, FailedWhy, Received, SealError, SessionKey,
 };

@@ -8,10 +8,12 @@ use super::association::{Closing, Session};
 use super::disguise::Disguise;
 use super::gate::Gate;
 use super::lane::Opened;
+use super::lanes::Awaited;
 use super::path::Arrival;
 use super::peers::Peers;
 use super::pending::Pending;
 use super::seen::Seen;
+use super::shards::{Cross, Shards};
 use super::slab::Slab;
 use super::token::Tokens;
 use super::types::{
@@ -53,6 +55,9 @@ pub struct Sessions {
     /// Sessions that want to send control packets.
     pub(super) talkers: VecDeque<SessionKey>,
     pub(super) events: VecDeque<Event>,
+    pub(super) shards: Shards,
+    /// Messages to other shards; at most [`crate::limits::CROSSINGS_MAX`].
+    pub(super) crossings: VecDeque<(u8, Cross)>,
     pub(super) counters: Counters,
     pub(super) births: u64,
 }
@@ -61,6 +66,7 @@ pub struct Sessions {
 pub(super) enum Slot {
     Pending(Box<Pending>),
     Live(Box<Session>),
+    Awaited(Box<Awaited>),
 }
 
 /// Connection ids are random and ours: their own bits are the hash, and nobody else can make them collide.
@@ -87,6 +93,7 @@ impl Sessions {
             tokens: Tokens::new(&config.identity, now),
             gate: Gate::new(now, &mut rng),
             seen: Seen::new(now),
+            shards: Shards::new(config.shard.0, config.shard.1, &config.identity),
             config,
             rng,
             cids: HashMap::default(),
@@ -99,6 +106,7 @@ impl Sessions {
             inits: VecDeque::new(),
             talkers: VecDeque::new(),
             events: VecDeque::new(),
+            crossings: VecDeque::new(),
             counters: Counters::default(),
             births: 0,
         }
@@ -128,6 +136,7 @@ impl Sessions {
         match header.cid {
             INIT => self.on_init(now, wall, path, &raw, bytes),
             REPLY => self.on_reply(now, path, &raw, bytes),
+            cid if let Some(shard) = self.shards.owner(cid) => Ok(Received::Foreign { shard }),
             _ => self.on_cookie(now, path, bytes),
         }
     }
@@ -180,7 +189,7 @@ impl Sessions {
             }
             return false;
         }
-        if !session.confirmed && !self.confirm(key, path) {
+        if !session.confirmed && !self.confirm(now, key, path) {
             return false;
         }
         self.arrived(now, key, path, len, opened.highest);
@@ -190,7 +199,11 @@ impl Sessions {
     }
 
     /// The first authentic packet of a session. False when the session lost to a younger one and is gone.
-    fn confirm(&mut self, key: SessionKey, path: Path) -> bool {
+    fn confirm(&mut self, now: Time, key: SessionKey, path: Path) -> bool {
+        if self.is_lane(key) {
+            self.confirm_lane(key, path);
+            return true;
+        }
         let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return false };
         session.confirmed = true;
         session.confirming = None;
@@ -204,18 +217,18 @@ impl Sessions {
             && let Some(Slot::Live(other)) = self.slab.get(current)
             && other.birth > birth
         {
-            self.end(key, ClosedWhy::Replaced);
+            self.end(now, key, ClosedWhy::Replaced);
             return false;
         }
         self.counters.confirmed += 1;
         self.peers.forget(&card.key, key);
         if let Some(before) = self.peers.set_current(card.key, key) {
-            self.end(before, ClosedWhy::Replaced);
+            self.end(now, before, ClosedWhy::Replaced);
         }
         // Its initiator chose this one; older ones of the same handshake are of no use.
         for other in self.peers.unconfirmed(&card.key).to_vec() {
             if matches!(self.slab.get(other), Some(Slot::Live(other)) if other.birth < birth) {
-                self.end(other, ClosedWhy::Replaced);
+                self.end(now, other, ClosedWhy::Replaced);
             }
         }
         if let Some(pending) = self.peers.pending(&card.key) {
@@ -354,6 +367,7 @@ impl Sessions {
     fn close_because(&mut self, now: Time, key: SessionKey, code: CloseCode, reason: &str, why: ClosedWhy) {
         let session = match self.slab.get_mut(key) {
             Some(Slot::Pending(_)) => return self.fail(key, FailedWhy::Cancelled),
+            Some(Slot::Awaited(_)) => return self.forget_awaited(key, FailedWhy::Cancelled),
             Some(Slot::Live(session)) if session.closing.is_none() => session,
             _ => return,
         };
@@ -366,12 +380,14 @@ impl Sessions {
         self.peers.forget(&peer, key);
         self.counters.closed += 1;
         self.events.push_back(Event::Closed { session: key, why });
+        self.leave_lanes(now, key);
         self.arm(key);
         self.talk(key);
     }
 
     /// Forgets a session; the caller hears of it unless it was closed before.
-    pub(super) fn end(&mut self, key: SessionKey, why: ClosedWhy) {
+    pub(super) fn end(&mut self, now: Time, key: SessionKey, why: ClosedWhy) {
+        self.leave_lanes(now, key);
         let Some(Slot::Live(session)) = self.slab.get(key) else { return };
         let (peer, cid, armed, told) =
             (session.card.key, session.cid, session.armed, session.closing.is_some());

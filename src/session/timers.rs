@@ -4,7 +4,7 @@ use super::path::Tick;
 use super::sessions::{Sessions, Slot};
 use super::types::{ClosedWhy, Event, SessionKey};
 use crate::base::{Time, UnixMs};
-use crate::limits::{SESSION_IDLE_MS_MAX, TIMEOUTS_PER_CALL_MAX, UNCONFIRMED_MS_MAX};
+use crate::limits::{TIMEOUTS_PER_CALL_MAX, UNCONFIRMED_MS_MAX};
 
 impl Sessions {
     /// When [`Self::handle_timeout`] wants to be called, if ever.
@@ -29,6 +29,10 @@ impl Sessions {
                     session.armed = None;
                     self.session_due(now, key);
                 }
+                Some(Slot::Awaited(awaited)) => {
+                    awaited.armed = None;
+                    self.awaited_due(now, key);
+                }
                 None => {}
             }
             self.arm(key);
@@ -39,17 +43,17 @@ impl Sessions {
         let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return };
         if let Some(closing) = &session.closing {
             if closing.until <= now {
-                self.end(key, ClosedWhy::Local);
+                self.end(now, key, ClosedWhy::Local);
             }
             return;
         }
         let silent_ms = now.since(session.heard).as_millis() as u64;
-        if silent_ms >= SESSION_IDLE_MS_MAX {
-            return self.end(key, ClosedWhy::Idle);
+        if silent_ms >= session.idle_ms_max() {
+            return self.end(now, key, ClosedWhy::Idle);
         }
         let age_ms = now.since(session.began).as_millis() as u64;
         if !session.confirmed && age_ms >= UNCONFIRMED_MS_MAX {
-            return self.end(key, ClosedWhy::Unconfirmed);
+            return self.end(now, key, ClosedWhy::Unconfirmed);
         }
         session.lane.erase(now);
         if session.keepalive && session.keepalive_at() <= now {
@@ -69,7 +73,8 @@ impl Sessions {
                 self.events.push_back(Event::Moved { session: key, path });
             }
         }
-        if session.wants.any() {
+        self.lanes_due(now, key);
+        if matches!(self.slab.get(key), Some(Slot::Live(session)) if session.wants.any()) {
             self.talk(key);
         }
     }
@@ -80,11 +85,13 @@ impl Sessions {
         let at = match self.slab.get(key) {
             Some(Slot::Pending(pending)) => pending.deadline(),
             Some(Slot::Live(session)) => session.deadline(),
+            Some(Slot::Awaited(awaited)) => awaited.until,
             None => return,
         };
         let armed = match self.slab.get_mut(key) {
             Some(Slot::Pending(pending)) => &mut pending.armed,
             Some(Slot::Live(session)) => &mut session.armed,
+            Some(Slot::Awaited(awaited)) => &mut awaited.armed,
             None => return,
         };
         if armed.is_some_and(|armed| armed <= at) {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::base::{Path, UnixMs};
+use crate::base::{Path, PublicKey, UnixMs};
 use crate::crypto::{Identity, IdentityCard, Suite};
 use crate::limits::CLOCK_SKEW_MS_MAX;
 use crate::wire::control::CloseCode;
@@ -24,10 +24,12 @@ pub struct Config {
     /// Early data whose first flight was made before this is refused: after an unclean start it could be
     /// one that was already answered.
     pub refuse_early_until: UnixMs,
+    /// Which shard this is, and of how many: below it, and at most [`crate::limits::SHARDS_MAX`].
+    pub shard: (u8, u8),
 }
 
 impl Config {
-    /// The defaults: this CPU's suite, the network's floor, any port, and early data refused for the 30 s
+    /// The defaults: this CPU's suite, the network's floor, any port, one shard, and early data refused for the 30 s
     /// after `started` in which a first flight from before could still be fresh.
     pub fn new(identity: Arc<Identity>, network: &[u8], started: UnixMs) -> Self {
         Self {
@@ -37,6 +39,7 @@ impl Config {
             suite: Suite::preferred(),
             home_port: 0,
             refuse_early_until: UnixMs(started.0.saturating_add(CLOCK_SKEW_MS_MAX)),
+            shard: (0, 1),
         }
     }
 }
@@ -78,6 +81,11 @@ pub enum Received {
     },
     /// Dealt with inside; there may be events and datagrams to send.
     Handled,
+    /// For a session of another shard, whose connection id it names: pass it on as it is.
+    Foreign {
+        /// Which shard.
+        shard: u8,
+    },
     /// Not for us, or not acceptable. Nothing is sent in answer.
     Dropped(DropCause),
 }
@@ -94,6 +102,13 @@ pub enum Event {
         initiator: bool,
         /// The peer, authenticated.
         card: IdentityCard,
+        /// Which lane of the session with the peer: 0 is the session itself.
+        lane: u16,
+    },
+    /// Another shard wants a lane to a peer whose home this is, and there is no session.
+    Wanted {
+        /// Who.
+        peer: PublicKey,
     },
     /// The peer's first packet came: it has the session too. From here on this is the peer's one session;
     /// an older one is closed.
@@ -287,6 +302,12 @@ pub struct Counters {
     pub paths_failed: u64,
     /// Sessions closed for any reason.
     pub closed: u64,
+    /// Further lanes that we asked for and got.
+    pub lanes_opened: u64,
+    /// Further lanes that peers asked for and got.
+    pub lanes_accepted: u64,
+    /// Messages to other shards that found no room.
+    pub crossings_lost: u64,
 }
 
 impl Counters {

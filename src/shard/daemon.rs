@@ -1,4 +1,4 @@
-//! The whole node behind its handles: store, files thread, shard, imports. Started once, by `run`.
+//! The whole node behind its handles: store, shards, their files threads, imports. Started once, by `run`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam::channel::bounded;
 
+use super::group::{Group, HomeOf};
 use super::import::{Cancel, ImportProgress, ImportRequest, import};
 use super::{ChunkStoreDriver, Cold, Core, Full, Handle, Settings, files_thread, start};
 use crate::base::{ReadFault, Rng, Time, UnixMs};
@@ -15,8 +16,9 @@ use crate::crypto::{Identity, Suite};
 use crate::io::clock::Clocks;
 use crate::io::files::Files;
 use crate::io::store::{Readers, Store, StoreConfig, StoreHandle, StoreReader, StoreStats};
-use crate::limits::{CLOCK_SKEW_MS_MAX, FILE_OPS_MAX, IMPORTS_MAX};
+use crate::limits::{CLOCK_SKEW_MS_MAX, FILE_OPS_MAX, IMPORTS_MAX, SHARDS_MAX};
 use crate::node::{self, Clock, Command, Input, Node, Output, Report, World};
+use crate::session::Homes;
 use crate::sys::affinity;
 use crate::wire::reference::Reference;
 
@@ -65,7 +67,9 @@ pub struct DaemonConfig {
     pub place_floor_bits: u32,
     /// Where to listen.
     pub listen: Vec<SocketAddr>,
-    /// Whether the shard stays on one core.
+    /// How many shards: 1 to [`crate::limits::SHARDS_MAX`].
+    pub shards: u8,
+    /// Whether each shard stays on one core.
     pub pin: bool,
     /// Sizes of the store.
     pub store: StoreConfig,
@@ -83,7 +87,7 @@ pub enum ImportEvent {
 
 /// A running node.
 pub struct Daemon {
-    shard: Handle,
+    shards: Group,
     readers: Readers,
     store_handle: StoreHandle,
     imports: Arc<AtomicUsize>,
@@ -99,24 +103,68 @@ impl Daemon {
     /// Starts all threads. The caller holds the folder's lock until [`Self::join`] returns. `fatal` is called when one ends by itself; errors are one clear line.
     pub fn start(
         config: DaemonConfig,
-        reports: Box<dyn FnMut(Report) + Send>,
+        reports: Arc<dyn Fn(Report) + Send + Sync>,
         fatal: Arc<dyn Fn(&str) + Send + Sync>,
     ) -> Result<Self, String> {
         let store = Store::open(&config.dir, config.store).map_err(|error| error.to_string())?;
         let readers = store.readers();
-        let (file_ops, ops) = bounded(FILE_OPS_MAX);
-        let files = Files::new(config.dir.join("gets")).map_err(|error| error.to_string())?;
-        let settings = Settings {
-            index: 0,
-            core: if config.pin { core_of(&config.listen) } else { None },
-            report_local: config.listen.len() > 1,
-            addresses: config.listen,
-            clocks: Clocks::start(),
+        let handles = (0..config.shards.max(1)).map(|_| Handle::new()).collect::<Result<Vec<_>, _>>();
+        let handles = handles.map_err(|error| format!("starting a shard: {error}"))?;
+        let clocks = Clocks::start();
+        let group = Group::new(handles.clone(), home_of(&config.identity, handles.len()));
+        let mut starting = Self {
+            shards: group,
+            readers,
+            store_handle: store.handle(),
+            imports: Arc::default(),
+            ending: Mutex::new(None),
         };
-        files.prune(settings.clocks.wall());
-        let shard_readers = readers.clone();
-        let (identity, network, place_floor_bits) =
-            (config.identity, config.network, config.place_floor_bits);
+        let mut threads = Vec::new();
+        for index in 0..handles.len() {
+            match starting.shard(index, &config, &handles, clocks, &reports, &fatal) {
+                Ok(two) => threads.extend(two),
+                Err(why) => {
+                    handles.iter().for_each(Handle::stop);
+                    threads.into_iter().for_each(|thread: JoinHandle<()>| _ = thread.join());
+                    return Err(why);
+                }
+            }
+        }
+        starting.ending = Mutex::new(Some(Ending { threads, store }));
+        Ok(starting)
+    }
+
+    /// Starts one shard, its files thread, and the thread that waits for its end.
+    fn shard(
+        &self,
+        index: usize,
+        config: &DaemonConfig,
+        handles: &[Handle],
+        clocks: Clocks,
+        reports: &Arc<dyn Fn(Report) + Send + Sync>,
+        fatal: &Arc<dyn Fn(&str) + Send + Sync>,
+    ) -> Result<[JoinHandle<()>; 2], String> {
+        let (file_ops, ops) = bounded(FILE_OPS_MAX);
+        let mut files = Files::new(config.dir.join("gets")).map_err(|error| error.to_string())?;
+        if index == 0 {
+            files.prune(clocks.wall());
+        }
+        // Shard i of a fixed port has the i-th port from there on.
+        let port_of = |port: u16| if port == 0 { Some(0) } else { port.checked_add(index as u16) };
+        let with_port = |at: &SocketAddr| port_of(at.port()).map(|port| SocketAddr::new(at.ip(), port));
+        let listen: Option<Vec<_>> = config.listen.iter().map(with_port).collect();
+        let listen = listen.ok_or("the ports of the shards go beyond 65535: choose a lower port")?;
+        let settings = Settings {
+            index,
+            core: if config.pin { core_of(&listen, index) } else { None },
+            report_local: listen.len() > 1,
+            addresses: listen,
+            clocks,
+            shards: handles.to_vec(),
+        };
+        let shard_readers = self.readers.clone();
+        let (identity, network) = (Arc::clone(&config.identity), config.network.clone());
+        let (place_floor_bits, count) = (config.place_floor_bits, handles.len());
         let make = move |around: super::Surroundings<'_>, rng: Rng| {
             let config = node::Config {
                 identity,
@@ -126,39 +174,31 @@ impl Daemon {
                 home_port: around.addresses.first().map_or(0, SocketAddr::port),
                 // A first flight that an earlier run has answered could still be fresh.
                 refuse_early_until: UnixMs(around.clock.wall.0 + CLOCK_SKEW_MS_MAX),
+                shard: (index as u8, count as u8),
             };
             (Node::new(config, rng, around.clock.now), shard_readers.reader())
         };
-        let running = start(settings, file_ops, reports, make).map_err(|error| error.to_string())?;
-        let shard = running.handle.clone();
-        let threads = vec![
-            spawn("files", {
-                let (shard, mut files) = (shard.clone(), files);
-                move || files_thread(&ops, &shard, |op| files.execute(op))
-            })?,
+        let (group, reports, fatal) = (self.shards.clone(), Arc::clone(reports), Arc::clone(fatal));
+        let tell = move |report| {
+            if let Some(report) = group.report(report) {
+                reports(report);
+            }
+        };
+        let running = start(settings, file_ops, Box::new(tell), make).map_err(|error| error.to_string())?;
+        let handle = running.handle.clone();
+        Ok([
+            spawn(&format!("files-{index}"), move || files_thread(&ops, &handle, |op| files.execute(op)))?,
             spawn("shard-watch", move || match running.thread.join() {
                 Ok(Ok(_)) => {}
-                Ok(Err(fault)) => fatal(&format!("the shard ended: {fault}")),
-                Err(_) => fatal("the shard ended by a panic; its message is in the log"),
+                Ok(Err(fault)) => fatal(&format!("shard {index} ended: {fault}")),
+                Err(_) => fatal(&format!("shard {index} ended by a panic; its message is in the log")),
             })?,
-        ];
-        Ok(Self {
-            shard,
-            readers,
-            store_handle: store.handle(),
-            imports: Arc::default(),
-            ending: Mutex::new(Some(Ending { threads, store })),
-        })
+        ])
     }
 
     /// Hands a command to the node.
     pub fn command(&self, command: Command) -> Result<(), Full> {
-        if matches!(command, Command::Shutdown) {
-            // The shard says goodbye for itself when it is told to stop.
-            self.shard.stop();
-            return Ok(());
-        }
-        self.shard.command(command)
+        self.shards.command(command)
     }
 
     /// Begins an import on a thread of its own; set the returned flag to give it up.
@@ -190,9 +230,9 @@ impl Daemon {
         Ok(cancel)
     }
 
-    /// Counters of the loop.
+    /// Counters of the loops, summed.
     pub fn counters(&self) -> Vec<(&'static str, &'static str, u64)> {
-        self.shard.counters()
+        self.shards.counters()
     }
 
     /// The store's numbers.
@@ -215,10 +255,17 @@ impl Daemon {
 
 /// The core of a shard: chosen by its port, among those that the process may use. Shards have ports in a row, so
 /// they get cores of their own, and so do daemons of one host whose ports follow one another.
-fn core_of(listen: &[SocketAddr]) -> Option<usize> {
+fn core_of(listen: &[SocketAddr], index: usize) -> Option<usize> {
     let allowed = affinity::allowed().ok().filter(|cores| !cores.is_empty())?;
     let port = listen.first().map_or(0, SocketAddr::port);
-    Some(allowed[usize::from(port) % allowed.len()])
+    let number = if port == 0 { index } else { usize::from(port) };
+    Some(allowed[number % allowed.len()])
+}
+
+/// Which of `count` shards is a peer's home.
+fn home_of(identity: &Identity, count: usize) -> HomeOf {
+    let homes = Homes::new(identity, count.try_into().unwrap_or(SHARDS_MAX));
+    Box::new(move |peer| homes.of(peer))
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, String> {

@@ -43,6 +43,9 @@ pub struct Shard<C, S> {
     pub(super) store: S,
     pub(super) clocks: Clocks,
     pub(super) handle: Handle,
+    /// Which shard this is of those in `shards`; those are empty when it is alone.
+    pub(super) index: u8,
+    pub(super) shards: Vec<Handle>,
     pub(super) files: Sender<FileOp>,
     pub(super) reports: Reports,
     pub(super) warmer: Warmer,
@@ -193,6 +196,11 @@ impl<C: Core, S: ChunkStoreDriver> Shard<C, S> {
             self.counters.shard_commands += 1;
             self.input(clock, Input::Command(command));
         }
+        for _ in 0..INBOX_PER_TURN {
+            let Some((from, cross)) = self.handle.shared().next_crossing() else { break };
+            self.counters.shard_crossings_in += 1;
+            self.input(clock, Input::Cross { from, cross });
+        }
         self.handle.shared().has_messages()
     }
 
@@ -225,6 +233,12 @@ impl<C: Core, S: ChunkStoreDriver> Shard<C, S> {
                 None => return false,
                 Some(Output::Train(train)) => self.udp.send(&mut self.ring, from_node(train)),
                 Some(Output::File(operation)) => self.file(clock, operation),
+                Some(Output::Cross(to, cross)) => {
+                    let there = self.shards.get(usize::from(to));
+                    let taken = there.is_some_and(|shard| shard.cross(self.index, cross));
+                    self.counters.shard_crossings_out += u64::from(taken);
+                    self.counters.shard_crossings_lost += u64::from(!taken);
+                }
                 Some(Output::Report(report)) => {
                     self.counters.shard_reports += 1;
                     (self.reports)(report);

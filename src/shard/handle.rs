@@ -15,8 +15,8 @@ use super::LoopCounters;
 use crate::base::fileop::FileDone;
 use crate::io::tally::Tally;
 use crate::io::udp::UdpCounters;
-use crate::limits::{FILE_OPS_MAX, SHARD_INBOX_MAX};
-use crate::node::Command;
+use crate::limits::{CROSSINGS_MAX, FILE_OPS_MAX, SHARD_INBOX_MAX};
+use crate::node::{Command, Cross};
 use crate::sys::eventfd::EventFd;
 
 /// Too many commands already wait for the shard.
@@ -31,6 +31,8 @@ pub struct Handle(Arc<Shared>);
 pub(super) struct Shared {
     inbox: ArrayQueue<Command>,
     answers: ArrayQueue<FileDone>,
+    /// From other shards: which, and what.
+    crossings: ArrayQueue<(u8, Cross)>,
     /// Something without a message of its own happened.
     nudged: AtomicBool,
     stopping: AtomicBool,
@@ -40,11 +42,13 @@ pub(super) struct Shared {
 }
 
 impl Handle {
-    pub(super) fn new() -> io::Result<Self> {
+    /// For a shard that is not started yet; see [`super::Settings::shards`].
+    pub fn new() -> io::Result<Self> {
         let about = LoopCounters::ABOUT.iter().chain(UdpCounters::ABOUT).copied();
         Ok(Self(Arc::new(Shared {
             inbox: ArrayQueue::new(SHARD_INBOX_MAX),
             answers: ArrayQueue::new(FILE_OPS_MAX),
+            crossings: ArrayQueue::new(CROSSINGS_MAX),
             nudged: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             parked: AtomicBool::new(false),
@@ -71,6 +75,13 @@ impl Handle {
     pub fn file_done(&self, done: FileDone) {
         assert!(self.0.answers.push(done).is_ok(), "more answers than file operations");
         self.0.left_something();
+    }
+
+    /// Says something in the name of shard `from`; false when there was no room and it is lost.
+    pub(super) fn cross(&self, from: u8, cross: Cross) -> bool {
+        let taken = self.0.crossings.push((from, cross)).is_ok();
+        self.0.left_something();
+        taken
     }
 
     /// Has the shard take a turn: something that it looks at has changed.
@@ -119,6 +130,7 @@ impl Shared {
         fence(Ordering::SeqCst);
         let nothing = self.inbox.is_empty()
             && self.answers.is_empty()
+            && self.crossings.is_empty()
             && !self.nudged.load(Ordering::Acquire)
             && (stopping || !self.stopping.load(Ordering::Acquire));
         if !nothing {
@@ -146,12 +158,16 @@ impl Shared {
         self.answers.pop()
     }
 
+    pub(super) fn next_crossing(&self) -> Option<(u8, Cross)> {
+        self.crossings.pop()
+    }
+
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
 
     pub(super) fn has_messages(&self) -> bool {
-        !self.inbox.is_empty() || !self.answers.is_empty()
+        !self.inbox.is_empty() || !self.answers.is_empty() || !self.crossings.is_empty()
     }
 }
 

@@ -14,6 +14,7 @@ mod counters;
 pub mod daemon;
 mod driver;
 mod files;
+mod group;
 mod handle;
 pub mod import;
 mod start;

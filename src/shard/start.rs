@@ -38,6 +38,8 @@ pub struct Settings {
     pub report_local: bool,
     /// The daemon's clocks.
     pub clocks: Clocks,
+    /// The handles of all shards of the node, this one's among them at its index; empty when it is alone.
+    pub shards: Vec<Handle>,
 }
 
 /// What a core may know when it is made.
@@ -102,7 +104,10 @@ where
     C: Core + Send + 'static,
     S: ChunkStoreDriver + 'static,
 {
-    let handle = Handle::new()?;
+    let handle = match settings.shards.get(settings.index) {
+        Some(handle) => handle.clone(),
+        None => Handle::new()?,
+    };
     let (tell, told) = sync_channel(1);
     let for_thread = handle.clone();
     let thread = Builder::new().name(format!("shard-{}", settings.index)).spawn(move || {
@@ -159,6 +164,8 @@ fn open<C, S>(
         store,
         clocks: settings.clocks,
         handle,
+        index: u8::try_from(settings.index).unwrap_or(u8::MAX),
+        shards: settings.shards.clone(),
         files,
         reports,
         warmer: Warmer::new(),

@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 fn settings(index: usize, address: &str) -> Settings {
     let addresses = vec![address.parse().expect("an address")];
-    Settings { index, core: None, addresses, report_local: true, clocks: Clocks::start() }
+    Settings { index, core: None, addresses, report_local: true, clocks: Clocks::start(), shards: Vec::new() }
 }
 
 /// Starts a shard, or says why it cannot run here.

@@ -141,6 +141,8 @@ pub enum Event<'a> {
     Cold(usize, u64, u32),
     /// It is resident.
     Warmed(usize, u64, u32),
+    /// One shard of a node says something to another.
+    Cross(usize, u8, u8, &'a str),
     /// A node is taken down.
     Crash(usize, Crash),
     /// A node comes up.
@@ -179,6 +181,7 @@ impl Event<'_> {
             | Self::FileDone(node, _)
             | Self::Cold(node, ..)
             | Self::Warmed(node, ..)
+            | Self::Cross(node, ..)
             | Self::Crash(node, _)
             | Self::Start(node)
             | Self::Moved(node, _)
@@ -236,6 +239,7 @@ impl fmt::Display for Event<'_> {
             Self::Warmed(node, handle, slice) => {
                 write!(f, "n{node} chunk {handle} slice {slice} is resident")
             }
+            Self::Cross(node, from, to, what) => write!(f, "n{node} shard {from} to shard {to}: {what}"),
             Self::Crash(node, Crash::Process) => write!(f, "n{node} process dies"),
             Self::Crash(node, Crash::Power) => write!(f, "n{node} power fails"),
             Self::Start(node) => write!(f, "n{node} starts"),

@@ -18,6 +18,9 @@ const CHALLENGE: u8 = 3;
 const RESPONSE: u8 = 4;
 const CLOSE: u8 = 5;
 const TOKEN: u8 = 6;
+const LANE_OPEN: u8 = 7;
+const LANE_READY: u8 = 8;
+const LANE_REFUSED: u8 = 9;
 const HEAD: usize = 3;
 
 /// Why a session was closed, as the peer is told (docs/protocol/session.md §7).
@@ -76,6 +79,27 @@ pub enum Control<'a> {
     },
     /// Proves the receiver's address in a later first flight to the sender.
     Token(&'a [u8]),
+    /// Asks for a further lane of the session (docs/protocol/session.md §8). Repeated until it is answered.
+    LaneOpen {
+        /// Its number: even when the session's initiator asks, odd when the responder does; never 0 or 1.
+        lane: u16,
+        /// The asker's connection id on that lane.
+        cid: u64,
+    },
+    /// The lane is there.
+    LaneReady {
+        /// Which.
+        lane: u16,
+        /// The answerer's connection id on it.
+        cid: u64,
+        /// The answerer's UDP port for it.
+        port: u16,
+    },
+    /// The lane is not to be had.
+    LaneRefused {
+        /// Which.
+        lane: u16,
+    },
 }
 
 impl<'a> Control<'a> {
@@ -86,6 +110,9 @@ impl<'a> Control<'a> {
             Self::Challenge(_) | Self::Response(_) => 8,
             Self::Close { reason, .. } => 2 + reason.len(),
             Self::Token(token) => token.len(),
+            Self::LaneOpen { .. } => 10,
+            Self::LaneReady { .. } => 12,
+            Self::LaneRefused { .. } => 2,
         }
     }
 
@@ -101,6 +128,9 @@ impl<'a> Control<'a> {
             Self::Response(_) => RESPONSE,
             Self::Close { .. } => CLOSE,
             Self::Token(_) => TOKEN,
+            Self::LaneOpen { .. } => LANE_OPEN,
+            Self::LaneReady { .. } => LANE_READY,
+            Self::LaneRefused { .. } => LANE_REFUSED,
         };
         head[1..].copy_from_slice(&((size - HEAD) as u16).to_le_bytes());
         match self {
@@ -112,6 +142,16 @@ impl<'a> Control<'a> {
             }
             Self::Token(token) if token.len() <= ADDRESS_TOKEN_SIZE_MAX => value.copy_from_slice(token),
             Self::Close { .. } | Self::Token(_) => return None,
+            Self::LaneOpen { lane, cid } => {
+                value[..2].copy_from_slice(&lane.to_le_bytes());
+                value[2..].copy_from_slice(&cid.to_le_bytes());
+            }
+            Self::LaneReady { lane, cid, port } => {
+                value[..2].copy_from_slice(&lane.to_le_bytes());
+                value[2..10].copy_from_slice(&cid.to_le_bytes());
+                value[10..].copy_from_slice(&port.to_le_bytes());
+            }
+            Self::LaneRefused { lane } => value.copy_from_slice(&lane.to_le_bytes()),
         }
         Some(size)
     }
@@ -134,6 +174,25 @@ impl<'a> Control<'a> {
             }
             TOKEN if value.len() > ADDRESS_TOKEN_SIZE_MAX => return Err(Malformed("control: token length")),
             TOKEN => Self::Token(value),
+            LANE_OPEN => {
+                let (lane, rest) = value.split_first_chunk().ok_or(Malformed("control: lane length"))?;
+                let cid = rest.try_into().map_err(|_| Malformed("control: lane length"))?;
+                Self::LaneOpen { lane: u16::from_le_bytes(*lane), cid: u64::from_le_bytes(cid) }
+            }
+            LANE_READY => {
+                let (lane, rest) = value.split_first_chunk().ok_or(Malformed("control: lane length"))?;
+                let (cid, port) = rest.split_first_chunk().ok_or(Malformed("control: lane length"))?;
+                let port = port.try_into().map_err(|_| Malformed("control: lane length"))?;
+                Self::LaneReady {
+                    lane: u16::from_le_bytes(*lane),
+                    cid: u64::from_le_bytes(*cid),
+                    port: u16::from_le_bytes(port),
+                }
+            }
+            LANE_REFUSED => {
+                let lane = value.try_into().map_err(|_| Malformed("control: lane length"))?;
+                Self::LaneRefused { lane: u16::from_le_bytes(lane) }
+            }
             _ => return Ok(None),
         }))
     }
@@ -190,6 +249,7 @@ mod tests {
         Eight(bool, [u8; 8]),
         Close(u16, String),
         Token(Vec<u8>),
+        Lane(u8, u16, u64, u16),
     }
 
     impl Owned {
@@ -201,6 +261,9 @@ mod tests {
                 Owned::Eight(false, data) => Control::Response(*data),
                 Owned::Close(code, reason) => Control::Close { code: CloseCode(*code), reason },
                 Owned::Token(token) => Control::Token(token),
+                Owned::Lane(0, lane, cid, _) => Control::LaneOpen { lane: *lane, cid: *cid },
+                Owned::Lane(1, lane, cid, port) => Control::LaneReady { lane: *lane, cid: *cid, port: *port },
+                Owned::Lane(_, lane, ..) => Control::LaneRefused { lane: *lane },
             }
         }
     }
@@ -211,6 +274,7 @@ mod tests {
             any::<(bool, [u8; 8])>().prop_map(|(a, b)| Owned::Eight(a, b)),
             (any::<u16>(), "\\PC{0,60}").prop_map(|(a, b)| Owned::Close(a, b)),
             prop::collection::vec(any::<u8>(), 0..=ADDRESS_TOKEN_SIZE_MAX).prop_map(Owned::Token),
+            (0u8..3, any::<(u16, u64, u16)>()).prop_map(|(a, (b, c, d))| Owned::Lane(a, b, c, d)),
         ]
     }
 
@@ -249,6 +313,10 @@ mod tests {
             &[CLOSE, 1, 0, 0],
             &[CLOSE, 3, 0, 0, 0, 0xff],
             &[TOKEN, 9],
+            &[LANE_OPEN, 9, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+            &[LANE_READY, 2, 0, 1, 1],
+            &[LANE_READY, 11, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+            &[LANE_REFUSED, 3, 0, 1, 1, 1],
         ] {
             assert!(matches!(Controls::new(bad).next(), Some(Err(_))), "{bad:?}");
         }

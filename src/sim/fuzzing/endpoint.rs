@@ -61,6 +61,7 @@ impl Endpoint {
             suite,
             home_port,
             refuse_early_until: UnixMs(0),
+            shard: (0, 1),
         };
         Self {
             identity,
@@ -107,6 +108,7 @@ impl Endpoint {
                 // What else was due to that address may go out now; an answer to this would be small.
                 assert!(answers.count() <= 1);
             }
+            Received::Foreign { .. } => panic!("there is one shard"),
             Received::Control { .. } | Received::Handled => {}
         }
         received
@@ -120,6 +122,7 @@ impl Endpoint {
                     assert_eq!(self.alive.insert(session), !initiator, "connect gave the initiator's key");
                     self.established.push(session);
                 }
+                Event::Wanted { .. } => panic!("there is one shard"),
                 Event::Failed { session, .. } | Event::Closed { session, .. } => {
                     assert!(self.alive.remove(&session), "each key ends once");
                     self.established.retain(|key| *key != session);

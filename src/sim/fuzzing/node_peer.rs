@@ -64,6 +64,7 @@ impl Scene {
             suite: Suite::Aes256Gcm,
             home_port: 0,
             refuse_early_until: UnixMs(0),
+            shard: (0, 1),
         };
         let mut world = SimWorld::default();
         world.store.cold = input.flag();
@@ -112,6 +113,7 @@ impl Scene {
                 Output::Train(train) => self.sent(train),
                 Output::File(op) => self.done.push(self.files.execute(op)),
                 Output::Report(report) => self.reports.push(report),
+                Output::Cross(to, cross) => panic!("{cross:?} for shard {to}: there is one"),
             }
         }
         panic!("the node does not come to rest");

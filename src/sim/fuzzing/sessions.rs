@@ -115,7 +115,7 @@ pub fn peer(bytes: &[u8]) {
                         assert_eq!((session, got, got_kind), (theirs, number, kind));
                         assert_eq!(node.opened[range], payload);
                     }
-                    Received::Early { .. } => panic!("no first flight"),
+                    Received::Early { .. } | Received::Foreign { .. } => panic!("no first flight, one shard"),
                     Received::Control { session, number: got } => {
                         assert_eq!((session, got, kind), (theirs, number, PacketKind::Control));
                     }
@@ -210,6 +210,7 @@ impl Between {
             Received::Control { session, number } => {
                 assert!(self.said.numbers.entry((to, session)).or_default().insert(number));
             }
+            Received::Foreign { .. } => panic!("there is one shard"),
             Received::Handled | Received::Dropped(_) => {}
         }
         self.take();

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::{FilesThread, Net, Traced};
+use super::{Net, Traced};
 use crate::base::{Rng, UnixMs};
 use crate::crypto::hash;
 use crate::limits::CLOCK_SKEW_MS_MAX;
@@ -78,17 +78,37 @@ impl Net {
 
     /// Gives a node another address, which nobody else has. What is on its way to those that it had is lost.
     pub fn move_to(&mut self, node: usize, address: SocketAddr) {
-        self.hosts.retain(|_, host| *host != node);
+        self.hosts.retain(|_, (host, _)| *host != node);
         self.roam_to(node, address);
     }
 
     /// What a node sends comes from another address from now on, which nobody else has. It is still reached at
     /// those that it had.
     pub fn roam_to(&mut self, node: usize, address: SocketAddr) {
-        let taken = self.hosts.insert(address, node);
-        assert!(taken.is_none(), "seed {}: {address} is node {taken:?}'s", self.seed);
         self.nodes[node].address = address;
+        self.enter_addresses(node);
         self.trace.note(self.now, Traced::Moved(node, address));
+    }
+
+    /// A node has so many shards from its next start on, at ports in a row.
+    pub fn set_shards(&mut self, node: usize, count: u8) {
+        self.nodes[node].shard_count = count;
+        self.hosts.retain(|_, (host, _)| *host != node);
+        self.enter_addresses(node);
+    }
+
+    /// A firewall lets nothing through to a node but what goes to its first shard's port.
+    pub fn close_ports(&mut self, node: usize) {
+        self.hosts.retain(|_, (host, shard)| *host != node || *shard == 0);
+        self.note(Some(node), "all ports but the first are closed");
+    }
+
+    pub(super) fn enter_addresses(&mut self, node: usize) {
+        for shard in 0..self.nodes[node].shard_count {
+            let address = self.nodes[node].address_of(shard);
+            let taken = self.hosts.insert(address, (node, shard));
+            assert!(taken.is_none(), "seed {}: {address} is node {taken:?}'s", self.seed);
+        }
     }
 
     /// Puts nodes behind a translator of their own. Their addresses mean nothing to others from then on.
@@ -131,7 +151,6 @@ impl Net {
         let sim = &mut self.nodes[node];
         sim.shards.clear();
         sim.life += 1;
-        sim.thread = FilesThread::default();
         sim.world.buffers = super::Buffers::new(self.buffers.clone());
         sim.world.store.crash(how);
         sim.files.crash(how, &mut self.rng);
@@ -148,7 +167,9 @@ impl Net {
         let wall = sim.clock(self.now).wall;
         sim.boot(self.now, rng, UnixMs(wall.0 + CLOCK_SKEW_MS_MAX));
         let friends = sim.friends.clone();
-        self.input(node, 0, Input::Command(Command::Friends(friends)));
+        for shard in 0..sim.shard_count {
+            self.input(node, shard, Input::Command(Command::Friends(friends.clone())));
+        }
     }
 
     /// The process of a node dies and starts again: sessions and jobs are gone, the disk stays.

@@ -24,7 +24,7 @@ use crate::base::{Rng, Time, UnixMs};
 use crate::crypto::{Identity, IdentityCard, Secret};
 use crate::node::command::Friend;
 use crate::node::{Command, Input};
-use node::{FilesThread, up_to};
+use node::up_to;
 use queue::{Event, Queue};
 
 pub use node::{Delays, EPOCH, NETWORK, SimNode};
@@ -64,8 +64,8 @@ pub struct Net {
     pub trace: Trace,
     queue: Queue,
     notices: VecDeque<Notice>,
-    /// Who has which address.
-    hosts: BTreeMap<SocketAddr, usize>,
+    /// Which node, and which of its shards, has which address.
+    hosts: BTreeMap<SocketAddr, (usize, u8)>,
     nats: Vec<Nat>,
     nat_of: BTreeMap<IpAddr, usize>,
     links: BTreeMap<(usize, usize), Link>,
@@ -111,7 +111,7 @@ impl Net {
         let address = SocketAddr::from(([10, high, middle, low], 4600));
         let buffers = Buffers::new(self.buffers.clone());
         self.nodes.push(SimNode::new(identity, address, SimWorld { buffers, ..SimWorld::default() }));
-        self.hosts.insert(address, index);
+        self.enter_addresses(index);
         index
     }
 
@@ -147,7 +147,16 @@ impl Net {
             return false;
         }
         self.trace.note(self.now, Traced::Command(node, &what));
-        self.input(node, 0, Input::Command(command));
+        let shards = self.nodes[node].shards_for(&command);
+        for shard in shards.start + 1..shards.end {
+            let same = match &command {
+                Command::Friends(friends) => Command::Friends(friends.clone()),
+                Command::Status { token } => Command::Status { token: *token },
+                Command::Get(_) | Command::Cancel(_) | Command::Shutdown => Command::Shutdown,
+            };
+            self.input(node, shard, Input::Command(same));
+        }
+        self.input(node, shards.start, Input::Command(command));
         true
     }
 

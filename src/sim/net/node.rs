@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,9 +10,8 @@ use super::queue::Host;
 use crate::base::fileop::{FileDone, FileOp, JobId};
 use crate::base::{Rng, Time, UnixMs};
 use crate::crypto::{Identity, IdentityCard, Suite};
-use crate::node::command::Friend;
-use crate::node::{Clock, Config, Node, Report};
-use crate::service::get::GetProgress;
+use crate::node::command::{Friend, GetProgress, GetRequest};
+use crate::node::{Clock, Command, Config, Node, Report};
 use crate::sim::files::SimFiles;
 use crate::sim::world::SimWorld;
 
@@ -29,6 +29,8 @@ pub struct Delays {
     pub answer: Duration,
     /// Faulting one cold slice in. Several go on at once and end in any order.
     pub warm: Duration,
+    /// A message from one shard to another.
+    pub cross: Duration,
     /// The device, from being given a train to giving its buffer back.
     pub send: Duration,
 }
@@ -39,15 +41,17 @@ impl Default for Delays {
             file: Duration::from_micros(100),
             answer: Duration::from_micros(50),
             warm: Duration::from_micros(500),
+            cross: Duration::from_micros(20),
             send: Duration::from_micros(20),
         }
     }
 }
 
-/// A running shard. The daemon has one in this version; nothing here depends on that but [`SimNode::node`], and
-/// there are no messages between shards, since the daemon has none.
+/// A running shard, with its files thread. All shards of a node share its buffers and its store, which are views of
+/// the same in the daemon.
 pub(super) struct Shard {
     pub core: Node,
+    pub thread: FilesThread,
     /// Of the events in the queue that stand for its deadline, the one that counts.
     pub armed: Option<Time>,
     /// The deadline that was reported last.
@@ -78,7 +82,8 @@ pub struct SimNode {
     pub(super) shards: Vec<Shard>,
     /// How often it was taken down or up.
     pub(super) life: u32,
-    pub(super) thread: FilesThread,
+    /// How many shards it has when it runs.
+    pub(super) shard_count: u8,
     pub(super) address: SocketAddr,
     /// The translator that it is behind.
     pub(super) nat: Option<usize>,
@@ -108,7 +113,7 @@ impl SimNode {
         Self {
             shards: Vec::new(),
             life: 0,
-            thread: FilesThread::default(),
+            shard_count: 1,
             address,
             nat: None,
             identity,
@@ -124,9 +129,30 @@ impl SimNode {
         }
     }
 
-    /// The node itself, the same code as in a daemon; `None` while it is down.
+    /// The first of its shards, the same code as in a daemon; `None` while it is down.
     pub fn node(&self) -> Option<&Node> {
-        self.shards.first().map(|shard| &shard.core)
+        self.nodes().next()
+    }
+
+    /// All of its shards; none while it is down.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.shards.iter().map(|shard| &shard.core)
+    }
+
+    /// The address of one of its shards.
+    pub(super) fn address_of(&self, shard: u8) -> SocketAddr {
+        SocketAddr::new(self.address.ip(), self.address.port() + u16::from(shard))
+    }
+
+    /// Where a command goes to: a `get` to a shard by its number, everything else but its end to all.
+    pub(super) fn shards_for(&self, command: &Command) -> Range<u8> {
+        match command {
+            Command::Get(GetRequest { job, .. }) | Command::Cancel(job) => {
+                let shard = (job.0 % u64::from(self.shard_count)) as u8;
+                shard..shard + 1
+            }
+            Command::Friends(_) | Command::Status { .. } | Command::Shutdown => 0..self.shard_count,
+        }
     }
 
     /// Whether it runs.
@@ -154,18 +180,23 @@ impl SimNode {
     }
 
     /// A process begins.
-    pub(super) fn boot(&mut self, now: Time, rng: Rng, refuse_early_until: UnixMs) {
-        let config = Config {
-            identity: Arc::clone(&self.identity),
-            network: NETWORK.to_vec(),
-            place_floor_bits: 0,
-            // Not the one that this host is fast at: a seed means the same on every host.
-            suite: Suite::Aes256Gcm,
-            home_port: self.address.port(),
-            refuse_early_until,
-        };
+    pub(super) fn boot(&mut self, now: Time, mut rng: Rng, refuse_early_until: UnixMs) {
         self.life += 1;
-        self.shards.push(Shard { core: Node::new(config, rng, now), armed: None, ticked: None });
+        let others: Vec<Rng> = (1..self.shard_count).map(|_| rng.fork()).collect();
+        for (shard, rng) in (0..).zip(std::iter::once(rng).chain(others)) {
+            let config = Config {
+                identity: Arc::clone(&self.identity),
+                network: NETWORK.to_vec(),
+                place_floor_bits: 0,
+                // Not the one that this host is fast at: a seed means the same on every host.
+                suite: Suite::Aes256Gcm,
+                home_port: self.address_of(shard).port(),
+                refuse_early_until,
+                shard: (shard, self.shard_count),
+            };
+            let core = Node::new(config, rng, now);
+            self.shards.push(Shard { core, thread: FilesThread::default(), armed: None, ticked: None });
+        }
     }
 }
 

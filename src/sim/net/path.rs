@@ -33,7 +33,7 @@ impl Net {
     }
 
     /// A node sends: each datagram of the train goes its own way.
-    pub(super) fn send(&mut self, from: usize, train: Train) {
+    pub(super) fn send(&mut self, from: usize, shard: u8, train: Train) {
         let now = self.now;
         let sim = &mut self.nodes[from];
         let place = train.place;
@@ -44,7 +44,7 @@ impl Net {
         let bytes = &memory[place.offset as usize..(place.offset + place.len) as usize];
         let (target, segment, ecn) = (train.path.remote, train.segment, train.ecn);
         self.trace.note(now, Traced::Train { from, target, bytes, segment, ecn });
-        let route = self.route(from, target);
+        let route = self.route(from, shard, target);
         for datagram in bytes.chunks(segment.max(1) as usize) {
             self.nodes[from].datagrams_sent += 1;
             let (fate, to) = match &route {
@@ -76,10 +76,10 @@ impl Net {
     }
 
     /// Who gets what a node sends to an address now, and where it seems to come from. Its own translator maps it.
-    fn route(&mut self, from: usize, target: SocketAddr) -> Result<Route, Gone> {
+    fn route(&mut self, from: usize, shard: u8, target: SocketAddr) -> Result<Route, Gone> {
         let now = self.now;
-        let (address, behind) = (self.nodes[from].address, self.nodes[from].nat);
-        if let Some(&to) = self.hosts.get(&target)
+        let (address, behind) = (self.nodes[from].address_of(shard), self.nodes[from].nat);
+        if let Some(&(to, _)) = self.hosts.get(&target)
             && (self.nodes[to].nat.is_none() || self.nodes[to].nat == behind)
         {
             // Either it is on the public network or they are neighbours.
@@ -100,7 +100,7 @@ impl Net {
             None => address,
         };
         let internal = self.nats[before].owner(now, target.port()).ok_or(Gone::Nat(Blocked::Unmapped))?;
-        let to = *self.hosts.get(&internal).ok_or(Gone::NoRoute)?;
+        let (to, _) = *self.hosts.get(&internal).ok_or(Gone::NoRoute)?;
         Ok(Route { to, source })
     }
 
@@ -138,7 +138,7 @@ impl Net {
             None => target,
         };
         match self.hosts.get(&local) {
-            Some(host) if *host != to => Err(Gone::NoRoute),
+            Some((host, _)) if *host != to => Err(Gone::NoRoute),
             None => Err(Gone::NoRoute),
             Some(_) if self.nodes[to].is_up() => Ok(local),
             Some(_) => Err(Gone::Down),
@@ -155,11 +155,12 @@ impl Net {
         sim.world.buffers.begin_receive();
         sim.world.bytes_mut(place).copy_from_slice(bytes);
         let clock = sim.clock(self.now);
-        if let Some(running) = sim.shards.first_mut() {
+        let shard = self.hosts.get(&path.local).map_or(0, |(_, shard)| *shard);
+        if let Some(running) = sim.shards.get_mut(usize::from(shard)) {
             let train = Train { path, place, segment: segment as u32, ecn };
             running.core.handle(clock, Input::Train(train), &mut sim.world);
         }
         sim.world.buffers.end_receive();
-        self.drain(to, 0);
+        self.drain(to, shard);
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BinaryHeap;
 use std::net::SocketAddr;
 
 use crate::base::Time;
+use crate::node::Cross;
 
 /// A shard of a node in one of its lives. Whatever was meant for an earlier life is forgotten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub(super) enum Event {
     Warmed(Host, u64, u32),
     /// The device gives a send buffer back that somebody waits for.
     BufferBack(Host),
+    /// What one shard (the number) said reaches another.
+    Cross(Host, u8, Box<Cross>),
     /// What the caller asked to be told; forgotten with the life, if there is one.
     Call(Option<Host>, u64),
 }

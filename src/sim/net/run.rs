@@ -8,7 +8,7 @@ use super::{Net, Notice};
 use crate::base::fileop::FileOp;
 use crate::base::{Rng, Time};
 use crate::limits::{FILE_OPS_MAX, OVERDUE_PAUSE_US};
-use crate::node::{Input, Output, Report};
+use crate::node::{Cross, Input, Output, Report};
 use crate::sim::trace::{Event as Traced, describe};
 
 impl Net {
@@ -28,6 +28,9 @@ impl Net {
                 let node = host.node as usize;
                 self.trace.note(self.now, Traced::Warmed(node, handle, slice));
                 self.input(node, host.shard, Input::Warmed { handle, slice });
+            }
+            Event::Cross(host, from, cross) if self.is_alive(host) => {
+                self.input(host.node as usize, host.shard, Input::Cross { from, cross: *cross });
             }
             Event::BufferBack(host) if self.is_alive(host) => {
                 self.trace.note(self.now, Traced::BufferBack(host.node as usize));
@@ -63,18 +66,18 @@ impl Net {
         self.nodes[node].world.buffers.reclaim(self.now);
         loop {
             let sim = &mut self.nodes[node];
-            if let Some(held) = sim.thread.held.take() {
-                self.file(node, shard, held);
-                if self.nodes[node].thread.held.is_some() {
+            let Some(running) = sim.shards.get_mut(usize::from(shard)) else { return };
+            if let Some(held) = running.thread.held.take() {
+                if !self.file(node, shard, held) {
                     break;
                 }
                 continue;
             }
-            let Some(running) = sim.shards.get_mut(usize::from(shard)) else { return };
             match running.core.poll(clock, &mut sim.world) {
                 None => break,
-                Some(Output::Train(train)) => self.send(node, train),
-                Some(Output::File(operation)) => self.file(node, shard, operation),
+                Some(Output::Train(train)) => self.send(node, shard, train),
+                Some(Output::File(operation)) => _ = self.file(node, shard, operation),
+                Some(Output::Cross(to, cross)) => self.cross(node, shard, to, cross),
                 Some(Output::Report(report)) => self.report(node, report),
             }
         }
@@ -149,20 +152,30 @@ impl Net {
         }
     }
 
-    /// Gives an operation to the files thread, or holds it until there is room.
-    fn file(&mut self, node: usize, shard: u8, operation: FileOp) {
+    /// One shard says something to another of its node.
+    fn cross(&mut self, node: usize, from: u8, to: u8, cross: Cross) {
+        self.trace.note(self.now, Traced::Cross(node, from, to, cross.name()));
+        let (host, most) = (self.nodes[node].host(node, to), self.nodes[node].delays.cross);
+        let at = self.now + up_to(&mut self.rng, most);
+        self.queue.push_ordered(at, turn(&mut self.rng), Event::Cross(host, from, Box::new(cross)));
+    }
+
+    /// Gives an operation to the shard's files thread, or holds it until there is room; false then.
+    fn file(&mut self, node: usize, shard: u8, operation: FileOp) -> bool {
         let sim = &mut self.nodes[node];
-        if sim.thread.out() == FILE_OPS_MAX {
-            sim.thread.held = Some(operation);
-            return;
+        let host = sim.host(node, shard);
+        let Some(running) = sim.shards.get_mut(usize::from(shard)) else { return false };
+        if running.thread.out() == FILE_OPS_MAX {
+            running.thread.held = Some(operation);
+            return false;
         }
         let what = format!("job {}: {}", operation.job.0, describe(&operation.act));
         self.trace.note(self.now, Traced::FileOp(node, &what));
-        sim.thread.waiting.push_back(operation);
-        if sim.thread.waiting.len() == 1 {
-            let host = sim.host(node, shard);
+        running.thread.waiting.push_back(operation);
+        if running.thread.waiting.len() == 1 {
             self.next_file_turn(host);
         }
+        true
     }
 
     fn next_file_turn(&mut self, host: Host) {
@@ -174,15 +187,16 @@ impl Net {
     /// The files thread does one thing.
     fn file_turn(&mut self, host: Host) {
         let sim = &mut self.nodes[host.node as usize];
-        let Some(operation) = sim.thread.waiting.pop_front() else { return };
+        let Some(shard) = sim.shards.get_mut(usize::from(host.shard)) else { return };
+        let Some(operation) = shard.thread.waiting.pop_front() else { return };
         let done = sim.files.execute(operation);
         let what = match &done.result {
             Ok(_) => format!("job {}", done.job.0),
             Err(fault) => format!("job {}: {fault}", done.job.0),
         };
         self.trace.note(self.now, Traced::FileDone(host.node as usize, &what));
-        sim.thread.answers.push_back(done);
-        let (more, most) = (!sim.thread.waiting.is_empty(), sim.delays.answer);
+        shard.thread.answers.push_back(done);
+        let (more, most) = (!shard.thread.waiting.is_empty(), sim.delays.answer);
         // Answers come in the order of their operations, whichever of these events is first.
         let at = self.now + up_to(&mut self.rng, most);
         self.queue.push_ordered(at, turn(&mut self.rng), Event::FileAnswer(host));
@@ -192,7 +206,8 @@ impl Net {
     }
 
     fn file_answer(&mut self, host: Host) {
-        if let Some(done) = self.nodes[host.node as usize].thread.answers.pop_front() {
+        let shard = self.nodes[host.node as usize].shards.get_mut(usize::from(host.shard));
+        if let Some(done) = shard.and_then(|shard| shard.thread.answers.pop_front()) {
             self.input(host.node as usize, host.shard, Input::FileDone(done));
         }
     }

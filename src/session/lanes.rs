@@ -1,0 +1,489 @@
+//! Further lanes of a session (docs/protocol/session.md §8): one for each shard that has something to say to the
+//! peer, so that no two shards share keys, packet numbers or a replay window.
+//!
+//! ```text
+//! shard s          home (first lane)             peer's home            peer's shard t
+//!   │ LaneWanted ──▶ │ ── LaneOpen (lane 0) ───────▶ │ LaneSeat ──────────▶ │
+//!   │                │                              │ ◀─────── LaneSeated  │
+//!   │ ◀── LaneSeat   │ ◀────── LaneReady (lane 0) ── │                      │
+//!   │ ◀══════════════════════ packets of the lane ═══════════════════════▶ │
+//! ```
+
+use std::time::Duration;
+
+use super::association::{Birth, Session};
+use super::initiate::unspecified;
+use super::lane::Lane;
+use super::path::Paths;
+use super::sessions::{Sessions, Slot};
+use super::shards::Cross;
+use super::types::{ClosedWhy, ConnectError, DropCause, Event, FailedWhy, SessionKey};
+use crate::base::{Path, PublicKey, Time};
+use crate::crypto::{IdentityCard, Secret, Suite};
+use crate::limits::{DATAGRAM_MIN, LANE_RETRY_MS, LANE_RETRY_MS_MAX, LANE_TRIES_MAX, LANE_WAIT_MS, LANES_PER_SESSION_MAX};
+use crate::wire::control::{CloseCode, Control};
+
+/// Refusals that wait to be said at most; the asker asks again.
+const REFUSALS_MAX: usize = 4;
+
+/// What a session's home knows of its further lanes.
+pub(super) struct Lanes {
+    secret: Secret,
+    suite: Suite,
+    /// Numbers of ours that were used, and the highest of the peer's. Never again: a number means keys.
+    used: u16,
+    highest_theirs: u16,
+    list: Vec<Entry>,
+    refusals: Vec<u16>,
+}
+
+struct Entry {
+    number: u16,
+    shard: u8,
+    state: State,
+    /// Whether the peer is to be told.
+    say: bool,
+}
+
+enum State {
+    /// We asked the peer for it.
+    Asked { awaited: SessionKey, cid: u64, since: Time, again_at: Time, tries: u8 },
+    /// The peer asked for it, and its shard has not answered.
+    Seating,
+    /// In use.
+    Seated { key: SessionKey, cid: u64, port: u16 },
+}
+
+/// A lane on its way to its shard.
+pub struct Seat {
+    home: u8,
+    home_session: SessionKey,
+    number: u16,
+    lane: Lane,
+    card: IdentityCard,
+    remote_cid: u64,
+    /// What the shard knows it by, when it was the shard that wanted it.
+    awaited: Option<SessionKey>,
+    paths: Paths,
+}
+
+/// Where a lane belongs.
+#[derive(Debug)]
+pub(super) struct Belongs {
+    pub(super) home: u8,
+    pub(super) session: SessionKey,
+    pub(super) number: u16,
+}
+
+/// A lane that home is agreeing on.
+pub(super) struct Awaited {
+    pub(super) cid: u64,
+    pub(super) until: Time,
+    pub(super) armed: Option<Time>,
+}
+
+impl Lanes {
+    pub(super) fn new(secret: Secret, suite: Suite) -> Self {
+        Self { secret, suite, used: 0, highest_theirs: 0, list: Vec::new(), refusals: Vec::new() }
+    }
+
+    /// The next number of ours: even for the initiator, odd for the responder, from 2 on.
+    fn next_number(&mut self, initiator: bool) -> Option<u16> {
+        self.used = self.used.checked_add(1)?;
+        self.used.checked_mul(2)?.checked_add(u16::from(!initiator))
+    }
+
+    fn count(&self, initiator: bool, ours: bool) -> usize {
+        let parity = u16::from(initiator != ours);
+        self.list.iter().filter(|entry| entry.number % 2 == parity).count()
+    }
+
+    fn find(&mut self, number: u16) -> Option<&mut Entry> {
+        self.list.iter_mut().find(|entry| entry.number == number)
+    }
+
+    fn take(&mut self, number: u16) -> Option<Entry> {
+        let at = self.list.iter().position(|entry| entry.number == number)?;
+        Some(self.list.swap_remove(at))
+    }
+
+    /// When the next question is due.
+    pub(super) fn deadline(&self) -> Option<Time> {
+        let asked = self.list.iter().filter_map(|entry| match entry.state {
+            State::Asked { again_at, .. } => Some(again_at),
+            State::Seating | State::Seated { .. } => None,
+        });
+        asked.min()
+    }
+
+    /// Hands `put` what is to be said, until it has no room; false when something is left.
+    pub(super) fn say(&mut self, mut put: impl FnMut(&Control<'_>) -> bool) -> bool {
+        while let Some(&lane) = self.refusals.last() {
+            if !put(&Control::LaneRefused { lane }) {
+                return false;
+            }
+            self.refusals.pop();
+        }
+        for entry in self.list.iter_mut().filter(|entry| entry.say) {
+            let lane = entry.number;
+            let control = match entry.state {
+                State::Asked { cid, .. } => Control::LaneOpen { lane, cid },
+                State::Seated { cid, port, .. } => Control::LaneReady { lane, cid, port },
+                State::Seating => continue,
+            };
+            if !put(&control) {
+                return false;
+            }
+            entry.say = false;
+        }
+        true
+    }
+
+    /// Asks again for what was not answered; returns those who waited for too long, and since when.
+    fn due(&mut self, now: Time) -> Vec<(u8, SessionKey, Time)> {
+        let mut over = Vec::new();
+        self.list.retain_mut(|entry| {
+            let State::Asked { awaited, since, again_at, tries, .. } = &mut entry.state else { return true };
+            if *again_at > now {
+                return true;
+            }
+            *tries += 1;
+            if *tries == LANE_TRIES_MAX {
+                over.push((entry.shard, *awaited, *since));
+                return false;
+            }
+            let wait = (LANE_RETRY_MS << *tries).min(LANE_RETRY_MS_MAX);
+            *again_at = now + Duration::from_millis(wait);
+            entry.say = true;
+            true
+        });
+        over
+    }
+
+    /// Whether there is anything to say.
+    pub(super) fn has_news(&self) -> bool {
+        !self.refusals.is_empty() || self.list.iter().any(|entry| entry.say)
+    }
+}
+
+impl Sessions {
+    /// Asks the peer's home for a lane to be used here. The key names the lane as soon as `Established` says so;
+    /// `Failed` says that it came to nothing.
+    pub fn open_lane(&mut self, now: Time, card: &IdentityCard) -> Result<SessionKey, ConnectError> {
+        let cid = self.fresh_cid();
+        let until = now + Duration::from_millis(LANE_WAIT_MS);
+        let awaited = Slot::Awaited(Box::new(Awaited { cid, until, armed: None }));
+        let key = self.slab.insert(awaited).ok_or(ConnectError::Full)?;
+        self.cids.insert(cid, key);
+        self.arm(key);
+        self.cross(now, self.shards.home(&card.key), Cross::LaneWanted { peer: card.key, awaited: key, cid });
+        Ok(key)
+    }
+
+    /// A lane that was wanted comes to nothing.
+    pub(super) fn lane_away(&mut self, awaited: SessionKey) {
+        self.forget_awaited(awaited, FailedWhy::NoAnswer);
+    }
+
+    pub(super) fn forget_awaited(&mut self, key: SessionKey, why: FailedWhy) {
+        let Some(Slot::Awaited(awaited)) = self.slab.get(key) else { return };
+        let (cid, armed) = (awaited.cid, awaited.armed);
+        self.cids.remove(&cid);
+        self.disarm(key, armed);
+        self.slab.remove(key);
+        self.events.push_back(Event::Failed { session: key, why });
+    }
+
+    /// At home: a shard wants a lane to a peer.
+    pub(super) fn lane_wanted(
+        &mut self,
+        now: Time,
+        shard: u8,
+        peer: PublicKey,
+        awaited: SessionKey,
+        cid: u64,
+    ) {
+        let current = self.peers.current(&peer);
+        let session = current.and_then(|key| match self.slab.get_mut(key) {
+            Some(Slot::Live(session)) if session.closing.is_none() => Some((key, session)),
+            _ => None,
+        });
+        let Some((key, session)) = session else {
+            self.events.push_back(Event::Wanted { peer });
+            return self.cross(now, shard, Cross::LaneAway { awaited });
+        };
+        let initiator = session.initiator;
+        let number = session.lanes.as_mut().and_then(|lanes| {
+            (lanes.count(initiator, true) < LANES_PER_SESSION_MAX).then(|| lanes.next_number(initiator))?
+        });
+        let (Some(number), Some(lanes)) = (number, session.lanes.as_mut()) else {
+            return self.cross(now, shard, Cross::LaneAway { awaited });
+        };
+        let again_at = now + Duration::from_millis(LANE_RETRY_MS);
+        let state = State::Asked { awaited, cid, since: now, again_at, tries: 0 };
+        lanes.list.push(Entry { number, shard, state, say: true });
+        session.wants.lanes = true;
+        self.talk(key);
+        self.arm(key);
+    }
+
+    /// At home: the peer asks for a lane.
+    pub(super) fn on_lane_open(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        number: u16,
+        cid: u64,
+    ) -> Result<(), DropCause> {
+        let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return Ok(()) };
+        let initiator = session.initiator;
+        let fits = number >= 2 && number.is_multiple_of(2) != initiator;
+        let Some(lanes) = session.lanes.as_mut().filter(|_| fits) else {
+            self.fault(now, key, CloseCode::VIOLATION, "a lane that is not the peer's to open");
+            return Err(DropCause::Malformed);
+        };
+        if let Some(entry) = lanes.find(number) {
+            // Its answer was lost.
+            entry.say = matches!(entry.state, State::Seated { .. });
+            session.wants.lanes |= entry.say;
+            return Ok(());
+        }
+        // A lower number may have been in use already, and would have its keys again.
+        if number <= lanes.highest_theirs || lanes.count(initiator, false) >= LANES_PER_SESSION_MAX {
+            if lanes.refusals.len() < REFUSALS_MAX && !lanes.refusals.contains(&number) {
+                lanes.refusals.push(number);
+            }
+            session.wants.lanes = true;
+            return Ok(());
+        }
+        lanes.highest_theirs = number;
+        let shard = (u16::from(self.shards.index) + number / 2) % u16::from(self.shards.count);
+        let shard = shard as u8;
+        lanes.list.push(Entry { number, shard, state: State::Seating, say: false });
+        let remote = session.paths.active().remote;
+        let seat = Seat {
+            home: self.shards.index,
+            home_session: key,
+            number,
+            lane: Lane::new(&lanes.secret, number.into(), false, lanes.suite, now),
+            card: session.card,
+            remote_cid: cid,
+            awaited: None,
+            paths: Paths::unproven(Path { local: unspecified(remote), remote }, 0),
+        };
+        self.cross(now, shard, Cross::LaneSeat(Box::new(seat)));
+        Ok(())
+    }
+
+    /// On the lane's shard: it begins.
+    pub(super) fn lane_seat(&mut self, now: Time, seat: Seat) {
+        let Seat { home, home_session, number, lane, card, remote_cid, awaited, paths } = seat;
+        let opened = awaited.is_some();
+        let over = Cross::LaneOver { home: home_session, lane: number };
+        let (key, cid) = match awaited {
+            Some(key) => {
+                let Some(Slot::Awaited(awaited)) = self.slab.get(key) else {
+                    return self.cross(now, home, over);
+                };
+                let (cid, armed) = (awaited.cid, awaited.armed);
+                self.disarm(key, armed);
+                (Some(key), cid)
+            }
+            None => (None, self.fresh_cid()),
+        };
+        let birth = self.next_birth();
+        let parts = Birth { card, lane, paths, cid, remote_cid, initiator: opened, birth };
+        let mut session = Session::new(parts, now);
+        session.belongs = Some(Box::new(Belongs { home, session: home_session, number }));
+        if opened {
+            session.wants.challenge = session.paths.challenge().is_some();
+            session.start_confirming(now);
+        }
+        let slot = Slot::Live(Box::new(session));
+        let key = match key {
+            Some(key) => {
+                if let Some(place) = self.slab.get_mut(key) {
+                    *place = slot;
+                }
+                key
+            }
+            None => match self.slab.insert(slot) {
+                Some(key) => key,
+                None => {
+                    let none = Cross::LaneSeated { home: home_session, lane: number, seat: None };
+                    return self.cross(now, home, none);
+                }
+            },
+        };
+        self.cids.insert(cid, key);
+        self.arm(key);
+        self.talk(key);
+        if opened {
+            self.counters.lanes_opened += 1;
+        } else {
+            self.counters.lanes_accepted += 1;
+            let seat = Some((key, cid, self.config.home_port));
+            self.cross(now, home, Cross::LaneSeated { home: home_session, lane: number, seat });
+        }
+        self.events.push_back(Event::Established { session: key, initiator: opened, card, lane: number });
+    }
+
+    /// At home: the lane that the peer asked for is there, or is not to be had.
+    pub(super) fn lane_seated(
+        &mut self,
+        now: Time,
+        shard: u8,
+        home: SessionKey,
+        number: u16,
+        seat: Option<(SessionKey, u64, u16)>,
+    ) {
+        let entry = match self.slab.get_mut(home) {
+            Some(Slot::Live(session)) if session.closing.is_none() => {
+                session.lanes.as_mut()
+            }
+            _ => None,
+        };
+        let Some(lanes) = entry.filter(|lanes| lanes.list.iter().any(|entry| entry.number == number)) else {
+            if let Some((session, ..)) = seat {
+                self.cross(now, shard, Cross::LaneClose { session });
+            }
+            return;
+        };
+        match (lanes.find(number), seat) {
+            (Some(entry), Some((key, cid, port))) => {
+                entry.state = State::Seated { key, cid, port };
+                entry.say = true;
+            }
+            _ => {
+                lanes.take(number);
+                lanes.refusals.push(number);
+                lanes.refusals.truncate(REFUSALS_MAX);
+            }
+        }
+        if let Some(Slot::Live(session)) = self.slab.get_mut(home) {
+            session.wants.lanes = true;
+        }
+        self.talk(home);
+    }
+
+    /// At home: the peer has the lane that we asked for.
+    pub(super) fn on_lane_ready(&mut self, now: Time, key: SessionKey, number: u16, cid: u64, port: u16) {
+        let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return };
+        let active = session.paths.active();
+        let Some(lanes) = session.lanes.as_mut() else { return };
+        let Some(entry) = lanes.list.iter_mut().find(|entry| entry.number == number) else { return };
+        let State::Asked { awaited, cid: ours, .. } = entry.state else { return };
+        entry.state = State::Seated { key: awaited, cid: ours, port: 0 };
+        entry.say = false;
+        let shard = entry.shard;
+        // Where the first lane goes is proven: the way back, should the other port not be reached.
+        let home = Path { local: unspecified(active.remote), remote: active.remote };
+        let mut paths = Paths::validated(home);
+        if port != 0 && port != active.remote.port() {
+            let mut remote = active.remote;
+            remote.set_port(port);
+            // As much as a first flight: the peer asked for it under our common keys.
+            paths.prefer(Path { remote, ..home }, DATAGRAM_MIN, now, &mut self.rng);
+        }
+        let seat = Seat {
+            home: self.shards.index,
+            home_session: key,
+            number,
+            lane: Lane::new(&lanes.secret, number.into(), true, lanes.suite, now),
+            card: session.card,
+            remote_cid: cid,
+            awaited: Some(awaited),
+            paths,
+        };
+        self.cross(now, shard, Cross::LaneSeat(Box::new(seat)));
+    }
+
+    /// At home: the peer has no lane for us.
+    pub(super) fn on_lane_refused(&mut self, now: Time, key: SessionKey, number: u16) {
+        let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return };
+        let Some(lanes) = session.lanes.as_mut() else { return };
+        if !matches!(lanes.find(number), Some(Entry { state: State::Asked { .. }, .. })) {
+            return;
+        }
+        if let Some(Entry { shard, state: State::Asked { awaited, .. }, .. }) = lanes.take(number) {
+            self.cross(now, shard, Cross::LaneAway { awaited });
+        }
+    }
+
+    /// At home: a lane has ended on its shard.
+    pub(super) fn lane_over(&mut self, home: SessionKey, number: u16) {
+        if let Some(Slot::Live(session)) = self.slab.get_mut(home)
+            && let Some(lanes) = session.lanes.as_mut()
+        {
+            lanes.take(number);
+        }
+    }
+
+    /// On the lane's shard: its session is over.
+    pub(super) fn lane_close(&mut self, now: Time, key: SessionKey) {
+        if matches!(self.slab.get(key), Some(Slot::Live(session)) if session.belongs.is_some()) {
+            self.close(now, key, CloseCode::GOODBYE, "the session ended");
+        }
+    }
+
+    /// At home: what was asked of the peer for too long.
+    pub(super) fn lanes_due(&mut self, now: Time, key: SessionKey) {
+        let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return };
+        let Some(lanes) = session.lanes.as_mut() else { return };
+        let over = lanes.due(now);
+        session.wants.lanes |= lanes.has_news();
+        // Asked so often, and not a word of any kind: the peer has lost the session.
+        let is_dead = over.iter().any(|(.., since)| session.heard < *since);
+        for (shard, awaited, _) in over {
+            self.cross(now, shard, Cross::LaneAway { awaited });
+        }
+        if is_dead {
+            self.end(now, key, ClosedWhy::Idle);
+        }
+    }
+
+    /// A session ends: so do its lanes. A lane ends: its home hears of it.
+    pub(super) fn leave_lanes(&mut self, now: Time, key: SessionKey) {
+        let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return };
+        let (belongs, lanes) = (session.belongs.take(), session.lanes.take());
+        if let Some(Belongs { home, session, number }) = belongs.map(|belongs| *belongs) {
+            self.cross(now, home, Cross::LaneOver { home: session, lane: number });
+        }
+        for entry in lanes.into_iter().flat_map(|lanes| lanes.list) {
+            match entry.state {
+                State::Asked { awaited, .. } => {
+                    self.cross(now, entry.shard, Cross::LaneAway { awaited });
+                }
+                State::Seated { key, .. } => {
+                    self.cross(now, entry.shard, Cross::LaneClose { session: key });
+                }
+                // Its shard's answer will find nobody, and be told so.
+                State::Seating => {}
+            }
+        }
+    }
+
+    /// Whether a session is a further lane of another.
+    pub fn is_lane(&self, key: SessionKey) -> bool {
+        matches!(self.slab.get(key), Some(Slot::Live(session)) if session.belongs.is_some())
+    }
+
+    /// A lane's first authentic packet.
+    pub(super) fn confirm_lane(&mut self, key: SessionKey, path: Path) {
+        let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return };
+        session.confirmed = true;
+        session.confirming = None;
+        if session.paths.active().remote == path.remote && session.initiator {
+            session.paths.validate();
+        }
+        self.events.push_back(Event::Confirmed { session: key });
+    }
+
+    /// Ends an awaited lane whose time is over.
+    pub(super) fn awaited_due(&mut self, now: Time, key: SessionKey) {
+        if matches!(self.slab.get(key), Some(Slot::Awaited(awaited)) if awaited.until <= now) {
+            self.forget_awaited(key, FailedWhy::NoAnswer);
+        }
+    }
+}
+

@@ -1,0 +1,337 @@
+//! What the shards of one node have to do with one another in matters of sessions: whose session a connection id
+//! names, which shard is a peer's home, and the messages between them (docs/protocol/session.md §8,
+//! docs/decisions/0012-shards-and-lanes.md).
+//!
+//! A peer's *home* is drawn from its key, so that all that must be decided about a peer in one place (which of two
+//! handshakes at once goes on, which session counts) is decided on one shard, without asking another.
+
+use super::lanes::Seat;
+use super::noise::Offered;
+use super::sessions::Sessions;
+use super::types::SessionKey;
+use crate::base::{Path, PublicKey, Time, UnixMs};
+use crate::crypto::{Identity, MaskKey, Secret, hash, kdf};
+use crate::limits::{CROSSINGS_MAX, HANDSHAKE_QUEUE_MAX, SHARDS_MAX};
+use crate::wire::handshake::Init;
+
+/// A message from one shard's sessions to another's. Losing one is like losing a datagram: whoever waits for it
+/// asks again or gives up in time.
+pub enum Cross {
+    /// A first flight of a peer whose home is the receiver, judged and not answered.
+    Offer(Box<Offer>),
+    /// A handshake's answer, to be sent from the socket that its question came to.
+    Reply {
+        /// From and to.
+        path: Path,
+        /// Its bytes.
+        datagram: Vec<u8>,
+    },
+    /// A datagram for a session of the receiver's that came to the sender's port: its peer reaches no other.
+    Datagram {
+        /// Between which addresses.
+        path: Path,
+        /// ECN code point.
+        ecn: u8,
+        /// Its bytes, sealed.
+        bytes: Box<[u8]>,
+    },
+    /// Datagrams of the sender's to a peer that reaches only the receiver's port.
+    Send {
+        /// From and to.
+        path: Path,
+        /// Size of each datagram but the last.
+        segment: u32,
+        /// ECN code point.
+        ecn: u8,
+        /// Their bytes, sealed.
+        bytes: Box<[u8]>,
+    },
+    /// The sender wants a lane to a peer whose home is the receiver.
+    LaneWanted {
+        /// Who.
+        peer: PublicKey,
+        /// What the sender knows the lane by.
+        awaited: SessionKey,
+        /// The connection id that the sender will have on it.
+        cid: u64,
+    },
+    /// There is no such lane now.
+    LaneAway {
+        /// What the receiver knows it by.
+        awaited: SessionKey,
+    },
+    /// A lane for the receiver to use.
+    LaneSeat(Box<Seat>),
+    /// What became of a lane that the peer asked for.
+    LaneSeated {
+        /// The receiver's session.
+        home: SessionKey,
+        /// Which of its lanes.
+        lane: u16,
+        /// Its key and connection id at the sender, and the sender's port; `None` when it has no room.
+        seat: Option<(SessionKey, u64, u16)>,
+    },
+    /// A lane has ended.
+    LaneOver {
+        /// The receiver's session.
+        home: SessionKey,
+        /// Which of its lanes.
+        lane: u16,
+    },
+    /// The session has ended: end its lane.
+    LaneClose {
+        /// The receiver's.
+        session: SessionKey,
+    },
+}
+
+impl Cross {
+    /// What it is, for traces.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Offer(_) => "offer",
+            Self::Reply { .. } => "reply",
+            Self::Datagram { .. } => "datagram",
+            Self::Send { .. } => "send",
+            Self::LaneWanted { .. } => "lane wanted",
+            Self::LaneAway { .. } => "lane away",
+            Self::LaneSeat(_) => "lane",
+            Self::LaneSeated { .. } => "lane seated",
+            Self::LaneOver { .. } => "lane over",
+            Self::LaneClose { .. } => "lane close",
+        }
+    }
+}
+
+impl std::fmt::Debug for Cross {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Where a first flight came from, and what that proves.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Flight {
+    pub(super) path: Path,
+    /// Whether it echoed a cookie.
+    pub(super) proven: bool,
+    /// Its key's first half, by which it is known again.
+    pub(super) ephemeral: [u8; 16],
+    /// Its length, bytes.
+    pub(super) len: usize,
+}
+
+/// A first flight that the home of its sender answers.
+pub struct Offer {
+    pub(super) flight: Flight,
+    pub(super) offered: Offered,
+    pub(super) payload: Box<[u8]>,
+}
+
+/// Which shard is whose home. Keyed, so that nobody chooses a key for the shard that it loads.
+pub struct Homes {
+    secret: Secret,
+    count: u8,
+}
+
+impl Homes {
+    /// Of a node with so many shards.
+    pub fn new(identity: &Identity, count: u8) -> Self {
+        Self { secret: kdf::expand(identity.seed(), "tornet home shard", b""), count: count.clamp(1, SHARDS_MAX) }
+    }
+
+    /// The home of a peer.
+    pub fn of(&self, peer: &PublicKey) -> u8 {
+        if self.count == 1 {
+            return 0;
+        }
+        let [first, second, ..] = hash::mac(&self.secret, &[&peer.0]);
+        (u16::from_le_bytes([first, second]) % u16::from(self.count)) as u8
+    }
+}
+
+/// One shard's knowledge of the others.
+pub(super) struct Shards {
+    pub(super) index: u8,
+    pub(super) count: u8,
+    check: MaskKey,
+    homes: Homes,
+    /// The others' ports as far as they were told; 0 is not known.
+    ports: Vec<u16>,
+}
+
+/// Bits of a connection id that name the shard.
+const SHARD_MASK: u32 = SHARDS_MAX as u32 - 1;
+
+impl Shards {
+    pub(super) fn new(index: u8, count: u8, identity: &Identity) -> Self {
+        let count = count.clamp(1, SHARDS_MAX);
+        assert!(index < count, "a shard has a number below their count");
+        Self {
+            index,
+            count,
+            check: MaskKey::derive(identity.seed(), "tornet connection id check"),
+            homes: Homes::new(identity, count),
+            ports: vec![0; usize::from(count)],
+        }
+    }
+
+    /// The home of a peer.
+    pub(super) fn home(&self, peer: &PublicKey) -> u8 {
+        self.homes.of(peer)
+    }
+
+    /// A connection id of ours from 64 random bits: the shard, 26 random bits, and a check, without which three of
+    /// four datagrams of strangers would be passed on between four shards.
+    pub(super) fn cid(&self, random: u64) -> u64 {
+        let low = (random as u32 & !SHARD_MASK) | u32::from(self.index);
+        u64::from(low) | u64::from(self.check_of(low)) << 32
+    }
+
+    fn check_of(&self, low: u32) -> u32 {
+        let mut sample = [0; 16];
+        sample[..4].copy_from_slice(&low.to_le_bytes());
+        let [a, b, c, d, ..] = self.check.mask(&sample);
+        u32::from_le_bytes([a, b, c, d])
+    }
+
+    /// The other shard that made this connection id, if one did.
+    pub(super) fn owner(&self, cid: u64) -> Option<u8> {
+        let low = cid as u32;
+        let shard = (low & SHARD_MASK) as u8;
+        let other = self.count > 1 && shard < self.count && shard != self.index;
+        (other && self.check_of(low) == (cid >> 32) as u32).then_some(shard)
+    }
+
+    /// Another shard's port, as it shows from what it passed on.
+    pub(super) fn learn(&mut self, shard: u8, port: u16) {
+        if let Some(known) = self.ports.get_mut(usize::from(shard)) {
+            *known = port;
+        }
+    }
+
+    /// The other shard from whose socket this path leaves.
+    pub(super) fn via(&self, path: &Path, own_port: u16) -> Option<u8> {
+        let port = path.local.port();
+        if self.count == 1 || port == 0 || port == own_port {
+            return None;
+        }
+        self.ports.iter().position(|known| *known == port).map(|shard| shard as u8)
+    }
+}
+
+impl Sessions {
+    /// The next message to another shard.
+    pub fn poll_cross(&mut self) -> Option<(u8, Cross)> {
+        self.crossings.pop_front()
+    }
+
+    /// The home of a peer.
+    pub fn home(&self, peer: &PublicKey) -> u8 {
+        self.shards.home(peer)
+    }
+
+    /// Which of how many shards this is.
+    pub fn shard(&self) -> (u8, u8) {
+        (self.shards.index, self.shards.count)
+    }
+
+    /// The other shard from whose socket datagrams of this path leave, when it is not our own.
+    pub fn via(&self, path: &Path) -> Option<u8> {
+        self.shards.via(path, self.config.home_port)
+    }
+
+    /// Leaves a message for another shard, or obeys it at once when it is for this one.
+    pub(super) fn cross(&mut self, now: Time, to: u8, cross: Cross) {
+        if to == self.shards.index {
+            self.obey(now, to, cross);
+        } else if self.crossings.len() < CROSSINGS_MAX {
+            self.crossings.push_back((to, cross));
+        } else {
+            self.counters.crossings_lost += 1;
+        }
+    }
+
+    /// Takes a message of shard `from`. Returns the request that a first flight brought, with its session; see
+    /// [`super::Received::Early`]. Messages that carry datagrams are for the caller, not for this.
+    pub fn handle_cross(
+        &mut self,
+        now: Time,
+        wall: UnixMs,
+        from: u8,
+        cross: Cross,
+    ) -> Option<(SessionKey, Vec<u8>)> {
+        match cross {
+            Cross::Offer(offer) => {
+                self.shards.learn(from, offer.flight.path.local.port());
+                let init = Init::parse(&offer.payload).ok()?;
+                let early = init.early.to_vec();
+                match self.on_offer(now, wall, from, offer.flight, init, offer.offered) {
+                    Ok(Some(session)) => return Some((session, early)),
+                    Ok(None) => {}
+                    Err(cause) => self.counters.drop(cause),
+                }
+            }
+            Cross::Reply { path, datagram } if self.replies.len() < HANDSHAKE_QUEUE_MAX => {
+                self.replies.push_back((path, datagram));
+            }
+            Cross::Reply { .. } => self.counters.full += 1,
+            other => self.obey(now, from, other),
+        }
+        None
+    }
+
+    fn obey(&mut self, now: Time, from: u8, cross: Cross) {
+        match cross {
+            Cross::LaneWanted { peer, awaited, cid } => self.lane_wanted(now, from, peer, awaited, cid),
+            Cross::LaneAway { awaited } => self.lane_away(awaited),
+            Cross::LaneSeat(seat) => self.lane_seat(now, *seat),
+            Cross::LaneSeated { home, lane, seat } => self.lane_seated(now, from, home, lane, seat),
+            Cross::LaneOver { home, lane } => self.lane_over(home, lane),
+            Cross::LaneClose { session } => self.lane_close(now, session),
+            Cross::Offer(_) | Cross::Reply { .. } | Cross::Datagram { .. } | Cross::Send { .. } => {}
+        }
+    }
+
+    /// A datagram came to another shard's port: where that is.
+    pub fn learn_port(&mut self, shard: u8, port: u16) {
+        self.shards.learn(shard, port);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::Secret;
+    use proptest::prelude::*;
+
+    fn shards(index: u8, count: u8) -> Shards {
+        Shards::new(index, count, &Identity::new(Secret::from_bytes([1; 32]), 0, 0))
+    }
+
+    proptest! {
+        #[test]
+        fn a_connection_id_names_its_shard_to_all_others_and_strangers_name_none(
+            random: u64, stranger: u64, index in 0u8..7, other in 0u8..7,
+        ) {
+            let (ours, theirs) = (shards(index, 7), shards(other, 7));
+            let cid = ours.cid(random);
+            prop_assert_eq!(theirs.owner(cid), (index != other).then_some(index));
+            prop_assert_eq!(theirs.owner(stranger), None);
+            prop_assert_eq!(shards(0, 1).owner(cid), None);
+        }
+    }
+
+    #[test]
+    fn homes_are_spread_and_all_shards_agree() {
+        let mut count = [0u32; 4];
+        for n in 0..4000u32 {
+            let mut key = PublicKey([0; 32]);
+            key.0[..4].copy_from_slice(&n.to_le_bytes());
+            let home = shards(0, 4).home(&key);
+            assert_eq!(home, shards(3, 4).home(&key));
+            count[usize::from(home)] += 1;
+        }
+        assert!(count.iter().all(|count| (850..1150).contains(count)), "{count:?}");
+    }
+}

@@ -1,0 +1,173 @@
+//! The shards of a node, seen from its other threads as one: which shard a command goes to, and one answer made of
+//! those of all.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Full, Handle};
+use crate::base::PublicKey;
+use crate::base::fileop::JobId;
+use crate::limits::API_QUESTIONS_MAX;
+use crate::node::command::{Friend, Snapshot};
+use crate::node::{Command, Report};
+
+/// Says which shard is a peer's home.
+pub(super) type HomeOf = Box<dyn Fn(&PublicKey) -> u8 + Send + Sync>;
+
+/// All shards of a node.
+#[derive(Clone)]
+pub(super) struct Group(Arc<Inner>);
+
+struct Inner {
+    shards: Vec<Handle>,
+    home_of: HomeOf,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Where each running `get` runs.
+    jobs: BTreeMap<JobId, usize>,
+    /// The home of the friend that the configuration names first.
+    first_home: usize,
+    /// Questions that not every shard has answered: how many have not, and what the others said.
+    asked: BTreeMap<u64, (usize, Snapshot)>,
+}
+
+impl Group {
+    pub(super) fn new(shards: Vec<Handle>, home_of: HomeOf) -> Self {
+        Self(Arc::new(Inner { shards, home_of, state: Mutex::default() }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands a command to whom it concerns.
+    pub(super) fn command(&self, command: Command) -> Result<(), Full> {
+        let shards = &self.0.shards;
+        match command {
+            // The shards say goodbye for themselves when they are told to stop.
+            Command::Shutdown => shards.iter().for_each(Handle::stop),
+            Command::Friends(friends) => self.friends(&friends)?,
+            Command::Get(request) => {
+                let (mut state, job) = (self.state(), request.job);
+                let shard = self.roomiest(&state);
+                shards[shard].command(Command::Get(request))?;
+                state.jobs.insert(job, shard);
+            }
+            Command::Cancel(job) => {
+                let shard = self.state().jobs.get(&job).copied();
+                if let Some(shard) = shard {
+                    shards[shard].command(Command::Cancel(job))?;
+                }
+            }
+            Command::Status { token } => {
+                let mut state = self.state();
+                // Whoever asked may have stopped waiting for a shard that does not answer.
+                while state.asked.len() >= API_QUESTIONS_MAX {
+                    state.asked.pop_first();
+                }
+                for shard in shards {
+                    shard.command(Command::Status { token })?;
+                }
+                state.asked.insert(token, (shards.len(), Snapshot::default()));
+            }
+        }
+        Ok(())
+    }
+
+    fn friends(&self, friends: &[Friend]) -> Result<(), Full> {
+        self.state().first_home =
+            friends.first().map_or(0, |friend| usize::from((self.0.home_of)(&friend.card.key)));
+        for shard in &self.0.shards {
+            shard.command(Command::Friends(friends.to_vec()))?;
+        }
+        Ok(())
+    }
+
+    /// The shard with the fewest gets. Among equals, the home of the first friend and those after it: there one `get`
+    /// needs no further lane.
+    fn roomiest(&self, state: &State) -> usize {
+        let count = self.0.shards.len();
+        let load = |shard: usize| state.jobs.values().filter(|at| **at == shard).count();
+        (0..count).map(|step| (state.first_home + step) % count).min_by_key(|shard| load(*shard)).unwrap_or(0)
+    }
+
+    /// Takes a report of a shard; what the control thread shall hear of it.
+    pub(super) fn report(&self, report: Report) -> Option<Report> {
+        match report {
+            Report::Status(token, snapshot) => {
+                let mut state = self.state();
+                let (left, all) = state.asked.get_mut(&token)?;
+                all.add(*snapshot);
+                *left -= 1;
+                if *left > 0 {
+                    return None;
+                }
+                let (_, mut all) = state.asked.remove(&token)?;
+                all.join_lanes();
+                Some(Report::Status(token, Box::new(all)))
+            }
+            Report::Done(job, _) | Report::Failed(job, _) => {
+                self.state().jobs.remove(&job);
+                Some(report)
+            }
+            Report::Progress(..) | Report::Warning(_) => Some(report),
+        }
+    }
+
+    /// Name, help and sum of each counter of the loops.
+    pub(super) fn counters(&self) -> Vec<(&'static str, &'static str, u64)> {
+        let mut all = self.0.shards.iter().map(Handle::counters);
+        let first = all.next().unwrap_or_default();
+        all.fold(first, |mut sum, one| {
+            sum.iter_mut().zip(one).for_each(|(sum, one)| sum.2 += one.2);
+            sum
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::NodeId;
+    use crate::node::command::PeerSnapshot;
+
+    fn peer(key: u8, lane: u16, bytes: u64) -> PeerSnapshot {
+        PeerSnapshot {
+            node: NodeId([key; 20]),
+            key: PublicKey([key; 32]),
+            lane,
+            rank: 0,
+            trust: None,
+            address: None,
+            connected: true,
+            rtt_us: 1 + u64::from(lane),
+            sent_bytes: bytes,
+            received_bytes: 10 * bytes,
+            lost_packets: 1,
+            window: 100,
+            mtu: 1200,
+            agent: String::new(),
+        }
+    }
+
+    #[test]
+    fn one_answer_is_made_of_all_and_a_peer_of_its_lanes() {
+        let shards: Vec<_> = (0..2).map(|_| Handle::new().expect("an eventfd")).collect();
+        let group = Group::new(shards, Box::new(|key| key.0[0] % 2));
+        group.command(Command::Status { token: 7 }).expect("room");
+        let of = |peers, value| Snapshot { peers, counters: vec![("a", "", value)], ..Snapshot::default() };
+        let first = of(vec![peer(1, 3, 5), peer(2, 0, 1)], 4);
+        assert!(group.report(Report::Status(7, Box::new(first))).is_none());
+        let second = of(vec![peer(1, 0, 7)], 6);
+        let Some(Report::Status(7, all)) = group.report(Report::Status(7, Box::new(second))) else {
+            panic!("the last answer completes it");
+        };
+        assert_eq!(all.counters, [("a", "", 10)]);
+        let seen: Vec<_> = all.peers.iter().map(|p| (p.key.0[0], p.lane, p.sent_bytes, p.rtt_us)).collect();
+        assert_eq!(seen, [(1, 0, 12, 1), (2, 0, 1, 2 - 1)]);
+        assert!(group.report(Report::Status(7, Box::default())).is_none(), "nobody asks any more");
+    }
+}

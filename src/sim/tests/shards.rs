@@ -1,0 +1,161 @@
+//! Nodes of several shards: homes, further lanes, and peers that reach only one port.
+
+use super::*;
+use crate::node::command::Snapshot;
+use crate::sim::Crash;
+
+/// Two friends with so many shards each; the first has the content.
+fn friends(seed: u64, shards: [u8; 2], link: LinkConfig) -> (Net, Reference, Tree) {
+    let mut net = Net::new(seed, 0, link);
+    for count in shards {
+        let node = net.add_node();
+        net.set_shards(node, count);
+    }
+    let tree = tree(seed);
+    let reference = put(&mut net, &[0], &tree);
+    for node in 0..2 {
+        net.start(node);
+    }
+    net.befriend(1, &[0]);
+    (net, reference, tree)
+}
+
+/// A `get` into a place of its own: several of them go on at once.
+fn get_apart(net: &mut Net, job: u64, reference: &Reference) {
+    let request = GetRequest {
+        job: JobId(job),
+        reference: reference.clone(),
+        inside: Vec::new(),
+        root: format!("/out{job}"),
+        rename: None,
+        merge: false,
+        overwrite: true,
+    };
+    net.command(1, Command::Get(request));
+}
+
+fn assert_large(net: &Net, job: u64, tree: &Tree) {
+    match net.nodes[1].files.entry(&format!("/out{job}/top/large")) {
+        Some(Entry::File(got, ..)) => assert!(got == tree["large"], "seed {}: job {job} differs", net.seed),
+        other => panic!("seed {}: job {job}: {other:?}", net.seed),
+    }
+}
+
+/// What all shards of a node say of themselves, as the daemon adds it up.
+fn status(net: &mut Net, node: usize) -> Snapshot {
+    net.nodes[node].reports.clear();
+    net.command(node, Command::Status { token: 1 });
+    let mut all = Snapshot::default();
+    for report in std::mem::take(&mut net.nodes[node].reports) {
+        if let Report::Status(1, snapshot) = report {
+            all.add(*snapshot);
+        }
+    }
+    all.join_lanes();
+    all
+}
+
+fn counter(snapshot: &Snapshot, name: &str) -> u64 {
+    snapshot.counters.iter().find(|counter| counter.0 == name).unwrap_or_else(|| panic!("no counter {name}")).2
+}
+
+fn gauge(snapshot: &Snapshot, name: &str) -> f64 {
+    snapshot.gauges.iter().find(|gauge| gauge.0 == name).unwrap_or_else(|| panic!("no gauge {name}")).2
+}
+
+/// A `get` on each shard of the getter, one after another: each but that of the friend's home opens a lane.
+#[test]
+fn every_shard_gets_through_a_lane_of_its_own() {
+    for (seed, shards) in [(1, [1, 4]), (2, [4, 1]), (3, [4, 4]), (4, [3, 2]), (5, [2, 3])] {
+        let (mut net, reference, tree) = friends(seed, shards, lossy(0.01));
+        for job in 0..u64::from(shards[1]) {
+            get(&mut net, 1, job, &reference, &[]);
+            assert_eq!(finish(&mut net, 1, job, 120), Ok(()), "seed {seed}, shards {shards:?}, job {job}");
+            assert_restored(&net, 1, &tree);
+        }
+        let (server, getter) = (status(&mut net, 0), status(&mut net, 1));
+        let lanes = u64::from(shards[1]) - 1;
+        assert!(counter(&getter, "session_lanes_opened") >= lanes, "seed {seed}");
+        assert!(counter(&server, "session_lanes_accepted") >= lanes, "seed {seed}");
+        assert_eq!((getter.peers.len(), server.peers.len()), (1, 1), "lanes are no peers of their own");
+        assert!(getter.peers[0].connected && server.peers[0].connected);
+        assert!(server.peers[0].sent_bytes > tree.values().map(|bytes| bytes.len() as u64).sum());
+        assert_eq!(counter(&getter, "node_crossings_lost"), 0);
+        // Each lane goes from shard to shard: what crosses is what two homes agree on, and no datagrams.
+        let crossed = counter(&getter, "node_crossings_received") + counter(&server, "node_crossings_received");
+        assert!(crossed < 12 * u64::from(shards[0] + shards[1]), "seed {seed}: {crossed} messages crossed");
+    }
+}
+
+#[test]
+fn lanes_that_nobody_uses_end_and_leave_nothing() {
+    let (mut net, reference, _) = friends(6, [2, 4], lossy(0.0));
+    for job in 0..4 {
+        get_apart(&mut net, job, &reference);
+    }
+    for job in 0..4 {
+        assert_eq!(finish(&mut net, 1, job, 120), Ok(()));
+    }
+    assert_eq!(gauge(&status(&mut net, 1), "lanes"), 3.0);
+    net.run_for(Duration::from_secs(90));
+    for node in 0..2 {
+        let now = status(&mut net, node);
+        assert_eq!((gauge(&now, "lanes"), gauge(&now, "sessions")), (0.0, 1.0), "node {node}");
+    }
+    // And are opened again.
+    for job in 4..12 {
+        get(&mut net, 1, job, &reference, &["top", "d1"]);
+        // Regression: a shard without anything to do for minutes took its next get for one that starved.
+        assert_eq!(finish(&mut net, 1, job, 120), Ok(()));
+        net.run_for(Duration::from_secs(40));
+    }
+}
+
+/// A friend behind a firewall that lets one port through: everything crosses there to the shard that it is for.
+#[test]
+fn one_port_is_enough() {
+    for seed in 10..14 {
+        let (mut net, reference, tree) = friends(seed, [4, 4], lossy(0.01));
+        net.close_ports(0);
+        for job in 0..4 {
+            get(&mut net, 1, job, &reference, &[]);
+            assert_eq!(finish(&mut net, 1, job, 300), Ok(()), "seed {seed}, job {job}");
+            assert_restored(&net, 1, &tree);
+        }
+        let server = status(&mut net, 0);
+        assert!(counter(&server, "node_crossings_received") > 100, "seed {seed}: datagrams cross");
+    }
+}
+
+#[test]
+fn a_server_of_four_shards_that_dies_is_found_again() {
+    for seed in 20..26 {
+        let (mut net, reference, tree) = friends(seed, [4, 3], lossy(0.01));
+        for job in 0..3 {
+            get_apart(&mut net, job, &reference);
+        }
+        net.run_for(millis(150 + 40 * seed));
+        net.crash(0, Crash::Process);
+        net.run_for(millis(300));
+        net.start(0);
+        for job in 0..3 {
+            assert_eq!(finish(&mut net, 1, job, 400), Ok(()), "seed {seed}, job {job}");
+            assert_large(&net, job, &tree);
+        }
+    }
+}
+
+/// Both call each other at once, whichever of their shards the calls reach.
+#[test]
+fn simultaneous_calls_between_shards_leave_one_session() {
+    for seed in 30..60 {
+        let (mut net, ..) = friends(seed, [1 + (seed % 4) as u8, 1 + (seed / 4 % 4) as u8], lossy(0.02));
+        net.befriend(0, &[1]);
+        net.run_for(Duration::from_secs(30));
+        for node in 0..2 {
+            let now = status(&mut net, node);
+            assert_eq!(gauge(&now, "sessions"), 1.0, "seed {seed}, node {node}");
+            assert_eq!(gauge(&now, "friends_connected"), 1.0, "seed {seed}, node {node}");
+        }
+    }
+}
