@@ -19,6 +19,7 @@ impl Net {
             return false;
         };
         self.now = at;
+        self.turn();
         match event {
             Event::Arrival(flight) => self.arrive(*flight),
             Event::Timer(host) if self.is_alive(host) => self.timer(host),
@@ -62,6 +63,7 @@ impl Net {
         let clock = self.nodes[node].clock(self.now);
         self.nodes[node].world.buffers.reclaim(self.now);
         loop {
+            self.turn();
             let sim = &mut self.nodes[node];
             if let Some(held) = sim.thread.held.take() {
                 self.file(node, shard, held);
