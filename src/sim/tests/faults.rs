@@ -75,9 +75,6 @@ impl Transfer {
 fn in_time(median: Duration, most: Duration, scenario: impl Fn(u64) -> Duration) {
     let mut times: Vec<(Duration, u64)> = (1..=SEEDS).map(|seed| (scenario(seed), seed)).collect();
     times.sort();
-    if std::env::var("TIMES").is_ok() {
-        eprintln!("TIMES {times:?}");
-    }
     let half = times[SEEDS as usize / 2];
     let late = times[SEEDS as usize * 19 / 20 - 1];
     assert!(half.0 <= median, "half of the seeds took longer than {median:?}, such as (time, seed) {half:?}");
