@@ -9,13 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use tornet::sim::scenario::{Canary, Options, Outcome, Statistics, light, run};
+use tornet::sim::effects::Effect;
+use tornet::sim::scenario::{Canary, Excuse, Options, Outcome, Statistics, light, run};
 
 /// Random networks with everything that can go wrong, under a virtual clock.
 #[derive(Parser)]
 struct Flags {
     /// How many seeds to run.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
     /// The first seed; alone, the only one.
     #[arg(long)]
@@ -127,24 +128,38 @@ fn report(flags: &Flags, wall: Duration, outcomes: impl IntoIterator<Item = Outc
     let seconds = |time: Duration| format!("{:.1} s", time.as_secs_f64());
     println!("seeds            {:>12}", all.seeds);
     println!("  failed         {:>12}", all.failed.len());
-    println!("gets wanted      {:>12}", all.wanted);
+    println!("gets             {:>12}", all.attempted);
     println!("  complete       {:>12}", all.complete);
-    println!("gets refused     {:>12}   nobody could serve them", all.refused);
+    for (excuse, what) in Excuse::ALL {
+        println!("  excused        {:>12}   {what}", all.excused.get(&excuse).unwrap_or(&0));
+    }
+    println!("  unfinished     {:>12}", all.unfinished);
+    println!("  not run again  {:>12}   complete before; no path leads there any more", all.kept);
+    let starts: Vec<_> = all.starts.iter().map(|(starts, gets)| format!("{gets}×{starts}")).collect();
+    println!("  starts         {:>12}   after the healing: gets × starts", starts.join(" "));
+    println!("  failed late    {:>12}   after the healing, the last start that failed", seconds(all.late));
+    println!("lures            {:>12}   damaged references, hostile trees", all.lures);
     for (name, share) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)] {
         println!("get time {name}     {:>12}   faults included", seconds(all.get_time(share)));
     }
-    println!("events           {:>12}", all.events);
+    println!("events           {:>12}   {} at the busiest instant", all.events, all.busiest);
     println!("virtual time     {:>12}", seconds(all.time));
     if !wall.is_zero() {
         let ratio = all.time.as_secs_f64() / wall.as_secs_f64();
         println!("wall time        {:>12}   virtual time goes {ratio:.0} times as fast", seconds(wall));
     }
     println!("hash of all      {}", all.hash());
+    println!("what faults did");
+    for (effect, what) in Effect::ALL {
+        println!("  {:>13}   {what}", all.effects.of(*effect));
+    }
+    let hollow = if flags.canary.is_none() { all.hollow() } else { Vec::new() };
+    hollow.iter().for_each(|what| println!("these seeds say little: {what}"));
     for (seed, failures) in &all.failed {
         println!("\nseed {seed} failed; see it again: cargo xtask sim --seed {seed}{} --trace", again(flags));
         failures.iter().for_each(|what| println!("  {what}"));
     }
-    if all.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if all.failed.is_empty() && hollow.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// The flags that change what a seed means.
@@ -162,6 +177,7 @@ fn run_light(flags: &Flags) -> ExitCode {
     let ratio = done.time.as_secs_f64() / wall.as_secs_f64();
     let (gets, complete) = done.gets;
     println!("{count} nodes, {gets} gets of which {complete} are complete, {} events", done.events);
+    println!("{} things happened at the busiest instant", done.busiest);
     println!(
         "{:.0} s of virtual time in {:.1} s: {ratio:.1} times real time",
         done.time.as_secs_f64(),

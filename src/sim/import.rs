@@ -48,6 +48,7 @@ pub struct Import {
     steps: VecDeque<Step>,
     publications: Vec<([u8; 32], Locator)>,
     chunks: Vec<ChunkId>,
+    made: Vec<(ChunkId, Vec<u8>)>,
     numbers: std::ops::RangeFrom<u64>,
     unacknowledged: u64,
     reference: Option<Reference>,
@@ -62,6 +63,7 @@ impl Import {
             steps: tree.steps().into(),
             publications: Vec::new(),
             chunks: Vec::new(),
+            made: Vec::new(),
             numbers: first..,
             unacknowledged: 0,
             reference: None,
@@ -106,6 +108,11 @@ impl Import {
         None
     }
 
+    /// The chunks that it made since the last call, as they are before any disk has them.
+    pub fn take_made(&mut self) -> Vec<(ChunkId, Vec<u8>)> {
+        std::mem::take(&mut self.made)
+    }
+
     /// A write that this import made was done, or not.
     pub fn acknowledged(&mut self, result: Result<(), String>) {
         self.unacknowledged -= 1;
@@ -117,6 +124,7 @@ impl Import {
     fn move_on(&mut self, now: Time, store: &mut MapStore, rng: &mut Rng) {
         while let Some(chunk) = self.put.poll_chunk() {
             self.chunks.push(chunk.id);
+            self.made.push((chunk.id, chunk.bytes.clone()));
             self.give(now, store, Write::Chunk(chunk.id, chunk.bytes), rng);
         }
         while let Some((hash, locator)) = self.put.poll_publication() {

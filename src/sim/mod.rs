@@ -6,6 +6,7 @@
 
 pub mod buffers;
 pub mod damage;
+pub mod effects;
 pub mod emulator;
 pub mod files;
 pub mod fuzzing;
@@ -17,6 +18,7 @@ pub mod net;
 pub mod scenario;
 pub mod store;
 pub mod trace;
+pub mod traps;
 pub mod trees;
 pub mod wheel;
 pub mod world;

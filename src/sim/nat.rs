@@ -215,11 +215,13 @@ impl Nat {
         self.mappings.get(&port).filter(|_| !self.is_over(now, port)).map(|mapping| mapping.flow.0)
     }
 
-    /// All mappings are gone, and the flows will get other ports.
-    pub fn rebind(&mut self) {
+    /// All mappings are gone, and the flows will get other ports. How many there were.
+    pub fn rebind(&mut self) -> usize {
         self.dropped = self.mappings.keys().copied().collect();
+        let count = self.mappings.len();
         self.mappings.clear();
         self.flows.clear();
+        count
     }
 
     fn is_over(&self, now: Time, port: u16) -> bool {

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use crate::base::{ChunkId, ChunkRead, ReadFault, Rng, StoredChunk, Time};
 use crate::chunk::slices::SliceList;
+
 use crate::limits::{COMMIT_BYTES_MAX, COMMIT_DELAY_MS, SLICE_SIZE};
 use crate::sim::Crash;
+use crate::sim::effects::{Effect, Effects};
 use crate::wire::locator::Locator;
 
 /// Which database; the lowest bit of a handle, as in `io::store`.
@@ -49,6 +51,8 @@ struct Body {
     is_damaged: bool,
     /// They are served without being checked: the node lies.
     is_lie: bool,
+    /// Where bits were flipped.
+    flips: Vec<usize>,
 }
 
 /// Chunks in memory, with the faults that a disk can have.
@@ -76,6 +80,8 @@ pub struct MapStore {
     pub room: Option<u64>,
     /// So many reads fail from now on.
     pub failing_reads: u32,
+    /// What faults did.
+    pub effects: Effects,
     /// Mistake: writes are acknowledged when they are taken, not when they are committed.
     pub acknowledges_early: bool,
 }
@@ -137,12 +143,14 @@ impl MapStore {
             && matches!(write, Write::Chunk(..))
             && self.local_bytes() + need > limit
         {
+            self.effects.add(Effect::StoreLimit, 1);
             return Err(format!(
                 "store: the store holds its limit of {limit} bytes; raise the limit or delete content"
             ));
         }
         if let Some(room) = &mut self.room {
             let Some(left) = room.checked_sub(need) else {
+                self.effects.add(Effect::StoreFull, 1);
                 return Err("store: the disk is full; free space and try again".into());
             };
             *room = left;
@@ -163,7 +171,10 @@ impl MapStore {
         let handle = self.next << 1 | kind as u64;
         let stored = StoredChunk { handle, len: bytes.len() as u32, root: *list.root() };
         self.chunks.insert(id, handle);
-        self.bodies.insert(handle, Body { stored, bytes, list, is_damaged: false, is_lie: false });
+        self.bodies.insert(
+            handle,
+            Body { stored, bytes, list, is_damaged: false, is_lie: false, flips: Vec::new() },
+        );
     }
 
     fn local_bytes(&self) -> u64 {
@@ -213,6 +224,7 @@ impl MapStore {
             return;
         }
         body.bytes[at] ^= 1;
+        body.flips.push(at);
         body.is_damaged = true;
     }
 
@@ -240,9 +252,15 @@ impl MapStore {
     fn body(&mut self, handle: u64) -> Result<&Body, ReadFault> {
         if self.failing_reads > 0 {
             self.failing_reads -= 1;
+            self.effects.add(Effect::Unreadable, 1);
             return Err(ReadFault::Store);
         }
         self.bodies.get(&handle).ok_or(ReadFault::Gone)
+    }
+
+    fn found_damaged(&mut self) -> ReadFault {
+        self.effects.add(Effect::Damaged, 1);
+        ReadFault::Damaged
     }
 
     /// Makes sure, once per process and slice, that the bytes are what they were when they were stored.
@@ -254,7 +272,7 @@ impl MapStore {
             let good = |bytes: &[u8]| body.list.verify(slice, bytes).is_ok();
             !body.is_damaged || body.is_lie || body.bytes.get(start..end).is_some_and(good)
         });
-        if *good { Ok(()) } else { Err(ReadFault::Damaged) }
+        if *good { Ok(()) } else { Err(self.found_damaged()) }
     }
 }
 
@@ -271,7 +289,7 @@ impl ChunkRead for MapStore {
     fn warm(&mut self, handle: u64, slice: u32) -> Result<bool, ReadFault> {
         self.body(handle)?;
         if self.checked.get(&(handle, slice)) == Some(&false) {
-            return Err(ReadFault::Damaged);
+            return Err(self.found_damaged());
         }
         let resident = !self.cold || self.warm.contains(&(handle, slice));
         if !resident {
@@ -295,9 +313,12 @@ impl ChunkRead for MapStore {
         for slice in first..end.div_ceil(SLICE_SIZE) as u32 {
             self.check(handle, slice)?;
         }
-        let bytes = &self.body(handle)?.bytes;
+        let body = self.body(handle)?;
+        let lies = body.is_lie && body.flips.iter().any(|at| (offset as usize..end).contains(at));
+        let bytes = &body.bytes;
         into.copy_from_slice(bytes.get(offset as usize..end).ok_or(ReadFault::Gone)?);
         self.bytes_read += into.len() as u64;
+        self.effects.add(Effect::Lie, lies.into());
         Ok(())
     }
 }

@@ -417,7 +417,7 @@ fn a_move_to_another_address_does_not_wait_for_a_timeout() {
 fn a_slice_that_comes_in_one_train_with_a_goodbye_is_not_lost() {
     for moment in 1..40 {
         let mut net = Net::new(14, 2, LinkConfig::clean(millis(5)));
-        net.coalesce = true;
+        net.nodes[1].coalesce = Some(Duration::ZERO);
         let tree = tree(14);
         let reference = put(&mut net, &[0], &tree);
         net.befriend(1, &[0]);

@@ -4,12 +4,13 @@
 //! The hash takes in every event, whether it is shown or not, and the bytes of everything that is sent. Times are
 //! seconds of the virtual clock.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 
 use super::Crash;
+use super::effects::Observer;
 use super::link::Lost;
 use super::nat::{Blocked, NatConfig};
 use crate::base::Time;
@@ -155,8 +156,8 @@ pub enum Event<'a> {
     Link(usize, usize, &'a str),
     /// A translator stands before a node from now on.
     Nat(usize, NatConfig),
-    /// The translator before a node has forgotten its mappings.
-    Rebound(usize),
+    /// The translator before a node has forgotten its mappings, so many.
+    Rebound(usize, usize),
     /// The caller's own time has come.
     Call(Option<usize>, u64),
     /// Something that the caller wants remembered.
@@ -187,7 +188,7 @@ impl Event<'_> {
             | Self::Moved(node, _)
             | Self::Clock(node, _)
             | Self::Nat(node, _)
-            | Self::Rebound(node) => [Some(node), None],
+            | Self::Rebound(node, _) => [Some(node), None],
             Self::Call(node, _) | Self::Note(node, _) => [node, None],
         }
     }
@@ -247,7 +248,7 @@ impl fmt::Display for Event<'_> {
             Self::Clock(node, skew) => write!(f, "n{node} wall clock off by {skew} ms"),
             Self::Link(from, to, what) => write!(f, "n{from}→n{to} link: {what}"),
             Self::Nat(node, config) => write!(f, "n{node} behind {config:?}"),
-            Self::Rebound(node) => write!(f, "n{node} NAT has forgotten its mappings"),
+            Self::Rebound(node, count) => write!(f, "n{node} NAT has forgotten its {count} mappings"),
             Self::Call(Some(node), token) => write!(f, "n{node} call {token}"),
             Self::Call(None, token) => write!(f, "call {token}"),
             Self::Note(Some(node), what) => write!(f, "n{node} {what}"),
@@ -280,11 +281,17 @@ pub type Sink = Box<dyn FnMut(&str)>;
 /// The record of a run.
 #[derive(Default)]
 pub struct Trace {
+    /// What faults did.
+    pub observer: Observer,
     fold: Fold,
     events: u64,
     sink: Option<Sink>,
     only: BTreeSet<usize>,
+    tail: Option<VecDeque<String>>,
 }
+
+/// Lines of [`Trace::tail`].
+const TAIL: usize = 60;
 
 impl Trace {
     /// From now on, a line per event goes to `sink`; of all nodes, or of those in `only` when there are any.
@@ -310,12 +317,29 @@ impl Trace {
         hasher.finalize().to_hex().to_string()
     }
 
+    /// Keeps the last lines from now on, whether they are shown or not, for whoever is about to give up.
+    pub fn keep_tail(&mut self) {
+        self.tail.get_or_insert_default();
+    }
+
+    /// The last lines, as far as they were kept.
+    pub fn tail(&self) -> String {
+        self.tail.iter().flatten().map(|line| format!("\n  {line}")).collect()
+    }
+
     /// Something happens.
     pub fn note(&mut self, now: Time, event: Event<'_>) {
         self.events += 1;
         now.hash(&mut self.fold);
         event.hash(&mut self.fold);
         self.fold.settle();
+        self.observer.note(&event);
+        if let Some(tail) = &mut self.tail {
+            if tail.len() == TAIL {
+                tail.pop_front();
+            }
+            tail.push_back(format!("{} {event}", Seconds(now)));
+        }
         if let Some(sink) = &mut self.sink
             && (self.only.is_empty() || event.nodes().iter().flatten().any(|node| self.only.contains(node)))
         {

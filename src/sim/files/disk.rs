@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use crate::base::Rng;
 use crate::base::fileop::FileTime;
+use crate::sim::effects::{Effect, Effects};
 
 const PAGE: usize = 4096;
 const SECTOR: u64 = 512;
@@ -71,6 +72,8 @@ pub struct Disk {
     pub room: Option<u64>,
     /// Syncs so far, of whatever.
     pub syncs: u64,
+    /// What faults did.
+    pub effects: Effects,
 }
 
 /// The directory that a path lies in.
@@ -146,7 +149,11 @@ impl Disk {
     /// Writes into a file, which grows as needed.
     pub fn write(&mut self, inode: Inode, offset: usize, data: &[u8]) -> Result<(), Full> {
         if let Some(room) = &mut self.room {
-            *room = room.checked_sub(data.len() as u64).ok_or(Full)?;
+            let Some(left) = room.checked_sub(data.len() as u64) else {
+                self.effects.add(Effect::DiskFull, 1);
+                return Err(Full);
+            };
+            *room = left;
         }
         let end = offset + data.len();
         if end > self.bytes(inode).len() {
@@ -228,6 +235,8 @@ impl Disk {
             let keep = if in_order { number < kept } else { rng.chance(0.5) };
             if keep {
                 apply(&mut self.synced_names, naming);
+            } else {
+                self.effects.add(Effect::NameLost, 1);
             }
         }
         let luck = [0.0, 0.5, 1.0][rng.below(3) as usize];
@@ -237,7 +246,7 @@ impl Disk {
             {
                 (node.mode, node.mtime) = (mode, mtime);
             }
-            tear(node, luck, rng);
+            tear(node, luck, rng, &mut self.effects);
         }
         let all = std::mem::take(&mut self.synced_names);
         // What lies in a directory that was lost is lost with it. A parent's path sorts before its children's.
@@ -286,7 +295,7 @@ fn remember(synced: &mut BTreeMap<usize, Vec<u8>>, bytes: &[u8], pages: std::ops
     }
 }
 
-fn tear(node: &mut Node, luck: f64, rng: &mut Rng) {
+fn tear(node: &mut Node, luck: f64, rng: &mut Rng, effects: &mut Effects) {
     let (pages, synced_len) = (std::mem::take(&mut node.synced_pages), node.synced_len.take());
     let Kind::File(bytes) = &mut node.kind else { return };
     let len = match synced_len {
@@ -307,6 +316,10 @@ fn tear(node: &mut Node, luck: f64, rng: &mut Rng) {
             None if rng.chance(luck) => now.len(),
             None => 0,
         };
+        if now[new..] != old[new..] {
+            let is_torn = torn.is_some() && new > 0 && now[..new] != old[..new];
+            effects.add(if is_torn { Effect::PageTorn } else { Effect::PageLost }, 1);
+        }
         now[new..].copy_from_slice(&old[new..]);
     }
 }

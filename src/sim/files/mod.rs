@@ -120,8 +120,8 @@ impl SimFiles {
     }
 
     /// Makes a file of somebody else's.
-    pub fn plant(&mut self, path: &str, bytes: &[u8]) {
-        let inode = self.disk.create(path.as_bytes(), Kind::File(Vec::new()), 0o644);
+    pub fn plant(&mut self, path: impl AsRef<[u8]>, bytes: &[u8]) {
+        let inode = self.disk.create(path.as_ref(), Kind::File(Vec::new()), 0o644);
         let room = self.disk.room.take();
         self.disk.write(inode, 0, bytes).expect("there is room");
         self.disk.room = room;
@@ -172,7 +172,7 @@ impl SimFiles {
         unsynced.changed(disk::parent(&root));
         let opened = Journal::open(&mut self.disk, &journal).map_err(|Full| full(&root))?;
         let resumed = opened.resumed();
-        let suffix = format!(".tornet-part-{:02x}{:02x}", journal[0], journal[1]).into_bytes();
+        let suffix = [b".tornet-part-", hex(&journal[..4]).as_bytes()].concat();
         let dirs = BTreeMap::from([(0, (root.clone(), [0; 16]))]);
         let files = BTreeMap::new();
         self.jobs.insert(id, Job { overwrite, id: journal, suffix, journal: opened, dirs, files, unsynced });
@@ -246,6 +246,14 @@ impl SimFiles {
                 let inode = match found {
                     Some(inode) if same => inode,
                     None => self.disk.create(&path, Kind::Link(target), 0o777),
+                    Some(inode) if *self.disk.stat(inode).0 == Kind::Directory => {
+                        // What was begun of a file of that name is gone by the time the rename fails.
+                        if job.overwrite {
+                            let temporary = job.temporary(&path);
+                            self.disk.unlink(&temporary);
+                        }
+                        return Err(refused(&path, "a directory is in the way; move it away"));
+                    }
                     Some(_) if job.overwrite => {
                         let temporary = job.temporary(&path);
                         self.disk.unlink(&temporary);
@@ -286,8 +294,15 @@ impl Job {
 
     fn temporary(&self, path: &[u8]) -> Vec<u8> {
         let above = disk::parent(path);
-        [above, b"/.", &path[above.len() + 1..], &self.suffix].concat()
+        let name = &path[above.len() + 1..];
+        let shown = if name.len() <= 64 { [name, b"."].concat() } else { Vec::new() };
+        let hash = hex(&blake3(&[name])[..16]);
+        [above, b"/.", &shown, hash.as_bytes(), &self.suffix].concat()
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Whether a path is that of an unfinished file.

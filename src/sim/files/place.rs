@@ -215,8 +215,12 @@ impl SimFiles {
         }
         for part in waiting {
             let replaces = job.overwrite || part.state == State::Temporary { replace: true };
-            if !replaces && self.disk.find(&part.path).is_some() {
-                return Err(exists(&part.path));
+            match self.disk.find(&part.path) {
+                Some(_) if !replaces => return Err(exists(&part.path)),
+                Some(inode) if *self.disk.stat(inode).0 == Kind::Directory => {
+                    return Err(refused(&part.path, "a directory is in the way; move it away"));
+                }
+                _ => {}
             }
             self.disk.rename(&job.temporary(&part.path), &part.path);
             job.unsynced.changed(disk::parent(&part.path));

@@ -1,7 +1,7 @@
 //! Fetching from hostile peers: whatever they answer, only verified slices are handed out, buffers come back,
 //! and nothing is asked for ever without pause.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Input;
@@ -50,6 +50,7 @@ fn honest(chunk: &Chunk, request: &SliceRequest) -> Vec<u8> {
 
 /// A request under way: what its peer will answer, and which bytes of it came.
 struct Stream {
+    chunk: ChunkId,
     answer: Vec<u8>,
     came: RangeSet,
 }
@@ -61,6 +62,13 @@ struct Model {
     streams: BTreeMap<(PeerId, StreamId), Stream>,
     /// Slices that were wanted and not handed out yet: bit per slice.
     wanted: BTreeMap<Target, u16>,
+    /// Peers that can be asked, as far as they do not lie.
+    up: BTreeSet<PeerId>,
+    lied: BTreeSet<PeerId>,
+    /// Whom was asked for anything of a chunk.
+    asked: BTreeSet<(PeerId, ChunkId)>,
+    /// Who answered a request for a chunk otherwise than an honest owner of it, or not to the end.
+    denied: BTreeSet<(PeerId, ChunkId)>,
     next: u64,
     now: Time,
 }
@@ -78,11 +86,43 @@ impl Model {
                     assert!(*wanted >> index & 1 == 1, "each once");
                     *wanted &= !(1 << index);
                 }
-                Event::Unavailable { target } => _ = self.wanted.insert(target, 0),
+                Event::Unavailable { target } => self.unavailable(target),
                 Event::Stop { peer, stream } => _ = self.streams.remove(&(peer, stream)),
-                Event::Liar { peer, .. } => self.streams.retain(|(who, _), _| *who != peer),
+                Event::Liar { peer, .. } => {
+                    self.up.remove(&peer);
+                    self.lied.insert(peer);
+                    self.streams.retain(|(who, _), _| *who != peer);
+                }
             }
         }
+    }
+
+    /// Nobody has a chunk: then somebody could be asked, and everybody who could was, and denied it. An honest
+    /// answer denies only what was asked for under a false root or length.
+    fn unavailable(&mut self, target: Target) {
+        let is_true = self.chunks.iter().any(|chunk| chunk.target == target);
+        let denials = if is_true { &self.denied } else { &self.asked };
+        assert!(!self.up.is_empty(), "nobody was there to deny it");
+        let trusted = self.up.iter().find(|peer| !denials.contains(&(**peer, target.id)));
+        assert_eq!(trusted, None, "it was given up while this peer may have it");
+        self.wanted.insert(target, 0);
+    }
+
+    fn up(&mut self, peer: PeerId) {
+        self.fetch.peer_up(self.now, peer);
+        // Who lied lies until he is gone.
+        if !self.lied.contains(&peer) {
+            self.up.insert(peer);
+        }
+    }
+
+    fn down(&mut self, peer: PeerId) {
+        self.fetch.peer_down(peer);
+        self.up.remove(&peer);
+        self.lied.remove(&peer);
+        self.asked.retain(|(who, _)| *who != peer);
+        self.denied.retain(|(who, _)| *who != peer);
+        self.streams.retain(|(who, _), _| *who != peer);
     }
 
     fn requests(&mut self, input: &mut Input<'_>) {
@@ -108,7 +148,12 @@ impl Model {
             if input.one_in(4) {
                 input.mutate(&mut answer);
             }
-            self.streams.insert((peer, stream), Stream { answer, came: RangeSet::new() });
+            self.asked.insert((peer, request.chunk));
+            if answer != honest(chunk, &request) {
+                self.denied.insert((peer, request.chunk));
+            }
+            let came = RangeSet::new();
+            self.streams.insert((peer, stream), Stream { chunk: request.chunk, answer, came });
         }
     }
 
@@ -132,11 +177,8 @@ impl Model {
         let at = input.below(self.streams.len().max(1));
         let key = self.streams.keys().nth(at).copied();
         match input.below(10) {
-            0 => self.fetch.peer_up(self.now, peer),
-            1 => {
-                self.fetch.peer_down(peer);
-                self.streams.retain(|(who, _), _| *who != peer);
-            }
+            0 => self.up(peer),
+            1 => self.down(peer),
             2 | 3 => {
                 let mut target = self.chunks[input.below(self.chunks.len())].target;
                 match input.byte() % 8 {
@@ -167,7 +209,9 @@ impl Model {
             }
             7 => {
                 if let Some(key) = key {
-                    self.streams.remove(&key);
+                    if let Some(stream) = self.streams.remove(&key) {
+                        self.denied.insert((key.0, stream.chunk));
+                    }
                     self.fetch.finished(key.0, key.1);
                 }
             }
@@ -198,11 +242,15 @@ pub fn fetch(bytes: &[u8]) {
         chunks: chunks(),
         streams: BTreeMap::new(),
         wanted: BTreeMap::new(),
+        up: BTreeSet::new(),
+        lied: BTreeSet::new(),
+        asked: BTreeSet::new(),
+        denied: BTreeSet::new(),
         next: 0,
         now: Time::from_millis(1),
     };
     for peer in 0..1 + input.byte() % 3 {
-        model.fetch.peer_up(model.now, PeerId(peer.into()));
+        model.up(PeerId(peer.into()));
     }
     while !input.is_empty() {
         model.step(&mut input);
@@ -217,10 +265,9 @@ pub fn fetch(bytes: &[u8]) {
         }
     }
     // An honest newcomer serves what is still wanted, and then all buffers are free.
-    (0..4).for_each(|peer| model.fetch.peer_down(PeerId(peer)));
-    model.streams.clear();
+    (0..4).for_each(|peer| model.down(PeerId(peer)));
     let honest_peer = PeerId(9);
-    model.fetch.peer_up(model.now, honest_peer);
+    model.up(honest_peer);
     for _ in 0..200 {
         model.events();
         let Some(outgoing) = model.fetch.poll_request(model.now) else { break };
@@ -229,7 +276,9 @@ pub fn fetch(bytes: &[u8]) {
         model.fetch.started(outgoing, stream);
         let chunk = &model.chunks[usize::from(request.chunk.0[0]) % model.chunks.len()];
         let answer = honest(chunk, &request);
-        model.streams.insert((honest_peer, stream), Stream { answer, came: RangeSet::new() });
+        model.asked.insert((honest_peer, request.chunk));
+        let came = RangeSet::new();
+        model.streams.insert((honest_peer, stream), Stream { chunk: request.chunk, answer, came });
         model.arrive((honest_peer, stream), 0, u64::MAX);
         model.fetch.finished(honest_peer, stream);
     }

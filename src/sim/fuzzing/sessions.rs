@@ -226,13 +226,17 @@ impl Between {
         self.take();
     }
 
-    fn say(&mut self, from: usize, key: SessionKey) {
+    /// Says something new; whether the session let it.
+    fn say(&mut self, from: usize, key: SessionKey) -> bool {
         let payload = self.said.next;
-        if self.ends[from].seal(self.now, key, PacketKind::Stream, &payload.to_le_bytes()).is_some() {
+        let sealed =
+            self.ends[from].seal(self.now, key, PacketKind::Stream, &payload.to_le_bytes()).is_some();
+        if sealed {
             self.said.next += 1;
             self.said.waiting[from].insert(payload);
         }
         self.take();
+        sealed
     }
 
     fn step(&mut self, input: &mut Input<'_>) {
@@ -264,7 +268,7 @@ impl Between {
             7 | 8 => {
                 let keys = &self.ends[side].established;
                 if let Some(key) = keys.get(input.below(keys.len().max(1))).copied() {
-                    self.say(side, key);
+                    _ = self.say(side, key);
                 }
             }
             9 => {
@@ -342,10 +346,11 @@ pub fn pair(bytes: &[u8]) {
     for side in 0..2 {
         let sessions = &between.ends[side].sessions;
         let key = between.ends[side].established.iter().copied().find(|key| sessions.is_confirmed(*key));
-        let before = between.said.waiting[side].len();
-        between.say(side, key.expect("counted"));
+        let said = between.said.next;
+        assert!(between.say(side, key.expect("counted")), "a confirmed session takes what is said");
+        assert!(between.said.waiting[side].contains(&said));
         between.run(Duration::from_millis(100));
-        assert_eq!(between.said.waiting[side].len(), before, "what is said now is heard");
+        assert!(!between.said.waiting[side].contains(&said), "what is said now is heard");
     }
     for side in 0..2 {
         between.ends[side].assert_forgets(between.now);

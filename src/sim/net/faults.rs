@@ -128,8 +128,8 @@ impl Net {
     /// from other ports.
     pub fn rebind(&mut self, node: usize) {
         if let Some(nat) = self.nodes[node].nat {
-            self.nats[nat].rebind();
-            self.trace.note(self.now, Traced::Rebound(node));
+            let forgotten = self.nats[nat].rebind();
+            self.trace.note(self.now, Traced::Rebound(node, forgotten));
         }
     }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 use super::buffers::{Buffers, Pool};
 use super::link::{Link, LinkConfig};
 use super::nat::Nat;
-use super::trace::{Event as Traced, Trace};
+use super::trace::{Event as Traced, Seconds, Trace};
 use super::world::SimWorld;
 use crate::base::{Rng, Time, UnixMs};
 use crate::crypto::{Identity, IdentityCard, Secret};
@@ -56,8 +56,6 @@ pub struct Net {
     pub now: Time,
     /// The nodes.
     pub nodes: Vec<SimNode>,
-    /// Whether datagrams that arrive together are handed in as one train, as a kernel does.
-    pub coalesce: bool,
     /// A mistake to make: the share of due timers that nodes are not told of.
     pub drop_timers: f64,
     /// What happened.
@@ -72,7 +70,18 @@ pub struct Net {
     default: LinkConfig,
     buffers: Pool,
     rng: Rng,
+    /// When `turns` were last counted from zero.
+    instant: Time,
+    /// Things that happened at that instant.
+    turns: usize,
+    /// The most that happened at any.
+    busiest: usize,
 }
+
+/// So many things may happen at one virtual instant, and so many more for each node: what a livelock needs only a
+/// blink for. A thousand nodes that begin together come to 24 each, scenarios of the first 250 seeds to 200 in all.
+const TURNS_MAX: usize = 20_000;
+const TURNS_PER_NODE_MAX: usize = 200;
 
 impl Net {
     /// `count` nodes that do not know one another. They have been running for longer than any first flight is
@@ -82,7 +91,6 @@ impl Net {
             seed,
             now: Time::from_millis(60_000),
             nodes: Vec::new(),
-            coalesce: false,
             drop_timers: 0.0,
             trace: Trace::default(),
             queue: Queue::default(),
@@ -94,6 +102,9 @@ impl Net {
             default: link,
             buffers: Pool::default(),
             rng: Rng::from_number(seed),
+            instant: Time::ZERO,
+            turns: 0,
+            busiest: 0,
         };
         for _ in 0..count {
             let index = net.add_node();
@@ -186,6 +197,31 @@ impl Net {
                 return None;
             }
         }
+    }
+
+    /// The most things that happened at one virtual instant.
+    pub fn busiest(&self) -> usize {
+        self.busiest
+    }
+
+    /// Counts what happens while no time goes by: it must have an end.
+    fn turn(&mut self) {
+        if self.instant != self.now {
+            (self.instant, self.turns) = (self.now, 0);
+        }
+        self.turns += 1;
+        self.busiest = self.busiest.max(self.turns);
+        let most = TURNS_MAX + TURNS_PER_NODE_MAX * self.nodes.len();
+        if self.turns > most {
+            self.trace.keep_tail();
+        }
+        assert!(
+            self.turns <= most + most / 10,
+            "seed {}: no end of what happens at {}; at last:{}",
+            self.seed,
+            Seconds(self.now),
+            self.trace.tail()
+        );
     }
 
     /// Runs until `done` says so (true) or `limit` of virtual time has passed (false).

@@ -96,6 +96,9 @@ pub struct SimNode {
     pub world: SimWorld,
     /// Its files.
     pub files: SimFiles,
+    /// Whether datagrams that arrive together are handed in as one train, as a kernel with GRO does; those
+    /// count as together that arrive in the same span of this length, at the end of which the device tells of them.
+    pub coalesce: Option<Duration>,
     /// How long its threads and devices take.
     pub delays: Delays,
     /// Everything it reported, but for progress.
@@ -121,6 +124,7 @@ impl SimNode {
             skew_ms: 0,
             world,
             files: SimFiles::default(),
+            coalesce: None,
             delays: Delays::default(),
             reports: Vec::new(),
             progress: BTreeMap::new(),
@@ -198,6 +202,11 @@ impl SimNode {
             self.shards.push(Shard { core, thread: FilesThread::default(), armed: None, ticked: None });
         }
     }
+}
+
+/// The end of the span of this length that a time lies in.
+pub(super) fn end_of_span(at: Time, span: Duration) -> Time {
+    Time(at.0.next_multiple_of((span.as_nanos() as u64).max(1)))
 }
 
 /// A time between nothing and `most`.

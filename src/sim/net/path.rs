@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::Net;
-use super::node::up_to;
+use super::node::{end_of_span, up_to};
 use super::queue::{Event, Flight};
 use crate::base::{Memory, Path, Place};
 use crate::limits::{BUFFER_HEAD_ROOM, TRAIN_SIZE_MAX};
@@ -58,10 +58,14 @@ impl Net {
 
     fn pass(&mut self, from: usize, route: &Route, target: SocketAddr, datagram: &[u8], ecn: u8) -> Fate {
         let (to, now) = (route.to, self.now);
-        let passage = match self.link_mut(from, to).pass(now, datagram.len()) {
+        let mut passage = match self.link_mut(from, to).pass(now, datagram.len()) {
             Ok(passage) => passage,
             Err(why) => return Fate::Lost(Gone::Link(why)),
         };
+        if let Some(span) = self.nodes[to].coalesce {
+            let arrivals = [Some(&mut passage.arrival), passage.copy.as_mut()];
+            arrivals.into_iter().flatten().for_each(|arrival| arrival.at = end_of_span(arrival.at, span));
+        }
         let marked = passage.marked && ecn != 0;
         for arrival in [Some(passage.arrival), passage.copy].into_iter().flatten() {
             let mut bytes = datagram.to_vec();
@@ -108,7 +112,7 @@ impl Net {
     pub(super) fn arrive(&mut self, flight: Flight) {
         let Flight { from, to, source, target, ecn, mut bytes } = flight;
         let segment = bytes.len();
-        while self.coalesce
+        while self.nodes[to as usize].coalesce.is_some()
             && bytes.len().is_multiple_of(segment)
             && bytes.len() + segment <= TRAIN_SIZE_MAX
             && let Some((at, Event::Arrival(next))) = self.queue.peek()

@@ -19,6 +19,7 @@ impl Net {
             return false;
         };
         self.now = at;
+        self.turn();
         match event {
             Event::Arrival(flight) => self.arrive(*flight),
             Event::Timer(host) if self.is_alive(host) => self.timer(host),
@@ -65,6 +66,7 @@ impl Net {
         let clock = self.nodes[node].clock(self.now);
         self.nodes[node].world.buffers.reclaim(self.now);
         loop {
+            self.turn();
             let sim = &mut self.nodes[node];
             let Some(running) = sim.shards.get_mut(usize::from(shard)) else { return };
             if let Some(held) = running.thread.held.take() {

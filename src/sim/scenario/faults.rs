@@ -87,6 +87,7 @@ impl World {
         if !self.net.nodes[node].is_up() {
             return;
         }
+        self.count_skewed(node);
         self.net.crash(node, how);
         for (number, put) in self.puts.iter_mut().enumerate() {
             if self.plan.puts[number].node == node && put.import.take().is_some() {
@@ -103,6 +104,7 @@ impl World {
                 self.net.call_at(self.net.now + lasts, None, self.next);
             }
         }
+        self.lures_crashed(node, lasts);
         self.check(node);
         self.later(lasts, Action::Start(node));
     }
@@ -126,7 +128,7 @@ impl World {
     /// Everything works again but what is damaged for good: chunks on disks, and liars.
     pub(super) fn heal(&mut self) {
         self.net.note(None, "everything heals");
-        self.is_healed = true;
+        self.healed = Some(self.net.now);
         self.net.heal_all();
         for node in 0..self.net.nodes.len() {
             let sim = &mut self.net.nodes[node];

@@ -18,6 +18,8 @@ pub struct Light {
     pub time: Duration,
     /// Events.
     pub events: u64,
+    /// The most things that happened at one virtual instant.
+    pub busiest: u64,
     /// Gets that were asked for, and that are complete.
     pub gets: (u64, u64),
     /// Hash of everything that happened.
@@ -58,7 +60,13 @@ pub fn light(seed: u64, count: usize, time: Duration) -> Light {
     let complete =
         net.nodes.iter().flat_map(|node| &node.reports).filter(|report| done(report)).count() as u64;
     let time = net.now.since(begin);
-    Light { time, events: net.trace.events(), gets: (gets, complete), hash: net.trace.hash() }
+    Light {
+        time,
+        busiest: net.busiest() as u64,
+        events: net.trace.events(),
+        gets: (gets, complete),
+        hash: net.trace.hash(),
+    }
 }
 
 fn put(net: &mut Net, node: usize, tree: &Tree, rng: &mut Rng) -> Imported {

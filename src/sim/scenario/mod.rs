@@ -9,7 +9,9 @@
 mod check;
 mod faults;
 mod light;
+mod lures;
 mod model;
+mod needs;
 mod plan;
 mod statistics;
 #[cfg(test)]
@@ -18,6 +20,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::effects::{Effect, Effects};
 use super::import::{Import, Imported};
 use super::net::{Net, Notice};
 use super::trace::Sink;
@@ -27,8 +30,11 @@ use crate::base::{Rng, Time};
 use crate::node::{Command, Report};
 use crate::service::get::GetRequest;
 use crate::sim::Crash;
+use lures::{LURES, Luring};
+use needs::Pristine;
 use plan::{Fault, Plan, TROUBLE};
 
+pub use check::Excuse;
 pub use light::{Light, light};
 pub use statistics::Statistics;
 
@@ -76,14 +82,29 @@ pub struct Options {
 pub struct Outcome {
     /// The seed.
     pub seed: u64,
-    /// Gets to which a path led in the end, and those that had been complete before.
-    pub wanted: u64,
+    /// Gets that somebody asked for.
+    pub attempted: u64,
     /// Of those, complete and right.
     pub complete: u64,
-    /// Gets that nobody could serve and that said so.
-    pub refused: u64,
+    /// Gets to which no path led in the end, and that said so: how many for which reason.
+    pub excused: BTreeMap<Excuse, u64>,
+    /// Gets that ended neither way.
+    pub failed: u64,
+    /// Complete ones whose users wanted to run them again and could not, because no path led there any more.
+    pub kept: u64,
+    /// How often each get was started after the healing.
+    pub starts: Vec<u64>,
+    /// Of gets that failed after the healing though a path led there: how long after it they were started last,
+    /// milliseconds.
+    pub late_ms: Vec<u64>,
+    /// Damaged references and hostile trees that were asked for.
+    pub lures: u64,
+    /// What faults did.
+    pub effects: Effects,
     /// From the first asking to the end of each complete get, milliseconds.
     pub get_ms: Vec<u64>,
+    /// The most things that happened at one virtual instant.
+    pub busiest: u64,
     /// Events.
     pub events: u64,
     /// Virtual time.
@@ -110,6 +131,7 @@ enum Action {
     Step(usize, u64),
     Commit(usize),
     Get(usize),
+    Lure(usize),
     Cancel(usize, JobId),
     Fault(Fault),
     Undo(Fault),
@@ -130,10 +152,25 @@ struct Getting {
     begun: Option<Time>,
     job: Option<JobId>,
     ends: u64,
+    /// Starts after the healing.
+    starts_healed: u64,
+    /// The last start.
+    started: Time,
+    /// The last of the starts after the healing that failed though a path led there: how long after it.
+    failed_late: Option<Duration>,
     done: Option<Time>,
     /// A complete one is being run again.
     again: bool,
-    refused: Option<String>,
+    /// Running it again was given up.
+    is_kept: bool,
+    excused: Option<Excuse>,
+}
+
+impl Getting {
+    /// Whether nothing is left to be asked for.
+    fn is_over(&self) -> bool {
+        self.done.is_some() || self.excused.is_some()
+    }
 }
 
 struct World {
@@ -145,8 +182,14 @@ struct World {
     next: u64,
     puts: Vec<Putting>,
     gets: Vec<Getting>,
+    lures: Vec<Luring>,
+    /// Every chunk as it was made.
+    pristine: Pristine,
+    /// What faults did, beside what the network and the disks count.
+    effects: Effects,
     liars: Vec<bool>,
-    is_healed: bool,
+    /// When everything healed.
+    healed: Option<Time>,
     failures: Vec<String>,
 }
 
@@ -161,6 +204,7 @@ impl World {
         }
         for (node, sim) in net.nodes.iter_mut().enumerate() {
             sim.world.store.cold = plan.cold[node];
+            sim.coalesce = plan.coalesce[node];
             sim.world.store.acknowledges_early = options.canary == Some(Canary::AckBeforeSync);
             sim.files.slips.rename_before_sync = options.canary == Some(Canary::RenameBeforeSync);
             sim.files.slips.finish_after_failure = options.canary == Some(Canary::FinishAfterFailure);
@@ -188,8 +232,11 @@ impl World {
             next: 0,
             puts,
             gets,
+            lures: plan.lures.iter().map(|_| Luring::default()).collect(),
+            pristine: Pristine::new(),
+            effects: Effects::default(),
             liars: vec![false; count],
-            is_healed: false,
+            healed: None,
             failures: Vec::new(),
             plan,
         };
@@ -197,6 +244,8 @@ impl World {
         puts.into_iter().enumerate().for_each(|(put, at)| world.later(at, Action::Put(put)));
         let gets: Vec<_> = world.plan.gets.iter().map(|get| get.at).collect();
         gets.into_iter().enumerate().for_each(|(get, at)| world.later(at, Action::Get(get)));
+        let lures: Vec<_> = world.plan.lures.iter().map(|lure| lure.at).collect();
+        lures.into_iter().enumerate().for_each(|(lure, at)| world.later(at, Action::Lure(lure)));
         let faults = std::mem::take(&mut world.plan.faults);
         faults.into_iter().for_each(|(at, fault)| world.later(at, Action::Fault(fault)));
         world.later(TROUBLE, Action::Heal);
@@ -243,9 +292,10 @@ impl World {
     }
 
     fn is_over(&self) -> bool {
-        self.is_healed
+        self.healed.is_some()
             && self.puts.iter().all(|put| put.done.is_some())
-            && self.gets.iter().all(|get| get.job.is_none() && (get.done.is_some() || get.refused.is_some()))
+            && self.gets.iter().all(|get| get.job.is_none() && get.is_over())
+            && self.lures.iter().all(|lure| lure.is_over)
     }
 
     fn act(&mut self, action: Action) {
@@ -258,11 +308,12 @@ impl World {
                 self.acknowledge(node);
             }
             Action::Get(get) => self.get(get),
+            Action::Lure(lure) => self.lure(lure),
             Action::Cancel(get, job) if self.gets[get].job == Some(job) => {
                 self.net.command(self.plan.gets[get].node, Command::Cancel(job));
             }
             Action::Cancel(..) => {}
-            Action::Fault(fault) if !self.is_healed => self.fault(fault),
+            Action::Fault(fault) if self.healed.is_none() => self.fault(fault),
             Action::Fault(_) => {}
             Action::Undo(fault) => self.undo(fault),
             Action::Start(node) => self.start(node),
@@ -295,6 +346,7 @@ impl World {
         let Some(import) = put.import.as_mut().filter(|_| put.attempts == attempt) else { return };
         let store = &mut self.net.nodes[node].world.store;
         let ended = import.step(self.net.now, store, &mut self.rng);
+        self.pristine.extend(import.take_made());
         if let Some(at) = store.poll_timeout() {
             self.later(at.since(self.net.now), Action::Commit(node));
         }
@@ -306,7 +358,7 @@ impl World {
                 self.puts[number].import = None;
                 self.puts[number].done = Some(imported);
                 self.check(node);
-                if !self.is_healed && self.rng.chance(0.25) {
+                if self.healed.is_none() && self.rng.chance(0.25) {
                     let crash = if self.rng.chance(0.5) { Crash::Power } else { Crash::Process };
                     self.soon(20, Action::Fault(Fault::Crash(node, crash, Duration::from_secs(1))));
                 }
@@ -355,13 +407,15 @@ impl World {
             overwrite: get.again,
         };
         get.job = Some(job);
+        get.starts_healed += u64::from(self.healed.is_some());
+        get.started = self.net.now;
         get.begun.get_or_insert(self.net.now);
         let (node, cancel) = (planned.node, planned.cancel_after.filter(|_| get.ends == 0));
         if let Some(after) = cancel {
             self.later(after, Action::Cancel(number, job));
         }
         self.net.command(node, Command::Get(request));
-        if !self.is_healed && self.rng.chance(0.2) {
+        if self.healed.is_none() && self.rng.chance(0.2) {
             let room = self.rng.below(600_000);
             self.soon(2000, Action::Fault(Fault::Full(node, room, Duration::from_secs(2))));
         }
@@ -373,6 +427,9 @@ impl World {
             Report::Failed(job, why) => (*job, Err(why.clone())),
             _ => return,
         };
+        if job.0 & LURES != 0 {
+            return self.lured((job.0 >> 32) as usize & 0x7fff_ffff, job, result);
+        }
         let number = (job.0 >> 32) as usize;
         if self.gets[number].job != Some(job) {
             return;
@@ -385,12 +442,17 @@ impl World {
                 if !model::is_clear(&why) {
                     self.fail(format!("get {number} ended with {why:?}"));
                 }
-                if self.is_healed && !self.is_live(number) {
-                    // One that was complete before keeps that; only running it again is given up.
-                    let get = &mut self.gets[number];
-                    get.refused = get.done.is_none().then_some(why);
-                } else {
-                    self.soon(3000, Action::Get(number));
+                if why.starts_with("cancelled") {
+                    self.effects.add(Effect::Cancelled, 1);
+                }
+                match self.excuse(number).filter(|_| self.healed.is_some()) {
+                    Some(excuse) => {
+                        // One that was complete before keeps that; only running it again is given up.
+                        let get = &mut self.gets[number];
+                        get.is_kept = get.done.is_some();
+                        get.excused = get.done.is_none().then_some(excuse);
+                    }
+                    None => self.start_over(number, &why),
                 }
             }
         }
@@ -403,9 +465,9 @@ impl World {
         get.done.get_or_insert(self.net.now);
         get.again = false;
         self.check(node);
-        if !self.is_healed && self.rng.chance(0.3) {
+        if self.healed.is_none() && self.rng.chance(0.3) {
             self.soon(50, Action::Fault(Fault::Crash(node, Crash::Power, Duration::from_millis(500))));
-        } else if first && repeat && !self.is_healed {
+        } else if first && repeat && self.healed.is_none() {
             self.gets[number].again = true;
             self.soon(1000, Action::Get(number));
         }

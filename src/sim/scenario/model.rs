@@ -1,6 +1,7 @@
 //! The reference model: what each `put` and `get` must give, and what may never be seen on a disk.
 
 use super::plan::PlannedGet;
+use crate::sim::files::disk::OLD;
 use crate::sim::files::{Node, SimFiles};
 use crate::sim::trees::Tree;
 
@@ -47,6 +48,21 @@ pub fn incomplete(files: &SimFiles, root: &str, wanted: &Tree) -> Option<String>
 /// Whether a line tells a person what happened: one line, and words.
 pub fn is_clear(line: &str) -> bool {
     line.len() > 10 && !line.contains('\n') && line.contains(' ')
+}
+
+/// Whether a get ended only because no friend could be asked, which a patient user takes for no verdict.
+pub fn is_for_want_of_friends(line: &str) -> bool {
+    line.starts_with("no friend answers") || line.starts_with("the connected friends have sent nothing")
+}
+
+/// What lies on a node's disk and below none of these roots: nobody asked for anything there.
+pub fn astray(files: &SimFiles, roots: &[String]) -> Option<String> {
+    let known = |path: &[u8]| {
+        let top = path[1..].split(|byte| *byte == b'/').next().unwrap_or_default();
+        path.starts_with(OLD) || roots.iter().any(|root| root.as_bytes()[1..] == *top)
+    };
+    let found = files.disk.below(b"").find(|(path, _)| !known(path));
+    found.map(|(path, _)| format!("{} is where nobody asked for anything", path.escape_ascii()))
 }
 
 fn shape(node: &Node) -> String {

@@ -9,6 +9,7 @@ use crate::limits::DATAGRAM_MIN;
 use crate::sim::Crash;
 use crate::sim::link::{ETHERNET_PAYLOAD, LinkConfig, Noise};
 use crate::sim::nat::NatConfig;
+use crate::sim::traps::Lie;
 use crate::sim::trees::Tree;
 
 /// Faults come within so much virtual time; then everything heals.
@@ -30,6 +31,10 @@ pub struct Plan {
     pub puts: Vec<PlannedPut>,
     /// Gets.
     pub gets: Vec<PlannedGet>,
+    /// Damaged references and hostile trees that somebody is given.
+    pub lures: Vec<PlannedLure>,
+    /// Whose device and kernel gather what arrives, and for how long.
+    pub coalesce: Vec<Option<Duration>>,
     /// Faults: when, and which.
     pub faults: Vec<(Duration, Fault)>,
 }
@@ -60,6 +65,29 @@ pub struct PlannedGet {
     pub cancel_after: Option<Duration>,
     /// Run again after it was complete, replacing what is there.
     pub repeat: bool,
+}
+
+/// Something that is given to a person as a reference and is none, or an evil one.
+#[derive(Debug, Clone, Copy)]
+pub enum Lure {
+    /// A reference's text with a bit flipped.
+    Text(u64),
+    /// A reference with a bit flipped below a checksum that is right.
+    Forged(u64),
+    /// A hostile tree.
+    Tree(Lie),
+}
+
+/// One lure.
+pub struct PlannedLure {
+    /// Who is given it.
+    pub node: usize,
+    /// The put that it is made from, and whose node serves it.
+    pub put: usize,
+    /// What it is.
+    pub lure: Lure,
+    /// When, at the earliest.
+    pub at: Duration,
 }
 
 /// Something that goes wrong, and for how long.
@@ -98,6 +126,7 @@ fn link(rng: &mut Rng) -> LinkConfig {
     if rng.chance(0.7) {
         link.rate = Some([1, 3, 10, 50, 300][rng.below(5) as usize] * 1_000_000);
         link.queue = (32 << 10) << rng.below(5);
+        link.mark_above = rng.chance(0.3).then_some(link.queue / 3);
     }
     if rng.chance(0.5) {
         link.jitter = millis(rng, 0, 20);
@@ -155,11 +184,16 @@ impl Plan {
             friends,
             nats,
             cold,
+            coalesce: (0..count)
+                .map(|_| rng.chance(0.4).then(|| Duration::from_micros(rng.below(300))))
+                .collect(),
+            lures: Vec::new(),
             puts: Vec::new(),
             gets: Vec::new(),
             faults: Vec::new(),
         };
         plan.traffic(rng);
+        plan.bait(rng);
         plan.trouble(rng);
         plan
     }
@@ -203,6 +237,20 @@ impl Plan {
         }
     }
 
+    fn bait(&mut self, rng: &mut Rng) {
+        for _ in 0..rng.below(3) {
+            let put = rng.below(self.puts.len() as u64) as usize;
+            let friends = &self.friends[self.puts[put].node];
+            let Some(&node) = friends.get(rng.below(friends.len().max(1) as u64) as usize) else { continue };
+            let lure = match rng.below(5) {
+                0 => Lure::Text(rng.next_u64()),
+                1 | 2 => Lure::Forged(rng.next_u64()),
+                _ => Lure::Tree(Lie::ALL[rng.below(Lie::ALL.len() as u64) as usize]),
+            };
+            self.lures.push(PlannedLure { node, put, lure, at: millis(rng, 0, 18_000) });
+        }
+    }
+
     fn trouble(&mut self, rng: &mut Rng) {
         let count = self.friends.len() as u64;
         for _ in 0..rng.below(3 + 2 * count) {
@@ -223,6 +271,8 @@ impl Plan {
                 16 => Fault::Skew(node, rng.below(240_000) as i64 - 120_000, long),
                 _ => Fault::Hostile(node, 1 + rng.below(200)),
             };
+            // Puts are early.
+            let at = if matches!(fault, Fault::Limit(..)) { at / 6 } else { at };
             self.faults.push((at, fault));
         }
     }

@@ -1,11 +1,13 @@
 //! What many seeds came to.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use super::Outcome;
+use super::{Excuse, Outcome};
 use crate::crypto::hash::blake3;
+use crate::sim::effects::{Effect, Effects};
 
 /// No run is longer, milliseconds of virtual time.
 const LONGEST_MS: u64 = 24 * 3600 * 1000;
@@ -14,12 +16,26 @@ const LONGEST_MS: u64 = 24 * 3600 * 1000;
 pub struct Statistics {
     /// Seeds that were run.
     pub seeds: u64,
-    /// Gets that had to be complete.
-    pub wanted: u64,
-    /// Gets that were.
+    /// Gets that were asked for.
+    pub attempted: u64,
+    /// Gets that are complete.
     pub complete: u64,
-    /// Gets that nobody could serve.
-    pub refused: u64,
+    /// Gets to which no path led, and that said so, by reason.
+    pub excused: BTreeMap<Excuse, u64>,
+    /// Gets that ended neither way.
+    pub unfinished: u64,
+    /// Complete gets that could not be run again for want of a path.
+    pub kept: u64,
+    /// How many gets were started how often after the healing.
+    pub starts: BTreeMap<u64, u64>,
+    /// How long after the healing a get was started that failed though a path led there, at the latest.
+    pub late: Duration,
+    /// Damaged references and hostile trees.
+    pub lures: u64,
+    /// What faults did.
+    pub effects: Effects,
+    /// The most things that happened at one virtual instant of any seed.
+    pub busiest: u64,
     /// Events.
     pub events: u64,
     /// Virtual time.
@@ -34,9 +50,16 @@ impl Default for Statistics {
     fn default() -> Self {
         Self {
             seeds: 0,
-            wanted: 0,
+            attempted: 0,
             complete: 0,
-            refused: 0,
+            excused: BTreeMap::new(),
+            unfinished: 0,
+            kept: 0,
+            starts: BTreeMap::new(),
+            late: Duration::ZERO,
+            lures: 0,
+            effects: Effects::default(),
+            busiest: 0,
             events: 0,
             time: Duration::ZERO,
             failed: Vec::new(),
@@ -50,9 +73,17 @@ impl Statistics {
     /// One seed more.
     pub fn add(&mut self, outcome: &Outcome) {
         self.seeds += 1;
-        self.wanted += outcome.wanted;
+        self.attempted += outcome.attempted;
         self.complete += outcome.complete;
-        self.refused += outcome.refused;
+        outcome.excused.iter().for_each(|(why, count)| *self.excused.entry(*why).or_default() += count);
+        self.unfinished += outcome.failed;
+        self.kept += outcome.kept;
+        outcome.starts.iter().for_each(|starts| *self.starts.entry(*starts).or_default() += 1);
+        let late = outcome.late_ms.iter().max().copied().map_or(Duration::ZERO, Duration::from_millis);
+        self.late = self.late.max(late);
+        self.lures += outcome.lures;
+        self.effects.add_all(&outcome.effects);
+        self.busiest = self.busiest.max(outcome.busiest);
         self.events += outcome.events;
         self.time += outcome.time;
         outcome.get_ms.iter().for_each(|ms| self.get_ms.saturating_record(*ms));
@@ -73,4 +104,27 @@ impl Statistics {
     pub fn hash(&self) -> String {
         self.hash.iter().map(|byte| format!("{byte:02x}")).collect()
     }
+
+    /// What many seeds must have come to for their word to count, and have not: every kind of fault had an effect,
+    /// and few gets were let off. Says nothing of fewer than [`SEEDS_MIN`].
+    pub fn hollow(&self) -> Vec<String> {
+        if self.seeds < SEEDS_MIN {
+            return Vec::new();
+        }
+        let silent = Effect::ALL.iter().filter(|(effect, _)| self.effects.of(*effect) == 0);
+        let mut found: Vec<_> = silent.map(|(_, what)| format!("no fault had this effect: {what}")).collect();
+        let share = |count: u64| count as f64 / self.attempted.max(1) as f64;
+        for (excuse, what) in Excuse::ALL {
+            let count = self.excused.get(&excuse).copied().unwrap_or(0);
+            let most = excuse.share_max();
+            if share(count) > most {
+                let attempted = self.attempted;
+                found.push(format!("{count} of {attempted} gets are excused ({what}): more than {most}"));
+            }
+        }
+        found
+    }
 }
+
+/// So many seeds are enough for every fault to have its effects.
+pub const SEEDS_MIN: u64 = 200;

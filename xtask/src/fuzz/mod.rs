@@ -20,7 +20,7 @@ use report::Run;
 const CARGO_FUZZ_VERSION: &str = "0.13.2";
 /// libFuzzer's default target triple as cargo-fuzz names folders.
 const TRIPLE: &str = concat!("x86_64", "-unknown-linux-gnu");
-/// Beyond these a pack is cut, the largest inputs first.
+/// Beyond these a pack is cut: `pack.rs` says which inputs stay.
 const KEPT_INPUTS_MAX: usize = 300;
 const KEPT_BYTES_MAX: usize = 64 << 10;
 /// One input that takes so long is a finding, seconds.

@@ -23,8 +23,8 @@ pub fn unpack(pack: &Path, into: &Path) -> Result<usize> {
     Ok(inputs.len())
 }
 
-/// Packs the files of a folder: the shortest `count_max` that fit into `bytes_max`. Returns how many, and how
-/// many bytes.
+/// Packs the files of a folder, at most `count_max` and `bytes_max`: a quarter of the places and half of the bytes
+/// are for the longest inputs, what is left for the shortest. Returns how many, and how many bytes.
 pub fn pack(folder: &Path, pack: &Path, count_max: usize, bytes_max: usize) -> Result<(usize, usize)> {
     let mut inputs = Vec::new();
     for entry in std::fs::read_dir(folder)? {
@@ -38,7 +38,8 @@ pub fn pack(folder: &Path, pack: &Path, count_max: usize, bytes_max: usize) -> R
 fn join(mut inputs: Vec<Vec<u8>>, count_max: usize, bytes_max: usize) -> (usize, Vec<u8>) {
     inputs.sort_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
     inputs.dedup();
-    // Long inputs reach furthest: the longest that fit are kept in the place of as many short ones.
+    // Long inputs reach furthest, so the longest have places of their own; of these, too, the shortest come first,
+    // since more of them fit.
     let reserved = inputs.len().saturating_sub(count_max / 4);
     let deep = inputs.split_off(reserved);
     let (mut kept, mut size) = (Vec::new(), 0);
