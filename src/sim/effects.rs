@@ -46,6 +46,12 @@ effects! {
     Marked = "datagrams marked by a queue",
     /// Trains of several datagrams that a node was handed.
     Coalesced = "trains that arrive as one",
+    /// Messages between the shards of a node.
+    Crossed = "messages from shard to shard",
+    /// Further lanes of a session that began.
+    Lane = "further lanes of sessions",
+    /// Datagrams that came to another shard's port than their session's.
+    Passed = "datagrams passed from shard to shard",
     /// Datagrams that no node sent.
     MadeUp = "datagrams that no node sent",
     /// Mappings that a translator forgot.
@@ -132,6 +138,11 @@ impl Observer {
             },
             Event::Vanished { why, .. } => effects.gone(why),
             Event::Arrived { datagrams, .. } => effects.add(Effect::Coalesced, (datagrams > 1).into()),
+            Event::Cross(.., what) => {
+                effects.add(Effect::Crossed, 1);
+                effects.add(Effect::Lane, (what == "lane seated").into());
+                effects.add(Effect::Passed, matches!(what, "datagram" | "send").into());
+            }
             Event::Injected { .. } => effects.add(Effect::MadeUp, 1),
             Event::Rebound(_, mappings) => effects.add(Effect::Rebound, mappings as u64),
             Event::Crash(_, Crash::Process) => effects.add(Effect::ProcessDied, 1),

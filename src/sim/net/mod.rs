@@ -87,6 +87,11 @@ impl Net {
     /// `count` nodes that do not know one another. They have been running for longer than any first flight is
     /// fresh, so they take early requests at once.
     pub fn new(seed: u64, count: usize, link: LinkConfig) -> Self {
+        Self::with_shards(seed, &vec![1; count], link)
+    }
+
+    /// As [`Self::new`], each node with so many shards.
+    pub fn with_shards(seed: u64, shards: &[u8], link: LinkConfig) -> Self {
         let mut net = Self {
             seed,
             now: Time::from_millis(60_000),
@@ -106,8 +111,9 @@ impl Net {
             turns: 0,
             busiest: 0,
         };
-        for _ in 0..count {
+        for count in shards {
             let index = net.add_node();
+            net.set_shards(index, *count);
             let (now, rng) = (net.now, net.rng.fork());
             net.nodes[index].boot(now, rng, UnixMs(0));
         }

@@ -123,15 +123,17 @@ impl World {
     /// Counts what a node refused because of a wrong clock, before it is forgotten.
     pub(super) fn count_skewed(&mut self, node: usize) {
         const TOKEN: u64 = u64::MAX;
+        let before = self.net.nodes[node].reports.len();
         if !self.net.command(node, Command::Status { token: TOKEN }) {
             return;
         }
-        let mut reports = self.net.nodes[node].reports.iter().rev();
-        let count = reports.find_map(|report| match report {
-            Report::Status(TOKEN, snapshot) => snapshot.counters.iter().find(|c| c.0 == "session_skewed"),
-            _ => None,
-        });
-        self.effects.add(Effect::Skewed, count.expect("it answered").2);
+        // Each of its shards answers.
+        for report in &self.net.nodes[node].reports[before..] {
+            if let Report::Status(TOKEN, snapshot) = report {
+                let count = snapshot.counters.iter().find(|c| c.0 == "session_skewed");
+                self.effects.add(Effect::Skewed, count.expect("it is counted").2);
+            }
+        }
     }
 
     /// What must be true of a node's disk at any time.

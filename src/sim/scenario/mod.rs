@@ -198,7 +198,7 @@ impl World {
         let mut rng = Rng::from_number(seed);
         let plan = Plan::new(&mut rng, options.nodes);
         let count = plan.friends.len();
-        let mut net = Net::new(seed, count, plan.link.clone());
+        let mut net = Net::with_shards(seed, &plan.shards, plan.link.clone());
         for (a, b, link) in &plan.links {
             net.change_link(*a, *b, |config| *config = link.clone());
         }

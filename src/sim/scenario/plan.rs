@@ -25,6 +25,8 @@ pub struct Plan {
     pub friends: Vec<Vec<usize>>,
     /// Who is behind a translator.
     pub nats: Vec<Option<NatConfig>>,
+    /// How many shards each node has.
+    pub shards: Vec<u8>,
     /// Whose slices must be faulted in before they are read.
     pub cold: Vec<bool>,
     /// Trees that are put.
@@ -184,6 +186,7 @@ impl Plan {
             friends,
             nats,
             cold,
+            shards: (0..count).map(|_| if rng.chance(0.4) { 1 } else { 2 + rng.below(3) as u8 }).collect(),
             coalesce: (0..count)
                 .map(|_| rng.chance(0.4).then(|| Duration::from_micros(rng.below(300))))
                 .collect(),
