@@ -152,6 +152,10 @@ pub const LANE_RETRY_MS: u64 = 250;
 pub const LANE_RETRY_MS_MAX: u64 = 1_000;
 /// Wait of a shard for a lane that another shard agrees on, milliseconds; longer than all those tries.
 pub const LANE_WAIT_MS: u64 = 7_000;
+/// Packets sent straight to where the peer's shard says it is, at most, while a lane goes by way of its home.
+pub const LANE_KNOCKS_MAX: u8 = 6;
+/// Wait before the second of them, milliseconds; doubles with each.
+pub const LANE_KNOCK_MS: u64 = 100;
 /// A lane without an authenticated packet ends after this, milliseconds.
 pub const LANE_IDLE_MS_MAX: u64 = 30_000;
 /// Messages from other shards that wait for a shard, or for its core, at most.

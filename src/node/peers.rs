@@ -54,14 +54,7 @@ impl Node {
         }
     }
 
-    fn peer_up(
-        &mut self,
-        clock: Clock,
-        session: SessionKey,
-        initiator: bool,
-        card: IdentityCard,
-        lane: u16,
-    ) {
+    fn peer_up(&mut self, clock: Clock, session: SessionKey, initiator: bool, card: IdentityCard, lane: u16) {
         let (id, connection) = match self.early.remove(&session) {
             Some(early) => (early.peer, early.connection),
             None => (self.next_peer_id(), self.connection(clock.now, initiator)),

@@ -223,7 +223,12 @@ impl Sessions {
             self.cross(now, from, Cross::Reply { path, datagram });
         }
         self.counters.handshakes_in += 1;
-        self.events.push_back(Event::Established { session: key, initiator: false, card: init.card, lane: 0 });
+        self.events.push_back(Event::Established {
+            session: key,
+            initiator: false,
+            card: init.card,
+            lane: 0,
+        });
         if early_accepted {
             self.counters.early_accepted += 1;
             return Ok(Some(key));

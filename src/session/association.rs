@@ -28,6 +28,8 @@ pub(super) struct Wants {
     pub(super) token: bool,
     /// What there is to say of lanes.
     pub(super) lanes: bool,
+    /// A packet straight to the peer's shard, past the homes.
+    pub(super) knock: bool,
     pub(super) close: bool,
 }
 
@@ -132,7 +134,8 @@ impl Session {
             at = at.min(self.keepalive_at());
         }
         let lanes = self.lanes.as_ref().and_then(|lanes| lanes.deadline());
-        let others = [self.lane.erase_at(), self.paths.deadline(), self.confirming, lanes];
+        let knock = self.belongs.as_ref().and_then(|belongs| belongs.knock_at());
+        let others = [self.lane.erase_at(), self.paths.deadline(), self.confirming, lanes, knock];
         others.into_iter().flatten().fold(at, Time::min)
     }
 
@@ -173,6 +176,13 @@ impl Session {
             let end = PAYLOAD_AT + Control::Challenge(rng.bytes()).put(&mut buf[PAYLOAD_AT..])?;
             let (len, rekeyed) = self.finish_control(now, end, buf.len(), rng, buf);
             return Some((fallback, len, rekeyed));
+        }
+        if std::mem::take(&mut self.wants.knock)
+            && let Some(straight) = self.belongs.as_ref().and_then(|belongs| belongs.knocks_at())
+        {
+            let end = PAYLOAD_AT + Control::Ping.put(&mut buf[PAYLOAD_AT..])?;
+            let (len, rekeyed) = self.finish_control(now, end, buf.len(), rng, buf);
+            return Some((straight, len, rekeyed));
         }
         let budget = usize::try_from(self.paths.budget()).unwrap_or(usize::MAX);
         let limit = buf.len().min(DATAGRAM_MIN).min(budget);

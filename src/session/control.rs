@@ -39,7 +39,7 @@ impl Sessions {
                     self.end(now, key, ClosedWhy::Peer { code, reason: reason.to_owned() });
                     return Ok(());
                 }
-                Ok(Control::LaneOpen { lane, cid }) => self.on_lane_open(now, key, lane, cid)?,
+                Ok(Control::LaneOpen { lane, cid, port }) => self.on_lane_open(now, key, lane, cid, port)?,
                 Ok(Control::LaneReady { lane, cid, port }) => self.on_lane_ready(now, key, lane, cid, port),
                 Ok(Control::LaneRefused { lane }) => self.on_lane_refused(now, key, lane),
                 Err(malformed) => {

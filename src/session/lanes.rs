@@ -8,7 +8,12 @@
 //!   │ ◀── LaneSeat   │ ◀────── LaneReady (lane 0) ── │                      │
 //!   │ ◀══════════════════════ packets of the lane ═══════════════════════▶ │
 //! ```
+//!
+//! A lane begins by way of both homes, on the path of the session, which is known to work. Both shards knock at
+//! each other's own port at once; the first packet that comes through moves the lane there, as roaming does. So
+//! translators and firewalls cost a lane its speed and not its life.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::association::{Birth, Session};
@@ -20,7 +25,10 @@ use super::shards::Cross;
 use super::types::{ClosedWhy, ConnectError, DropCause, Event, FailedWhy, SessionKey};
 use crate::base::{Path, PublicKey, Time};
 use crate::crypto::{IdentityCard, Secret, Suite};
-use crate::limits::{DATAGRAM_MIN, LANE_RETRY_MS, LANE_RETRY_MS_MAX, LANE_TRIES_MAX, LANE_WAIT_MS, LANES_PER_SESSION_MAX};
+use crate::limits::{
+    LANE_KNOCK_MS, LANE_KNOCKS_MAX, LANE_RETRY_MS, LANE_RETRY_MS_MAX, LANE_TRIES_MAX, LANE_WAIT_MS,
+    LANES_PER_SESSION_MAX,
+};
 use crate::wire::control::{CloseCode, Control};
 
 /// Refusals that wait to be said at most; the asker asks again.
@@ -47,11 +55,22 @@ struct Entry {
 
 enum State {
     /// We asked the peer for it.
-    Asked { awaited: SessionKey, cid: u64, since: Time, again_at: Time, tries: u8 },
+    Asked { wanted: Wanted, since: Time, again_at: Time, tries: u8 },
     /// The peer asked for it, and its shard has not answered.
     Seating,
     /// In use.
     Seated { key: SessionKey, cid: u64, port: u16 },
+}
+
+/// What a shard wants a lane for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    /// What it knows it by.
+    pub(super) awaited: SessionKey,
+    /// The connection id that it will have on it.
+    pub(super) cid: u64,
+    /// Its port.
+    pub(super) port: u16,
 }
 
 /// A lane on its way to its shard.
@@ -64,15 +83,65 @@ pub struct Seat {
     remote_cid: u64,
     /// What the shard knows it by, when it was the shard that wanted it.
     awaited: Option<SessionKey>,
-    paths: Paths,
+    /// The session's path, and the shard from whose socket it leaves.
+    path: Path,
+    via: u8,
+    /// Whether the session has proven it.
+    proven: bool,
+    /// Where the peer's shard says that it is.
+    straight: SocketAddr,
+}
+
+/// What the peer said of its end.
+struct Peer {
+    cid: u64,
+    port: u16,
 }
 
 /// Where a lane belongs.
-#[derive(Debug)]
 pub(super) struct Belongs {
-    pub(super) home: u8,
-    pub(super) session: SessionKey,
-    pub(super) number: u16,
+    home: u8,
+    session: SessionKey,
+    number: u16,
+    /// While the lane goes by way of its home.
+    knocking: Option<Knocking>,
+}
+
+struct Knocking {
+    straight: Path,
+    again_at: Time,
+    tries: u8,
+}
+
+impl Belongs {
+    /// When the next knock is due.
+    pub(super) fn knock_at(&self) -> Option<Time> {
+        self.knocking.as_ref().map(|knocking| knocking.again_at)
+    }
+
+    /// Where to.
+    pub(super) fn knocks_at(&self) -> Option<Path> {
+        self.knocking.as_ref().map(|knocking| knocking.straight)
+    }
+}
+
+impl Session {
+    /// Knocks at the peer's shard when that is due, until packets come straight from there.
+    pub(super) fn knock(&mut self, now: Time, own_port: u16) {
+        let active = self.paths.active();
+        let Some(belongs) = &mut self.belongs else { return };
+        let Some(knocking) = belongs.knocking.as_mut().filter(|knocking| knocking.again_at <= now) else {
+            return;
+        };
+        let is_straight = active.local.port() == 0 || active.local.port() == own_port;
+        if is_straight || knocking.tries == LANE_KNOCKS_MAX {
+            belongs.knocking = None;
+            return;
+        }
+        knocking.again_at = now + Duration::from_millis(LANE_KNOCK_MS << knocking.tries);
+        knocking.tries += 1;
+        self.wants.knock = true;
+    }
 }
 
 /// A lane that home is agreeing on.
@@ -127,7 +196,9 @@ impl Lanes {
         for entry in self.list.iter_mut().filter(|entry| entry.say) {
             let lane = entry.number;
             let control = match entry.state {
-                State::Asked { cid, .. } => Control::LaneOpen { lane, cid },
+                State::Asked { wanted: Wanted { cid, port, .. }, .. } => {
+                    Control::LaneOpen { lane, cid, port }
+                }
                 State::Seated { cid, port, .. } => Control::LaneReady { lane, cid, port },
                 State::Seating => continue,
             };
@@ -143,13 +214,13 @@ impl Lanes {
     fn due(&mut self, now: Time) -> Vec<(u8, SessionKey, Time)> {
         let mut over = Vec::new();
         self.list.retain_mut(|entry| {
-            let State::Asked { awaited, since, again_at, tries, .. } = &mut entry.state else { return true };
+            let State::Asked { wanted, since, again_at, tries } = &mut entry.state else { return true };
             if *again_at > now {
                 return true;
             }
             *tries += 1;
             if *tries == LANE_TRIES_MAX {
-                over.push((entry.shard, *awaited, *since));
+                over.push((entry.shard, wanted.awaited, *since));
                 return false;
             }
             let wait = (LANE_RETRY_MS << *tries).min(LANE_RETRY_MS_MAX);
@@ -176,7 +247,8 @@ impl Sessions {
         let key = self.slab.insert(awaited).ok_or(ConnectError::Full)?;
         self.cids.insert(cid, key);
         self.arm(key);
-        self.cross(now, self.shards.home(&card.key), Cross::LaneWanted { peer: card.key, awaited: key, cid });
+        let wanted = Cross::LaneWanted { peer: card.key, awaited: key, cid, port: self.config.home_port };
+        self.cross(now, self.shards.home(&card.key), wanted);
         Ok(key)
     }
 
@@ -195,14 +267,8 @@ impl Sessions {
     }
 
     /// At home: a shard wants a lane to a peer.
-    pub(super) fn lane_wanted(
-        &mut self,
-        now: Time,
-        shard: u8,
-        peer: PublicKey,
-        awaited: SessionKey,
-        cid: u64,
-    ) {
+    pub(super) fn lane_wanted(&mut self, now: Time, shard: u8, peer: PublicKey, wanted: Wanted) {
+        let awaited = wanted.awaited;
         let current = self.peers.current(&peer);
         let session = current.and_then(|key| match self.slab.get_mut(key) {
             Some(Slot::Live(session)) if session.closing.is_none() => Some((key, session)),
@@ -220,7 +286,7 @@ impl Sessions {
             return self.cross(now, shard, Cross::LaneAway { awaited });
         };
         let again_at = now + Duration::from_millis(LANE_RETRY_MS);
-        let state = State::Asked { awaited, cid, since: now, again_at, tries: 0 };
+        let state = State::Asked { wanted, since: now, again_at, tries: 0 };
         lanes.list.push(Entry { number, shard, state, say: true });
         session.wants.lanes = true;
         self.talk(key);
@@ -234,6 +300,7 @@ impl Sessions {
         key: SessionKey,
         number: u16,
         cid: u64,
+        port: u16,
     ) -> Result<(), DropCause> {
         let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return Ok(()) };
         let initiator = session.initiator;
@@ -260,24 +327,57 @@ impl Sessions {
         let shard = (u16::from(self.shards.index) + number / 2) % u16::from(self.shards.count);
         let shard = shard as u8;
         lanes.list.push(Entry { number, shard, state: State::Seating, say: false });
-        let remote = session.paths.active().remote;
+        let lane = Lane::new(&lanes.secret, number.into(), false, lanes.suite, now);
+        self.seat(now, key, shard, number, lane, Peer { cid, port }, None);
+        Ok(())
+    }
+
+    /// Sends a lane to its shard.
+    #[expect(clippy::too_many_arguments, reason = "the last step of two functions")]
+    fn seat(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        shard: u8,
+        number: u16,
+        lane: Lane,
+        peer: Peer,
+        awaited: Option<SessionKey>,
+    ) {
+        let Some(Slot::Live(session)) = self.slab.get(key) else { return };
+        let mut path = session.paths.active();
+        let via = self.shards.via(&path, self.config.home_port).unwrap_or(self.shards.index);
+        if via == self.shards.index {
+            path.local.set_port(self.config.home_port);
+        }
+        let port = if peer.port == 0 { path.remote.port() } else { peer.port };
         let seat = Seat {
             home: self.shards.index,
             home_session: key,
             number,
-            lane: Lane::new(&lanes.secret, number.into(), false, lanes.suite, now),
+            lane,
             card: session.card,
-            remote_cid: cid,
-            awaited: None,
-            paths: Paths::unproven(Path { local: unspecified(remote), remote }, 0),
+            remote_cid: peer.cid,
+            awaited,
+            path,
+            via,
+            proven: session.paths.is_validated(),
+            straight: SocketAddr::new(path.remote.ip(), port),
         };
         self.cross(now, shard, Cross::LaneSeat(Box::new(seat)));
-        Ok(())
     }
 
     /// On the lane's shard: it begins.
     pub(super) fn lane_seat(&mut self, now: Time, seat: Seat) {
-        let Seat { home, home_session, number, lane, card, remote_cid, awaited, paths } = seat;
+        let Seat { home, home_session, number, lane, card, remote_cid, awaited, path, via, proven, straight } =
+            seat;
+        if via != self.shards.index {
+            self.shards.learn(via, path.local.port());
+        }
+        let paths = if proven { Paths::validated(path) } else { Paths::unproven(path, 0) };
+        let straight = Path { local: unspecified(straight), remote: straight };
+        let is_there = via == self.shards.index && path.remote == straight.remote;
+        let knocking = (!is_there).then_some(Knocking { straight, again_at: now, tries: 0 });
         let opened = awaited.is_some();
         let over = Cross::LaneOver { home: home_session, lane: number };
         let (key, cid) = match awaited {
@@ -294,9 +394,9 @@ impl Sessions {
         let birth = self.next_birth();
         let parts = Birth { card, lane, paths, cid, remote_cid, initiator: opened, birth };
         let mut session = Session::new(parts, now);
-        session.belongs = Some(Box::new(Belongs { home, session: home_session, number }));
+        session.belongs = Some(Box::new(Belongs { home, session: home_session, number, knocking }));
+        session.knock(now, self.config.home_port);
         if opened {
-            session.wants.challenge = session.paths.challenge().is_some();
             session.start_confirming(now);
         }
         let slot = Slot::Live(Box::new(session));
@@ -338,9 +438,7 @@ impl Sessions {
         seat: Option<(SessionKey, u64, u16)>,
     ) {
         let entry = match self.slab.get_mut(home) {
-            Some(Slot::Live(session)) if session.closing.is_none() => {
-                session.lanes.as_mut()
-            }
+            Some(Slot::Live(session)) if session.closing.is_none() => session.lanes.as_mut(),
             _ => None,
         };
         let Some(lanes) = entry.filter(|lanes| lanes.list.iter().any(|entry| entry.number == number)) else {
@@ -369,33 +467,14 @@ impl Sessions {
     /// At home: the peer has the lane that we asked for.
     pub(super) fn on_lane_ready(&mut self, now: Time, key: SessionKey, number: u16, cid: u64, port: u16) {
         let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return };
-        let active = session.paths.active();
         let Some(lanes) = session.lanes.as_mut() else { return };
         let Some(entry) = lanes.list.iter_mut().find(|entry| entry.number == number) else { return };
-        let State::Asked { awaited, cid: ours, .. } = entry.state else { return };
+        let State::Asked { wanted: Wanted { awaited, cid: ours, .. }, .. } = entry.state else { return };
         entry.state = State::Seated { key: awaited, cid: ours, port: 0 };
         entry.say = false;
         let shard = entry.shard;
-        // Where the first lane goes is proven: the way back, should the other port not be reached.
-        let home = Path { local: unspecified(active.remote), remote: active.remote };
-        let mut paths = Paths::validated(home);
-        if port != 0 && port != active.remote.port() {
-            let mut remote = active.remote;
-            remote.set_port(port);
-            // As much as a first flight: the peer asked for it under our common keys.
-            paths.prefer(Path { remote, ..home }, DATAGRAM_MIN, now, &mut self.rng);
-        }
-        let seat = Seat {
-            home: self.shards.index,
-            home_session: key,
-            number,
-            lane: Lane::new(&lanes.secret, number.into(), true, lanes.suite, now),
-            card: session.card,
-            remote_cid: cid,
-            awaited: Some(awaited),
-            paths,
-        };
-        self.cross(now, shard, Cross::LaneSeat(Box::new(seat)));
+        let lane = Lane::new(&lanes.secret, number.into(), true, lanes.suite, now);
+        self.seat(now, key, shard, number, lane, Peer { cid, port }, Some(awaited));
     }
 
     /// At home: the peer has no lane for us.
@@ -405,8 +484,8 @@ impl Sessions {
         if !matches!(lanes.find(number), Some(Entry { state: State::Asked { .. }, .. })) {
             return;
         }
-        if let Some(Entry { shard, state: State::Asked { awaited, .. }, .. }) = lanes.take(number) {
-            self.cross(now, shard, Cross::LaneAway { awaited });
+        if let Some(Entry { shard, state: State::Asked { wanted, .. }, .. }) = lanes.take(number) {
+            self.cross(now, shard, Cross::LaneAway { awaited: wanted.awaited });
         }
     }
 
@@ -446,13 +525,13 @@ impl Sessions {
     pub(super) fn leave_lanes(&mut self, now: Time, key: SessionKey) {
         let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return };
         let (belongs, lanes) = (session.belongs.take(), session.lanes.take());
-        if let Some(Belongs { home, session, number }) = belongs.map(|belongs| *belongs) {
+        if let Some(Belongs { home, session, number, .. }) = belongs.map(|belongs| *belongs) {
             self.cross(now, home, Cross::LaneOver { home: session, lane: number });
         }
         for entry in lanes.into_iter().flat_map(|lanes| lanes.list) {
             match entry.state {
-                State::Asked { awaited, .. } => {
-                    self.cross(now, entry.shard, Cross::LaneAway { awaited });
+                State::Asked { wanted, .. } => {
+                    self.cross(now, entry.shard, Cross::LaneAway { awaited: wanted.awaited });
                 }
                 State::Seated { key, .. } => {
                     self.cross(now, entry.shard, Cross::LaneClose { session: key });
@@ -486,4 +565,3 @@ impl Sessions {
         }
     }
 }
-

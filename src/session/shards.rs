@@ -5,7 +5,7 @@
 //! A peer's *home* is drawn from its key, so that all that must be decided about a peer in one place (which of two
 //! handshakes at once goes on, which session counts) is decided on one shard, without asking another.
 
-use super::lanes::Seat;
+use super::lanes::{Seat, Wanted};
 use super::noise::Offered;
 use super::sessions::Sessions;
 use super::types::SessionKey;
@@ -54,6 +54,8 @@ pub enum Cross {
         awaited: SessionKey,
         /// The connection id that the sender will have on it.
         cid: u64,
+        /// The sender's port.
+        port: u16,
     },
     /// There is no such lane now.
     LaneAway {
@@ -137,7 +139,10 @@ pub struct Homes {
 impl Homes {
     /// Of a node with so many shards.
     pub fn new(identity: &Identity, count: u8) -> Self {
-        Self { secret: kdf::expand(identity.seed(), "tornet home shard", b""), count: count.clamp(1, SHARDS_MAX) }
+        Self {
+            secret: kdf::expand(identity.seed(), "tornet home shard", b""),
+            count: count.clamp(1, SHARDS_MAX),
+        }
     }
 
     /// The home of a peer.
@@ -283,7 +288,9 @@ impl Sessions {
 
     fn obey(&mut self, now: Time, from: u8, cross: Cross) {
         match cross {
-            Cross::LaneWanted { peer, awaited, cid } => self.lane_wanted(now, from, peer, awaited, cid),
+            Cross::LaneWanted { peer, awaited, cid, port } => {
+                self.lane_wanted(now, from, peer, Wanted { awaited, cid, port });
+            }
             Cross::LaneAway { awaited } => self.lane_away(awaited),
             Cross::LaneSeat(seat) => self.lane_seat(now, *seat),
             Cross::LaneSeated { home, lane, seat } => self.lane_seated(now, from, home, lane, seat),

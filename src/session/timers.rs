@@ -73,6 +73,7 @@ impl Sessions {
                 self.events.push_back(Event::Moved { session: key, path });
             }
         }
+        session.knock(now, self.config.home_port);
         self.lanes_due(now, key);
         if matches!(self.slab.get(key), Some(Slot::Live(session)) if session.wants.any()) {
             self.talk(key);

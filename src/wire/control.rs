@@ -85,6 +85,8 @@ pub enum Control<'a> {
         lane: u16,
         /// The asker's connection id on that lane.
         cid: u64,
+        /// The asker's UDP port for it.
+        port: u16,
     },
     /// The lane is there.
     LaneReady {
@@ -110,8 +112,7 @@ impl<'a> Control<'a> {
             Self::Challenge(_) | Self::Response(_) => 8,
             Self::Close { reason, .. } => 2 + reason.len(),
             Self::Token(token) => token.len(),
-            Self::LaneOpen { .. } => 10,
-            Self::LaneReady { .. } => 12,
+            Self::LaneOpen { .. } | Self::LaneReady { .. } => 12,
             Self::LaneRefused { .. } => 2,
         }
     }
@@ -142,11 +143,7 @@ impl<'a> Control<'a> {
             }
             Self::Token(token) if token.len() <= ADDRESS_TOKEN_SIZE_MAX => value.copy_from_slice(token),
             Self::Close { .. } | Self::Token(_) => return None,
-            Self::LaneOpen { lane, cid } => {
-                value[..2].copy_from_slice(&lane.to_le_bytes());
-                value[2..].copy_from_slice(&cid.to_le_bytes());
-            }
-            Self::LaneReady { lane, cid, port } => {
+            Self::LaneOpen { lane, cid, port } | Self::LaneReady { lane, cid, port } => {
                 value[..2].copy_from_slice(&lane.to_le_bytes());
                 value[2..10].copy_from_slice(&cid.to_le_bytes());
                 value[10..].copy_from_slice(&port.to_le_bytes());
@@ -174,19 +171,16 @@ impl<'a> Control<'a> {
             }
             TOKEN if value.len() > ADDRESS_TOKEN_SIZE_MAX => return Err(Malformed("control: token length")),
             TOKEN => Self::Token(value),
-            LANE_OPEN => {
-                let (lane, rest) = value.split_first_chunk().ok_or(Malformed("control: lane length"))?;
-                let cid = rest.try_into().map_err(|_| Malformed("control: lane length"))?;
-                Self::LaneOpen { lane: u16::from_le_bytes(*lane), cid: u64::from_le_bytes(cid) }
-            }
-            LANE_READY => {
+            LANE_OPEN | LANE_READY => {
                 let (lane, rest) = value.split_first_chunk().ok_or(Malformed("control: lane length"))?;
                 let (cid, port) = rest.split_first_chunk().ok_or(Malformed("control: lane length"))?;
                 let port = port.try_into().map_err(|_| Malformed("control: lane length"))?;
-                Self::LaneReady {
-                    lane: u16::from_le_bytes(*lane),
-                    cid: u64::from_le_bytes(*cid),
-                    port: u16::from_le_bytes(port),
+                let (lane, cid) = (u16::from_le_bytes(*lane), u64::from_le_bytes(*cid));
+                let port = u16::from_le_bytes(port);
+                if kind == LANE_OPEN {
+                    Self::LaneOpen { lane, cid, port }
+                } else {
+                    Self::LaneReady { lane, cid, port }
                 }
             }
             LANE_REFUSED => {
@@ -261,7 +255,7 @@ mod tests {
                 Owned::Eight(false, data) => Control::Response(*data),
                 Owned::Close(code, reason) => Control::Close { code: CloseCode(*code), reason },
                 Owned::Token(token) => Control::Token(token),
-                Owned::Lane(0, lane, cid, _) => Control::LaneOpen { lane: *lane, cid: *cid },
+                Owned::Lane(0, lane, cid, port) => Control::LaneOpen { lane: *lane, cid: *cid, port: *port },
                 Owned::Lane(1, lane, cid, port) => Control::LaneReady { lane: *lane, cid: *cid, port: *port },
                 Owned::Lane(_, lane, ..) => Control::LaneRefused { lane: *lane },
             }
@@ -313,7 +307,7 @@ mod tests {
             &[CLOSE, 1, 0, 0],
             &[CLOSE, 3, 0, 0, 0, 0xff],
             &[TOKEN, 9],
-            &[LANE_OPEN, 9, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+            &[LANE_OPEN, 10, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
             &[LANE_READY, 2, 0, 1, 1],
             &[LANE_READY, 11, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
             &[LANE_REFUSED, 3, 0, 1, 1, 1],

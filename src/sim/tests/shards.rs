@@ -56,7 +56,12 @@ fn status(net: &mut Net, node: usize) -> Snapshot {
 }
 
 fn counter(snapshot: &Snapshot, name: &str) -> u64 {
-    snapshot.counters.iter().find(|counter| counter.0 == name).unwrap_or_else(|| panic!("no counter {name}")).2
+    snapshot
+        .counters
+        .iter()
+        .find(|counter| counter.0 == name)
+        .unwrap_or_else(|| panic!("no counter {name}"))
+        .2
 }
 
 fn gauge(snapshot: &Snapshot, name: &str) -> f64 {
@@ -82,7 +87,8 @@ fn every_shard_gets_through_a_lane_of_its_own() {
         assert!(server.peers[0].sent_bytes > tree.values().map(|bytes| bytes.len() as u64).sum());
         assert_eq!(counter(&getter, "node_crossings_lost"), 0);
         // Each lane goes from shard to shard: what crosses is what two homes agree on, and no datagrams.
-        let crossed = counter(&getter, "node_crossings_received") + counter(&server, "node_crossings_received");
+        let crossed =
+            counter(&getter, "node_crossings_received") + counter(&server, "node_crossings_received");
         assert!(crossed < 12 * u64::from(shards[0] + shards[1]), "seed {seed}: {crossed} messages crossed");
     }
 }
