@@ -156,6 +156,9 @@ pub const LANE_WAIT_MS: u64 = 7_000;
 pub const LANE_KNOCKS_MAX: u8 = 6;
 /// Wait before the second of them, milliseconds; doubles with each.
 pub const LANE_KNOCK_MS: u64 = 100;
+/// Time for which all packets of a lane must have come by way of its home before it goes back to that way,
+/// milliseconds.
+pub const LANE_DETOUR_MS: u64 = 3_000;
 /// A lane without an authenticated packet ends after this, milliseconds.
 pub const LANE_IDLE_MS_MAX: u64 = 30_000;
 /// Messages from other shards that wait for a shard, or for its core, at most.

@@ -26,8 +26,8 @@ use super::types::{ClosedWhy, ConnectError, DropCause, Event, FailedWhy, Session
 use crate::base::{Path, PublicKey, Time};
 use crate::crypto::{IdentityCard, Secret, Suite};
 use crate::limits::{
-    LANE_KNOCK_MS, LANE_KNOCKS_MAX, LANE_RETRY_MS, LANE_RETRY_MS_MAX, LANE_TRIES_MAX, LANE_WAIT_MS,
-    LANES_PER_SESSION_MAX,
+    LANE_DETOUR_MS, LANE_KNOCK_MS, LANE_KNOCKS_MAX, LANE_RETRY_MS, LANE_RETRY_MS_MAX, LANE_TRIES_MAX,
+    LANE_WAIT_MS, LANES_PER_SESSION_MAX,
 };
 use crate::wire::control::{CloseCode, Control};
 
@@ -105,6 +105,9 @@ pub(super) struct Belongs {
     number: u16,
     /// While the lane goes by way of its home.
     knocking: Option<Knocking>,
+    /// Since when packets have come by way of the home while the lane was off it: what had been received in all
+    /// then, and how much of what came since came so.
+    detour: Option<(Time, u64, u64)>,
 }
 
 struct Knocking {
@@ -141,6 +144,26 @@ impl Session {
         knocking.again_at = now + Duration::from_millis(LANE_KNOCK_MS << knocking.tries);
         knocking.tries += 1;
         self.wants.knock = true;
+    }
+
+    /// Whether a lane's packet came by way of the home to a lane that goes straight, and changes nothing: both ways
+    /// work, so that each side would follow the other from one to the other and back for ever. It does when for a
+    /// time nothing has come straight.
+    pub(super) fn is_detour(&mut self, now: Time, path: &Path, len: usize, own_port: u16) -> bool {
+        let is_straight = |path: &Path| path.local.port() == 0 || path.local.port() == own_port;
+        let Some(belongs) = &mut self.belongs else { return false };
+        if is_straight(path) || !is_straight(&self.paths.active()) {
+            return false;
+        }
+        let before = self.received_bytes - len as u64;
+        let (since, all, detoured) = belongs.detour.get_or_insert((now, before, 0));
+        *detoured += len as u64;
+        if now.since(*since) < Duration::from_millis(LANE_DETOUR_MS) {
+            return true;
+        }
+        let nothing_else = self.received_bytes - *all == *detoured;
+        belongs.detour = None;
+        !nothing_else
     }
 }
 
@@ -394,7 +417,8 @@ impl Sessions {
         let birth = self.next_birth();
         let parts = Birth { card, lane, paths, cid, remote_cid, initiator: opened, birth };
         let mut session = Session::new(parts, now);
-        session.belongs = Some(Box::new(Belongs { home, session: home_session, number, knocking }));
+        session.belongs =
+            Some(Box::new(Belongs { home, session: home_session, number, knocking, detour: None }));
         session.knock(now, self.config.home_port);
         if opened {
             session.start_confirming(now);

@@ -240,12 +240,16 @@ impl Sessions {
 
     fn arrived(&mut self, now: Time, key: SessionKey, path: Path, len: usize, highest: bool) {
         let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return };
+        if session.is_detour(now, &path, len, self.config.home_port) {
+            return;
+        }
         match session.paths.arrived(path, len, highest, now, &mut self.rng) {
             Arrival::Same => {}
             Arrival::Challenge => session.wants.challenge = true,
             Arrival::Roamed => {
                 session.wants.challenge = true;
-                session.wants.probe = session.paths.fallback().is_some();
+                // A lane that leaves the detour knows that the homes are there.
+                session.wants.probe = session.paths.fallback().is_some() && session.belongs.is_none();
                 self.counters.roams += 1;
                 self.events.push_back(Event::Moved { session: key, path });
             }
