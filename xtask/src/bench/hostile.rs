@@ -281,7 +281,7 @@ impl<'a> Scene<'a> {
         // and data, since files go both ways.
         friend.stop(nix::sys::signal::Signal::SIGTERM)?;
         friend.start()?;
-        friend.wait_connected()?;
+        friend.meets(&victim)?;
         let input = lab.dir().join("small");
         files::random(&input, 2 << 20)?;
         for (from, to) in [(&victim, &friend), (&friend, &victim)] {
