@@ -20,6 +20,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::able::{self, NAMESPACES, TRACING};
 use crate::args::Args;
 use crate::lab::{Lab, Wiring, scratch};
 use crate::{setup, sh, stop};
@@ -100,7 +101,7 @@ pub fn command(mut args: Args) -> Result<()> {
 
 /// Runs the parts that were asked for; all of them, also after one fails.
 pub fn run(options: &Options) -> Result<()> {
-    ensure!(sh::is_root(), "network namespaces need root");
+    able::ensure(&[NAMESPACES, TRACING])?;
     ensure!(options.rounds > 0, "--rounds 0 shows nothing");
     stop::listen();
     let asked = |name: &str| {
