@@ -50,7 +50,7 @@ cargo xtask COMMAND
   fuzz  [TARGET…] [--seconds N] [--jobs J] [--cmin] [--list] | TARGET --input FILE
                     every fuzz target, or those named, for N seconds each (60); --cmin keeps what they reached
                     | one input again, with a backtrace
-  plant [NAME…] [--list]
+  plant [NAME…] [--list] [--write]
                     one mistake at a time in a copy: how long until the simulator or the fuzzers find it
   bench transfer [--size SIZE] [--runs N] [--peers A,B] [--offloads on|off|both]
                  [--scratch DIR] [--json FILE] [--binary PATH]
