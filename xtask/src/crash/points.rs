@@ -1,8 +1,8 @@
 //! Enumerated deaths: the daemon dies on entering the N-th system call of one of its threads, for every N that a
 //! dry run counted (or every k-th, in CI). strace attaches to that thread alone and kills on entry, so that call
 //! has not been made and all before it have: no code in the product, every boundary between effects, and a name
-//! for each (`put/store-local/7`). strace counts the calls of each kind for itself, so the seventh call of the dry
-//! run becomes, say, the second `fdatasync`.
+//! for each: strace counts the calls of each kind, so the seventh call of the dry run may be
+//! `put/store-local/fdatasync-2`.
 
 use std::path::PathBuf;
 
@@ -60,7 +60,7 @@ impl Tracer {
         point.fate(killed, &names)
     }
 
-    /// Lets go; the names of the calls that the thread entered.
+    /// Lets go; the names of the calls that came back.
     fn detach(mut self) -> Result<Vec<String>> {
         if !self.process.ended()? {
             self.process.signal(nix::sys::signal::Signal::SIGINT)?;
@@ -70,7 +70,8 @@ impl Tracer {
         // Without -f there is no thread's number before a call.
         let numbered: String = text.lines().map(|line| format!("1 {line}\n")).collect();
         let calls = trace::parse(&numbered.replace("strace: Process", "--- Process"), 0)?;
-        Ok(calls.into_iter().map(|call| call.name).collect())
+        // Where it was when we let go it may have been before the kill took effect.
+        Ok(calls.into_iter().filter(|call| call.result.is_some()).map(|call| call.name).collect())
     }
 }
 
@@ -91,14 +92,17 @@ fn thread_of(daemon: u32, name: &str) -> Result<u32> {
 
 /// One call of a dry run.
 struct Point {
-    /// Its number, from one; with `what`, the point's name.
-    number: u64,
     /// Which call.
     call: String,
     /// The how manyth of its kind.
     count: usize,
-    /// For strace.
-    inject: String,
+}
+
+/// Such as `fdatasync-2`: what strace counts. A number among all calls would name another one each time.
+impl std::fmt::Display for Point {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.call, self.count)
+    }
 }
 
 /// What became of a daemon that was to die at a point.
@@ -109,30 +113,37 @@ enum Fate {
 }
 
 impl Point {
-    /// By what was seen. A point that was reached kills: else it is strace that does not work.
+    /// For strace.
+    fn inject(&self) -> String {
+        format!("inject={}:signal=KILL:when={}", self.call, self.count)
+    }
+
+    /// By what was seen. A point that was passed kills: else it is strace that does not work. The call that the
+    /// thread was in when strace attached is shown, and not counted by it.
     fn fate(&self, killed: bool, names: &[String]) -> Result<Fate> {
         let calls = names.iter().filter(|name| **name == self.call).count();
-        ensure!(killed || calls < self.count, "{} calls of {} and no death", calls, self.call);
+        ensure!(killed || calls <= self.count, "{calls} calls of {} and no death", self.call);
         Ok(if killed { Fate::Died } else { Fate::Survived(calls) })
     }
 }
 
-/// The calls of a dry run to die at.
+/// The calls of a dry run to die at, or the one that was asked for.
 fn points(run: &Run<'_>, what: &str, names: &[String]) -> Vec<Point> {
-    let step = if run.quick { names.len().div_ceil(QUICK).max(1) as u64 } else { 1 };
-    let first = run.rng(what, 0).below(step);
-    let chosen = |number: u64| match &run.at {
-        Some(at) => *at == format!("{what}/{number}"),
-        None => (number - 1) % step == first,
-    };
+    if let Some(at) = &run.at {
+        let point = at.strip_prefix(what).and_then(|rest| rest.strip_prefix('/')?.rsplit_once('-'));
+        let point =
+            point.and_then(|(call, count)| Some(Point { call: call.into(), count: count.parse().ok()? }));
+        return point.into_iter().collect();
+    }
+    let step = if run.quick { names.len().div_ceil(QUICK).max(1) } else { 1 };
+    let first = run.rng(what, 0).below(step as u64) as usize;
     let mut counts = std::collections::BTreeMap::new();
     let mut points = Vec::new();
-    for (name, number) in names.iter().zip(1..) {
+    for (number, name) in names.iter().enumerate() {
         let count: &mut usize = counts.entry(name).or_default();
         *count += 1;
-        if chosen(number) {
-            let (call, inject) = (name.clone(), format!("inject={name}:signal=KILL:when={count}"));
-            points.push(Point { number, call, count: *count, inject });
+        if number % step == first {
+            points.push(Point { call: name.clone(), count: *count });
         }
     }
     points
@@ -160,7 +171,7 @@ impl Tried {
         let mut most = 0;
         for number in 0..TRIES {
             stop::check()?;
-            match at(attempt(&format!("{}/{number}", point.number)), run, what, point)? {
+            match at(attempt(&format!("{point}/{number}")), run, what, point)? {
                 Fate::Died => {
                     self.deaths += 1;
                     return Ok(());
@@ -168,9 +179,7 @@ impl Tried {
                 Fate::Survived(calls) => most = most.max(calls),
             }
         }
-        let Point { number, call, count, .. } = point;
-        self.missed
-            .push(format!("{what}/{number}: {call} {count}, but no try of {TRIES} made more than {most}"));
+        self.missed.push(format!("{what}/{point}: no try of {TRIES} made more than {most} such calls"));
         Ok(())
     }
 
@@ -189,10 +198,9 @@ impl Tried {
 
 fn at<T>(result: Result<T>, run: &Run<'_>, what: &str, point: &Point) -> Result<T> {
     result.with_context(|| {
-        let Point { number, call, count, .. } = point;
         let part = format!("points-{}", what.split('/').next().unwrap_or_default());
-        let again = run.again(&part, Some(&format!("{what}/{number}")), run.rounds);
-        format!("{what}/{number} (before {call} {count}); {again}")
+        let again = run.again(&part, Some(&format!("{what}/{point}")), run.rounds);
+        format!("death before {what}/{point}; {again}")
     })
 }
 
@@ -227,7 +235,7 @@ pub fn put(run: &mut Run<'_>) -> Result<String> {
             tried.point(run, &what, &point, |name| {
                 let content = make(run, &format!("{what}/{name}"))?;
                 let manifest = content.manifest()?;
-                let tracer = Tracer::attach(&run.lab, a.daemon()?.pid(), thread, Some(&point.inject))?;
+                let tracer = Tracer::attach(&run.lab, a.daemon()?.pid(), thread, Some(&point.inject()))?;
                 let mut put = a.launch(&["put", node::text(&content.dir)?])?;
                 acknowledged.extend(outcome(&mut put, &manifest)?);
                 let fate = tracer.killed(&mut a, &point)?;
@@ -269,7 +277,7 @@ pub fn get(run: &mut Run<'_>) -> Result<String> {
         std::fs::remove_dir_all(&out)?;
         for point in points(run, &what, &names) {
             tried.point(run, &what, &point, |_| {
-                let tracer = Tracer::attach(&run.lab, b.daemon()?.pid(), thread, Some(&point.inject))?;
+                let tracer = Tracer::attach(&run.lab, b.daemon()?.pid(), thread, Some(&point.inject()))?;
                 let mut get = b.launch(&words)?;
                 let complete = get.wait(node::PATIENT)?.success();
                 if !complete {
@@ -345,7 +353,7 @@ pub fn start(run: &mut Run<'_>) -> Result<String> {
     for point in points(run, "start", &names) {
         tried.point(run, "start", &point, |_| {
             let mut node = new(run)?;
-            let died = node.start_through(&through(&point.inject)?).is_err();
+            let died = node.start_through(&through(&point.inject())?).is_err();
             node.kill();
             let (names, ready) = calls()?;
             ensure!(died != ready, "strace and the daemon do not agree on whether it was ready");
@@ -366,10 +374,14 @@ mod tests {
 
     #[test]
     fn a_point_that_was_reached_kills() {
-        let point = Point { number: 7, call: "write".into(), count: 2, inject: String::new() };
+        let point = Point { call: "write".into(), count: 2 };
         let names = |list: &[&str]| list.iter().map(|name| name.to_string()).collect::<Vec<_>>();
         assert!(matches!(point.fate(true, &names(&["write", "write"])).unwrap(), Fate::Died));
         assert!(matches!(point.fate(false, &names(&["write", "fsync"])).unwrap(), Fate::Survived(1)));
-        assert!(point.fate(false, &names(&["write", "write"])).is_err(), "strace does not work");
+        assert!(point.fate(false, &names(&["write"; 3])).is_err(), "strace does not work");
+        assert_eq!(
+            (point.to_string(), point.inject()),
+            ("write-2".into(), "inject=write:signal=KILL:when=2".into())
+        );
     }
 }
