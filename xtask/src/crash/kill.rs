@@ -99,7 +99,9 @@ pub fn put(run: &mut Run<'_>) -> Result<String> {
         stop::check()?;
         let before = acknowledged.len();
         let mut rng = run.rng("kill-put", round);
-        let done = put_round(&run.lab, (&mut a, &mut b), &content, &mut acknowledged, &mut rng);
+        // However few the rounds: a daemon dies in the first.
+        let daemon = round == 1;
+        let done = put_round(&run.lab, (&mut a, &mut b), &content, &mut acknowledged, (&mut rng, daemon));
         let done = again(done, "kill-put", run, round)?;
         deaths += done.deaths;
         match done.printed {
@@ -133,7 +135,7 @@ fn put_round(
     (a, b): (&mut Node, &mut Node),
     content: &Content,
     acknowledged: &mut Vec<Acknowledged>,
-    rng: &mut Rng,
+    (rng, daemon): (&mut Rng, bool),
 ) -> Result<Put> {
     content.edit(rng)?;
     let manifest = content.manifest()?;
@@ -149,6 +151,7 @@ fn put_round(
     })?;
     ensure!(reached, "put neither went on nor ended");
     let who = match rng.below(10) {
+        _ if daemon => "the daemon",
         0..=5 => "the daemon",
         6..=8 => "put",
         _ => "both",
@@ -209,7 +212,8 @@ pub fn get(run: &mut Run<'_>) -> Result<String> {
         let one = Get { out: run.lab.dir().join("out"), manifest: content.manifest()?, reference };
         let whole = again(one.uninterrupted((&a, &b), &run.lab), "kill-get", run, round)?;
         run.lab.limit(RATE)?;
-        let got = again(one.round((&mut a, &mut b), whole, &mut rng), "kill-get", run, round)?;
+        let got = one.round((&mut a, &mut b), whole, (&mut rng, round == 1));
+        let got = again(got, "kill-get", run, round)?;
         run.lab.unlimit()?;
         deaths += got.deaths;
         over = over.max(got.over);
@@ -256,8 +260,14 @@ impl Get {
         Ok(received(&b.host)? - before)
     }
 
-    /// One to three kills, then to the end; `whole` is what the get costs when it is left alone.
-    fn round(&self, (a, b): (&mut Node, &mut Node), whole: u64, rng: &mut Rng) -> Result<Got> {
+    /// One to three kills, then to the end; `whole` is what the get costs when it is left alone. `daemon`: the first
+    /// to die is the daemon that gets.
+    fn round(
+        &self,
+        (a, b): (&mut Node, &mut Node),
+        whole: u64,
+        (rng, daemon): (&mut Rng, bool),
+    ) -> Result<Got> {
         b.meets(a)?;
         let start = received(&b.host)?;
         let kills = 1 + rng.below(3);
@@ -269,6 +279,7 @@ impl Get {
             let moment = begin + (rng.fraction() * 1.02 * whole.saturating_sub(begin) as f64) as u64;
             stop::until(node::PATIENT, || Ok(received(&b.host)? - start >= moment || get.ended()?))?;
             let who = ["b", "b", "b", "a", "a", "get", "get", "both"][rng.below(8) as usize];
+            let who = if daemon && kill == 1 { "b" } else { who };
             let context = format!("kill {kill} of {kills}: {who}, {} received", show_size(moment));
             story.push(context.clone());
             deaths += self.kill(who, (a, b), &mut get).with_context(|| context.clone())?;
