@@ -5,16 +5,16 @@
 //! link of its own, so that whatever arrives there is something that the victim said to a stranger.
 
 mod measure;
+mod outside;
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 
 use self::measure::{Cpu, parse_snmp};
+use self::outside::{HERE, Outside, received_packets};
 use crate::able::{self, NAMESPACES};
 use crate::args::Args;
 use crate::lab::node::{PROMPT, text};
@@ -66,8 +66,6 @@ const ANSWERS_PER_SECOND_MAX: f64 = 1.2 * (500.0 + 2000.0);
 
 const VICTIM_PORT: u16 = 4001;
 const BARE_PORT: u16 = 4999;
-const DEVICE: &str = "outside0";
-const HERE: &str = "10.79.0.1";
 const SOURCES_FEW: u32 = 4;
 const SOURCES_MANY: u32 = 512;
 
@@ -171,66 +169,6 @@ fn build_tool() -> Result<PathBuf> {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| sh::root().join("target"), PathBuf::from);
     Ok(sh::root().join(target).join("release/examples/hostile"))
-}
-
-/// The attacker's namespace and its link to the victim's; gone when dropped.
-struct Outside {
-    name: String,
-}
-
-impl Outside {
-    fn new(lab: &Lab) -> Result<Outside> {
-        let victim = lab.a().namespace().to_string();
-        let outside = Outside { name: format!("{victim}-outside") };
-        let name = outside.name.as_str();
-        ip(&["netns", "add", name])?;
-        ip(&["-n", name, "link", "set", "lo", "up"])?;
-        let pair = ["type", "veth", "peer", "name", DEVICE, "netns", name];
-        ip(&[&["link", "add", "name", DEVICE, "netns", &victim], &pair[..]].concat())?;
-        // Nothing but what is asked for crosses the link: no IPv6, and neighbours that are known.
-        for (namespace, address, mac, other, other_mac) in [
-            (victim.as_str(), HERE, "02:00:00:00:79:01", "10.79.0.2", "02:00:00:00:79:02"),
-            (name, "10.79.0.2", "02:00:00:00:79:02", HERE, "02:00:00:00:79:01"),
-        ] {
-            let quiet = format!("echo 1 > /proc/sys/net/ipv6/conf/{DEVICE}/disable_ipv6");
-            ip(&["netns", "exec", namespace, "sh", "-c", &quiet])?;
-            ip(&["-n", namespace, "link", "set", DEVICE, "address", mac])?;
-            ip(&["-n", namespace, "address", "add", &format!("{address}/24"), "dev", DEVICE])?;
-            ip(&["-n", namespace, "link", "set", DEVICE, "up"])?;
-            let neighbour = ["neigh", "replace", other, "lladdr", other_mac, "nud", "permanent"];
-            ip(&[&["-n", namespace], &neighbour[..], &["dev", DEVICE]].concat())?;
-        }
-        // A whole /16 that the attacker may speak from, and to which answers find their way.
-        ip(&["-n", name, "route", "add", "local", "10.80.0.0/16", "dev", "lo"])?;
-        ip(&["-n", &victim, "route", "add", "10.80.0.0/16", "via", "10.79.0.2"])?;
-        Ok(outside)
-    }
-
-    fn command(&self, program: &Path) -> Command {
-        crate::lab::process::tied(&["ip", "netns", "exec", &self.name], program)
-    }
-
-    /// Packets that came out of the victim's namespace to the attacker's.
-    fn heard(&self) -> Result<u64> {
-        received_packets(&self.name)
-    }
-}
-
-impl Drop for Outside {
-    fn drop(&mut self) {
-        crate::lab::remove_namespace(&self.name);
-    }
-}
-
-/// Packets that the link between the two has brought to one end.
-fn received_packets(namespace: &str) -> Result<u64> {
-    let shown = sh::words("ip", &["-j", "-s", "-n", namespace, "link", "show", "dev", DEVICE])?;
-    let shown: Value = serde_json::from_str(&shown)?;
-    shown[0]["stats64"]["rx"]["packets"].as_u64().context("`ip -s link` without rx packets")
-}
-
-fn ip(words: &[&str]) -> Result<()> {
-    sh::words("ip", words).map(drop)
 }
 
 /// What one mixture cost.
