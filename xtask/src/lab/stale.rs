@@ -74,12 +74,16 @@ fn owner(name: &str) -> Option<u32> {
 }
 
 /// Whether no xtask runs under that number (another program may have got it since). Tests of this crate run from
-/// a file whose name starts alike. The name of the process would not do: a step of CI is called `exe`.
+/// a file whose name starts alike. The name of the process alone would not do: a step of CI is called `exe`.
 fn is_dead(pid: u32) -> bool {
+    let starts = |name: &std::ffi::OsStr| name.as_encoded_bytes().starts_with(b"xtask");
     match std::fs::read_link(format!("/proc/{pid}/exe")) {
-        Ok(file) => !file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"xtask")),
-        // Somebody else's, which may be one.
-        Err(error) => error.kind() != std::io::ErrorKind::PermissionDenied,
+        Ok(file) => !file.file_name().is_some_and(starts),
+        // Somebody else's, if it is there at all.
+        Err(_) => {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            !starts(name.as_ref()) && name.trim_end() != "exe"
+        }
     }
 }
 
