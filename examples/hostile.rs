@@ -4,10 +4,10 @@
 //! ```text
 //! hostile capture FILE PORT                      datagrams to PORT in this network namespace, until killed
 //! hostile receive ADDRESS CORE                   an io_uring receiver that discards everything, until killed
-//! hostile send ADDRESS CORE RATE MS SOURCES FILE INVITATION NETWORK KIND…
+//! hostile send ADDRESS CORE RATE MS SOURCES FILE SEED INVITATION NETWORK KIND…
 //! ```
 //! `send` sends RATE datagrams a second from sockets bound to SOURCES different ports of as many addresses
-//! in 10.80.0.0/16, the kinds in equal shares, and prints how many left.
+//! in 10.80.0.0/16, the kinds in equal shares, made with the randomness of SEED, and prints how many left.
 #![allow(clippy::disallowed_methods, reason = "a tool at the edge: it reads the clock and waits")]
 
 use std::fs::File;
@@ -51,14 +51,14 @@ fn main() -> Fallible<()> {
     match words.as_slice() {
         ["capture", file, port] => capture(file, port.parse()?),
         ["receive", address, core] => receive(address.parse()?, core.parse()?),
-        ["send", to, core, rate, ms, sources, file, invitation, network, kinds @ ..] => {
+        ["send", to, core, rate, ms, sources, file, seed, invitation, network, kinds @ ..] => {
             affinity::pin_to(core.parse()?)?;
             let target = Target {
                 invite: invitation.parse().map_err(|e| format!("{e:?}"))?,
                 network: network.as_bytes().to_vec(),
                 captured: read_captured(file)?,
             };
-            let ammunition = mix(&target, kinds)?;
+            let ammunition = mix(&target, kinds, seed.parse()?)?;
             send(to.parse()?, rate.parse()?, ms.parse()?, sources.parse()?, &ammunition)
         }
         _ => Err("see the head of examples/hostile.rs".into()),
@@ -129,9 +129,9 @@ struct Target {
     captured: Vec<Vec<u8>>,
 }
 
-/// All kinds in equal shares, in random order.
-fn mix(target: &Target, kinds: &[&str]) -> Fallible<Vec<Vec<u8>>> {
-    let mut rng = Rng::from_number(1);
+/// All kinds in equal shares, in random order. Another seed makes handshakes that were not seen before.
+fn mix(target: &Target, kinds: &[&str], seed: u64) -> Fallible<Vec<Vec<u8>>> {
+    let mut rng = Rng::from_number(seed);
     let mut all = Vec::new();
     for kind in kinds {
         let made = make(target, kind, &mut rng)?;

@@ -61,6 +61,9 @@ impl Report {
             ] {
                 let _ = write!(text, " {name}={value}");
             }
+            let micros = |delay: std::time::Duration| delay.as_nanos() as f64 / 1e3;
+            let least = micros(counts.delay_min.unwrap_or_default());
+            let _ = write!(text, " delay_min_us={least:.1} delay_max_us={:.1}", micros(counts.delay_max));
             for (name, nanos) in [
                 ("late_p50_us", own.late.value_at_quantile(0.5)),
                 ("late_p99_us", own.late.value_at_quantile(0.99)),

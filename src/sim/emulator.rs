@@ -5,6 +5,8 @@
 //! link says when it arrives, the wheel keeps the buffer's number until then; [`Emulator::depart`] hands the
 //! bytes out and takes the buffer back. No byte is copied but for a duplicate, none is allocated on the way.
 
+use std::time::Duration;
+
 use crate::base::{Rng, Time};
 use crate::limits::{EMULATOR_PACKET_SIZE_MAX, EMULATOR_PACKETS_MAX};
 use crate::sim::damage::{flip, mark, payload_length};
@@ -40,6 +42,11 @@ pub struct Counts {
     pub spared: u64,
     /// Marked "congestion experienced".
     pub marked: u64,
+    /// How long the link had packets on the way, by its own clock, since it was last changed: the least, once there
+    /// was one.
+    pub delay_min: Option<Duration>,
+    /// The most.
+    pub delay_max: Duration,
 }
 
 /// A packet on the way.
@@ -93,7 +100,9 @@ impl Emulator {
 
     /// The same, to be changed: what comes in from now on finds the changed one, what is on the way arrives.
     pub fn link_mut(&mut self, direction: usize) -> &mut LinkConfig {
-        &mut self.directions[direction].0.config
+        let (link, counts) = &mut self.directions[direction];
+        (counts.delay_min, counts.delay_max) = (None, Duration::ZERO);
+        &mut link.config
     }
 
     /// What became of a direction's packets.
@@ -126,6 +135,9 @@ impl Emulator {
                     let packet = &mut bytes_of(&mut self.memory, self.room)[..len];
                     counts.marked += u64::from(mark(packet));
                 }
+                let delay = passage.arrival.at.since(now);
+                counts.delay_min = Some(counts.delay_min.map_or(delay, |least| least.min(delay)));
+                counts.delay_max = counts.delay_max.max(delay);
                 let Some(original) = self.send_off(direction, passage.arrival.at, len) else { return };
                 if let Some(copy) = passage.copy {
                     self.memory.copy_within(start(original)..start(original) + len, start(self.room));
@@ -283,7 +295,11 @@ mod tests {
         }
         // Not overtaking: the third waits for the first.
         assert_eq!(seen, [(1010, 1), (1010, 3)]);
-        assert_eq!((emulator.counts(0).down, emulator.counts(0).passed), (1, 2));
+        let counts = emulator.counts(0);
+        assert_eq!((counts.down, counts.passed), (1, 2));
+        // Of what came since the last change; the third was kept back by the first.
+        let ten = Duration::from_millis(10);
+        assert_eq!((counts.delay_min, counts.delay_max), (Some(ten), ten));
     }
 
     #[test]

@@ -6,44 +6,67 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use crate::args::Args;
-use crate::sh::{self, Outcome, Steps};
-use crate::{alltests, demo, setup, stop, tidy};
+use crate::steps::{self, Outcome, Step};
+use crate::{alltests, demo, sh, tidy};
 
 /// docs/decisions/0008: built here once, two minutes, rather than left out.
 const DENY_VERSION: &str = "0.20.2";
 const DEMO_SIZE: u64 = 32 << 20;
 
+/// Before the tests.
+const CHECKS: &[Step] = &[
+    Step { name: "fmt", minutes: 2, run: || passed(sh::run(sh::cargo().args(["fmt", "--all", "--check"]))) },
+    Step { name: "tidy", minutes: 2, run: || passed(tidy::run()) },
+    Step { name: "clippy", minutes: 12, run: clippy },
+    Step { name: "doc", minutes: 8, run: doc },
+    Step { name: "deny", minutes: 10, run: deny },
+    Step { name: "fuzz", minutes: 8, run: fuzz },
+];
+/// After them.
+const PRODUCT: &[Step] = &[
+    Step { name: "systemd", minutes: 10, run: units },
+    Step {
+        name: "demo",
+        minutes: 10,
+        run: || passed(sh::build_release().and_then(|binary| demo::run(&binary, DEMO_SIZE, true))),
+    },
+];
+
 /// The command.
 pub fn command(args: Args) -> Result<()> {
-    args.finish()?;
-    stop::listen();
-    let mut steps = Steps::new();
-    let passed = |result: Result<()>| result.map(|()| Outcome::Passed);
-    steps.step("setup", || passed(setup::ensure().and_then(|()| setup::ensure_components())))?;
-    steps.step("fmt", || passed(sh::run(sh::cargo().args(["fmt", "--all", "--check"]))))?;
-    steps.step("tidy", || passed(tidy::run()))?;
-    steps.step("clippy", || {
-        let all = ["clippy", "--workspace", "--all-targets", "--all-features", "--locked", "--quiet"];
-        passed(sh::run(sh::cargo().args(all).args(["--", "--deny", "warnings"])))
-    })?;
-    steps.step("doc", || {
-        let all = [
-            "doc",
-            "--workspace",
-            "--all-features",
-            "--no-deps",
-            "--document-private-items",
-            "--locked",
-            "--quiet",
-        ];
-        passed(sh::run(sh::cargo().args(all).env("RUSTDOCFLAGS", "--deny warnings")))
-    })?;
-    steps.step("deny", deny)?;
-    alltests::run(&mut steps)?;
-    steps.step("systemd", units)?;
-    steps.step("demo", || passed(demo::run(&sh::build_release()?, DEMO_SIZE, true)))?;
-    steps.summary();
-    Ok(())
+    let setup = std::iter::once(&alltests::SETUP);
+    let all: Vec<&Step> = setup.chain(CHECKS).chain(alltests::STEPS).chain(PRODUCT).collect();
+    steps::command("ci", args, &all)
+}
+
+fn passed(result: Result<()>) -> Result<Outcome> {
+    result.map(|()| Outcome::Passed)
+}
+
+fn clippy() -> Result<Outcome> {
+    let all = ["clippy", "--workspace", "--all-targets", "--all-features", "--locked", "--quiet"];
+    passed(sh::run(sh::cargo().args(all).args(["--", "--deny", "warnings"])))
+}
+
+fn doc() -> Result<Outcome> {
+    let all = [
+        "doc",
+        "--workspace",
+        "--all-features",
+        "--no-deps",
+        "--document-private-items",
+        "--locked",
+        "--quiet",
+    ];
+    passed(sh::run(sh::cargo().args(all).env("RUSTDOCFLAGS", "--deny warnings")))
+}
+
+/// That the fuzzer compiles, which is a workspace of its own. What it would run is replayed by `tests/corpus.rs`.
+fn fuzz() -> Result<Outcome> {
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| sh::root().join("target"), PathBuf::from);
+    let check = ["check", "--locked", "--quiet", "--manifest-path", "fuzz/Cargo.toml"];
+    passed(sh::run(sh::cargo().args(check).env("CARGO_TARGET_DIR", target)))
 }
 
 /// Licences, sources and doubled crates by what lies here; advisories by a database from the network.

@@ -65,7 +65,7 @@ pub fn run(binary: &Path, size: u64, once: bool) -> Result<()> {
     let edited_size = std::fs::metadata(&edited)?.len();
     println!("   {} of it, {} over the wire, the same SHA-256", show_size(edited_size), show_size(wire));
 
-    resume(&lab, &mut b, &tree, &second)?;
+    resume(&lab, (&a, &mut b), &tree, &second)?;
 
     if !once {
         stay(binary, &a, &b, &second);
@@ -101,7 +101,7 @@ fn get(lab: &Lab, node: &Node, reference: &str, name: &str) -> Result<(PathBuf, 
 }
 
 /// A second copy, cut off in the middle by kill -9, and the same command again.
-fn resume(lab: &Lab, b: &mut Node, tree: &Path, reference: &str) -> Result<()> {
+fn resume(lab: &Lab, (a, b): (&Node, &mut Node), tree: &Path, reference: &str) -> Result<()> {
     match lab.wiring {
         Wiring::Namespaces => {
             say(&format!("a second copy, over a link of {SLOW}; in its middle B's daemon is killed (-9)"));
@@ -122,7 +122,7 @@ fn resume(lab: &Lab, b: &mut Node, tree: &Path, reference: &str) -> Result<()> {
     show(&get.stderr());
     println!("   started again, and the same command once more:");
     b.start()?;
-    b.wait_connected()?;
+    b.meets(a)?;
     let before = b.host.received_bytes()?;
     show(&b.get(reference, &out)?.stderr);
     files::same(tree, &out)?;

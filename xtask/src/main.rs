@@ -7,6 +7,7 @@
     reason = "a tool at the edge: it reads the clock, waits and keeps threads"
 )]
 
+mod able;
 mod alltests;
 mod args;
 mod bench;
@@ -20,6 +21,7 @@ mod plant;
 mod setup;
 mod sh;
 mod sim;
+mod steps;
 mod stop;
 mod tidy;
 
@@ -33,12 +35,14 @@ cargo xtask COMMAND
   setup             install what building and testing need (apt, rustup components)
   demo  [--once] [--size SIZE] [--binary PATH]
                     two real nodes: put a tree on one, get it on the other; Ctrl-C ends it
-  ci                everything that must hold before a merge, in order, with times
-  test              all tests: unit, integration and (as root) end to end
+  ci    [--step NAME]
+                    everything that must hold before a merge, in order, with times and limits
+  test  [--step NAME]
+                    all tests: unit, integration and (as root) end to end
   tidy              the rules that the compiler does not know (docs/testing.md)
   e2e   [NAME…] [--list] [--keep] [--binary PATH]
                     real daemons in network namespaces: faults and what must be said about them
-  crash [kill|points|power] [--rounds N] [--seed S] [--quick] [--at WHERE] [--outputs] [--keep]
+  crash [kill|points|power] [--rounds N] [--seed S] [--quick] [--at WHERE] [--keep]
         [--binary PATH]
                     daemons that are killed, or lose power, at bad moments (docs/testing/crash.md)
   sim   [--seeds N] [--seed S] [--nodes M] [--trace] [--twice] [--minutes M] [--canary NAME] [--light]
@@ -46,7 +50,7 @@ cargo xtask COMMAND
   fuzz  [TARGET…] [--seconds N] [--jobs J] [--cmin] [--list] | TARGET --input FILE
                     every fuzz target, or those named, for N seconds each (60); --cmin keeps what they reached
                     | one input again, with a backtrace
-  plant [NAME…] [--list]
+  plant [NAME…] [--list] [--write]
                     one mistake at a time in a copy: how long until the simulator or the fuzzers find it
   bench transfer [--size SIZE] [--runs N] [--peers A,B] [--offloads on|off|both]
                  [--scratch DIR] [--json FILE] [--binary PATH]

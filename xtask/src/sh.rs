@@ -1,9 +1,8 @@
-//! Running commands: where the project is, who we are, and steps with times.
+//! Running commands: where the project is and who we are.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -12,7 +11,7 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the project").to_path_buf()
 }
 
-/// Whether we may make namespaces and install packages.
+/// Whether we may install packages. What else is allowed is tried (`able`).
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
@@ -94,68 +93,9 @@ pub fn binary_or_build(given: Option<PathBuf>) -> Result<PathBuf> {
     }
 }
 
-/// How a step ended.
-pub enum Outcome {
-    /// As it should.
-    Passed,
-    /// Not done here, and why; said aloud in the summary.
-    Skipped(String),
-}
-
-/// Steps in order, the first failure being the last; with a summary.
-pub struct Steps {
-    done: Vec<(&'static str, Duration, String)>,
-    began: Instant,
-}
-
-impl Steps {
-    pub fn new() -> Steps {
-        Steps { done: Vec::new(), began: Instant::now() }
-    }
-
-    /// Runs one step; on failure prints the summary and gives the error back.
-    pub fn step(&mut self, name: &'static str, act: impl FnOnce() -> Result<Outcome>) -> Result<()> {
-        println!("\n── {name}");
-        let start = Instant::now();
-        let result = crate::stop::check().and_then(|()| act());
-        let note = match &result {
-            Ok(Outcome::Passed) => "ok".to_string(),
-            Ok(Outcome::Skipped(why)) => format!("SKIPPED: {why}"),
-            Err(_) => "FAILED".to_string(),
-        };
-        if let Ok(Outcome::Skipped(why)) = &result {
-            println!("skipped: {why}");
-        }
-        self.done.push((name, start.elapsed(), note));
-        if result.is_err() {
-            self.summary();
-        }
-        result.map(drop).with_context(|| name.to_string())
-    }
-
-    /// Says what happened and how long it took.
-    pub fn summary(&self) {
-        println!("\n{:<10} {:>8}  result", "step", "seconds");
-        for (name, took, note) in &self.done {
-            println!("{name:<10} {:>8.1}  {note}", took.as_secs_f64());
-        }
-        println!("{:<10} {:>8.1}", "all", self.began.elapsed().as_secs_f64());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_failing_step_is_an_error_that_names_it() {
-        let mut steps = Steps::new();
-        steps.step("first", || Ok(Outcome::Passed)).unwrap();
-        steps.step("second", || Ok(Outcome::Skipped("no reason".into()))).unwrap();
-        let error = steps.step("third", || anyhow::bail!("broken")).unwrap_err();
-        assert_eq!(format!("{error:#}"), "third: broken");
-        assert_eq!(steps.done.len(), 3);
-    }
 
     #[test]
     fn a_command_that_fails_is_an_error_with_its_stderr() {

@@ -5,7 +5,8 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 
 use crate::args::Args;
-use crate::sh::{self, Outcome};
+use crate::sh;
+use crate::steps::Outcome;
 
 /// Seeds of the quick set: about a minute on two cores.
 const QUICK_SEEDS: &str = "250";

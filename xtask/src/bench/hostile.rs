@@ -5,15 +5,17 @@
 //! link of its own, so that whatever arrives there is something that the victim said to a stranger.
 
 mod measure;
+mod outside;
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 
 use self::measure::{Cpu, parse_snmp};
+use self::outside::{HERE, Outside, received_packets};
+use crate::able::{self, NAMESPACES};
 use crate::args::Args;
 use crate::lab::node::{PROMPT, text};
 use crate::lab::{Lab, Node, Process, Wiring, files, node, scratch};
@@ -37,14 +39,33 @@ const GROWTH_MAX: u64 = 8 << 20;
 /// The same with a transfer, which touches packet buffers for the first time: 256 to receive, 64 to send, 68 KiB
 /// each, allocated once for the daemon's life.
 const TRANSFER_GROWTH_MAX: u64 = GROWTH_MAX + (256 + 64) * (68 << 10);
+/// Of what the attacker sent, so much has to have been taken by the victim, or nothing was shown: on a busy machine,
+/// and where the figures are judged.
+const TAKEN_MIN: f64 = 0.2;
+const TAKEN_MIN_JUDGED: f64 = 0.9;
+/// The same for what the attacker sent, of what it was to send.
+const SENT_MIN: f64 = 0.1;
+const SENT_MIN_JUDGED: f64 = 0.9;
+/// What the victim counts when it refuses a datagram (`tornet status --json`).
+const REFUSALS: &[&str] = &[
+    "session_strangers",
+    "session_forged",
+    "session_replayed",
+    "session_malformed",
+    "session_skewed",
+    "session_refused",
+    "session_rate_limited",
+    "session_full",
+    "session_late",
+];
+/// And when it takes a first flight for what it is.
+const HANDSHAKES: &str = "session_handshakes_in";
 /// Answers to those who know the identity, per second of a flood: handshakes and cookies, as
 /// docs/protocol/session.md §4 bounds them, with some room for a second that is cut.
 const ANSWERS_PER_SECOND_MAX: f64 = 1.2 * (500.0 + 12_500.0);
 
 const VICTIM_PORT: u16 = 4001;
 const BARE_PORT: u16 = 4999;
-const DEVICE: &str = "outside0";
-const HERE: &str = "10.79.0.1";
 const SOURCES_FEW: u32 = 4;
 const SOURCES_MANY: u32 = 512;
 
@@ -90,15 +111,25 @@ pub fn run(lab: &mut Lab, binary: &Path, plan: &Plan) -> Result<()> {
 }
 
 fn compete(lab: &mut Lab, binary: &Path, tool: &Path, plan: &Plan, only: Option<&str>) -> Result<()> {
-    ensure!(sh::is_root(), "network namespaces need root");
+    able::ensure(&[NAMESPACES])?;
     let mut scene = Scene::new(lab, binary, tool, plan)?;
     println!(
         "{} datagrams per second; CPU time of the process per datagram that it took from its socket\n",
         plan.rate
     );
     println!(
-        "{:<28} {:>8} {:>9} {:>9} {:>6} {:>9} {:>8} {:>8}",
-        "kinds, sources", "taken/s", "bare ns", "victim ns", "ratio", "lost bare", "lost", "answers"
+        "{:<28} {:>8} {:>8} {:>6} {:>9} {:>9} {:>6} {:>9} {:>8} {:>8} {:>10}",
+        "kinds, sources",
+        "sent/s",
+        "taken/s",
+        "share",
+        "bare ns",
+        "victim ns",
+        "ratio",
+        "lost bare",
+        "lost",
+        "answers",
+        "handshakes"
     );
     if let Some(only) = only {
         let kinds: Vec<&str> = only.split(',').collect();
@@ -125,9 +156,8 @@ fn compete(lab: &mut Lab, binary: &Path, tool: &Path, plan: &Plan, only: Option<
         scene.has_not_grown(before, GROWTH_MAX)?;
     }
     let before = scene.victim_memory()?;
-    let crossed = scene.transfer_beside(&[STRANGERS, KNOWING].concat(), plan)?;
+    scene.transfer_beside(&[STRANGERS, KNOWING].concat(), plan)?;
     scene.has_not_grown(before, TRANSFER_GROWTH_MAX)?;
-    println!("the file is right; {crossed} datagrams came beside it");
     scene.victim_is_well()?;
     ensure!(faults.is_empty(), "{}", faults.join("; "));
     Ok(())
@@ -141,61 +171,6 @@ fn build_tool() -> Result<PathBuf> {
     Ok(sh::root().join(target).join("release/examples/hostile"))
 }
 
-/// The attacker's namespace and its link to the victim's; gone when dropped.
-struct Outside {
-    name: String,
-}
-
-impl Outside {
-    fn new(lab: &Lab) -> Result<Outside> {
-        let victim = lab.a().namespace().to_string();
-        let outside = Outside { name: format!("{victim}-outside") };
-        let name = outside.name.as_str();
-        ip(&["netns", "add", name])?;
-        ip(&["-n", name, "link", "set", "lo", "up"])?;
-        let pair = ["type", "veth", "peer", "name", DEVICE, "netns", name];
-        ip(&[&["link", "add", "name", DEVICE, "netns", &victim], &pair[..]].concat())?;
-        // Nothing but what is asked for crosses the link: no IPv6, and neighbours that are known.
-        for (namespace, address, mac, other, other_mac) in [
-            (victim.as_str(), HERE, "02:00:00:00:79:01", "10.79.0.2", "02:00:00:00:79:02"),
-            (name, "10.79.0.2", "02:00:00:00:79:02", HERE, "02:00:00:00:79:01"),
-        ] {
-            let quiet = format!("echo 1 > /proc/sys/net/ipv6/conf/{DEVICE}/disable_ipv6");
-            ip(&["netns", "exec", namespace, "sh", "-c", &quiet])?;
-            ip(&["-n", namespace, "link", "set", DEVICE, "address", mac])?;
-            ip(&["-n", namespace, "address", "add", &format!("{address}/24"), "dev", DEVICE])?;
-            ip(&["-n", namespace, "link", "set", DEVICE, "up"])?;
-            let neighbour = ["neigh", "replace", other, "lladdr", other_mac, "nud", "permanent"];
-            ip(&[&["-n", namespace], &neighbour[..], &["dev", DEVICE]].concat())?;
-        }
-        // A whole /16 that the attacker may speak from, and to which answers find their way.
-        ip(&["-n", name, "route", "add", "local", "10.80.0.0/16", "dev", "lo"])?;
-        ip(&["-n", &victim, "route", "add", "10.80.0.0/16", "via", "10.79.0.2"])?;
-        Ok(outside)
-    }
-
-    fn command(&self, program: &Path) -> Command {
-        crate::lab::process::tied(&["ip", "netns", "exec", &self.name], program)
-    }
-
-    /// Packets that came out of the victim's namespace to the attacker's.
-    fn heard(&self) -> Result<u64> {
-        let shown = sh::words("ip", &["-j", "-s", "-n", &self.name, "link", "show", "dev", DEVICE])?;
-        let shown: Value = serde_json::from_str(&shown)?;
-        shown[0]["stats64"]["rx"]["packets"].as_u64().context("`ip -s link` without rx packets")
-    }
-}
-
-impl Drop for Outside {
-    fn drop(&mut self) {
-        crate::lab::remove_namespace(&self.name);
-    }
-}
-
-fn ip(words: &[&str]) -> Result<()> {
-    sh::words("ip", words).map(drop)
-}
-
 /// What one mixture cost.
 struct Row {
     name: String,
@@ -203,10 +178,13 @@ struct Row {
     bare: Cost,
     victim: Cost,
     answers: u64,
+    /// First flights that the victim took for what they are.
+    handshakes: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Cost {
+    sent: u64,
     taken: u64,
     lost: u64,
     ns: f64,
@@ -216,20 +194,28 @@ impl Cost {
     fn each(&self) -> f64 {
         self.ns / self.taken.max(1) as f64
     }
+
+    /// Of what was sent, what was taken.
+    fn share(&self) -> f64 {
+        self.taken as f64 / self.sent.max(1) as f64
+    }
 }
 
 impl Row {
     fn print(&self) {
         println!(
-            "{:<28} {:>8.0} {:>9.0} {:>9.0} {:>6.2} {:>9} {:>8} {:>8}",
+            "{:<28} {:>8.0} {:>8.0} {:>6.2} {:>9.0} {:>9.0} {:>6.2} {:>9} {:>8} {:>8} {:>10}",
             self.name,
+            self.victim.sent as f64 / self.seconds,
             self.victim.taken as f64 / self.seconds,
+            self.victim.share(),
             self.bare.each(),
             self.victim.each(),
             self.victim.each() / self.bare.each(),
             self.bare.lost,
             self.victim.lost,
-            self.answers
+            self.answers,
+            self.handshakes
         );
     }
 
@@ -238,10 +224,23 @@ impl Row {
         if knowing {
             let most = ANSWERS_PER_SECOND_MAX * (self.seconds + f64::from(plan.rounds));
             ensure!(self.answers as f64 <= most, "{}: {} answers, not {most:.0}", self.name, self.answers);
+            // Else the silence towards strangers could be that of a counter that counts nothing.
+            ensure!(self.answers > 0, "{}: void: nobody was answered", self.name);
+            ensure!(self.handshakes > 0, "{}: void: no handshake without a fault was taken", self.name);
         } else {
             ensure!(self.answers == 0, "{}: strangers were answered {} times", self.name, self.answers);
         }
-        ensure!(self.victim.taken > 0, "{}: nothing arrived", self.name);
+        let (sent_min, taken_min) =
+            if plan.judge { (SENT_MIN_JUDGED, TAKEN_MIN_JUDGED) } else { (SENT_MIN, TAKEN_MIN) };
+        let asked = plan.rate as f64 * self.seconds;
+        for (whose, cost) in [("the bare receiver", &self.bare), ("the victim", &self.victim)] {
+            let (sent, share, name) = (cost.sent as f64 / asked, cost.share(), &self.name);
+            ensure!(
+                sent >= sent_min && share >= taken_min,
+                "{name}: void: {sent:.2} of the datagrams were sent (at least {sent_min}) and {whose} took {share:.2} \
+                 of those (at least {taken_min}): is the machine busy?"
+            );
+        }
         let allowed = RATIO_MAX * self.bare.each() + if shaped { HANDSHAKE_NS_MAX } else { 0.0 };
         if plan.judge && self.victim.each() > allowed {
             faults.push(format!(
@@ -264,6 +263,8 @@ struct Scene<'a> {
     invite: String,
     captured: PathBuf,
     cores: usize,
+    /// Floods so far: each has randomness of its own, lest its handshakes be known from the one before.
+    floods: Cell<u64>,
 }
 
 impl<'a> Scene<'a> {
@@ -281,7 +282,7 @@ impl<'a> Scene<'a> {
         // and data, since files go both ways.
         friend.stop(nix::sys::signal::Signal::SIGTERM)?;
         friend.start()?;
-        friend.wait_connected()?;
+        friend.meets(&victim)?;
         let input = lab.dir().join("small");
         files::random(&input, 2 << 20)?;
         for (from, to) in [(&victim, &friend), (&friend, &victim)] {
@@ -292,7 +293,8 @@ impl<'a> Scene<'a> {
         lab.offloads(true)?;
         let invite = victim.invite()?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Scene { plan, lab, tool, outside, victim, friend, invite, captured, cores })
+        let floods = Cell::new(0);
+        Ok(Scene { plan, lab, tool, outside, victim, friend, invite, captured, cores, floods })
     }
 
     /// Where the victim's shard runs (its port says), and where the attacker must not.
@@ -305,7 +307,8 @@ impl<'a> Scene<'a> {
         let mut command = self.outside.command(self.tool);
         command.args(["send", &format!("{HERE}:{port}"), &core.to_string(), &self.plan.rate.to_string()]);
         command.args([&length.as_millis().to_string(), &sources.to_string(), text(&self.captured)?]);
-        command.args([&self.invite, "tornet"]).args(kinds);
+        self.floods.set(self.floods.get() + 1);
+        command.args([&self.floods.get().to_string(), &self.invite, "tornet"]).args(kinds);
         Process::start("attacker", self.lab.dir(), &mut command)
     }
 
@@ -316,7 +319,8 @@ impl<'a> Scene<'a> {
         let status = sender.wait(length + PROMPT)?;
         ensure!(status.success(), "the attacker: {status}\n{}", sender.stderr());
         let (ns, after) = (Cpu::of(pid)?.since(&cpu), self.udp()?);
-        Ok(Cost { taken: after.0 - udp.0, lost: after.1 - udp.1, ns: ns as f64 })
+        let sent = sender.stdout().trim().parse().context("how much the attacker sent")?;
+        Ok(Cost { sent, taken: after.0 - udp.0, lost: after.1 - udp.1, ns: ns as f64 })
     }
 
     fn flood_victim(&mut self, kinds: &[&str], sources: u32, length: Duration) -> Result<Cost> {
@@ -345,18 +349,20 @@ impl<'a> Scene<'a> {
     fn compare(&mut self, kinds: &[&str], sources: u32) -> Result<Row> {
         let each = self.plan.flood / self.plan.rounds;
         let (mut bare, mut victim) = (Cost::default(), Cost::default());
-        let heard = self.outside.heard()?;
+        let (heard, taken) = (self.outside.heard()?, self.counted(&[HANDSHAKES])?);
         for _ in 0..self.plan.rounds {
             for (total, cost) in [
                 (&mut bare, self.flood_bare(kinds, sources, each)?),
                 (&mut victim, self.flood_victim(kinds, sources, each)?),
             ] {
+                total.sent += cost.sent;
                 total.taken += cost.taken;
                 total.lost += cost.lost;
                 total.ns += cost.ns;
             }
         }
         let answers = self.outside.heard()? - heard;
+        let handshakes = self.counted(&[HANDSHAKES])? - taken;
         let seconds = (each * self.plan.rounds).as_secs_f64();
         let names = match kinds {
             STRANGERS => "all of strangers".to_string(),
@@ -364,26 +370,45 @@ impl<'a> Scene<'a> {
             KNOWING => "identity known".to_string(),
             _ => kinds.join(","),
         };
-        Ok(Row { name: format!("{names}, {sources}"), seconds, bare, victim, answers })
+        Ok(Row { name: format!("{names}, {sources}"), seconds, bare, victim, answers, handshakes })
     }
 
-    /// A friend fetches a file while the flood goes on; the hostile datagrams that came meanwhile.
-    fn transfer_beside(&mut self, kinds: &[&str], plan: &Plan) -> Result<u64> {
+    /// A friend fetches a file while the flood goes on, from its beginning to its end.
+    fn transfer_beside(&mut self, kinds: &[&str], plan: &Plan) -> Result<()> {
         let input = self.lab.dir().join("input");
         files::random(&input, plan.file)?;
         let (_, reference) = self.victim.put(&input)?;
-        let heard = self.udp()?;
+        // What the friend sends comes over another link: these are the attacker's alone.
+        let arrived = || received_packets(self.lab.a().namespace());
+        let heard = arrived()?;
         // Longer than the transfer takes; ended when that is done.
-        let sender = self.sender(VICTIM_PORT, kinds, SOURCES_MANY, node::PATIENT)?;
-        let flooding = stop::until(PROMPT, || Ok(self.udp()?.0 > heard.0 + plan.rate / 10))?;
+        let mut sender = self.sender(VICTIM_PORT, kinds, SOURCES_MANY, node::PATIENT)?;
+        let flooding = stop::until(PROMPT, || Ok(arrived()? > heard + plan.rate / 10))?;
         ensure!(flooding, "the flood did not begin: {}", sender.stderr());
-        let (before, out) = (self.udp()?, self.lab.dir().join("output"));
+        let out = self.lab.dir().join("output");
+        let before = (arrived()?, self.counted(REFUSALS)?);
         let done = self.friend.get(&reference, &out)?;
-        let crossed = self.udp()?.0 - before.0;
+        let (crossed, refused) = (arrived()? - before.0, self.counted(REFUSALS)? - before.1);
+        ensure!(!sender.ended()?, "void: the flood ended before the transfer: {}", sender.stderr());
         ensure!(files::sha256(&out)? == files::sha256(&input)?, "the file that came is another");
+        let seconds = done.took.as_secs_f64();
+        println!(
+            "beside a flood: {} in {seconds:.2} s, and right; {crossed} hostile datagrams came meanwhile, {refused} of \
+             which the victim looked at",
+            crate::args::show_size(plan.file)
+        );
+        ensure!(crossed > 0 && refused > 0, "void: no flood beside the transfer");
         sender.kill();
-        println!("beside a flood: {} in {:.2} s", crate::args::show_size(plan.file), done.took.as_secs_f64());
-        Ok(crossed)
+        Ok(())
+    }
+
+    /// The sum of some of the victim's own counts.
+    fn counted(&self, names: &[&str]) -> Result<u64> {
+        let status = self.victim.status()?;
+        let count = |name: &&str| {
+            status["counters"][*name].as_u64().with_context(|| format!("status --json has no counter {name}"))
+        };
+        names.iter().map(count).sum()
     }
 
     /// Datagrams that sockets of the victim's host gave to programs, and that found no room.
@@ -429,14 +454,15 @@ mod tests {
 
     #[test]
     fn strangers_that_are_answered_and_dear_datagrams_are_faults() {
-        let plan = Plan { rate: 1, flood: Duration::from_secs(1), rounds: 1, file: 0, judge: true };
-        let cost = |ns| Cost { taken: 1000, lost: 0, ns };
+        let plan = Plan { rate: 1000, flood: Duration::from_secs(1), rounds: 1, file: 0, judge: true };
+        let cost = |ns| Cost { sent: 1000, taken: 1000, lost: 0, ns };
         let row = |victim, answers| Row {
             name: "x".into(),
             seconds: 1.0,
             bare: cost(1e6),
             victim: cost(victim),
             answers,
+            handshakes: answers,
         };
         let judged = |row: Row, shaped, knowing| {
             let mut faults = Vec::new();
@@ -449,5 +475,22 @@ mod tests {
         assert!(judged(row(1e6, 1), false, false).is_err());
         assert_eq!(judged(row(1e6, 1000), true, true).unwrap(), 0);
         assert!(judged(row(1e6, 10_000), true, true).is_err());
+    }
+
+    #[test]
+    fn a_row_in_which_little_happened_is_void() {
+        let busy = Plan { rate: 1000, flood: Duration::from_secs(1), rounds: 1, file: 0, judge: false };
+        let judged = |sent, taken, answers, handshakes, plan: &Plan| {
+            let cost = Cost { sent, taken, lost: 0, ns: 1e6 };
+            let row = Row { name: "x".into(), seconds: 1.0, bare: cost, victim: cost, answers, handshakes };
+            row.judge(true, true, plan, &mut Vec::new())
+        };
+        assert!(judged(1000, 1000, 5, 5, &busy).is_ok() && judged(300, 100, 5, 5, &busy).is_ok());
+        assert!(judged(300, 100, 5, 5, &Plan { judge: true, ..busy }).is_err());
+        for (sent, taken, answers, handshakes) in
+            [(50, 50, 5, 5), (1000, 100, 5, 5), (1000, 1000, 0, 0), (1000, 1000, 5, 0)]
+        {
+            assert!(judged(sent, taken, answers, handshakes, &busy).is_err());
+        }
     }
 }

@@ -50,7 +50,7 @@ pub fn command(mut args: Args) -> Result<()> {
     let json = args.value("--json")?.map(PathBuf::from);
     let binary = args.value("--binary")?.map(PathBuf::from);
     args.finish()?;
-    ensure!(sh::is_root(), "network namespaces need root");
+    crate::able::ensure(&[crate::able::NAMESPACES])?;
     setup::ensure()?;
     // Without tornet among the peers there is nothing to build.
     let measured = peers.iter().any(|entry| entry.name == "tornet");

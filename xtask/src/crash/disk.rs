@@ -1,7 +1,8 @@
 //! A disk that keeps what was synced, and of the rest what a seed says. Pure.
 //!
 //! The model is POSIX's, which promises least: a file's bytes are durable after fsync or fdatasync of *that
-//! file* (or a write with O_DSYNC), its name after fsync of *the directory*. Until then each write may be kept,
+//! file* (or a write with O_DSYNC), its permissions and times after fsync, its name after fsync of *the directory*;
+//! and everything after syncfs or sync. Until then each write may be kept,
 //! lost, or torn at sectors of 512 bytes, in any order; of a directory's changes a prefix is kept, since file
 //! systems log those in order; a rename happens whole or not at all.
 
@@ -55,7 +56,7 @@ pub struct Node {
     pub body: Body,
     /// Permissions.
     pub mode: u32,
-    /// Modification time, if one was set.
+    /// Modification time, if one was set and nothing was written since.
     pub time: Option<(i64, i64)>,
 }
 
@@ -74,10 +75,12 @@ impl Node {
     pub fn apply(&mut self, change: &Change) {
         match (&mut self.body, change) {
             (Body::File(len, pages), Change::Write(offset, data)) => {
+                self.time = None;
                 *len = (*len).max(offset + data.len() as u64);
                 write(pages, *offset, data);
             }
             (Body::File(len, pages), Change::Truncate(to)) => {
+                self.time = None;
                 if to < len {
                     pages.split_off(&to.div_ceil(PAGE as u64));
                     let inside = (to % PAGE as u64) as usize;
@@ -90,12 +93,15 @@ impl Node {
                 *len = *to;
             }
             (Body::Directory(names), Change::Add(name, inode)) => {
+                self.time = None;
                 names.insert(name.clone(), *inode);
             }
             (Body::Directory(names), Change::Remove(name)) => {
+                self.time = None;
                 names.remove(name);
             }
             (Body::Directory(names), Change::Rename(from, to)) => {
+                self.time = None;
                 if let Some(inode) = names.remove(from) {
                     names.insert(to.clone(), inode);
                 }
@@ -172,9 +178,24 @@ impl Disk {
 
     /// A sync came back that had begun at `begin`: what had been done before it is durable.
     pub fn sync(&mut self, inode: Inode, begin: usize) {
+        self.sync_what(inode, begin, |_| true);
+    }
+
+    /// fdatasync came back: bytes and lengths are durable.
+    pub fn sync_data(&mut self, inode: Inode, begin: usize) {
+        self.sync_what(inode, begin, |change| !matches!(change, Change::Mode(_) | Change::Time(..)));
+    }
+
+    /// syncfs came back: everything is durable.
+    pub fn sync_all(&mut self, begin: usize) {
+        (0..self.nodes.len()).for_each(|inode| self.sync(inode, begin));
+    }
+
+    fn sync_what(&mut self, inode: Inode, begin: usize, covered: impl Fn(&Change) -> bool) {
         let kept = &mut self.nodes[inode];
         let all = std::mem::take(&mut kept.pending).into_iter();
-        let (done, pending): (Vec<Pending>, Vec<Pending>) = all.partition(|pending| pending.end < begin);
+        let (done, pending): (Vec<Pending>, Vec<Pending>) =
+            all.partition(|pending| pending.end < begin && covered(&pending.change));
         kept.pending = pending;
         done.iter().for_each(|pending| kept.durable.apply(&pending.change));
     }
@@ -286,6 +307,28 @@ mod tests {
         assert_eq!(names(&disk, Policy::Keep), [b"b".to_vec()]);
         disk.change(0, 8, Change::Remove(b"b".to_vec()));
         assert!(names(&disk, Policy::Keep).is_empty());
+    }
+
+    #[test]
+    fn fdatasync_leaves_out_modes_and_times_and_syncfs_nothing() {
+        let mut disk = Disk::new();
+        let file = disk.create(Node::file(0o600));
+        disk.change(0, 1, Change::Add(b"a".to_vec(), file));
+        disk.change(file, 2, wrote(0, 1, 10));
+        disk.change(file, 3, Change::Mode(0o644));
+        disk.change(file, 4, Change::Time(7, 8));
+        let found = |disk: &Disk| disk.cut(Policy::Lose, &mut Rng::new(1, "", 0));
+        disk.sync_data(file, 9);
+        let after = found(&disk);
+        assert_eq!((bytes(&after[file]), after[file].mode, after[file].time), (vec![1; 10], 0o600, None));
+        disk.change(file, 19, Change::Truncate(3));
+        disk.sync_all(15);
+        let after = found(&disk);
+        assert_eq!((after[file].mode, after[file].time), (0o644, Some((7, 8))));
+        assert_eq!(bytes(&after[file]).len(), 10, "that came back after the sync had begun");
+        assert!(matches!(&after[0].body, Body::Directory(names) if names.contains_key(&b"a"[..])));
+        disk.sync_all(20);
+        assert_eq!(found(&disk)[file].time, None, "what is written has a time of its own");
     }
 
     #[test]

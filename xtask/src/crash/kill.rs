@@ -17,6 +17,8 @@ use crate::lab::{Host, Lab, Node, Process, node};
 use crate::stop;
 
 const MIB: u64 = 1 << 20;
+/// From so many rounds on each kind of outcome has to occur.
+const ROUNDS_TELLING: u64 = 4;
 const SHAPE: Shape = Shape { large: 24 * MIB, small: 2000, small_max: 8 << 10 };
 /// Slow enough to hit any part of a `get`, whatever the machine.
 const RATE: &str = "400mbit";
@@ -26,12 +28,16 @@ const LOST: u64 = 32 * MIB;
 /// and slices of small files of which the journal had a part.
 const AGAIN: u64 = 3 * MIB;
 
-/// Bytes that a host received; quick enough to be asked a thousand times per second.
+/// Bytes that a host received on its links; quick enough to be asked a thousand times per second.
 pub(super) fn received(host: &Host) -> Result<u64> {
     let table = host.within(|| Ok(std::fs::read_to_string("/proc/thread-self/net/dev")?))?;
-    let line = table.lines().find_map(|line| line.trim_start().strip_prefix("veth0:"));
-    let bytes = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-    bytes.with_context(|| format!("no veth0 in {table:?}"))
+    // Behind two lines of titles, a line per device: its name, then bytes first.
+    let devices = table.lines().skip(2).filter_map(|line| line.split_once(':'));
+    let links: Vec<&str> =
+        devices.filter(|(name, _)| name.trim() != "lo").map(|(_, counts)| counts).collect();
+    ensure!(!links.is_empty(), "no link in {table:?}");
+    let bytes = |counts: &&str| counts.split_whitespace().next()?.parse::<u64>().ok();
+    links.iter().map(bytes).sum::<Option<u64>>().with_context(|| format!("no counts in {table:?}"))
 }
 
 /// Bytes that a process has read and written so far, by whatever call; the last known once it is gone.
@@ -49,7 +55,7 @@ pub(super) fn up(a: &mut Node, b: &mut Node) -> Result<()> {
             node.start().with_context(|| format!("{} after its death", node.name))?;
         }
     }
-    b.wait_connected()
+    b.meets(a)
 }
 
 /// Something that was acknowledged.
@@ -88,13 +94,17 @@ pub fn put(run: &mut Run<'_>) -> Result<String> {
     let (mut a, mut b) = node::pair(&run.lab, run.binary)?;
     let content = Content::make(run.lab.dir().join("tree"), SHAPE, &mut run.rng("tree", 0))?;
     let mut acknowledged = Vec::new();
-    let (mut cut, mut printed) = (0, 0);
+    let (mut deaths, mut cut, mut printed) = (0, 0, 0);
     for round in 1..=run.rounds {
         stop::check()?;
         let before = acknowledged.len();
         let mut rng = run.rng("kill-put", round);
-        let done = put_round(&run.lab, (&mut a, &mut b), &content, &mut acknowledged, &mut rng);
-        match again(done, "kill-put", run, round)? {
+        // However few the rounds: a daemon dies in the first.
+        let daemon = round == 1;
+        let done = put_round(&run.lab, (&mut a, &mut b), &content, &mut acknowledged, (&mut rng, daemon));
+        let done = again(done, "kill-put", run, round)?;
+        deaths += done.deaths;
+        match done.printed {
             true => printed += 1,
             false => cut += 1,
         }
@@ -105,18 +115,28 @@ pub fn put(run: &mut Run<'_>) -> Result<String> {
         again(checked, "kill-put", run, run.rounds)?;
     }
     let references = acknowledged.len();
-    Ok(format!("{cut} puts cut off, {printed} killed once acknowledged; {references} references got whole"))
+    ensure!(deaths > 0, "nothing died in {} rounds", run.rounds);
+    ensure!(cut > 0 || run.rounds < ROUNDS_TELLING, "every put had been acknowledged before the kill");
+    Ok(format!(
+        "{deaths} deaths; {cut} puts cut off, {printed} killed once acknowledged; {references} references got whole"
+    ))
 }
 
-/// One put that is killed, a restart, the check of what was acknowledged, and the same put again. Whether the
-/// killed one had been acknowledged.
+/// What a killed put came to.
+struct Put {
+    deaths: u64,
+    /// It had been acknowledged.
+    printed: bool,
+}
+
+/// One put that is killed, a restart, the check of what was acknowledged, and the same put again.
 fn put_round(
     lab: &Lab,
     (a, b): (&mut Node, &mut Node),
     content: &Content,
     acknowledged: &mut Vec<Acknowledged>,
-    rng: &mut Rng,
-) -> Result<bool> {
+    (rng, daemon): (&mut Rng, bool),
+) -> Result<Put> {
     content.edit(rng)?;
     let manifest = content.manifest()?;
     // All is read; what is new is written. Beyond the end, so that the acknowledgement is met too.
@@ -131,15 +151,19 @@ fn put_round(
     })?;
     ensure!(reached, "put neither went on nor ended");
     let who = match rng.below(10) {
+        _ if daemon => "the daemon",
         0..=5 => "the daemon",
         6..=8 => "put",
         _ => "both",
     };
+    let mut deaths = 0;
     if who != "put" {
+        deaths += u64::from(a.runs()?);
         a.kill();
     }
     if who != "the daemon" && !put.ended()? {
         put.signal(nix::sys::signal::Signal::SIGKILL)?;
+        deaths += 1;
     }
     // A command line that was killed itself has nothing to say.
     let killed = who != "the daemon" && !put.wait(node::PROMPT)?.success();
@@ -158,14 +182,14 @@ fn put_round(
     if rng.chance(30) {
         acknowledged.last().expect("just pushed").check(b, lab).with_context(context)?;
     }
-    Ok(printed)
+    Ok(Put { deaths, printed })
 }
 
 // ---- get ------------------------------------------------------------------------------------------
 
 /// What a killed and resumed `get` came to.
 struct Got {
-    kills: u64,
+    deaths: u64,
     /// Bytes received in all, over what an uninterrupted get costs.
     over: u64,
     /// Bytes that the last life received beyond what its journal left to fetch, if that can be told.
@@ -177,7 +201,7 @@ struct Got {
 pub fn get(run: &mut Run<'_>) -> Result<String> {
     let (mut a, mut b) = node::pair(&run.lab, run.binary)?;
     let content = Content::make(run.lab.dir().join("tree"), SHAPE, &mut run.rng("tree", 0))?;
-    let (mut kills, mut over, mut last_over, mut resumed) = (0, 0, 0, 0);
+    let (mut deaths, mut over, mut last_over, mut resumed) = (0, 0, None, 0);
     for round in 1..=run.rounds {
         stop::check()?;
         let mut rng = run.rng("kill-get", round);
@@ -186,21 +210,25 @@ pub fn get(run: &mut Run<'_>) -> Result<String> {
         }
         let (_, reference) = a.put(&content.dir)?;
         let one = Get { out: run.lab.dir().join("out"), manifest: content.manifest()?, reference };
-        let whole = again(one.uninterrupted(&b, &run.lab), "kill-get", run, round)?;
+        let whole = again(one.uninterrupted((&a, &b), &run.lab), "kill-get", run, round)?;
         run.lab.limit(RATE)?;
-        let got = again(one.round((&mut a, &mut b), whole, &mut rng), "kill-get", run, round)?;
+        let got = one.round((&mut a, &mut b), whole, (&mut rng, round == 1));
+        let got = again(got, "kill-get", run, round)?;
         run.lab.unlimit()?;
-        kills += got.kills;
+        deaths += got.deaths;
         over = over.max(got.over);
-        last_over = last_over.max(got.last_over.unwrap_or(0));
+        last_over = last_over.max(got.last_over);
         resumed += u64::from(got.resumed > 0);
         std::fs::remove_dir_all(&one.out)?;
     }
+    ensure!(deaths > 0, "nothing died in {} rounds", run.rounds);
+    let told = resumed > 0 && last_over.is_some();
+    ensure!(told || run.rounds < ROUNDS_TELLING, "no get was resumed, so that nothing was shown of it");
     Ok(format!(
-        "{kills} kills in {} gets, {resumed} resumed; most received above an uninterrupted get: {} in all, {} in a last life",
+        "{deaths} deaths in {} gets, {resumed} resumed; most received above an uninterrupted get: {} in all, {} in a last life",
         run.rounds,
         show_size(over),
-        show_size(last_over),
+        last_over.map_or("none measured".into(), show_size),
     ))
 }
 
@@ -224,30 +252,37 @@ impl Get {
 
     /// Bytes on the wire of the same get, elsewhere and left alone: slices come whole, and in those of a tree that
     /// was edited often lie files that nobody wants any more.
-    fn uninterrupted(&self, b: &Node, lab: &Lab) -> Result<u64> {
-        b.wait_connected()?;
+    fn uninterrupted(&self, (a, b): (&Node, &Node), lab: &Lab) -> Result<u64> {
+        b.meets(a)?;
         let (before, out) = (received(&b.host)?, lab.dir().join("whole"));
         b.get(&self.reference, &out)?;
         std::fs::remove_dir_all(&out)?;
         Ok(received(&b.host)? - before)
     }
 
-    /// One to three kills, then to the end; `whole` is what the get costs when it is left alone.
-    fn round(&self, (a, b): (&mut Node, &mut Node), whole: u64, rng: &mut Rng) -> Result<Got> {
-        b.wait_connected()?;
+    /// One to three kills, then to the end; `whole` is what the get costs when it is left alone. `daemon`: the first
+    /// to die is the daemon that gets.
+    fn round(
+        &self,
+        (a, b): (&mut Node, &mut Node),
+        whole: u64,
+        (rng, daemon): (&mut Rng, bool),
+    ) -> Result<Got> {
+        b.meets(a)?;
         let start = received(&b.host)?;
         let kills = 1 + rng.below(3);
         let mut get = self.launch(b)?;
         // What the journal vouched for when the last life began, and what had been received by then.
-        let (mut last, mut story) = (None, Vec::new());
+        let (mut last, mut story, mut deaths) = (None, Vec::new(), 0);
         for kill in 1..=kills {
             let begin = received(&b.host)? - start;
             let moment = begin + (rng.fraction() * 1.02 * whole.saturating_sub(begin) as f64) as u64;
             stop::until(node::PATIENT, || Ok(received(&b.host)? - start >= moment || get.ended()?))?;
             let who = ["b", "b", "b", "a", "a", "get", "get", "both"][rng.below(8) as usize];
+            let who = if daemon && kill == 1 { "b" } else { who };
             let context = format!("kill {kill} of {kills}: {who}, {} received", show_size(moment));
             story.push(context.clone());
-            self.kill(who, (a, b), &mut get).with_context(|| context.clone())?;
+            deaths += self.kill(who, (a, b), &mut get).with_context(|| context.clone())?;
             let finals = self.finals().with_context(|| context.clone())?;
             up(a, b).with_context(|| context.clone())?;
             if get.ended()? {
@@ -277,30 +312,38 @@ impl Get {
                 Some(over)
             }
         };
-        Ok(Got { kills, over: total.saturating_sub(whole), last_over, resumed })
+        Ok(Got { deaths, over: total.saturating_sub(whole), last_over, resumed })
     }
 
-    fn kill(&self, who: &str, (a, b): (&mut Node, &mut Node), get: &mut Process) -> Result<()> {
+    /// How many died by it.
+    fn kill(&self, who: &str, (a, b): (&mut Node, &mut Node), get: &mut Process) -> Result<u64> {
+        let mut deaths = 0;
+        let mut end = |node: &mut Node| -> Result<()> {
+            deaths += u64::from(node.runs()?);
+            node.kill();
+            Ok(())
+        };
         match who {
             // It goes on by itself once the sender is back.
-            "a" => a.kill(),
+            "a" => end(a)?,
             "get" => {
                 if !get.ended()? {
                     get.signal(nix::sys::signal::Signal::SIGKILL)?;
+                    deaths += 1;
                 }
                 get.wait(node::PROMPT)?;
             }
             _ => {
-                b.kill();
+                end(b)?;
                 if who == "both" {
-                    a.kill();
+                    end(a)?;
                 }
                 if !get.wait(node::PROMPT)?.success() {
                     complains(&get.stderr())?;
                 }
             }
         }
-        Ok(())
+        Ok(deaths)
     }
 
     /// To the end; started again while the daemon has not noticed yet that its asker is gone. Bytes resumed, or

@@ -18,8 +18,9 @@ mod trace;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
+use crate::able::{self, NAMESPACES, TRACING};
 use crate::args::Args;
 use crate::lab::{Lab, Wiring, scratch};
 use crate::{setup, sh, stop};
@@ -37,22 +38,12 @@ pub struct Options {
     /// One round, point or cut alone.
     at: Option<String>,
     quick: bool,
-    outputs: bool,
 }
 
 impl Options {
     /// A few rounds of everything, for CI.
     pub fn quick(binary: PathBuf) -> Options {
-        Options {
-            binary,
-            parts: Vec::new(),
-            rounds: 4,
-            seed: SEED,
-            keep: false,
-            at: None,
-            quick: true,
-            outputs: false,
-        }
+        Options { binary, parts: Vec::new(), rounds: 4, seed: SEED, keep: false, at: None, quick: true }
     }
 }
 
@@ -78,14 +69,19 @@ pub struct Run<'a> {
     at: Option<String>,
     /// A sample of what can be enumerated.
     quick: bool,
-    /// Outputs that are wrong after a power loss are failures.
-    outputs: bool,
 }
 
 impl Run<'_> {
     /// Randomness of one round of one purpose.
     fn rng(&self, what: &str, round: u64) -> rng::Rng {
         rng::Rng::new(self.seed, what, round)
+    }
+
+    /// What runs a failed round, point or moment again.
+    fn again(&self, part: &str, at: Option<&str>, rounds: u64) -> String {
+        let quick = if self.quick { " --quick" } else { "" };
+        let at = at.map(|at| format!(" --at {at}")).unwrap_or_default();
+        format!("again: cargo xtask crash {part} --seed {} --rounds {rounds}{quick}{at} --keep", self.seed)
     }
 }
 
@@ -96,16 +92,16 @@ pub fn command(mut args: Args) -> Result<()> {
     let rounds = args.number("--rounds", 50)?;
     let seed = args.number("--seed", SEED)?;
     let at = args.value("--at")?;
-    let (quick, outputs) = (args.flag("--quick"), args.flag("--outputs"));
+    let quick = args.flag("--quick");
     let parts: Vec<String> = std::iter::from_fn(|| args.word()).collect();
     args.finish()?;
     setup::ensure()?;
-    run(&Options { binary: sh::binary_or_build(binary)?, parts, rounds, seed, keep, at, quick, outputs })
+    run(&Options { binary: sh::binary_or_build(binary)?, parts, rounds, seed, keep, at, quick })
 }
 
 /// Runs the parts that were asked for; all of them, also after one fails.
 pub fn run(options: &Options) -> Result<()> {
-    ensure!(sh::is_root(), "network namespaces need root");
+    able::ensure(&[NAMESPACES, TRACING])?;
     ensure!(options.rounds > 0, "--rounds 0 shows nothing");
     stop::listen();
     let asked = |name: &str| {
@@ -115,6 +111,10 @@ pub fn run(options: &Options) -> Result<()> {
     let chosen: Vec<&Part> = PARTS.iter().filter(|(name, ..)| asked(name)).collect();
     let names = || PARTS.iter().map(|(name, ..)| *name).collect::<Vec<_>>().join(", ");
     ensure!(!chosen.is_empty(), "no such part; there are {}", names());
+    if let Some(at) = &options.at {
+        let [(name, ..)] = chosen[..] else { bail!("--at {at} belongs to one part; there are {}", names()) };
+        ensure!(!name.starts_with("kill"), "--at: a round of {name} stands on those before it; see --rounds");
+    }
     let mut failed = Vec::new();
     for (name, about, act) in chosen {
         stop::check()?;
@@ -126,7 +126,6 @@ pub fn run(options: &Options) -> Result<()> {
             seed: options.seed,
             at: options.at.clone(),
             quick: options.quick,
-            outputs: options.outputs,
         };
         let result = act(&mut run);
         let took = start.elapsed().as_secs_f64();
@@ -149,8 +148,5 @@ pub fn run(options: &Options) -> Result<()> {
 
 /// A failed round with what runs it again.
 fn again<T>(result: Result<T>, part: &str, run: &Run<'_>, upto: u64) -> Result<T> {
-    result.with_context(|| {
-        let seed = run.seed;
-        format!("round {upto}; again: cargo xtask crash {part} --seed {seed} --rounds {upto} --keep")
-    })
+    result.with_context(|| format!("round {upto}; {}", run.again(part, None, upto)))
 }

@@ -17,8 +17,7 @@ pub struct Player<'a> {
 impl<'a> Player<'a> {
     /// Before the first step.
     pub fn new(steps: &'a [Step]) -> Player<'a> {
-        let durable = |step: &&Step| matches!(step.effect, Effect::Sync(_) | Effect::Change(_, _, true));
-        let mut syncs: Vec<&Step> = steps.iter().filter(durable).collect();
+        let mut syncs: Vec<&Step> = steps.iter().filter(|step| step.is_sync()).collect();
         syncs.sort_by_key(|step| step.end);
         Player { steps, syncs, next: 0, next_sync: 0, disk: Disk::new() }
     }
@@ -34,13 +33,15 @@ impl<'a> Player<'a> {
                 match &step.effect {
                     Effect::Create(node) => drop(self.disk.create(node.clone())),
                     Effect::Change(inode, change, _) => self.disk.change(*inode, step.end, change.clone()),
-                    Effect::Sync(_) | Effect::Said(_) => {}
+                    Effect::Sync(_) | Effect::SyncData(_) | Effect::SyncAll | Effect::Said(_) => {}
                 }
             } else if end < begin && end <= moment {
                 let step = self.syncs[self.next_sync];
                 self.next_sync += 1;
                 match &step.effect {
                     Effect::Sync(inode) => self.disk.sync(*inode, step.begin),
+                    Effect::SyncData(inode) => self.disk.sync_data(*inode, step.begin),
+                    Effect::SyncAll => self.disk.sync_all(step.begin),
                     Effect::Change(inode, ..) => self.disk.sync_one(*inode, step.end),
                     Effect::Create(_) | Effect::Said(_) => {}
                 }

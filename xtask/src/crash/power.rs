@@ -5,11 +5,11 @@
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use nix::unistd::{Whence, lseek64};
 
@@ -26,6 +26,8 @@ use crate::stop;
 const SHAPE: Shape = Shape { large: 3 << 20, small: 150, small_max: 6 << 10 };
 /// For the getter: slow enough to be interrupted in the middle.
 const RATE: &str = "50mbit";
+/// Moments around syncs in CI.
+const QUICK_SYNCS: usize = 12;
 /// What a cache's `running` says on another boot.
 const OTHER_BOOT: &str = "00000000-0000-0000-0000-000000000000\n";
 
@@ -93,7 +95,7 @@ impl Recorded {
 
     /// What was done, and the line after each process's last.
     fn steps(&self) -> Result<(Recorder, Vec<usize>)> {
-        let (mut recorder, mut first, mut ends) = (Recorder::new(&self.disk), 1, Vec::new());
+        let (mut recorder, mut first, mut ends) = (Recorder::new(&self.disk, umask()?), 1, Vec::new());
         for path in &self.traces {
             let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
             let calls = trace::parse(&text, first).with_context(|| path.display().to_string())?;
@@ -103,6 +105,13 @@ impl Recorded {
         }
         Ok((recorder, ends))
     }
+}
+
+/// The permissions that what we start takes away from what it makes.
+fn umask() -> Result<u32> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Umask:")).context("no Umask")?;
+    Ok(u32::from_str_radix(line.trim(), 8)?)
 }
 
 fn tail(path: &Path) -> Result<String> {
@@ -172,6 +181,14 @@ fn place(nodes: &[disk::Node], inode: usize, path: &Path) -> Result<()> {
 fn compare(nodes: &[disk::Node], inode: usize, path: &Path) -> Result<()> {
     let wrong = || format!("the recording is not complete: {}", path.display());
     let real = fs::symlink_metadata(path).with_context(wrong)?;
+    let link = matches!(nodes[inode].body, Body::Link(_));
+    let (mode, wanted) = (real.permissions().mode() & 0o7777, nodes[inode].mode);
+    // The root was made before the recording began; a link's permissions are its system's.
+    ensure!(link || inode == 0 || mode == wanted, "{}: mode {mode:o}, not {wanted:o}", wrong());
+    if let (false, Some(wanted)) = (link, nodes[inode].time) {
+        let time = (real.mtime(), real.mtime_nsec());
+        ensure!(time == wanted, "{}: time {time:?}, not {wanted:?}", wrong());
+    }
     match &nodes[inode].body {
         Body::Link(target) => {
             ensure!(fs::read_link(path)?.as_os_str().as_bytes() == target, wrong());
@@ -231,7 +248,7 @@ fn cuts(steps: &[Step], rounds: u64, most: usize, rng: &mut Rng) -> Vec<Cut> {
             Effect::Said(_) if acknowledged(step) => {
                 said.push(Cut { line: step.begin, policy: Policy::Lose })
             }
-            Effect::Sync(_) | Effect::Change(_, _, true) => {
+            _ if step.is_sync() => {
                 let before = [Policy::Lose, Policy::Some, Policy::Tear, Policy::Names];
                 synced.extend(before.map(|policy| Cut { line: step.end - 1, policy }));
                 synced.push(Cut { line: step.end, policy: Policy::Lose });
@@ -239,8 +256,9 @@ fn cuts(steps: &[Step], rounds: u64, most: usize, rng: &mut Rng) -> Vec<Cut> {
             _ => {}
         }
     }
+    // Shares, not counts: a recording that is a little longer than another has nearly the same moments.
     while synced.len() > most {
-        synced.swap_remove(rng.below(synced.len() as u64) as usize);
+        synced.remove((rng.fraction() * synced.len() as f64) as usize);
     }
     let (first, last) = match (steps.first(), steps.last()) {
         (Some(first), Some(last)) => (first.begin, last.begin),
@@ -256,7 +274,7 @@ fn cuts(steps: &[Step], rounds: u64, most: usize, rng: &mut Rng) -> Vec<Cut> {
             Policy::Names,
             Policy::Keep,
         ][rng.below(7) as usize];
-        Cut { line: first + rng.below((last - first + 1) as u64) as usize, policy }
+        Cut { line: first + (rng.fraction() * (last - first + 1) as f64) as usize, policy }
     });
     let mut all: Vec<Cut> = said.into_iter().chain(synced).chain(any).collect();
     all.sort_by_key(|cut| cut.line);
@@ -293,7 +311,7 @@ fn each_cut(
     player.play(usize::MAX - 1);
     let whole = player.disk.cut(Policy::Keep, &mut run.rng("none", 0));
     compare(&whole, 0, &recorded.disk)?;
-    let most = if run.quick { 3 * run.rounds as usize } else { usize::MAX };
+    let most = if run.quick { QUICK_SYNCS } else { usize::MAX };
     ensure!(steps.iter().any(acknowledged), "nothing that was said was recorded");
     let cuts = cuts(&steps, run.rounds, most, &mut run.rng(part, 0));
     let mut player = Player::new(&steps);
@@ -308,18 +326,34 @@ fn each_cut(
         recorded.node.kill();
         materialize(&found, &recorded.disk)?;
         check(recorded, &steps, cut.line, &ends).with_context(|| {
-            let (seed, rounds) = (run.seed, run.rounds);
-            format!(
-                "{part} cut {number} (line {} of the recording, {:?}); again: \
-                 cargo xtask crash {part} --seed {seed} --rounds {rounds} --at {number} --keep",
-                cut.line, cut.policy
-            )
+            let again = run.again(part, Some(&number.to_string()), run.rounds);
+            format!("{part} cut {number} (line {} of the recording, {:?}); {again}", cut.line, cut.policy)
         })?;
         done += 1;
     }
-    let syncs =
-        steps.iter().filter(|step| matches!(step.effect, Effect::Sync(_) | Effect::Change(_, _, true)));
-    Ok(format!("{done} moments of {} steps with {} syncs", steps.len(), syncs.count()))
+    ensure!(done > 0, "no moment {:?}: there are {}", run.at.as_deref().unwrap_or_default(), cuts.len());
+    let count = |kind: fn(&Effect) -> bool| steps.iter().filter(|step| kind(&step.effect)).count();
+    let syncs = steps.iter().filter(|step| step.is_sync()).count();
+    let whole = count(|effect| matches!(effect, Effect::SyncAll));
+    Ok(format!("{done} moments of {} steps with {syncs} syncs, {whole} of them of all files", steps.len()))
+}
+
+/// Whether a new friend had been acknowledged by a line.
+fn has_friend(steps: &[Step], line: usize) -> bool {
+    told_by(steps, line).any(|told| has(told, "\"new\":true"))
+}
+
+/// Whether the daemon still has the friend that it had acknowledged; makes it one where it had not yet.
+fn befriended(node: &Node, peer: &Node, acknowledged: bool) -> Result<()> {
+    if !acknowledged {
+        node.befriend(peer)?;
+    }
+    // The peer was told nothing anew, and whoever calls may be a stranger: what counts is what the daemon says.
+    node.meets(peer).context(if acknowledged {
+        "the friend that was acknowledged is not one any more"
+    } else {
+        "the new friend is not met"
+    })
 }
 
 /// Starts a node in what was left of its folder. `false`: it had not been made yet, and says so.
@@ -367,25 +401,28 @@ pub fn publisher(run: &mut Run<'_>) -> Result<String> {
     }
     a.stop()?;
     let lab = &run.lab;
-    each_cut(run, &mut a, "power-put", |a, steps, line, ends| {
+    let (mut friends, mut references) = (0, 0);
+    let done = each_cut(run, &mut a, "power-put", |a, steps, line, ends| {
         let node = &mut a.node;
         if !revive(node, line >= ends[0], &identity)? {
             return Ok(());
         }
-        if !told_by(steps, line).any(|told| has(told, "\"new\":true")) {
-            node.befriend(&b)?;
-        }
-        b.befriend(node)?;
-        b.wait_connected().context("the friend that was acknowledged is not called")?;
+        let known = has_friend(steps, line);
+        befriended(node, &b, known)?;
+        friends += u64::from(known);
         for put in &puts {
             if told_by(steps, line).any(|told| has(told, &put.reference)) {
                 put.check(&b, lab)?;
+                references += 1;
             }
         }
         // And what lies there can be built upon.
         let (_, reference) = node.put(&content.dir).context("the next put")?;
         Acknowledged { reference, manifest: content.manifest()? }.check(&b, lab).context("the next put")
-    })
+    })?;
+    let one = run.at.is_some();
+    ensure!(one || friends > 0 && references > 0, "nothing had been acknowledged at any moment");
+    Ok(format!("{done}; {references} references got whole, the friend was known {friends} times"))
 }
 
 // ---- the getter -----------------------------------------------------------------------------------
@@ -404,7 +441,7 @@ pub fn getter(run: &mut Run<'_>) -> Result<String> {
     let identity = b.node.status()?["key"].to_string();
     b.node.befriend(&a)?;
     a.befriend(&b.node)?;
-    b.node.wait_connected()?;
+    b.node.meets(&a)?;
     let out = b.disk.join("out");
     let words = ["get", &reference, "-o", node::text(&out)?];
     run.lab.limit(RATE)?;
@@ -418,34 +455,27 @@ pub fn getter(run: &mut Run<'_>) -> Result<String> {
     b.node.get(&reference, &out)?;
     content::is(&out, &manifest)?;
     b.stop()?;
-    let (mut wrong_before, mut wrong_after) = (0, 0);
+    let (mut friends, mut part, mut whole) = (0, 0, 0);
     let done = each_cut(run, &mut b, "power-get", |b, steps, line, ends| {
-        // What is wrong now is a get's that had not ended, or one's that had said that it was complete.
         let finals = content::finals(&out, &manifest)?;
-        let complete = told_by(steps, line).any(|told| has(told, "{\"done\":"));
-        if complete {
-            wrong_after += u64::from(content::is(&out, &manifest).is_err());
+        ensure!(finals.wrong.is_empty(), "wrong under its final name: {}", finals.wrong.join("; "));
+        if told_by(steps, line).any(|told| has(told, "{\"done\":")) {
+            content::is(&out, &manifest).context("it had said that it was complete")?;
+            whole += 1;
         } else {
-            wrong_before += u64::from(!finals.wrong.is_empty());
+            part += u64::from(finals.right > 0);
         }
         if !revive(&mut b.node, line >= ends[0], &identity)? {
             return Ok(());
         }
-        if !told_by(steps, line).any(|told| has(told, "\"new\":true")) {
-            b.node.befriend(&a)?;
-        }
-        a.befriend(&b.node)?;
-        b.node.wait_connected()?;
+        let known = has_friend(steps, line);
+        befriended(&b.node, &a, known)?;
+        friends += u64::from(known);
         b.node.get(&reference, &out).context("the same get again")?;
         content::is(&out, &manifest).context("after the same get again")
     })?;
-    if run.outputs && wrong_before + wrong_after > 0 {
-        bail!(
-            "{wrong_before} moments with a wrong file under its final name before, {wrong_after} after the end"
-        );
-    }
+    ensure!(run.at.is_some() || friends > 0 && whole > 0, "nothing had been acknowledged at any moment");
     Ok(format!(
-        "{done}; outputs before they were repaired: wrong at {wrong_before} moments of the get, and at \
-         {wrong_after} after it had said that it was complete"
+        "{done}; {whole} complete outputs and {part} in the making were right, the friend was known {friends} times"
     ))
 }

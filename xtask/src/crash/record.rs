@@ -15,9 +15,10 @@ use super::trace::Call;
 
 /// What to record: all that can change a file or make a change durable, and what is said to others.
 pub const CALLS: &str = "open,openat,openat2,creat,dup,dup2,dup3,lseek,write,pwrite64,writev,pwritev,pwritev2,\
-    ftruncate,truncate,fallocate,copy_file_range,sendfile,splice,rename,renameat,renameat2,link,linkat,\
-    symlink,symlinkat,unlink,unlinkat,rmdir,mkdir,mkdirat,fchmod,utimensat,fsync,fdatasync,sync_file_range,\
-    msync,mmap";
+    ftruncate,truncate,fallocate,copy_file_range,sendfile,splice,vmsplice,rename,renameat,renameat2,link,linkat,\
+    symlink,symlinkat,unlink,unlinkat,rmdir,mkdir,mkdirat,mknod,mknodat,chmod,fchmod,fchmodat,?fchmodat2,\
+    chown,lchown,fchown,fchownat,setxattr,lsetxattr,fsetxattr,utime,utimes,futimesat,utimensat,umask,\
+    fsync,fdatasync,sync,syncfs,sync_file_range,msync,mmap";
 
 /// A step: when its call began and ended (lines of the recording), and what it did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,8 +40,23 @@ pub enum Effect {
     Change(Inode, Change, bool),
     /// All changes of one file or directory before it are durable.
     Sync(Inode),
+    /// The same but for its permissions and times, which fdatasync may leave out.
+    SyncData(Inode),
+    /// All changes of everything before it are durable.
+    SyncAll,
     /// Bytes to a socket or to a file elsewhere: what the world was told.
     Said(Vec<u8>),
+}
+
+impl Step {
+    /// Whether something is durable by it.
+    pub fn is_sync(&self) -> bool {
+        match &self.effect {
+            Effect::Sync(_) | Effect::SyncData(_) | Effect::SyncAll => true,
+            Effect::Change(_, _, durable) => *durable,
+            Effect::Create(_) | Effect::Said(_) => false,
+        }
+    }
 }
 
 /// Follows the calls of one process after another.
@@ -51,6 +67,8 @@ pub struct Recorder {
     /// Lengths of files.
     lengths: Vec<u64>,
     open: BTreeMap<i32, Open>,
+    /// Permissions that each process begins with taking away, and those that this one takes away now.
+    umask: [u32; 2],
     steps: Vec<Step>,
 }
 
@@ -62,13 +80,14 @@ struct Open {
 }
 
 impl Recorder {
-    /// `root` is an empty folder.
-    pub fn new(root: &Path) -> Recorder {
+    /// `root` is an empty folder; processes begin with this `umask`.
+    pub fn new(root: &Path, umask: u32) -> Recorder {
         Recorder {
             root: root.to_path_buf(),
             names: BTreeMap::from([(root.to_path_buf(), 0)]),
             lengths: vec![0],
             open: BTreeMap::new(),
+            umask: [umask; 2],
             steps: Vec::new(),
         }
     }
@@ -81,6 +100,7 @@ impl Recorder {
     /// Another process, which begins with nothing open.
     pub fn process(&mut self, calls: &[Call]) -> Result<()> {
         self.open.clear();
+        self.umask[1] = self.umask[0];
         for call in calls {
             self.call(call)
                 .with_context(|| format!("line {}: {}({})", call.begin, call.name, shown(call)))?;
@@ -128,15 +148,33 @@ impl Recorder {
             }
             "utimensat" => self.time(call),
             "fsync" | "fdatasync" => {
-                if let Some(inode) = self.at(call)? {
-                    self.step(call, Effect::Sync(inode));
+                let Some(inode) = self.at(call)? else { return Ok(()) };
+                let all = call.name == "fsync";
+                self.step(call, if all { Effect::Sync(inode) } else { Effect::SyncData(inode) });
+                Ok(())
+            }
+            "sync" => {
+                self.step(call, Effect::SyncAll);
+                Ok(())
+            }
+            // Everything below the root is one file system. Of one elsewhere nothing is promised, even if it is this.
+            "syncfs" => {
+                if self.at(call)?.is_some() {
+                    self.step(call, Effect::SyncAll);
                 }
+                Ok(())
+            }
+            // It promises neither lengths nor places; maps that are written through are refused below.
+            "sync_file_range" | "msync" => Ok(()),
+            "umask" => {
+                self.umask[1] = call.number(0)? as u32;
                 Ok(())
             }
             "mkdir" | "mkdirat" => {
                 let first = usize::from(call.name == "mkdirat");
                 let path = self.path(call, first)?;
-                self.create(call, path, Node::directory(call.number(first + 1)? as u32)).map(drop)
+                let node = Node::directory(call.number(first + 1)? as u32 & !self.umask[1]);
+                self.create(call, path, node).map(drop)
             }
             "symlink" | "symlinkat" => {
                 let path = self.path(call, usize::from(call.name == "symlinkat") + 1)?;
@@ -191,7 +229,8 @@ impl Recorder {
             Some(&inode) => inode,
             None => {
                 ensure!(has("O_CREAT"), "opened {} which nobody made", path.display());
-                self.create(call, path, Node::file(mode(call)?))?.context("a file without a folder")?
+                self.create(call, path, Node::file(mode(call)? & !self.umask[1]))?
+                    .context("a file without a folder")?
             }
         };
         if has("O_TRUNC") && self.lengths[inode] > 0 {
@@ -365,7 +404,7 @@ pub(super) mod tests {
         let text: String =
             text.chars().filter_map(|c| if "<>".contains(c) { marks.next() } else { Some(c) }).collect();
         let text = text.replace('\'', "\"");
-        let mut recorder = Recorder::new(Path::new("/d"));
+        let mut recorder = Recorder::new(Path::new("/d"), 0o022);
         recorder.process(&parse(&text, 0)?)?;
         Ok(recorder.steps)
     }
@@ -411,6 +450,24 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn every_way_to_sync_is_told_apart() {
+        let begin = "1 umask(077) = 022\n1 openat(AT_FDCWD</x>, '/d/f', O_RDWR|O_CREAT, 0666) = 3</d/f>\n";
+        let syncs = "1 fdatasync(3</d/f>) = 0
+1 fsync(3</d/f>) = 0
+1 syncfs(3</d/f>) = 0
+1 syncfs(7</elsewhere>) = 0
+1 sync() = 0
+1 syncfs(3</d/f>) = -1 EIO (Input/output error)
+1 sync_file_range(3</d/f>, 0, 5, 2) = 0
+";
+        let steps = steps(&format!("{begin}{syncs}")).unwrap();
+        assert_eq!(steps[0].effect, Effect::Create(Node::file(0o600)));
+        let effects: Vec<&Effect> = steps[2..].iter().map(|step| &step.effect).collect();
+        assert_eq!(effects, [&Effect::SyncData(1), &Effect::Sync(1), &Effect::SyncAll, &Effect::SyncAll]);
+        assert!(steps[2..].iter().all(Step::is_sync) && !steps[..2].iter().any(Step::is_sync));
+    }
+
+    #[test]
     fn a_renamed_folder_takes_along_what_is_in_it() {
         let rest = "1 rename('/d/n', '/d/m') = 0\n1 openat(AT_FDCWD</x>, '/d/m/f', O_RDONLY) = 7</d/m/f>\n1 fsync(7</d/m/f>) = 0\n";
         let steps = steps(&format!("{PLAIN}{rest}")).unwrap();
@@ -428,6 +485,9 @@ pub(super) mod tests {
             "1 fallocate(3</d/f>, 0, 0, 5) = 0\n",
             "1 mmap(NULL, 5, PROT_READ|PROT_WRITE, MAP_SHARED, 3</d/f>, 0) = 0x7f\n",
             "1 link('/d/f', '/d/g') = 0\n",
+            "1 chmod('/d/f', 0600) = 0\n",
+            "1 fchown(3</d/f>, 0, 0) = 0\n",
+            "1 syncfs(8</d/unseen>) = 0\n",
             "1 pwrite64(8</d/f>, 'Z', 1, 0) = 1\n",
             "1 pwrite64(3</d/f>, 'Z', 1, 0) = ?\n",
             "1 openat(AT_FDCWD</x>, '/d/other', O_RDONLY) = 4</d/other>\n",

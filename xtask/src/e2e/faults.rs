@@ -72,7 +72,7 @@ fn missing_peer(lab: &mut Lab, binary: &Path) -> Result<()> {
     let done = b.attempt(&["get", &reference, "-o", node::text(&out)?], node::PATIENT)?;
     one_line(&done)?;
     a.start()?;
-    b.wait_connected()?;
+    b.meets(&a)?;
     b.get(&reference, &out).map(drop)
 }
 
@@ -119,7 +119,7 @@ fn foreign_folder(lab: &mut Lab, binary: &Path) -> Result<()> {
     // Put back, it works again.
     files::copy(&saved, &data)?;
     a.start()?;
-    b.wait_connected()
+    b.meets(&a)
 }
 
 /// The file in a node's store that holds the bodies.
@@ -195,7 +195,7 @@ fn full_store(lab: &mut Lab, binary: &Path) -> Result<()> {
     // And after a restart with the disk still full.
     a.kill();
     a.start()?;
-    b.wait_connected()?;
+    b.meets(&a)?;
     std::fs::remove_file(&out)?;
     b.get(&reference, &out).context("after a restart").map(drop)
 }
@@ -205,7 +205,7 @@ fn ctrl_c(lab: &mut Lab, binary: &Path) -> Result<()> {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         a.stop(signal).with_context(|| signal.to_string())?;
         a.start()?;
-        b.wait_connected()?;
+        b.meets(&a)?;
     }
     // `get | head` and the like: a reader that goes away is no reason to panic.
     let mut put = a.command(&["invite"]);

@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::able::{self, NAMESPACES, TUN};
 use crate::args::Args;
 use crate::lab::{Finished, Lab, Wiring, scratch};
 use crate::{setup, sh, stop};
@@ -74,7 +75,7 @@ pub fn command(mut args: Args) -> Result<()> {
 
 /// Runs the cases that were asked for; all of them, also after one fails.
 pub fn run(options: &Options) -> Result<()> {
-    ensure!(sh::is_root(), "network namespaces need root");
+    able::ensure(&[NAMESPACES, TUN])?;
     stop::listen();
     for name in &options.names {
         ensure!(cases().any(|case| case.name == name), "no case {name}; `cargo xtask e2e --list`");

@@ -130,7 +130,7 @@ fn two_peers(lab: &mut Lab, binary: &Path) -> Result<()> {
     ensure!(c.put(&input)?.1 == reference, "the same file has two references");
     c.befriend(&b)?;
     b.befriend(&c)?;
-    c.wait_connected()?;
+    c.meets(&b)?;
     let out = lab.dir().join("out");
     let done = b.get(&reference, &out)?;
     ensure!(files::sha256(&out)? == files::sha256(&input)?, "the file differs");
@@ -158,7 +158,7 @@ fn restart(lab: &mut Lab, binary: &Path) -> Result<()> {
     put.wait(node::PROMPT)?;
     a.start()?;
     // The friend finds it again by itself.
-    b.wait_connected()?;
+    b.meets(&a)?;
     let out = lab.dir().join("out");
     b.get(&reference, &out)?;
     ensure!(files::sha256(&out)? == files::sha256(&input)?, "the file differs");

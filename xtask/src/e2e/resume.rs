@@ -87,7 +87,7 @@ impl Cut {
     /// The same `get` again: complete, resumed, and without fetching twice what was verified.
     fn again(&self, lab: &Lab) -> Result<Finished> {
         lab.unlimit()?;
-        self.b.wait_connected()?;
+        self.b.meets(&self.a)?;
         let first = self.crossed()?;
         let done = self.b.get(&self.reference, &self.out)?;
         let second = self.crossed()? - first;
@@ -125,7 +125,7 @@ fn sender_killed(lab: &mut Lab, binary: &Path) -> Result<()> {
     // It may go on by itself once the sender is back, or give up with one line and be started again.
     if !cut.get.wait(node::PATIENT)?.success() {
         complains(&cut.get.stderr())?;
-        cut.b.wait_connected()?;
+        cut.b.meets(&cut.a)?;
         cut.b.get(&cut.reference, &cut.out)?;
     }
     let crossed = cut.crossed()?;

@@ -82,13 +82,13 @@ fn damaged(lab: &mut Lab, binary: &Path, rest: bool) -> Result<()> {
     if rest {
         a.start()?;
     }
-    b.wait_connected()?;
+    b.meets(&a)?;
     let out = lab.dir().join("out");
     b.get(&reference, &out).context("a friend has it undamaged")?;
     ensure!(files::sha256(&out)? == files::sha256(&input)?, "the file differs");
 
     c.stop(Signal::SIGTERM)?;
-    b.wait_connected()?;
+    b.meets(&a)?;
     let alone = lab.dir().join("alone");
     let line = one_line(&b.attempt(&["get", &reference, "-o", node::text(&alone)?], node::PATIENT)?)?;
     ensure!(line.contains("chunk"), "the line does not say what is missing: {line}");
@@ -134,7 +134,7 @@ fn damaged_tables(lab: &mut Lab, binary: &Path) -> Result<()> {
     a.start().context("with a damaged cache")?;
     let log = a.daemon()?.stderr();
     ensure!(log.contains("cache.damaged"), "nothing is said of the cache:\n{}", log.trim_end());
-    b.wait_connected()?;
+    b.meets(&a)?;
     let out = lab.dir().join("out");
     b.get(&reference, &out).context("local is as it was")?;
     a.stop(Signal::SIGTERM)?;
@@ -144,7 +144,7 @@ fn damaged_tables(lab: &mut Lab, binary: &Path) -> Result<()> {
     ensure!(line.contains("damaged") && line.contains("restore"), "what is to be done? {line}");
     files::copy(&saved, &data(&a, "local"))?;
     a.start().context("restored from a copy")?;
-    b.wait_connected()?;
+    b.meets(&a)?;
     std::fs::remove_file(&out)?;
     b.get(&reference, &out).map(drop)
 }
@@ -168,7 +168,7 @@ fn room_again(lab: &mut Lab, binary: &Path) -> Result<()> {
     let (_, second) = a.put(&large).context("with room again")?;
     a.kill();
     a.start()?;
-    b.wait_connected()?;
+    b.meets(&a)?;
     for (reference, input) in [(first, small), (second, large)] {
         std::fs::remove_file(&out)?;
         b.get(&reference, &out).context("after kill -9")?;
@@ -188,14 +188,14 @@ fn store_limit(lab: &mut Lab, binary: &Path) -> Result<()> {
     let (_, first) = a.put(&small)?;
     let line = one_line(&a.attempt(&["put", node::text(&large)?], node::PATIENT)?)?;
     ensure!(line.contains("limit"), "the line does not name the limit: {line}");
-    b.wait_connected()?;
+    b.meets(&a)?;
     let out = lab.dir().join("out");
     b.get(&first, &out).context("what was put before")?;
     a.run(&["config", "set", "store.local_max", "512MiB"], node::PROMPT)?;
     a.kill();
     a.start()?;
     let (_, second) = a.put(&large).context("with a larger limit")?;
-    b.wait_connected()?;
+    b.meets(&a)?;
     std::fs::remove_file(&out)?;
     b.get(&second, &out)?;
     ensure!(files::sha256(&out)? == files::sha256(&large)?, "the file differs");

@@ -19,10 +19,15 @@ pub struct Row {
     asked: String,
     measured: String,
     /// Whether it is near enough.
-    pub holds: bool,
+    holds: bool,
 }
 
 impl Row {
+    /// Whether it is near enough.
+    pub fn holds(&self) -> bool {
+        self.holds
+    }
+
     /// As a line of the table.
     pub fn show(&self) -> String {
         let verdict = if self.holds { "" } else { "   NOT AS ASKED" };
@@ -43,12 +48,10 @@ const HEADERS: u64 = 28;
 const SIGMAS: f64 = 4.5;
 
 /// Asks something of the link and measures it.
-pub type Measure = fn(&Lab) -> Result<Row>;
+type Measure = fn(&Lab) -> Result<Row>;
 
 /// Everything that a link can be asked for.
 const ALL: &[Measure] = &[delay, jitter, rate, loss, bursts, reorder, duplicate, corrupt, mtu, cut];
-/// What all else rests on, in ten seconds.
-pub const ESSENTIAL: &[Measure] = &[delay, rate, loss];
 
 /// The command.
 pub fn command() -> Result<()> {
@@ -62,7 +65,7 @@ pub fn command() -> Result<()> {
 }
 
 /// Asks one thing after another of the link from `a` to `b`, and measures; each row goes to `tell` at once.
-pub fn model(lab: &Lab, measures: &[Measure], mut tell: impl FnMut(&Row)) -> Result<Vec<Row>> {
+fn model(lab: &Lab, measures: &[Measure], mut tell: impl FnMut(&Row)) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for measure in measures {
         stop::check()?;
@@ -113,7 +116,8 @@ fn rate(lab: &Lab) -> Result<Row> {
     })
 }
 
-fn share(what: &'static str, text: &str, share: f64, count: u64, of: u64, spread: f64) -> Row {
+/// A count that is a share of others by chance; `spread` times as far off as if each went by itself.
+pub fn share(what: &'static str, text: &str, share: f64, count: u64, of: u64, spread: f64) -> Row {
     let expected = of as f64 * share;
     let most = SIGMAS * spread * (expected * (1.0 - share)).sqrt() + 1.0;
     Row {
@@ -270,7 +274,7 @@ impl Times {
 }
 
 /// Pings `b` from `a`; the round trips of those that were answered, milliseconds.
-fn ping(lab: &Lab, count: u32, every: &str) -> Result<Vec<f64>> {
+pub fn ping(lab: &Lab, count: u32, every: &str) -> Result<Vec<f64>> {
     let mut command = lab.a().command("ping");
     command.args(["-n", "-c", &count.to_string(), "-i", every, "-W", "2", &lab.b().address.to_string()]);
     let done = Process::finish("ping", lab.dir(), &mut command, PATIENT)?;

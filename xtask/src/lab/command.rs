@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
 use super::{Description, Lab, Node, check, clean, scratch};
+use crate::able::{self, NAMESPACES};
 use crate::args::Args;
 use crate::{setup, sh, stop};
 
@@ -41,7 +42,7 @@ pub fn command(mut args: Args) -> Result<()> {
                 (None, None, _) => Description::two(),
                 _ => bail!("one of a file, --link and --rate"),
             };
-            ensure!(sh::is_root(), "network namespaces need root");
+            able::ensure(&[NAMESPACES])?;
             setup::ensure()?;
             up(description, rate.as_deref(), binary)
         }

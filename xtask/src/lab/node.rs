@@ -164,14 +164,20 @@ impl Node {
         serde_json::from_str(&done.stdout).with_context(|| format!("status --json: {:?}", done.stdout))
     }
 
-    /// Waits until a session with some peer is up.
-    pub fn wait_connected(&self) -> Result<()> {
-        let connected = stop::until(PROMPT, || {
-            let status = self.status()?;
-            let peers = status["peers"].as_array().context("status --json has no peers")?;
-            Ok(peers.iter().any(|peer| peer["connected"] == true))
-        })?;
-        ensure!(connected, "{} met no peer within {PROMPT:?}", self.name);
+    /// Waits until both daemons say that the other is a friend of theirs and that they have a session. A daemon that
+    /// was just started can say so only of a session of its own; whom it does not know it lets in as a stranger.
+    pub fn meets(&self, other: &Node) -> Result<()> {
+        let (own, others) = (self.status()?, other.status()?);
+        for (node, peer, key) in [(self, other, &others["key"]), (other, self, &own["key"])] {
+            let mut last = Value::Null;
+            let met = stop::until(PROMPT, || {
+                let status = node.status()?;
+                let peers = status["peers"].as_array().context("status --json has no peers")?;
+                last = peers.iter().find(|entry| entry["key"] == *key).cloned().unwrap_or_default();
+                Ok(last["connected"] == true && last["trust"].is_number())
+            })?;
+            ensure!(met, "{} did not meet {} as its friend within {PROMPT:?}: {last}", node.name, peer.name);
+        }
         Ok(())
     }
 }
@@ -192,7 +198,7 @@ pub fn pair_in(lab: &Lab, binary: &Path, place: &Path) -> Result<(Node, Node)> {
     }
     a.befriend(&b)?;
     b.befriend(&a)?;
-    b.wait_connected()?;
+    a.meets(&b)?;
     Ok((a, b))
 }
 

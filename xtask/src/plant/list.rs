@@ -2,11 +2,24 @@
 
 use anyhow::{Result, ensure};
 
+/// Which tests are to find it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ring {
+    /// The simulator or the fuzzers.
+    Inner,
+    /// Power loss of real daemons: it lies where the simulator has a model instead. Not counted.
+    Crash,
+}
+
 /// A mistake to plant.
 pub struct Mistake {
+    /// For the command line.
     pub name: &'static str,
     /// What is wrong then.
     pub about: &'static str,
+    /// Which tests are to find it.
+    pub ring: Ring,
+    /// Where it is planted.
     pub file: &'static str,
     /// Code that stands there once.
     pub right: &'static str,
@@ -27,10 +40,12 @@ impl Mistake {
     }
 }
 
+/// All of them.
 pub const MISTAKES: &[Mistake] = &[
     Mistake {
         name: "early-done",
         about: "an acknowledgement before the sync: a get is done before its last file operations are",
+        ring: Ring::Inner,
         file: "src/service/get/job/mod.rs",
         right: "                Phase::Ending => {\n                    if self.ops.is_empty() && self.ops_waiting == 0 {",
         wrong: "                Phase::Ending => {\n                    if self.ops.is_empty() {",
@@ -38,6 +53,7 @@ pub const MISTAKES: &[Mistake] = &[
     Mistake {
         name: "replay-window",
         about: "a replay window off by one: the last packet is accepted again",
+        ring: Ring::Inner,
         file: "src/session/window.rs",
         right: "        if number >= self.next {\n            return true;",
         wrong: "        if number + 1 >= self.next {\n            return true;",
@@ -45,6 +61,7 @@ pub const MISTAKES: &[Mistake] = &[
     Mistake {
         name: "lost-wake-up",
         about: "of several requests that wait for one cold slice only the first is woken",
+        ring: Ring::Inner,
         file: "src/service/serve.rs",
         right: "self.cold.remove(&(handle, slice)).unwrap_or_default() {",
         wrong: "self.cold.remove(&(handle, slice)).unwrap_or_default().into_iter().take(1) {",
@@ -52,6 +69,7 @@ pub const MISTAKES: &[Mistake] = &[
     Mistake {
         name: "timer-not-rearmed",
         about: "a peer's timer is not set again when it moves",
+        ring: Ring::Inner,
         file: "src/node/send.rs",
         right: "            if let Some(new) = wanted {",
         wrong: "            if let (Some(new), None) = (wanted, peer.timer) {",
@@ -59,6 +77,7 @@ pub const MISTAKES: &[Mistake] = &[
     Mistake {
         name: "wrong-tree",
         about: "slices are verified against the tree that the peer sent, whatever its root",
+        ring: Ring::Inner,
         file: "src/chunk/slices.rs",
         right: "        if merge_slices(bytes) != *root {\n            return Err(BadList::Root);\n        }\n        Ok(Self { chunk_len, root: *root,",
         wrong: "        Ok(Self { chunk_len, root: *root,",
@@ -66,6 +85,7 @@ pub const MISTAKES: &[Mistake] = &[
     Mistake {
         name: "nonce-after-restart",
         about: "randomness begins anew after a restart: keys, connection ids and nonces come again",
+        ring: Ring::Inner,
         file: "src/node/mod.rs",
         right: "        let sessions = Sessions::new(config, rng.fork(), now);",
         wrong: "        let own = u64::from_le_bytes(config.identity.card().key.0[..8].try_into().unwrap());\n        \
@@ -74,6 +94,7 @@ pub const MISTAKES: &[Mistake] = &[
     Mistake {
         name: "journal-believed",
         about: "a resumed get believes its journal without looking at the file",
+        ring: Ring::Inner,
         file: "src/service/get/job/files.rs",
         right: "            && tag == Some(checking.key.reseal_tag(record, &mut data[..len as usize]))",
         wrong: "            && tag.is_some()\n            && checking.key.reseal_tag(record, &mut data[..len as usize]).len() == 16",
@@ -81,6 +102,7 @@ pub const MISTAKES: &[Mistake] = &[
     Mistake {
         name: "bytes-twice",
         about: "stream bytes that came before are handed on again",
+        ring: Ring::Inner,
         file: "src/stream/recv.rs",
         right: "                for new in self.received.gaps(offset..end) {",
         wrong: "                for new in [offset..end] {",
@@ -88,6 +110,7 @@ pub const MISTAKES: &[Mistake] = &[
     Mistake {
         name: "parent-folder",
         about: "a directory may name an entry `..`",
+        ring: Ring::Inner,
         file: "src/wire/directory.rs",
         right: " && name != b\".\" && name != b\"..\" && harmless",
         wrong: " && name != b\".\" && harmless",
@@ -95,6 +118,7 @@ pub const MISTAKES: &[Mistake] = &[
     Mistake {
         name: "window-not-told",
         about: "the session's flow-control window that was told last is forgotten instead of the one granted",
+        ring: Ring::Inner,
         file: "src/stream/transmit.rs",
         right: "                (self.granted.max, self.granted.max_due) = (max, false);",
         wrong: "                self.granted.max_due = false;",
@@ -102,6 +126,7 @@ pub const MISTAKES: &[Mistake] = &[
     Mistake {
         name: "no-amplification-limit",
         about: "more than three times what came is sent to an address that nobody has proved",
+        ring: Ring::Inner,
         file: "src/session/path.rs",
         right: "            let earned = state.received.saturating_mul(AMPLIFICATION_MAX);",
         wrong: "            let earned = state.received.saturating_mul(AMPLIFICATION_MAX * AMPLIFICATION_MAX * 100);",
@@ -109,9 +134,27 @@ pub const MISTAKES: &[Mistake] = &[
     Mistake {
         name: "liar-forgiven",
         about: "a peer that sent wrong bytes is asked for the same slice again, and never another",
+        ring: Ring::Inner,
         file: "src/service/fetch/mod.rs",
         right: "self.peers.update(peer, |state| state.lied = true);",
         wrong: "self.peers.update(peer, |state| state.misses = 0);",
+    },
+    Mistake {
+        name: "commit-unsynced",
+        about: "the store acknowledges a commit that no disk was asked to keep",
+        ring: Ring::Crash,
+        file: "src/io/store/database.rs",
+        right: "        let mut flags = EnvironmentFlags::NO_TLS | EnvironmentFlags::NO_READAHEAD;",
+        wrong: "        let mut flags = EnvironmentFlags::NO_TLS | EnvironmentFlags::NO_READAHEAD;\n        \
+                flags |= EnvironmentFlags::NO_SYNC;",
+    },
+    Mistake {
+        name: "output-unsynced",
+        about: "many complete files get their names before their bytes are on the disk",
+        ring: Ring::Crash,
+        file: "src/io/files/place.rs",
+        right: "        self.devices.values().try_for_each(syncfs)",
+        wrong: "        self.devices.values().try_for_each(|fd| fstat(fd).map(drop))",
     },
 ];
 

@@ -2,20 +2,25 @@
 //! looks how long the simulator and the fuzzers take to find it (docs/testing/planted.md).
 
 mod list;
+mod report;
+mod search;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::args::Args;
 use crate::{sh, stop};
-use list::{MISTAKES, Mistake};
+use list::{MISTAKES, Mistake, Ring};
+use report::Found;
+use search::{CRASH, SEARCHES, Search};
 
 /// The command.
 pub fn command(mut args: Args) -> Result<()> {
-    let listed = args.flag("--list");
+    let (listed, write) = (args.flag("--list"), args.flag("--write"));
     let mut chosen = Vec::new();
     while let Some(name) = args.word() {
         let known = MISTAKES.iter().find(|mistake| mistake.name == name);
@@ -26,76 +31,45 @@ pub fn command(mut args: Args) -> Result<()> {
         MISTAKES.iter().for_each(|mistake| println!("{:<22} {}", mistake.name, mistake.about));
         return Ok(());
     }
+    if chosen.is_empty() && write {
+        // What earlier runs came to.
+        return report::write();
+    }
     if chosen.is_empty() {
         chosen = MISTAKES.iter().collect();
     }
     stop::listen();
     let copy = Copy::make()?;
-    if let Some((_, by)) = copy.search(true)? {
-        bail!("{by} fails without any mistake: see {}", copy.log(by).display());
+    let rings: BTreeSet<bool> = chosen.iter().map(|mistake| mistake.ring == Ring::Crash).collect();
+    for ring in rings {
+        println!(
+            "without a mistake: the {} must find nothing",
+            if ring { "crash tests" } else { "searches" }
+        );
+        copy.baseline(if ring { CRASH } else { SEARCHES })?;
     }
     let mut missed = Vec::new();
-    println!("\n{:<22} {:>9}  found by", "mistake", "seconds");
+    report::head();
     for mistake in chosen {
         copy.refresh()?;
         copy.plant(mistake)?;
-        match copy.search(false)? {
-            Some((took, by)) => println!("{:<22} {:>9.1}  {by}", mistake.name, took.as_secs_f64()),
-            None => {
-                println!("{:<22} {:>9}  NOT FOUND: {}", mistake.name, "-", mistake.about);
-                missed.push(mistake.name);
-            }
+        let found = copy.search(mistake)?;
+        report::line(mistake, &found);
+        report::keep(mistake, &found)?;
+        if !found.counts() {
+            missed.push(mistake.name);
         }
+    }
+    copy.refresh()?;
+    if write {
+        report::write()?;
     }
     ensure!(missed.is_empty(), "not found: {}", missed.join(", "));
     Ok(())
 }
 
-/// A way to look for mistakes: a command of this project, run in the copy.
-struct Search {
-    name: &'static str,
-    /// Builds, outside the time that counts.
-    build: &'static [&'static str],
-    run: &'static [&'static str],
-}
-
-/// Cheap ones first; together ten minutes on two cores, builds left out.
-const SEARCHES: &[Search] = &[
-    Search {
-        name: "corpus",
-        build: &["test", "--quiet", "--features", "sim", "--test", "corpus", "--no-run"],
-        run: &["test", "--quiet", "--features", "sim", "--test", "corpus"],
-    },
-    Search {
-        name: "sim",
-        build: &["build", "--quiet", "--release", "--features", "sim", "--example", "sim"],
-        run: &["xtask", "sim", "--seeds", "100000", "--minutes", "6"],
-    },
-    Search {
-        name: "fuzz",
-        build: &["xtask", "fuzz", "--seconds", "1", "varint"],
-        run: &[
-            "xtask",
-            "fuzz",
-            "--jobs",
-            "2",
-            "--seconds",
-            "40",
-            "session_pair",
-            "session_peer",
-            "session_stranger",
-            "stream_peer",
-            "stream_pair",
-            "serve",
-            "fetch",
-            "get",
-            "node_peer",
-            "directory",
-        ],
-    },
-];
-
-/// The copy: `target/planted/tree`, with a target folder of its own beside it.
+/// The copy: `target/planted/tree`, with a target folder of its own beside it, in which all mistakes are built, one
+/// after another.
 struct Copy {
     tree: PathBuf,
 }
@@ -104,6 +78,8 @@ impl Copy {
     fn make() -> Result<Copy> {
         let copy = Copy { tree: sh::root().join("target/planted/tree") };
         copy.refresh()?;
+        // No mistake lies in it; and its build is nobody's time.
+        sh::run(copy.cargo().args(["build", "--quiet", "--locked", "--package", "xtask"]))?;
         Ok(copy)
     }
 
@@ -112,18 +88,46 @@ impl Copy {
         let root = sh::root();
         let listed = sh::read(Command::new("git").current_dir(&root).args([
             "ls-files",
+            "-z",
             "--cached",
             "--others",
             "--exclude-standard",
         ]))?;
-        for name in listed.lines() {
+        let names: BTreeSet<PathBuf> = listed.split_terminator('\0').map(PathBuf::from).collect();
+        for name in &names {
             let (from, to) = (root.join(name), self.tree.join(name));
+            // Listed, and removed since.
             let Ok(wanted) = std::fs::read(&from) else { continue };
             if std::fs::read(&to).is_ok_and(|have| have == wanted) {
                 continue;
             }
             std::fs::create_dir_all(to.parent().context("a folder")?)?;
-            std::fs::write(&to, wanted).with_context(|| to.display().to_string())?;
+            // With its permissions: the linker's script is run.
+            std::fs::copy(&from, &to).with_context(|| to.display().to_string())?;
+            // And a new time: what cargo builds anew follows from it.
+            std::fs::File::options().append(true).open(&to)?.set_modified(std::time::SystemTime::now())?;
+        }
+        self.remove_others(Path::new(""), &root, &names)?;
+        // What fuzzing one mistake has found would be found at once in the next.
+        let work = self.tree.join("fuzz/target/work");
+        if work.exists() {
+            std::fs::remove_dir_all(&work).with_context(|| work.display().to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Removes what the project no longer has.
+    fn remove_others(&self, below: &Path, root: &Path, names: &BTreeSet<PathBuf>) -> Result<()> {
+        for entry in std::fs::read_dir(self.tree.join(below))? {
+            let entry = entry?;
+            let name = below.join(entry.file_name());
+            if entry.file_type()?.is_dir() {
+                if entry.file_name() != "target" {
+                    self.remove_others(&name, root, names)?;
+                }
+            } else if !names.contains(&name) || !root.join(&name).exists() {
+                std::fs::remove_file(entry.path())?;
+            }
         }
         Ok(())
     }
@@ -134,13 +138,17 @@ impl Copy {
         std::fs::write(&path, mistake.applied(&text)?).with_context(|| path.display().to_string())
     }
 
-    fn cargo(&self, words: &[&str]) -> Command {
+    /// The beginning of a cargo command in the copy.
+    fn cargo(&self) -> Command {
         let mut command = sh::cargo();
-        command
-            .current_dir(&self.tree)
-            .args(words)
-            .env("CARGO_TARGET_DIR", self.tree.with_file_name("build"));
+        command.current_dir(&self.tree).env("CARGO_TARGET_DIR", self.tree.with_file_name("build"));
         command.stdin(Stdio::null());
+        // The project's own cargo-fuzz, if it has built one: the copy need not build another.
+        let tools = sh::root().join("target/tools/bin");
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        if let Ok(path) = std::env::join_paths(std::iter::once(tools).chain(std::env::split_paths(&path))) {
+            command.env("PATH", path);
+        }
         command
     }
 
@@ -148,49 +156,32 @@ impl Copy {
         self.tree.with_file_name(format!("{name}.log"))
     }
 
+    /// Each search must find nothing where nothing is.
+    fn baseline(&self, searches: &[Search]) -> Result<()> {
+        for search in searches {
+            let (name, log) = (search.name, self.log(search.name));
+            search.prepare(&|| self.cargo(), &self.log("build"))?;
+            let (took, found) = search.run(&|| self.cargo(), &log, true)?;
+            if let Some(evidence) = found {
+                bail!("{name} finds something without any mistake: {evidence}: see {}", log.display());
+            }
+            println!("  {name:<7} nothing in {:.1} s", took.as_secs_f64());
+        }
+        Ok(())
+    }
+
     /// How long it took, builds left out, and what found it.
-    /// `brief`: the simulator's first seeds and a moment of fuzzing, which must find nothing where nothing is.
-    fn search(&self, brief: bool) -> Result<Option<(Duration, &'static str)>> {
+    fn search(&self, mistake: &Mistake) -> Result<Found> {
         let mut spent = Duration::ZERO;
-        for search in SEARCHES {
-            sh::run(self.cargo(search.build).stdout(Stdio::null()).stderr(Stdio::null()))?;
-            let start = Instant::now();
-            let words: Vec<&str> =
-                search.run.iter().map(|word| if brief { shortened(word) } else { word }).collect();
-            let log = self.log(search.name);
-            let passed = run(&mut self.cargo(&words), &log)?;
-            spent += start.elapsed();
-            if !passed {
-                // What a finding leaves would be found again.
-                let work = self.tree.join("fuzz/target/work");
-                std::fs::remove_dir_all(&work).or_else(|error| match error.kind() {
-                    std::io::ErrorKind::NotFound => Ok(()),
-                    _ => Err(error).with_context(|| work.display().to_string()),
-                })?;
-                return Ok(Some((spent, search.name)));
+        for search in if mistake.ring == Ring::Crash { CRASH } else { SEARCHES } {
+            search.prepare(&|| self.cargo(), &self.log("build")).context(mistake.name)?;
+            let log = self.log(&format!("{}-{}", mistake.name, search.name));
+            let (took, found) = search.run(&|| self.cargo(), &log, false).context(mistake.name)?;
+            spent += took;
+            if let Some(evidence) = found {
+                return Ok(Found { by: Some(search.name), seconds: spent.as_secs_f64(), evidence });
             }
         }
-        Ok(None)
-    }
-}
-
-/// Seeds and seconds of a search that must find nothing.
-fn shortened(word: &str) -> &str {
-    match word {
-        "100000" => "100",
-        "40" => "4",
-        other => other,
-    }
-}
-
-/// Runs with its output in `log`; whether it succeeded.
-fn run(command: &mut Command, log: &Path) -> Result<bool> {
-    stop::check()?;
-    let file = std::fs::File::create(log).with_context(|| log.display().to_string())?;
-    let status = command.stdout(file.try_clone()?).stderr(file).status()?;
-    stop::check()?;
-    match status.code() {
-        Some(code) => Ok(code == 0),
-        None => bail!("{}: {status}", sh::show(command)),
+        Ok(Found { by: None, seconds: spent.as_secs_f64(), evidence: mistake.about.to_string() })
     }
 }
