@@ -146,7 +146,7 @@ impl Sessions {
         let Some(key) = self.peers.pending(&init.card.key) else { return Ok(()) };
         let Some(Slot::Pending(pending)) = self.slab.get_mut(key) else { return Ok(()) };
         if self.config.identity.card().key < init.card.key {
-            if pending.hurry(path.remote) {
+            if pending.hurry(path) {
                 self.queue_init(key);
             }
             return Err(DropCause::Late);

@@ -143,6 +143,7 @@ impl Sessions {
         let noise =
             noise::initiate(&config.identity, peer, &config.network, &mut self.rng, payload, message).ok()?;
         let nonce = pending.disguise.seal(INIT, &mut self.rng, datagram);
+        let path = pending.path_to(remote);
         let attempt = Attempt { cid, nonce, noise, remote, proven: cookie.is_some() };
         if let Some(old) = pending.sent(attempt) {
             self.cids.remove(&old);
@@ -151,7 +152,7 @@ impl Sessions {
         self.hosts.insert((remote.ip().to_canonical(), key));
         self.counters.inits_sent += 1;
         self.arm(key);
-        Some((Path { local: unspecified(remote), remote }, len))
+        Some((path, len))
     }
 
     /// A datagram that bears our disguise's REPLY marker.
@@ -162,9 +163,17 @@ impl Sessions {
         header: &[u8; HEADER_SIZE],
         bytes: &mut [u8],
     ) -> Result<Received, DropCause> {
+        let sealed = (self.shards.count > 1).then(|| bytes.to_vec());
         let (_, body) = self.disguise.open(header, bytes).ok_or(DropCause::Forged)?;
         let (to, message) = bytes[body].split_first_chunk::<CID_SIZE>().ok_or(DropCause::Malformed)?;
         let cid = u64::from_le_bytes(*to);
+        if let Some(shard) = self.shards.owner(cid)
+            && let Some(sealed) = sealed
+        {
+            // Another shard's first flight went out here, where its peer had been heard.
+            bytes.copy_from_slice(&sealed);
+            return Ok(Received::Foreign { shard });
+        }
         let key = *self.cids.get(&cid).ok_or(DropCause::Late)?;
         let Some(Slot::Pending(pending)) = self.slab.get_mut(key) else { return Err(DropCause::Late) };
         let attempt = pending.attempts.iter_mut().find(|one| one.cid == cid).ok_or(DropCause::Late)?;

@@ -5,8 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::disguise::{COOKIE_SIZE, Disguise, OuterNonce};
+use super::initiate::unspecified;
 use super::noise::Initiated;
-use crate::base::{Rng, Time};
+use crate::base::{Path, Rng, Time};
 use crate::crypto::IdentityCard;
 use crate::limits::{
     ADDRESSES_PER_PEER_MAX, HANDSHAKE_ADDRESS_STEP_MS, HANDSHAKE_ATTEMPTS_KEPT, HANDSHAKE_MS_MAX,
@@ -36,8 +37,8 @@ pub(super) struct Pending {
     /// Whether it is in line for sending.
     pub(super) queued: bool,
     addresses: Vec<SocketAddr>,
-    /// Where the peer was heard meanwhile.
-    heard: Vec<SocketAddr>,
+    /// Where the peer was heard meanwhile, and from which socket of ours it lets an answer in.
+    heard: Vec<Path>,
     sent: usize,
     next_at: Time,
     give_up_at: Time,
@@ -114,7 +115,8 @@ impl Pending {
 
     /// The hosts that attempts can have gone to.
     pub(super) fn hosts(&self) -> impl Iterator<Item = IpAddr> {
-        self.addresses.iter().chain(&self.heard).map(|address| address.ip().to_canonical())
+        let heard = self.heard.iter().map(|path| &path.remote);
+        self.addresses.iter().chain(heard).map(|address| address.ip().to_canonical())
     }
 
     /// A cookie came for an attempt: the address is tried again at once, unless a cookie was echoed
@@ -127,15 +129,20 @@ impl Pending {
     }
 
     /// The peer was heard at this address: it is tried at once. False when that happened at too many.
-    pub(super) fn hurry(&mut self, remote: SocketAddr) -> bool {
-        if !self.heard.contains(&remote) {
-            if self.heard.len() >= ADDRESSES_PER_PEER_MAX {
-                return false;
-            }
-            self.heard.push(remote);
+    pub(super) fn hurry(&mut self, path: Path) -> bool {
+        match self.heard.iter().position(|heard| heard.remote == path.remote) {
+            Some(at) => self.heard[at] = path,
+            None if self.heard.len() >= ADDRESSES_PER_PEER_MAX => return false,
+            None => self.heard.push(path),
         }
-        self.urgent = Some(remote);
+        self.urgent = Some(path.remote);
         true
+    }
+
+    /// The way to an address: that on which the peer was heard, if it was.
+    pub(super) fn path_to(&self, remote: SocketAddr) -> Path {
+        let heard = self.heard.iter().find(|heard| heard.remote == remote);
+        heard.copied().unwrap_or(Path { local: unspecified(remote), remote })
     }
 
     /// Gives way to the peer's own handshake until `until`. The attempts made so far are void; returns

@@ -3,6 +3,7 @@
 use super::*;
 use crate::node::command::Snapshot;
 use crate::sim::Crash;
+use crate::sim::nat::NatConfig;
 
 /// Two friends with so many shards each; the first has the content.
 fn friends(seed: u64, shards: [u8; 2], link: LinkConfig) -> (Net, Reference, Tree) {
@@ -149,6 +150,22 @@ fn a_server_of_four_shards_that_dies_is_found_again() {
             assert_large(&net, job, &tree);
         }
     }
+}
+
+/// Regression: a friend behind a translator calls, the other insists on its own call, and that call came from another
+/// of its shards' ports, which the translator does not let in.
+#[test]
+fn whoever_insists_on_its_call_makes_it_where_the_other_was_heard() {
+    let mut connected = 0;
+    for seed in 60..80 {
+        let (mut net, ..) = friends(seed, [4, 1 + (seed % 3) as u8], lossy(0.01));
+        net.put_behind_nat(&[1], NatConfig::symmetric());
+        net.befriend(0, &[1]);
+        connected += u32::from(net.run_until(Duration::from_secs(10), |net| {
+            net.nodes[1].nodes().any(|node| node.friends_connected() == 1)
+        }));
+    }
+    assert_eq!(connected, 20);
 }
 
 /// Both call each other at once, whichever of their shards the calls reach.
