@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use super::association::{Birth, Session};
 use super::initiate::unspecified;
+use super::knock::Belongs;
 use super::lane::Lane;
 use super::path::Paths;
 use super::sessions::{Sessions, Slot};
@@ -25,10 +26,7 @@ use super::shards::Cross;
 use super::types::{ClosedWhy, ConnectError, DropCause, Event, FailedWhy, SessionKey};
 use crate::base::{Path, PublicKey, Time};
 use crate::crypto::{IdentityCard, Secret, Suite};
-use crate::limits::{
-    LANE_DETOUR_MS, LANE_KNOCK_MS, LANE_KNOCKS_MAX, LANE_RETRY_MS, LANE_RETRY_MS_MAX, LANE_TRIES_MAX,
-    LANE_WAIT_MS, LANES_PER_SESSION_MAX,
-};
+use crate::limits::{LANE_RETRY_MS, LANE_RETRY_MS_MAX, LANE_TRIES_MAX, LANE_WAIT_MS, LANES_PER_SESSION_MAX};
 use crate::wire::control::{CloseCode, Control};
 
 /// Refusals that wait to be said at most; the asker asks again.
@@ -96,75 +94,6 @@ pub struct Seat {
 struct Peer {
     cid: u64,
     port: u16,
-}
-
-/// Where a lane belongs.
-pub(super) struct Belongs {
-    home: u8,
-    session: SessionKey,
-    number: u16,
-    /// While the lane goes by way of its home.
-    knocking: Option<Knocking>,
-    /// Since when packets have come by way of the home while the lane was off it: what had been received in all
-    /// then, and how much of what came since came so.
-    detour: Option<(Time, u64, u64)>,
-}
-
-struct Knocking {
-    straight: Path,
-    again_at: Time,
-    tries: u8,
-}
-
-impl Belongs {
-    /// When the next knock is due.
-    pub(super) fn knock_at(&self) -> Option<Time> {
-        self.knocking.as_ref().map(|knocking| knocking.again_at)
-    }
-
-    /// Where to.
-    pub(super) fn knocks_at(&self) -> Option<Path> {
-        self.knocking.as_ref().map(|knocking| knocking.straight)
-    }
-}
-
-impl Session {
-    /// Knocks at the peer's shard when that is due, until packets come straight from there.
-    pub(super) fn knock(&mut self, now: Time, own_port: u16) {
-        let active = self.paths.active();
-        let Some(belongs) = &mut self.belongs else { return };
-        let Some(knocking) = belongs.knocking.as_mut().filter(|knocking| knocking.again_at <= now) else {
-            return;
-        };
-        let is_straight = active.local.port() == 0 || active.local.port() == own_port;
-        if is_straight || knocking.tries == LANE_KNOCKS_MAX {
-            belongs.knocking = None;
-            return;
-        }
-        knocking.again_at = now + Duration::from_millis(LANE_KNOCK_MS << knocking.tries);
-        knocking.tries += 1;
-        self.wants.knock = true;
-    }
-
-    /// Whether a lane's packet came by way of the home to a lane that goes straight, and changes nothing: both ways
-    /// work, so that each side would follow the other from one to the other and back for ever. It does when for a
-    /// time nothing has come straight.
-    pub(super) fn is_detour(&mut self, now: Time, path: &Path, len: usize, own_port: u16) -> bool {
-        let is_straight = |path: &Path| path.local.port() == 0 || path.local.port() == own_port;
-        let Some(belongs) = &mut self.belongs else { return false };
-        if is_straight(path) || !is_straight(&self.paths.active()) {
-            return false;
-        }
-        let before = self.received_bytes - len as u64;
-        let (since, all, detoured) = belongs.detour.get_or_insert((now, before, 0));
-        *detoured += len as u64;
-        if now.since(*since) < Duration::from_millis(LANE_DETOUR_MS) {
-            return true;
-        }
-        let nothing_else = self.received_bytes - *all == *detoured;
-        belongs.detour = None;
-        !nothing_else
-    }
 }
 
 /// A lane that home is agreeing on.
@@ -400,7 +329,7 @@ impl Sessions {
         let paths = if proven { Paths::validated(path) } else { Paths::unproven(path, 0) };
         let straight = Path { local: unspecified(straight), remote: straight };
         let is_there = via == self.shards.index && path.remote == straight.remote;
-        let knocking = (!is_there).then_some(Knocking { straight, again_at: now, tries: 0 });
+        let belongs = Belongs::new(home, home_session, number, (!is_there).then_some(straight), now);
         let opened = awaited.is_some();
         let over = Cross::LaneOver { home: home_session, lane: number };
         let (key, cid) = match awaited {
@@ -417,8 +346,7 @@ impl Sessions {
         let birth = self.next_birth();
         let parts = Birth { card, lane, paths, cid, remote_cid, initiator: opened, birth };
         let mut session = Session::new(parts, now);
-        session.belongs =
-            Some(Box::new(Belongs { home, session: home_session, number, knocking, detour: None }));
+        session.belongs = Some(Box::new(belongs));
         session.knock(now, self.config.home_port);
         if opened {
             session.start_confirming(now);

@@ -16,6 +16,7 @@ mod disguise;
 pub mod forge;
 mod gate;
 mod initiate;
+mod knock;
 mod lane;
 mod lanes;
 mod noise;
