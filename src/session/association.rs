@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use super::home::Lanes;
 use super::knock::Belongs;
 use super::lane::Lane;
-use super::lanes::Lanes;
 use super::path::Paths;
 use crate::base::{Path, Rng, Time};
 use crate::crypto::identity::header_mask;

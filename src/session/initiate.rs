@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::association::{Birth, Session};
 use super::disguise::{self, BODY_AT, COOKIE_SIZE, OVERHEAD, STAMP_SIZE};
+use super::home::Lanes;
 use super::lane::Lane;
-use super::lanes::Lanes;
 use super::noise::{self, FIRST_OVERHEAD};
 use super::path::Paths;
 use super::pending::{Attempt, Pending};

@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::association::{Birth, Session};
+use super::home::{Entry, REFUSALS_MAX, State, Wanted};
 use super::initiate::unspecified;
 use super::knock::Belongs;
 use super::lane::Lane;
@@ -25,51 +26,9 @@ use super::sessions::{Sessions, Slot};
 use super::shards::Cross;
 use super::types::{ClosedWhy, ConnectError, DropCause, Event, FailedWhy, SessionKey};
 use crate::base::{Path, PublicKey, Time};
-use crate::crypto::{IdentityCard, Secret, Suite};
-use crate::limits::{LANE_RETRY_MS, LANE_RETRY_MS_MAX, LANE_TRIES_MAX, LANE_WAIT_MS, LANES_PER_SESSION_MAX};
-use crate::wire::control::{CloseCode, Control};
-
-/// Refusals that wait to be said at most; the asker asks again.
-const REFUSALS_MAX: usize = 4;
-
-/// What a session's home knows of its further lanes.
-pub(super) struct Lanes {
-    secret: Secret,
-    suite: Suite,
-    /// Numbers of ours that were used, and the highest of the peer's. Never again: a number means keys.
-    used: u16,
-    highest_theirs: u16,
-    list: Vec<Entry>,
-    refusals: Vec<u16>,
-}
-
-struct Entry {
-    number: u16,
-    shard: u8,
-    state: State,
-    /// Whether the peer is to be told.
-    say: bool,
-}
-
-enum State {
-    /// We asked the peer for it.
-    Asked { wanted: Wanted, since: Time, again_at: Time, tries: u8 },
-    /// The peer asked for it, and its shard has not answered.
-    Seating,
-    /// In use.
-    Seated { key: SessionKey, cid: u64, port: u16 },
-}
-
-/// What a shard wants a lane for.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Wanted {
-    /// What it knows it by.
-    pub(super) awaited: SessionKey,
-    /// The connection id that it will have on it.
-    pub(super) cid: u64,
-    /// Its port.
-    pub(super) port: u16,
-}
+use crate::crypto::IdentityCard;
+use crate::limits::{LANE_RETRY_MS, LANE_WAIT_MS, LANES_PER_SESSION_MAX};
+use crate::wire::control::CloseCode;
 
 /// A lane on its way to its shard.
 pub struct Seat {
@@ -101,92 +60,6 @@ pub(super) struct Awaited {
     pub(super) cid: u64,
     pub(super) until: Time,
     pub(super) armed: Option<Time>,
-}
-
-impl Lanes {
-    pub(super) fn new(secret: Secret, suite: Suite) -> Self {
-        Self { secret, suite, used: 0, highest_theirs: 0, list: Vec::new(), refusals: Vec::new() }
-    }
-
-    /// The next number of ours: even for the initiator, odd for the responder, from 2 on.
-    fn next_number(&mut self, initiator: bool) -> Option<u16> {
-        self.used = self.used.checked_add(1)?;
-        self.used.checked_mul(2)?.checked_add(u16::from(!initiator))
-    }
-
-    fn count(&self, initiator: bool, ours: bool) -> usize {
-        let parity = u16::from(initiator != ours);
-        self.list.iter().filter(|entry| entry.number % 2 == parity).count()
-    }
-
-    fn find(&mut self, number: u16) -> Option<&mut Entry> {
-        self.list.iter_mut().find(|entry| entry.number == number)
-    }
-
-    fn take(&mut self, number: u16) -> Option<Entry> {
-        let at = self.list.iter().position(|entry| entry.number == number)?;
-        Some(self.list.swap_remove(at))
-    }
-
-    /// When the next question is due.
-    pub(super) fn deadline(&self) -> Option<Time> {
-        let asked = self.list.iter().filter_map(|entry| match entry.state {
-            State::Asked { again_at, .. } => Some(again_at),
-            State::Seating | State::Seated { .. } => None,
-        });
-        asked.min()
-    }
-
-    /// Hands `put` what is to be said, until it has no room; false when something is left.
-    pub(super) fn say(&mut self, mut put: impl FnMut(&Control<'_>) -> bool) -> bool {
-        while let Some(&lane) = self.refusals.last() {
-            if !put(&Control::LaneRefused { lane }) {
-                return false;
-            }
-            self.refusals.pop();
-        }
-        for entry in self.list.iter_mut().filter(|entry| entry.say) {
-            let lane = entry.number;
-            let control = match entry.state {
-                State::Asked { wanted: Wanted { cid, port, .. }, .. } => {
-                    Control::LaneOpen { lane, cid, port }
-                }
-                State::Seated { cid, port, .. } => Control::LaneReady { lane, cid, port },
-                State::Seating => continue,
-            };
-            if !put(&control) {
-                return false;
-            }
-            entry.say = false;
-        }
-        true
-    }
-
-    /// Asks again for what was not answered; returns those who waited for too long, and since when.
-    fn due(&mut self, now: Time) -> Vec<(u8, SessionKey, Time)> {
-        let mut over = Vec::new();
-        self.list.retain_mut(|entry| {
-            let State::Asked { wanted, since, again_at, tries } = &mut entry.state else { return true };
-            if *again_at > now {
-                return true;
-            }
-            *tries += 1;
-            if *tries == LANE_TRIES_MAX {
-                over.push((entry.shard, wanted.awaited, *since));
-                return false;
-            }
-            let wait = (LANE_RETRY_MS << *tries).min(LANE_RETRY_MS_MAX);
-            *again_at = now + Duration::from_millis(wait);
-            entry.say = true;
-            true
-        });
-        over
-    }
-
-    /// Whether there is anything to say.
-    pub(super) fn has_news(&self) -> bool {
-        !self.refusals.is_empty() || self.list.iter().any(|entry| entry.say)
-    }
 }
 
 impl Sessions {

@@ -15,6 +15,7 @@ mod disguise;
 #[cfg(any(test, feature = "sim"))]
 pub mod forge;
 mod gate;
+mod home;
 mod initiate;
 mod knock;
 mod lane;

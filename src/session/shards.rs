@@ -5,7 +5,8 @@
 //! A peer's *home* is drawn from its key, so that all that must be decided about a peer in one place (which of two
 //! handshakes at once goes on, which session counts) is decided on one shard, without asking another.
 
-use super::lanes::{Seat, Wanted};
+use super::home::Wanted;
+use super::lanes::Seat;
 use super::noise::Offered;
 use super::sessions::Sessions;
 use super::types::SessionKey;
