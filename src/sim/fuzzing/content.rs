@@ -75,6 +75,9 @@ fn check_directory(bytes: &[u8]) {
     assert_eq!(view.header().size(), bytes.len() as u64);
     for entry in view.iter() {
         assert!(name_is_valid(&entry.name));
+        // Once more without the program's own word for it: what would lead out of a directory.
+        assert!(!matches!(entry.name.as_ref(), b"" | b"." | b".."));
+        assert!(!entry.name.contains(&b'/') && !entry.name.contains(&0));
         if let Node::Symlink(target) = &entry.node {
             assert!(target_is_valid(target) && entry.mode == 0);
         }

@@ -32,7 +32,7 @@ impl Found {
     }
 }
 
-/// Above the lines of [`line`].
+/// Above the lines of [`line()`].
 pub fn head() {
     println!("\n{:<22} {:>9}  {:<7} what was said", "mistake", "seconds", "found by");
 }
