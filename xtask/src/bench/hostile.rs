@@ -474,7 +474,7 @@ mod tests {
         assert_eq!(judged(row(2.6e6, 0), true, false).unwrap(), 1);
         assert!(judged(row(1e6, 1), false, false).is_err());
         assert_eq!(judged(row(1e6, 1000), true, true).unwrap(), 0);
-        assert!(judged(row(1e6, 20_000), true, true).is_err());
+        assert!(judged(row(1e6, 40_000), true, true).is_err());
     }
 
     #[test]
