@@ -144,12 +144,18 @@ pub const COOKIES_PER_SECOND: u64 = 12_500;
 pub const SHARDS_MAX: u8 = 64;
 /// Lanes that a peer may have open in one session, beside the first, at most.
 pub const LANES_PER_SESSION_MAX: usize = SHARDS_MAX as usize;
+/// As many of a peer that is not kept in touch with: it takes what it may ask of a session once more.
+pub const LANES_UNASKED_MAX: usize = 4;
+/// Wait for a shard to take a lane that the peer asks for, milliseconds.
+pub const LANE_SEAT_MS: u64 = 1_000;
 /// Tries to agree on a lane with the peer before it is given up.
 pub const LANE_TRIES_MAX: u8 = 6;
 /// Wait for the answer to a lane's opening, milliseconds; doubles with each try.
 pub const LANE_RETRY_MS: u64 = 250;
 /// The longest such wait, milliseconds.
 pub const LANE_RETRY_MS_MAX: u64 = 1_000;
+/// Wait of a shard before it tells the home again that it wants a lane, milliseconds.
+pub const LANE_ASK_MS: u64 = 2_000;
 /// Wait of a shard for a lane that another shard agrees on, milliseconds; longer than all those tries.
 pub const LANE_WAIT_MS: u64 = 7_000;
 /// Packets sent straight to where the peer's shard says it is, at most, while a lane goes by way of its home.
@@ -163,6 +169,12 @@ pub const LANE_DETOUR_MS: u64 = 3_000;
 pub const LANE_IDLE_MS_MAX: u64 = 30_000;
 /// Messages from other shards that wait for a shard, or for its core, at most.
 pub const CROSSINGS_MAX: usize = 1024;
+/// Datagrams, or trains of them, that wait to be passed between two shards at most.
+pub const PASSING_MAX: usize = 256;
+/// Time for which a shard that has said its goodbyes stays for those of others, milliseconds.
+pub const SHARD_LAST_MS: u64 = 50;
+/// Wait before another shard's wish makes a friend be called at once again, milliseconds.
+pub const HURRY_MS: u64 = 5_000;
 /// Bytes that are sent on the strength of one address token before its holder was heard.
 pub const ADDRESS_TOKEN_BYTES_MAX: u64 = 64 << 10;
 /// Bytes that a shard sends so to one address per [`ADDRESS_TOKEN_PERIOD_MS`].

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::command::Friend;
 use crate::base::{PublicKey, Rng, Time};
-use crate::limits::{FRIEND_RETRY_MS_MAX, FRIEND_RETRY_MS_MIN, HANDSHAKE_RETRY_MS};
+use crate::limits::{FRIEND_RETRY_MS_MAX, FRIEND_RETRY_MS_MIN, HANDSHAKE_RETRY_MS, HURRY_MS};
 use crate::service::PeerId;
 use crate::session::SessionKey;
 
@@ -29,6 +29,8 @@ struct Entry {
     backoff: Duration,
     /// Whether this shard keeps the session with it.
     home: bool,
+    /// When another shard's wish last made it be called at once.
+    hurried: Option<Time>,
 }
 
 /// All friends of the node.
@@ -60,7 +62,7 @@ impl Friends {
                 None => {
                     let home = is_home(&key);
                     let standing = if home { Standing::Away { retry_at: now } } else { Standing::Resting };
-                    Entry { friend, standing, backoff: retry_min(), home }
+                    Entry { friend, standing, backoff: retry_min(), home, hurried: None }
                 }
             };
             self.enter(key, entry.standing);
@@ -190,11 +192,12 @@ impl Friends {
         }
     }
 
-    /// Another shard waits for this friend: try it at once.
+    /// Another shard waits for this friend: try it at once, but not for as long as that goes on.
     pub(super) fn hurry_one(&mut self, now: Time, key: &PublicKey) {
-        if let Some(Entry { standing: Standing::Away { retry_at }, .. }) = self.entries.get(key)
-            && *retry_at > now
-        {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        let recently = entry.hurried.is_some_and(|at| now.since(at) < Duration::from_millis(HURRY_MS));
+        if matches!(entry.standing, Standing::Away { retry_at } if retry_at > now) && !recently {
+            entry.hurried = Some(now);
             self.set(key, Standing::Away { retry_at: now });
         }
     }

@@ -174,9 +174,11 @@ pub struct Node {
     taken: Vec<(StreamId, u64)>,
     /// Requests that went out with a first flight whose handshake is not finished.
     early: BTreeMap<SessionKey, Early>,
-    /// Datagrams for other shards' sessions; at most [`crate::limits::CROSSINGS_MAX`].
+    /// Datagrams for other shards' sessions; at most [`crate::limits::PASSING_MAX`].
     passing: VecDeque<(u8, Cross)>,
-    /// Datagrams of other shards, to be sent from our socket; at most [`crate::limits::CROSSINGS_MAX`].
+    /// Whether the last output was one of these: others take turns with them.
+    passed: bool,
+    /// Datagrams of other shards, to be sent from our socket; at most [`crate::limits::PASSING_MAX`].
     foreign: VecDeque<Foreign>,
     counters: Counters,
 }
@@ -229,6 +231,7 @@ impl Node {
             taken: Vec::new(),
             early: BTreeMap::new(),
             passing: VecDeque::new(),
+            passed: false,
             foreign: VecDeque::new(),
             counters: Counters::default(),
         }
@@ -256,7 +259,11 @@ impl Node {
             Input::Command(command) => self.handle_command(clock, command),
             Input::FileDone(done) => self.get.file_done(done),
             Input::Warmed { handle, slice } => self.serve.warmed(handle, slice, world, &mut self.acts),
-            Input::Cross { from, cross } => self.handle_cross(clock, from, cross),
+            Input::Cross { from, cross } => {
+                if !self.handle_cross(clock, from, cross) {
+                    return;
+                }
+            }
             Input::Tick => {}
         }
         self.handle_timeout(clock);

@@ -3,7 +3,7 @@
 use super::peer::ToFetch;
 use super::{Clock, Cross, Foreign, Node, Train, World};
 use crate::base::Path;
-use crate::limits::{CROSSINGS_MAX, PACKET_OVERHEAD};
+use crate::limits::{DATAGRAM_MAX, PACKET_OVERHEAD, PASSING_MAX};
 use crate::service::PeerId;
 use crate::session::{CloseCode, DropCause, PacketKind, Received, SessionKey};
 
@@ -48,11 +48,11 @@ impl Node {
                         peer.connection.on_other_packet_received(clock.now, number);
                     }
                 }
-                Received::Foreign { shard } => {
+                Received::Foreign { shard } if datagram.len() <= DATAGRAM_MAX => {
                     let cross = Cross::Datagram { path, ecn, bytes: Box::from(&*datagram) };
                     self.pass(shard, cross);
                 }
-                Received::Handled | Received::Dropped(_) => {}
+                Received::Foreign { .. } | Received::Handled | Received::Dropped(_) => {}
             }
         }
         if let Some(id) = touched {
@@ -68,18 +68,22 @@ impl Node {
         self.end_of_batch(clock, id);
     }
 
-    /// Obeys another shard.
-    pub(super) fn handle_cross(&mut self, clock: Clock, from: u8, cross: Cross) {
+    /// Obeys another shard; false when nothing follows from it.
+    pub(super) fn handle_cross(&mut self, clock: Clock, from: u8, cross: Cross) -> bool {
         self.counters.crossings_in += 1;
         match cross {
             Cross::Datagram { path, ecn, mut bytes } => {
                 self.sessions.learn_port(from, path.local.port());
-                self.handle_datagrams(clock, path, ecn, std::iter::once(&mut *bytes));
+                return self.handle_datagrams(clock, path, ecn, std::iter::once(&mut *bytes));
             }
-            Cross::Send { path, segment, ecn, bytes } if self.foreign.len() < CROSSINGS_MAX => {
-                self.foreign.push_back(Foreign { path, segment, ecn, bytes });
+            Cross::Send { path, segment, ecn, bytes } => {
+                if self.foreign.len() < PASSING_MAX {
+                    self.foreign.push_back(Foreign { path, segment, ecn, bytes });
+                } else {
+                    self.counters.crossings_lost += 1;
+                }
+                return false;
             }
-            Cross::Send { .. } => self.counters.crossings_lost += 1,
             other => {
                 if let Some((session, request)) =
                     self.sessions.handle_cross(clock.now, clock.wall, from, other)
@@ -88,11 +92,12 @@ impl Node {
                 }
             }
         }
+        true
     }
 
     /// Leaves something for another shard.
     fn pass(&mut self, shard: u8, cross: Cross) {
-        if self.passing.len() < CROSSINGS_MAX {
+        if self.passing.len() < PASSING_MAX {
             self.passing.push_back((shard, cross));
         } else {
             self.counters.crossings_lost += 1;

@@ -21,13 +21,31 @@ impl Node {
         if let Some(op) = self.get.poll_op() {
             return Some(Output::File(op));
         }
-        if let Some((shard, cross)) = self.passing.pop_front().or_else(|| self.sessions.poll_cross()) {
+        if let Some((shard, cross)) = self.sessions.poll_cross() {
             self.counters.crossings_out += 1;
             return Some(Output::Cross(shard, cross));
         }
+        // What is passed between other shards and their peers takes turns with what is our own.
+        self.passed = !self.passed;
+        if self.passed
+            && let Some(output) = self.poll_passing(world)
+        {
+            return Some(output);
+        }
+        let own = self.poll_own(clock, world);
+        own.or_else(|| self.poll_passing(world))
+    }
+
+    fn poll_passing(&mut self, world: &mut impl World) -> Option<Output> {
         if let Some(train) = self.poll_foreign(world) {
             return Some(Output::Train(train));
         }
+        let (shard, cross) = self.passing.pop_front()?;
+        self.counters.crossings_out += 1;
+        Some(Output::Cross(shard, cross))
+    }
+
+    fn poll_own(&mut self, clock: Clock, world: &mut impl World) -> Option<Output> {
         if let Some(train) = self.poll_session_train(clock, world) {
             return Some(self.leave(train, world));
         }

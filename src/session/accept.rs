@@ -99,6 +99,9 @@ impl Sessions {
         init: Init<'_>,
         offered: noise::Offered,
     ) -> Result<Option<SessionKey>, DropCause> {
+        if !self.gate.admit_offer(now, flight.proven) {
+            return Err(DropCause::RateLimited);
+        }
         if self.slab.is_full() || !self.peers.has_room() || !self.seen.insert(now, flight.ephemeral) {
             return Err(DropCause::Full);
         }

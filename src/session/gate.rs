@@ -41,6 +41,8 @@ pub(super) struct Gate {
     asked: SharedBuckets,
     lottery: Lottery,
     cookies: Cookies,
+    /// Since when so many came from other shards: without a cookie, and with one.
+    offers: (Time, u32, u32),
 }
 
 impl Gate {
@@ -54,6 +56,7 @@ impl Gate {
             asked: SharedBuckets::new(rng),
             lottery: Lottery::new(now),
             cookies: Cookies::new(now, rng),
+            offers: (now, 0, 0),
         }
     }
 
@@ -89,6 +92,24 @@ impl Gate {
             }
             (false, _) => Admission::Refuse,
         }
+    }
+}
+
+impl Gate {
+    /// Judges a first flight that another shard has admitted: all shards together bring a home no more than comes to
+    /// one of them.
+    pub(super) fn admit_offer(&mut self, now: Time, proven: bool) -> bool {
+        if now.since(self.offers.0) >= SECOND {
+            self.offers = (now, 0, 0);
+        }
+        let (_, unproven_so_far, proven_so_far) = &mut self.offers;
+        let (count, most) = if proven {
+            (proven_so_far, HANDSHAKES_PROVEN_PER_SECOND)
+        } else {
+            (unproven_so_far, HANDSHAKES_FREE_PER_SECOND)
+        };
+        *count += 1;
+        *count <= most
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::types::SessionKey;
 use crate::base::Time;
 use crate::crypto::{Secret, Suite};
-use crate::limits::{LANE_RETRY_MS, LANE_RETRY_MS_MAX, LANE_TRIES_MAX};
+use crate::limits::{LANE_RETRY_MS, LANE_RETRY_MS_MAX, LANE_SEAT_MS, LANE_TRIES_MAX};
 use crate::wire::control::Control;
 
 /// Refusals that wait to be said at most; the asker asks again.
@@ -35,7 +35,7 @@ pub(super) enum State {
     /// We asked the peer for it.
     Asked { wanted: Wanted, since: Time, again_at: Time, tries: u8 },
     /// The peer asked for it, and its shard has not answered.
-    Seating,
+    Seating { since: Time },
     /// In use.
     Seated { key: SessionKey, cid: u64, port: u16 },
 }
@@ -67,6 +67,20 @@ impl Lanes {
         self.list.iter().filter(|entry| entry.number % 2 == parity).count()
     }
 
+    /// Takes our lanes of a shard.
+    pub(super) fn take_ours(&mut self, initiator: bool, shard: u8) -> Vec<Entry> {
+        let parity = u16::from(!initiator);
+        self.list.extract_if(.., |entry| entry.shard == shard && entry.number % 2 == parity).collect()
+    }
+
+    /// Whether the peer is being asked for a lane that a shard wants.
+    pub(super) fn is_asked(&self, shard: u8, wants: SessionKey) -> bool {
+        self.list.iter().any(|entry| {
+            entry.shard == shard
+                && matches!(entry.state, State::Asked { wanted, .. } if wanted.awaited == wants)
+        })
+    }
+
     pub(super) fn find(&mut self, number: u16) -> Option<&mut Entry> {
         self.list.iter_mut().find(|entry| entry.number == number)
     }
@@ -76,11 +90,12 @@ impl Lanes {
         Some(self.list.swap_remove(at))
     }
 
-    /// When the next question is due.
+    /// When [`Self::due`] has something to do.
     pub(super) fn deadline(&self) -> Option<Time> {
         let asked = self.list.iter().filter_map(|entry| match entry.state {
             State::Asked { again_at, .. } => Some(again_at),
-            State::Seating | State::Seated { .. } => None,
+            State::Seating { since } => Some(since + Duration::from_millis(LANE_SEAT_MS)),
+            State::Seated { .. } => None,
         });
         asked.min()
     }
@@ -100,7 +115,7 @@ impl Lanes {
                     Control::LaneOpen { lane, cid, port }
                 }
                 State::Seated { cid, port, .. } => Control::LaneReady { lane, cid, port },
-                State::Seating => continue,
+                State::Seating { .. } => continue,
             };
             if !put(&control) {
                 return false;
@@ -110,10 +125,20 @@ impl Lanes {
         true
     }
 
-    /// Asks again for what was not answered; returns those who waited for too long, and since when.
+    /// Gives up what a shard does not seat, and asks again for what the peer did not answer; returns those who waited for too long, and since when.
     pub(super) fn due(&mut self, now: Time) -> Vec<(u8, SessionKey, Time)> {
         let mut over = Vec::new();
-        self.list.retain_mut(|entry| {
+        let (list, refusals) = (&mut self.list, &mut self.refusals);
+        list.retain_mut(|entry| {
+            if let State::Seating { since } = entry.state
+                && now.since(since) >= Duration::from_millis(LANE_SEAT_MS)
+            {
+                // The message to its shard, or the answer, was lost.
+                if refusals.len() < REFUSALS_MAX {
+                    refusals.push(entry.number);
+                }
+                return false;
+            }
             let State::Asked { wanted, since, again_at, tries } = &mut entry.state else { return true };
             if *again_at > now {
                 return true;

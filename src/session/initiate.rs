@@ -163,15 +163,18 @@ impl Sessions {
         header: &[u8; HEADER_SIZE],
         bytes: &mut [u8],
     ) -> Result<Received, DropCause> {
-        let sealed = (self.shards.count > 1).then(|| bytes.to_vec());
+        if bytes.len() > DATAGRAM_MIN {
+            return Err(DropCause::Malformed);
+        }
+        let mut sealed = [0; DATAGRAM_MIN];
+        let sealed = &mut sealed[..bytes.len()];
+        sealed.copy_from_slice(bytes);
         let (_, body) = self.disguise.open(header, bytes).ok_or(DropCause::Forged)?;
         let (to, message) = bytes[body].split_first_chunk::<CID_SIZE>().ok_or(DropCause::Malformed)?;
         let cid = u64::from_le_bytes(*to);
-        if let Some(shard) = self.shards.owner(cid)
-            && let Some(sealed) = sealed
-        {
+        if let Some(shard) = self.shards.owner(cid) {
             // Another shard's first flight went out here, where its peer had been heard.
-            bytes.copy_from_slice(&sealed);
+            bytes.copy_from_slice(sealed);
             return Ok(Received::Foreign { shard });
         }
         let key = *self.cids.get(&cid).ok_or(DropCause::Late)?;

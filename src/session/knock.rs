@@ -52,7 +52,8 @@ impl Session {
         let Some(knocking) = belongs.knocking.as_mut().filter(|knocking| knocking.again_at <= now) else {
             return;
         };
-        let is_straight = active.local.port() == 0 || active.local.port() == own_port;
+        let is_ours = active.local.port() == 0 || active.local.port() == own_port;
+        let is_straight = is_ours && active.remote == knocking.straight.remote;
         if is_straight || knocking.tries == LANE_KNOCKS_MAX {
             belongs.knocking = None;
             return;

@@ -1,5 +1,5 @@
 //! One lane of a session: its keys, packet numbers, epochs and replay window, per direction
-//! (docs/protocol/session.md §3, docs/protocol/packet.md §2). Only lane 0 exists so far; further lanes are
+//! (docs/protocol/session.md §3, docs/protocol/packet.md §2). Lane 0 begins with the session; further lanes are
 //! further values of this type.
 
 use std::time::Duration;

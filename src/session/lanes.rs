@@ -27,7 +27,9 @@ use super::shards::Cross;
 use super::types::{ClosedWhy, ConnectError, DropCause, Event, FailedWhy, SessionKey};
 use crate::base::{Path, PublicKey, Time};
 use crate::crypto::IdentityCard;
-use crate::limits::{LANE_RETRY_MS, LANE_WAIT_MS, LANES_PER_SESSION_MAX};
+use crate::limits::{
+    LANE_ASK_MS, LANE_RETRY_MS, LANE_WAIT_MS, LANES_PER_SESSION_MAX, LANES_UNASKED_MAX, SESSIONS_MAX,
+};
 use crate::wire::control::CloseCode;
 
 /// A lane on its way to its shard.
@@ -40,11 +42,9 @@ pub struct Seat {
     remote_cid: u64,
     /// What the shard knows it by, when it was the shard that wanted it.
     awaited: Option<SessionKey>,
-    /// The session's path, and the shard from whose socket it leaves.
+    /// The session's path, which is validated, and the shard from whose socket it leaves.
     path: Path,
     via: u8,
-    /// Whether the session has proven it.
-    proven: bool,
     /// Where the peer's shard says that it is.
     straight: SocketAddr,
 }
@@ -57,9 +57,18 @@ struct Peer {
 
 /// A lane that home is agreeing on.
 pub(super) struct Awaited {
+    peer: PublicKey,
     pub(super) cid: u64,
-    pub(super) until: Time,
+    again_at: Time,
+    until: Time,
     pub(super) armed: Option<Time>,
+}
+
+impl Awaited {
+    /// When it has something to do.
+    pub(super) fn deadline(&self) -> Time {
+        self.again_at.min(self.until)
+    }
 }
 
 impl Sessions {
@@ -68,7 +77,9 @@ impl Sessions {
     pub fn open_lane(&mut self, now: Time, card: &IdentityCard) -> Result<SessionKey, ConnectError> {
         let cid = self.fresh_cid();
         let until = now + Duration::from_millis(LANE_WAIT_MS);
-        let awaited = Slot::Awaited(Box::new(Awaited { cid, until, armed: None }));
+        let again_at = now + Duration::from_millis(LANE_ASK_MS);
+        let awaited = Awaited { peer: card.key, cid, again_at, until, armed: None };
+        let awaited = Slot::Awaited(Box::new(awaited));
         let key = self.slab.insert(awaited).ok_or(ConnectError::Full)?;
         self.cids.insert(cid, key);
         self.arm(key);
@@ -104,11 +115,18 @@ impl Sessions {
             return self.cross(now, shard, Cross::LaneAway { awaited });
         };
         let initiator = session.initiator;
-        let number = session.lanes.as_mut().and_then(|lanes| {
-            (lanes.count(initiator, true) < LANES_PER_SESSION_MAX).then(|| lanes.next_number(initiator))?
-        });
+        let is_asked = session.lanes.as_ref().is_some_and(|lanes| lanes.is_asked(shard, awaited));
+        if is_asked {
+            // Told again; the peer is being asked.
+            return;
+        }
+        // A shard has one lane to a peer: of older ones the end was not heard.
+        let older = session.lanes.as_mut().map_or(Vec::new(), |lanes| lanes.take_ours(initiator, shard));
+        let number = session.lanes.as_mut().and_then(|lanes| lanes.next_number(initiator));
         let (Some(number), Some(lanes)) = (number, session.lanes.as_mut()) else {
-            return self.cross(now, shard, Cross::LaneAway { awaited });
+            // Every number has had its keys: a new session has new ones.
+            self.cross(now, shard, Cross::LaneAway { awaited });
+            return self.close(now, key, CloseCode::GOODBYE, "all lanes are used up");
         };
         let again_at = now + Duration::from_millis(LANE_RETRY_MS);
         let state = State::Asked { wanted, since: now, again_at, tries: 0 };
@@ -116,6 +134,9 @@ impl Sessions {
         session.wants.lanes = true;
         self.talk(key);
         self.arm(key);
+        for entry in older {
+            self.end_lane(now, entry);
+        }
     }
 
     /// At home: the peer asks for a lane.
@@ -128,12 +149,17 @@ impl Sessions {
         port: u16,
     ) -> Result<(), DropCause> {
         let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return Ok(()) };
-        let initiator = session.initiator;
+        let (initiator, is_proven) = (session.initiator, session.paths.is_validated());
+        let lanes_max = if session.keepalive { LANES_PER_SESSION_MAX } else { LANES_UNASKED_MAX };
         let fits = number >= 2 && number.is_multiple_of(2) != initiator;
         let Some(lanes) = session.lanes.as_mut().filter(|_| fits) else {
             self.fault(now, key, CloseCode::VIOLATION, "a lane that is not the peer's to open");
             return Err(DropCause::Malformed);
         };
+        if !is_proven {
+            // The lane would take a path on that nobody is known to be at. It is asked for again.
+            return Ok(());
+        }
         if let Some(entry) = lanes.find(number) {
             // Its answer was lost.
             entry.say = matches!(entry.state, State::Seated { .. });
@@ -141,7 +167,7 @@ impl Sessions {
             return Ok(());
         }
         // A lower number may have been in use already, and would have its keys again.
-        if number <= lanes.highest_theirs || lanes.count(initiator, false) >= LANES_PER_SESSION_MAX {
+        if number <= lanes.highest_theirs || lanes.count(initiator, false) >= lanes_max {
             if lanes.refusals.len() < REFUSALS_MAX && !lanes.refusals.contains(&number) {
                 lanes.refusals.push(number);
             }
@@ -151,7 +177,7 @@ impl Sessions {
         lanes.highest_theirs = number;
         let shard = (u16::from(self.shards.index) + number / 2) % u16::from(self.shards.count);
         let shard = shard as u8;
-        lanes.list.push(Entry { number, shard, state: State::Seating, say: false });
+        lanes.list.push(Entry { number, shard, state: State::Seating { since: now }, say: false });
         let lane = Lane::new(&lanes.secret, number.into(), false, lanes.suite, now);
         self.seat(now, key, shard, number, lane, Peer { cid, port }, None);
         Ok(())
@@ -186,7 +212,6 @@ impl Sessions {
             awaited,
             path,
             via,
-            proven: session.paths.is_validated(),
             straight: SocketAddr::new(path.remote.ip(), port),
         };
         self.cross(now, shard, Cross::LaneSeat(Box::new(seat)));
@@ -194,12 +219,11 @@ impl Sessions {
 
     /// On the lane's shard: it begins.
     pub(super) fn lane_seat(&mut self, now: Time, seat: Seat) {
-        let Seat { home, home_session, number, lane, card, remote_cid, awaited, path, via, proven, straight } =
-            seat;
+        let Seat { home, home_session, number, lane, card, remote_cid, awaited, path, via, straight } = seat;
         if via != self.shards.index {
             self.shards.learn(via, path.local.port());
         }
-        let paths = if proven { Paths::validated(path) } else { Paths::unproven(path, 0) };
+        let paths = Paths::validated(path);
         let straight = Path { local: unspecified(straight), remote: straight };
         let is_there = via == self.shards.index && path.remote == straight.remote;
         let belongs = Belongs::new(home, home_session, number, (!is_there).then_some(straight), now);
@@ -232,7 +256,8 @@ impl Sessions {
                 }
                 key
             }
-            None => match self.slab.insert(slot) {
+            // Half of the places are for sessions.
+            None => match (self.slab.len() < SESSIONS_MAX / 2).then(|| self.slab.insert(slot)).flatten() {
                 Some(key) => key,
                 None => {
                     let none = Cross::LaneSeated { home: home_session, lane: number, seat: None };
@@ -292,6 +317,10 @@ impl Sessions {
     /// At home: the peer has the lane that we asked for.
     pub(super) fn on_lane_ready(&mut self, now: Time, key: SessionKey, number: u16, cid: u64, port: u16) {
         let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return };
+        if !session.paths.is_validated() {
+            // As with LANE_OPEN: what is not answered is asked again, and so this is said again.
+            return;
+        }
         let Some(lanes) = session.lanes.as_mut() else { return };
         let Some(entry) = lanes.list.iter_mut().find(|entry| entry.number == number) else { return };
         let State::Asked { wanted: Wanted { awaited, cid: ours, .. }, .. } = entry.state else { return };
@@ -335,7 +364,10 @@ impl Sessions {
         let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return };
         let Some(lanes) = session.lanes.as_mut() else { return };
         let over = lanes.due(now);
-        session.wants.lanes |= lanes.has_news();
+        let news = lanes.has_news();
+        session.wants.lanes |= news;
+        // Answered by whoever has the session, whether there is a lane or not.
+        session.wants.ping |= news;
         // Asked so often, and not a word of any kind: the peer has lost the session.
         let is_dead = over.iter().any(|(.., since)| session.heard < *since);
         for (shard, awaited, _) in over {
@@ -354,16 +386,19 @@ impl Sessions {
             self.cross(now, home, Cross::LaneOver { home: session, lane: number });
         }
         for entry in lanes.into_iter().flat_map(|lanes| lanes.list) {
-            match entry.state {
-                State::Asked { wanted, .. } => {
-                    self.cross(now, entry.shard, Cross::LaneAway { awaited: wanted.awaited });
-                }
-                State::Seated { key, .. } => {
-                    self.cross(now, entry.shard, Cross::LaneClose { session: key });
-                }
-                // Its shard's answer will find nobody, and be told so.
-                State::Seating => {}
+            self.end_lane(now, entry);
+        }
+    }
+
+    /// At home: tells a lane's shard that it is over.
+    fn end_lane(&mut self, now: Time, entry: Entry) {
+        match entry.state {
+            State::Asked { wanted, .. } => {
+                self.cross(now, entry.shard, Cross::LaneAway { awaited: wanted.awaited });
             }
+            State::Seated { key, .. } => self.cross(now, entry.shard, Cross::LaneClose { session: key }),
+            // Its shard's answer will find nobody, and be told so.
+            State::Seating { .. } => {}
         }
     }
 
@@ -372,21 +407,26 @@ impl Sessions {
         matches!(self.slab.get(key), Some(Slot::Live(session)) if session.belongs.is_some())
     }
 
-    /// A lane's first authentic packet.
-    pub(super) fn confirm_lane(&mut self, key: SessionKey, path: Path) {
+    /// A lane's first authentic packet. It proves nothing of its address: the peer has all keys before it has
+    /// received anything there.
+    pub(super) fn confirm_lane(&mut self, key: SessionKey) {
         let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return };
         session.confirmed = true;
         session.confirming = None;
-        if session.paths.active().remote == path.remote && session.initiator {
-            session.paths.validate();
-        }
         self.events.push_back(Event::Confirmed { session: key });
     }
 
-    /// Ends an awaited lane whose time is over.
+    /// Tells the home again, or ends an awaited lane whose time is over.
     pub(super) fn awaited_due(&mut self, now: Time, key: SessionKey) {
-        if matches!(self.slab.get(key), Some(Slot::Awaited(awaited)) if awaited.until <= now) {
-            self.forget_awaited(key, FailedWhy::NoAnswer);
+        let Some(Slot::Awaited(awaited)) = self.slab.get_mut(key) else { return };
+        if awaited.until <= now {
+            return self.forget_awaited(key, FailedWhy::NoAnswer);
+        }
+        if awaited.again_at <= now {
+            awaited.again_at = now + Duration::from_millis(LANE_ASK_MS);
+            let (peer, cid) = (awaited.peer, awaited.cid);
+            let wanted = Cross::LaneWanted { peer, awaited: key, cid, port: self.config.home_port };
+            self.cross(now, self.shards.home(&peer), wanted);
         }
     }
 }

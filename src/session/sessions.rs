@@ -69,7 +69,8 @@ pub(super) enum Slot {
     Awaited(Box<Awaited>),
 }
 
-/// Connection ids are random and ours: their own bits are the hash, and nobody else can make them collide.
+/// Connection ids are ours: their own bits are the hash, and nobody else can make them collide. The low ones name the
+/// shard, so the others come first.
 #[derive(Default)]
 pub(super) struct CidHasher(u64);
 
@@ -81,7 +82,7 @@ impl Hasher for CidHasher {
         bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
     }
     fn write_u64(&mut self, cid: u64) {
-        self.0 = cid;
+        self.0 = cid.rotate_left(32);
     }
 }
 
@@ -201,7 +202,7 @@ impl Sessions {
     /// The first authentic packet of a session. False when the session lost to a younger one and is gone.
     fn confirm(&mut self, now: Time, key: SessionKey, path: Path) -> bool {
         if self.is_lane(key) {
-            self.confirm_lane(key, path);
+            self.confirm_lane(key);
             return true;
         }
         let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return false };

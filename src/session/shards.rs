@@ -89,6 +89,11 @@ pub enum Cross {
 }
 
 impl Cross {
+    /// Whether it carries datagrams, which anybody can cause to be passed on.
+    pub fn is_datagrams(&self) -> bool {
+        matches!(self, Self::Datagram { .. } | Self::Send { .. })
+    }
+
     /// What it is, for traces.
     pub fn name(&self) -> &'static str {
         match self {

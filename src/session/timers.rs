@@ -86,7 +86,7 @@ impl Sessions {
         let at = match self.slab.get(key) {
             Some(Slot::Pending(pending)) => pending.deadline(),
             Some(Slot::Live(session)) => session.deadline(),
-            Some(Slot::Awaited(awaited)) => awaited.until,
+            Some(Slot::Awaited(awaited)) => awaited.deadline(),
             None => return,
         };
         let armed = match self.slab.get_mut(key) {

@@ -20,7 +20,8 @@ use crate::base::{BufId, ChunkId, ChunkRead, Memory, Place, ReadFault, StoredChu
 use crate::io::clock::Clocks;
 use crate::io::udp::{Datagrams, Udp};
 use crate::limits::{
-    COMPLETIONS_PER_TURN, FILE_OPS_MAX, INBOX_PER_TURN, OUTPUTS_PER_TURN, OVERDUE_PAUSE_US, SHARD_STOP_MS,
+    COMPLETIONS_PER_TURN, FILE_OPS_MAX, INBOX_PER_TURN, OUTPUTS_PER_TURN, OVERDUE_PAUSE_US, SHARD_LAST_MS,
+    SHARD_STOP_MS,
 };
 use crate::node::{Clock, Command, Input, Output, Report, Train, World};
 use crate::sys::buffers::Buffers;
@@ -109,10 +110,13 @@ impl<C: Core, S: ChunkStoreDriver> Shard<C, S> {
     /// Runs until [`Handle::stop`]; gives core and store back.
     pub fn run(mut self) -> Result<(C, S), Fault> {
         self.ring.wait_event(&self.handle.shared().event);
-        let mut leave_at = None;
+        let (mut leave_at, mut stay_until) = (None, Time::ZERO);
         loop {
             let clock = self.clock();
             if leave_at.is_none() && self.handle.shared().is_stopping() {
+                // Another shard's goodbyes may have to leave from this one's socket.
+                let least = if self.shards.len() < 2 { 0 } else { SHARD_LAST_MS };
+                stay_until = clock.now + Duration::from_millis(least);
                 leave_at = Some(clock.now + Duration::from_millis(SHARD_STOP_MS));
                 self.store.turn();
                 self.input(clock, Input::Command(Command::Shutdown));
@@ -120,13 +124,21 @@ impl<C: Core, S: ChunkStoreDriver> Shard<C, S> {
             let work_left = self.turn(clock);
             let rearm_at = self.udp.rearm(&mut self.ring, clock.now);
             if let Some(at) = leave_at {
-                let finished = !work_left && self.held.is_none() && self.udp.is_idle();
+                let finished =
+                    clock.now >= stay_until && !work_left && self.held.is_none() && self.udp.is_idle();
                 if finished || clock.now >= at {
                     self.fold();
                     return Ok((self.core, self.store));
                 }
             }
-            let wait = if work_left { None } else { self.wait(clock, [rearm_at, leave_at]) };
+            let wait = if work_left {
+                None
+            } else {
+                self.wait(
+                    clock,
+                    [rearm_at, leave_at.map(|at: Time| if clock.now < stay_until { stay_until } else { at })],
+                )
+            };
             self.enter(wait, leave_at.is_some())?;
         }
     }

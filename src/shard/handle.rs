@@ -15,7 +15,7 @@ use super::LoopCounters;
 use crate::base::fileop::FileDone;
 use crate::io::tally::Tally;
 use crate::io::udp::UdpCounters;
-use crate::limits::{CROSSINGS_MAX, FILE_OPS_MAX, SHARD_INBOX_MAX};
+use crate::limits::{CROSSINGS_MAX, FILE_OPS_MAX, PASSING_MAX, SHARD_INBOX_MAX};
 use crate::node::{Command, Cross};
 use crate::sys::eventfd::EventFd;
 
@@ -31,8 +31,9 @@ pub struct Handle(Arc<Shared>);
 pub(super) struct Shared {
     inbox: ArrayQueue<Command>,
     answers: ArrayQueue<FileDone>,
-    /// From other shards: which, and what.
+    /// From other shards: which, and what. Datagrams apart, since anybody can send those.
     crossings: ArrayQueue<(u8, Cross)>,
+    passing: ArrayQueue<(u8, Cross)>,
     /// Something without a message of its own happened.
     nudged: AtomicBool,
     stopping: AtomicBool,
@@ -49,6 +50,7 @@ impl Handle {
             inbox: ArrayQueue::new(SHARD_INBOX_MAX),
             answers: ArrayQueue::new(FILE_OPS_MAX),
             crossings: ArrayQueue::new(CROSSINGS_MAX),
+            passing: ArrayQueue::new(PASSING_MAX),
             nudged: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             parked: AtomicBool::new(false),
@@ -79,7 +81,8 @@ impl Handle {
 
     /// Says something in the name of shard `from`; false when there was no room and it is lost.
     pub(super) fn cross(&self, from: u8, cross: Cross) -> bool {
-        let taken = self.0.crossings.push((from, cross)).is_ok();
+        let queue = if cross.is_datagrams() { &self.0.passing } else { &self.0.crossings };
+        let taken = queue.push((from, cross)).is_ok();
         self.0.left_something();
         taken
     }
@@ -131,6 +134,7 @@ impl Shared {
         let nothing = self.inbox.is_empty()
             && self.answers.is_empty()
             && self.crossings.is_empty()
+            && self.passing.is_empty()
             && !self.nudged.load(Ordering::Acquire)
             && (stopping || !self.stopping.load(Ordering::Acquire));
         if !nothing {
@@ -159,7 +163,7 @@ impl Shared {
     }
 
     pub(super) fn next_crossing(&self) -> Option<(u8, Cross)> {
-        self.crossings.pop()
+        self.crossings.pop().or_else(|| self.passing.pop())
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -167,7 +171,10 @@ impl Shared {
     }
 
     pub(super) fn has_messages(&self) -> bool {
-        !self.inbox.is_empty() || !self.answers.is_empty() || !self.crossings.is_empty()
+        !(self.inbox.is_empty()
+            && self.answers.is_empty()
+            && self.crossings.is_empty()
+            && self.passing.is_empty())
     }
 }
 

@@ -56,6 +56,8 @@ pub struct Net {
     pub now: Time,
     /// The nodes.
     pub nodes: Vec<SimNode>,
+    /// The share of messages between shards that find no room.
+    pub lose_crossings: f64,
     /// A mistake to make: the share of due timers that nodes are not told of.
     pub drop_timers: f64,
     /// What happened.
@@ -96,6 +98,7 @@ impl Net {
             seed,
             now: Time::from_millis(60_000),
             nodes: Vec::new(),
+            lose_crossings: 0.0,
             drop_timers: 0.0,
             trace: Trace::default(),
             queue: Queue::default(),

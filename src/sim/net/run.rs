@@ -157,6 +157,9 @@ impl Net {
     /// One shard says something to another of its node.
     fn cross(&mut self, node: usize, from: u8, to: u8, cross: Cross) {
         self.trace.note(self.now, Traced::Cross(node, from, to, cross.name()));
+        if self.lose_crossings > 0.0 && self.rng.chance(self.lose_crossings) {
+            return;
+        }
         let (host, most) = (self.nodes[node].host(node, to), self.nodes[node].delays.cross);
         let at = self.now + up_to(&mut self.rng, most);
         self.queue.push_ordered(at, turn(&mut self.rng), Event::Cross(host, from, Box::new(cross)));

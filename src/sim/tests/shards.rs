@@ -168,6 +168,31 @@ fn whoever_insists_on_its_call_makes_it_where_the_other_was_heard() {
     assert_eq!(connected, 20);
 }
 
+/// Full queues between shards: whatever is lost is asked for again or given up, and nothing stays behind.
+#[test]
+fn lost_messages_between_shards_cost_time_alone() {
+    for seed in 80..90 {
+        let (mut net, reference, tree) = friends(seed, [3, 4], lossy(0.01));
+        net.lose_crossings = 0.05;
+        for job in 0..4 {
+            get_apart(&mut net, job, &reference);
+        }
+        for job in 0..4 {
+            assert_eq!(finish(&mut net, 1, job, 400), Ok(()), "seed {seed}, job {job}");
+            assert_large(&net, job, &tree);
+        }
+        net.run_for(Duration::from_secs(90));
+        for node in 0..2 {
+            let now = status(&mut net, node);
+            assert_eq!(
+                (gauge(&now, "lanes"), gauge(&now, "sessions")),
+                (0.0, 1.0),
+                "seed {seed}, node {node}"
+            );
+        }
+    }
+}
+
 /// Both call each other at once, whichever of their shards the calls reach.
 #[test]
 fn simultaneous_calls_between_shards_leave_one_session() {
