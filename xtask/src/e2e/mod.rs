@@ -6,6 +6,7 @@ mod hostile;
 mod links;
 mod moving;
 mod resume;
+mod shards;
 mod store;
 mod stranger;
 
@@ -32,6 +33,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
     let all = [
         moving::CASES,
         resume::CASES,
+        shards::CASES,
         faults::CASES,
         store::CASES,
         links::CASES,
