@@ -265,13 +265,13 @@ pub fn get(run: &mut Run<'_>) -> Result<String> {
     let out = run.lab.dir().join("out");
     let words = ["get", &reference, "-o", node::text(&out)?];
     let mut tried = Tried::default();
-    for thread in ["files", "main"] {
+    for thread in ["files-0", "main"] {
         let what = format!("get/{thread}");
         let tracer = Tracer::attach(&run.lab, b.daemon()?.pid(), thread, None)?;
         b.get(&reference, &out)?;
         let names = tracer.detach()?;
         ensure!(
-            names.iter().any(|name| name.starts_with("rename")) || thread != "files",
+            names.iter().any(|name| name.starts_with("rename")) || thread != "files-0",
             "no rename in {names:?}"
         );
         std::fs::remove_dir_all(&out)?;
