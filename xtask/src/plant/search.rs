@@ -35,7 +35,7 @@ pub const SEARCHES: &[Search] = &[
         build: &["test", "--quiet", "--locked", "--features", "sim", "--test", "corpus", "--no-run"],
         run: &["test", "--quiet", "--locked", "--features", "sim", "--test", "corpus"],
         brief: &["test", "--quiet", "--locked", "--features", "sim", "--test", "corpus"],
-        found: ("", "; reproduce with: cargo xtask fuzz "),
+        found: ("cargo xtask fuzz ", " --input "),
         limit: Duration::from_secs(300),
     },
     Search {
