@@ -159,7 +159,8 @@ mod tests {
         assert_eq!(search("fuzz").evidence(finding).unwrap(), "session_pair   12  3  4   FINDING");
         assert!(search("sim").evidence("seed 17: node 2 lost what it had acknowledged\n").is_some());
         assert!(search("sim").evidence("seeds  100\n  failed  0\n").is_none());
-        let panic = "get #3 fails; reproduce with: cargo xtask fuzz get --input 3\n";
+        let panic =
+            "1 kept inputs fail; each again:\ncargo xtask fuzz get --input target/corpus-failures/get-3\n";
         assert!(search("corpus").evidence(panic).is_some());
         for search in SEARCHES.iter().chain(CRASH) {
             assert_eq!(search.evidence("error: could not compile `tornet`\n"), None, "{}", search.name);
