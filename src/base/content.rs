@@ -52,3 +52,23 @@ pub trait ChunkRead {
     /// Copies ciphertext bytes from `offset` of the chunk into `into`, all of it.
     fn read(&mut self, handle: u64, offset: u32, into: &mut [u8]) -> Result<(), ReadFault>;
 }
+
+/// A store without chunks, for a node that only fetches.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoChunks;
+
+impl ChunkRead for NoChunks {
+    fn find(&mut self, _: &ChunkId) -> Option<StoredChunk> {
+        None
+    }
+    fn slice_list(&mut self, _: u64, _: &mut Vec<u8>) -> Result<(), ReadFault> {
+        Err(ReadFault::Gone)
+    }
+    fn warm(&mut self, _: u64, _: u32) -> Result<bool, ReadFault> {
+        Err(ReadFault::Gone)
+    }
+    fn prefetch(&mut self, _: u64, _: u32) {}
+    fn read(&mut self, _: u64, _: u32, _: &mut [u8]) -> Result<(), ReadFault> {
+        Err(ReadFault::Gone)
+    }
+}

@@ -13,7 +13,7 @@ pub mod time;
 pub mod timer;
 pub mod units;
 
-pub use content::{ChunkRead, ReadFault, StoredChunk};
+pub use content::{ChunkRead, NoChunks, ReadFault, StoredChunk};
 pub use id::{ChannelId, ChunkId, NodeId, PublicKey, StreamId};
 pub use place::{BufId, Memory, Path, Place};
 pub use queue::Bounded;

@@ -167,12 +167,10 @@ impl Friends {
         let Some(entry) = self.entries.get_mut(&key) else { return };
         let jitter = Duration::from_millis(rng.below(1 + entry.backoff.as_millis() as u64 / 2));
         let retry_at = now + entry.backoff + jitter;
-        if !entry.home {
-            // Another shard of ours was asked: its calls to the friend wait ever longer, not our questions.
-            self.set(&key, Standing::Away { retry_at });
-            return;
+        // Where another shard of ours was asked, its calls to the friend wait ever longer, not our questions.
+        if entry.home {
+            entry.backoff = (entry.backoff * 2).min(Duration::from_millis(FRIEND_RETRY_MS_MAX));
         }
-        entry.backoff = (entry.backoff * 2).min(Duration::from_millis(FRIEND_RETRY_MS_MAX));
         self.set(&key, Standing::Away { retry_at });
     }
 

@@ -273,8 +273,8 @@ impl Node {
     fn handle_command(&mut self, clock: Clock, command: Command) {
         match command {
             Command::Friends(friends) => {
-                let (sessions, (shard, _)) = (&self.sessions, self.sessions.shard());
-                for gone in self.friends.replace(clock.now, friends, |key| sessions.home(key) == shard) {
+                let sessions = &self.sessions;
+                for gone in self.friends.replace(clock.now, friends, |key| sessions.is_home(key)) {
                     let session = match gone {
                         Standing::Here(peer) => self.peers.get(&peer).map(|peer| peer.session),
                         Standing::Calling(session) => Some(session),

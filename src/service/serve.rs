@@ -308,26 +308,7 @@ fn answer(peer: PeerId, stream: StreamId, status: Status, acts: &mut Vec<Act>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{ChunkId, StoredChunk};
-
-    /// A store without chunks.
-    struct Empty;
-
-    impl ChunkRead for Empty {
-        fn find(&mut self, _: &ChunkId) -> Option<StoredChunk> {
-            None
-        }
-        fn slice_list(&mut self, _: u64, _: &mut Vec<u8>) -> Result<(), ReadFault> {
-            Err(ReadFault::Gone)
-        }
-        fn warm(&mut self, _: u64, _: u32) -> Result<bool, ReadFault> {
-            Err(ReadFault::Gone)
-        }
-        fn prefetch(&mut self, _: u64, _: u32) {}
-        fn read(&mut self, _: u64, _: u32, _: &mut [u8]) -> Result<(), ReadFault> {
-            Err(ReadFault::Gone)
-        }
-    }
+    use crate::base::{ChunkId, NoChunks, StoredChunk};
 
     /// A store whose slices are all cold and of which `room` are faulted in at once.
     struct Cold {
@@ -431,7 +412,7 @@ mod tests {
         acts.clear();
         // One is whole in time, one comes slowly, one is taken back, the others never come.
         let request = [&[1, 0, 0, 0][..], &[7; 20]].concat();
-        serve.data(peer, StreamId(0), &request, true, &mut Empty, &mut acts);
+        serve.data(peer, StreamId(0), &request, true, &mut NoChunks, &mut acts);
         assert_eq!(acts.len(), 2, "not found, and the end");
         serve.ended(peer, StreamId(2));
         acts.clear();
@@ -439,7 +420,7 @@ mod tests {
         for byte in 0..20 {
             let now = Time::from_millis(byte * REQUEST_MS_MAX / 20);
             serve.handle_timeout(now, &mut acts);
-            serve.data(peer, StreamId(4), &request[byte as usize..][..1], false, &mut Empty, &mut acts);
+            serve.data(peer, StreamId(4), &request[byte as usize..][..1], false, &mut NoChunks, &mut acts);
             assert!(acts.is_empty(), "{byte}");
         }
         assert_eq!(serve.poll_timeout(), Some(limit + Duration::from_millis(2)));

@@ -73,7 +73,7 @@ impl Sessions {
         if !self.seen.insert(now, ephemeral) {
             return Err(DropCause::Full);
         }
-        let flight = Flight { path, proven, ephemeral, len: bytes.len() };
+        let flight = Flight { path, from: self.shards.index, proven, ephemeral, len: bytes.len() };
         let home = self.shards.home(&init.card.key);
         if home != self.shards.index {
             let offer = Offer { flight, offered, payload: payload[..len].into() };
@@ -81,43 +81,44 @@ impl Sessions {
             return Ok(Received::Handled);
         }
         let early = init.early;
-        let Some(session) = self.on_flight(now, wall, home, flight, init, offered)? else {
+        let Some(session) = self.on_flight(now, wall, flight, init, offered)? else {
             return Ok(Received::Handled);
         };
         bytes[..early.len()].copy_from_slice(early);
         Ok(Received::Early { session, payload: 0..early.len() })
     }
 
-    /// A first flight that came to the port of shard `from`, whose sender's home this is. The session, when its
-    /// request was taken.
+    /// A first flight that came to another shard's port, whose sender's home this is. The session and the request,
+    /// when that was taken.
     pub(super) fn on_offer(
         &mut self,
         now: Time,
         wall: UnixMs,
-        from: u8,
-        flight: Flight,
-        init: Init<'_>,
-        offered: noise::Offered,
-    ) -> Result<Option<SessionKey>, DropCause> {
+        offer: Offer,
+    ) -> Result<Option<(SessionKey, Vec<u8>)>, DropCause> {
+        let Offer { flight, offered, payload } = offer;
         if !self.gate.admit_offer(now, flight.proven) {
             return Err(DropCause::RateLimited);
         }
         if self.slab.is_full() || !self.peers.has_room() || !self.seen.insert(now, flight.ephemeral) {
             return Err(DropCause::Full);
         }
-        self.on_flight(now, wall, from, flight, init, offered)
+        let init = Init::parse(&payload).map_err(|_| DropCause::Malformed)?;
+        let early = init.early.to_vec();
+        let session = self.on_flight(now, wall, flight, init, offered)?;
+        Ok(session.map(|session| (session, early)))
     }
 
+    /// A first flight that is new and acceptable. The session, when its request was taken.
     fn on_flight(
         &mut self,
         now: Time,
         wall: UnixMs,
-        from: u8,
         flight: Flight,
         init: Init<'_>,
         offered: noise::Offered,
     ) -> Result<Option<SessionKey>, DropCause> {
-        let Flight { path, proven, len, .. } = flight;
+        let Flight { path, from, proven, len, .. } = flight;
         self.yield_or_insist(now, path, &init)?;
         let ip = path.remote.ip();
         let paths = if proven {

@@ -93,9 +93,7 @@ impl Gate {
             (false, _) => Admission::Refuse,
         }
     }
-}
 
-impl Gate {
     /// Judges a first flight that another shard has admitted: all shards together bring a home no more than comes to
     /// one of them.
     pub(super) fn admit_offer(&mut self, now: Time, proven: bool) -> bool {

@@ -10,7 +10,7 @@ use crate::limits::{LANE_RETRY_MS, LANE_RETRY_MS_MAX, LANE_SEAT_MS, LANE_TRIES_M
 use crate::wire::control::Control;
 
 /// Refusals that wait to be said at most; the asker asks again.
-pub(super) const REFUSALS_MAX: usize = 4;
+const REFUSALS_MAX: usize = 4;
 
 /// What a session's home knows of its further lanes.
 pub(super) struct Lanes {
@@ -20,7 +20,7 @@ pub(super) struct Lanes {
     used: u16,
     pub(super) highest_theirs: u16,
     pub(super) list: Vec<Entry>,
-    pub(super) refusals: Vec<u16>,
+    refusals: Vec<u16>,
 }
 
 pub(super) struct Entry {
@@ -81,6 +81,13 @@ impl Lanes {
         })
     }
 
+    /// The peer is told that it does not get a lane, unless there is much of that to be told already.
+    pub(super) fn refuse(&mut self, number: u16) {
+        if self.refusals.len() < REFUSALS_MAX && !self.refusals.contains(&number) {
+            self.refusals.push(number);
+        }
+    }
+
     pub(super) fn find(&mut self, number: u16) -> Option<&mut Entry> {
         self.list.iter_mut().find(|entry| entry.number == number)
     }
@@ -128,15 +135,13 @@ impl Lanes {
     /// Gives up what a shard does not seat, and asks again for what the peer did not answer; returns those who waited for too long, and since when.
     pub(super) fn due(&mut self, now: Time) -> Vec<(u8, SessionKey, Time)> {
         let mut over = Vec::new();
-        let (list, refusals) = (&mut self.list, &mut self.refusals);
-        list.retain_mut(|entry| {
+        let mut unseated = Vec::new();
+        self.list.retain_mut(|entry| {
             if let State::Seating { since } = entry.state
                 && now.since(since) >= Duration::from_millis(LANE_SEAT_MS)
             {
                 // The message to its shard, or the answer, was lost.
-                if refusals.len() < REFUSALS_MAX {
-                    refusals.push(entry.number);
-                }
+                unseated.push(entry.number);
                 return false;
             }
             let State::Asked { wanted, since, again_at, tries } = &mut entry.state else { return true };
@@ -153,6 +158,7 @@ impl Lanes {
             entry.say = true;
             true
         });
+        unseated.into_iter().for_each(|number| self.refuse(number));
         over
     }
 

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::association::Session;
+use super::shards::is_own;
 use super::types::SessionKey;
 use crate::base::{Path, Time};
 use crate::limits::{LANE_DETOUR_MS, LANE_KNOCK_MS, LANE_KNOCKS_MAX};
@@ -52,8 +53,7 @@ impl Session {
         let Some(knocking) = belongs.knocking.as_mut().filter(|knocking| knocking.again_at <= now) else {
             return;
         };
-        let is_ours = active.local.port() == 0 || active.local.port() == own_port;
-        let is_straight = is_ours && active.remote == knocking.straight.remote;
+        let is_straight = is_own(&active, own_port) && active.remote == knocking.straight.remote;
         if is_straight || knocking.tries == LANE_KNOCKS_MAX {
             belongs.knocking = None;
             return;
@@ -67,9 +67,8 @@ impl Session {
     /// work, so that each side would follow the other from one to the other and back for ever. It does when for a
     /// time nothing has come straight.
     pub(super) fn is_detour(&mut self, now: Time, path: &Path, len: usize, own_port: u16) -> bool {
-        let is_straight = |path: &Path| path.local.port() == 0 || path.local.port() == own_port;
         let Some(belongs) = &mut self.belongs else { return false };
-        if is_straight(path) || !is_straight(&self.paths.active()) {
+        if is_own(path, own_port) || !is_own(&self.paths.active(), own_port) {
             return false;
         }
         let before = self.received_bytes - len as u64;

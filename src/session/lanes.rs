@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::association::{Birth, Session};
-use super::home::{Entry, REFUSALS_MAX, State, Wanted};
+use super::home::{Entry, State, Wanted};
 use super::initiate::unspecified;
 use super::knock::Belongs;
 use super::lane::Lane;
@@ -83,9 +83,13 @@ impl Sessions {
         let key = self.slab.insert(awaited).ok_or(ConnectError::Full)?;
         self.cids.insert(cid, key);
         self.arm(key);
-        let wanted = Cross::LaneWanted { peer: card.key, awaited: key, cid, port: self.config.home_port };
-        self.cross(now, self.shards.home(&card.key), wanted);
+        self.ask_home(now, card.key, key, cid);
         Ok(key)
+    }
+
+    fn ask_home(&mut self, now: Time, peer: PublicKey, awaited: SessionKey, cid: u64) {
+        let wanted = Cross::LaneWanted { peer, awaited, cid, port: self.config.home_port };
+        self.cross(now, self.shards.home(&peer), wanted);
     }
 
     /// A lane that was wanted comes to nothing.
@@ -168,9 +172,7 @@ impl Sessions {
         }
         // A lower number may have been in use already, and would have its keys again.
         if number <= lanes.highest_theirs || lanes.count(initiator, false) >= lanes_max {
-            if lanes.refusals.len() < REFUSALS_MAX && !lanes.refusals.contains(&number) {
-                lanes.refusals.push(number);
-            }
+            lanes.refuse(number);
             session.wants.lanes = true;
             return Ok(());
         }
@@ -304,8 +306,7 @@ impl Sessions {
             }
             _ => {
                 lanes.take(number);
-                lanes.refusals.push(number);
-                lanes.refusals.truncate(REFUSALS_MAX);
+                lanes.refuse(number);
             }
         }
         if let Some(Slot::Live(session)) = self.slab.get_mut(home) {
@@ -402,20 +403,6 @@ impl Sessions {
         }
     }
 
-    /// Whether a session is a further lane of another.
-    pub fn is_lane(&self, key: SessionKey) -> bool {
-        matches!(self.slab.get(key), Some(Slot::Live(session)) if session.belongs.is_some())
-    }
-
-    /// A lane's first authentic packet. It proves nothing of its address: the peer has all keys before it has
-    /// received anything there.
-    pub(super) fn confirm_lane(&mut self, key: SessionKey) {
-        let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return };
-        session.confirmed = true;
-        session.confirming = None;
-        self.events.push_back(Event::Confirmed { session: key });
-    }
-
     /// Tells the home again, or ends an awaited lane whose time is over.
     pub(super) fn awaited_due(&mut self, now: Time, key: SessionKey) {
         let Some(Slot::Awaited(awaited)) = self.slab.get_mut(key) else { return };
@@ -425,8 +412,7 @@ impl Sessions {
         if awaited.again_at <= now {
             awaited.again_at = now + Duration::from_millis(LANE_ASK_MS);
             let (peer, cid) = (awaited.peer, awaited.cid);
-            let wanted = Cross::LaneWanted { peer, awaited: key, cid, port: self.config.home_port };
-            self.cross(now, self.shards.home(&peer), wanted);
+            self.ask_home(now, peer, key, cid);
         }
     }
 }

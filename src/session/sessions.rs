@@ -201,13 +201,15 @@ impl Sessions {
 
     /// The first authentic packet of a session. False when the session lost to a younger one and is gone.
     fn confirm(&mut self, now: Time, key: SessionKey, path: Path) -> bool {
-        if self.is_lane(key) {
-            self.confirm_lane(key);
-            return true;
-        }
         let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return false };
         session.confirmed = true;
         session.confirming = None;
+        if session.belongs.is_some() {
+            // A further lane. Its first packet proves nothing of its address: the peer has had all keys before it
+            // received anything there.
+            self.events.push_back(Event::Confirmed { session: key });
+            return true;
+        }
         let (card, birth) = (session.card, session.birth);
         if session.paths.active().remote == path.remote {
             session.paths.validate();

@@ -13,7 +13,6 @@ use super::types::SessionKey;
 use crate::base::{Path, PublicKey, Time, UnixMs};
 use crate::crypto::{Identity, MaskKey, Secret, hash, kdf};
 use crate::limits::{CROSSINGS_MAX, HANDSHAKE_QUEUE_MAX, SHARDS_MAX};
-use crate::wire::handshake::Init;
 
 /// A message from one shard's sessions to another's. Losing one is like losing a datagram: whoever waits for it
 /// asks again or gives up in time.
@@ -121,6 +120,8 @@ impl std::fmt::Debug for Cross {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Flight {
     pub(super) path: Path,
+    /// To which shard's port.
+    pub(super) from: u8,
     /// Whether it echoed a cookie.
     pub(super) proven: bool,
     /// Its key's first half, by which it is known again.
@@ -223,12 +224,16 @@ impl Shards {
 
     /// The other shard from whose socket this path leaves.
     pub(super) fn via(&self, path: &Path, own_port: u16) -> Option<u8> {
-        let port = path.local.port();
-        if self.count == 1 || port == 0 || port == own_port {
+        if self.count == 1 || is_own(path, own_port) {
             return None;
         }
-        self.ports.iter().position(|known| *known == port).map(|shard| shard as u8)
+        self.ports.iter().position(|known| *known == path.local.port()).map(|shard| shard as u8)
     }
+}
+
+/// Whether a path leaves from this shard's own socket; port 0 leaves that to the kernel.
+pub(super) fn is_own(path: &Path, own_port: u16) -> bool {
+    path.local.port() == 0 || path.local.port() == own_port
 }
 
 impl Sessions {
@@ -237,14 +242,9 @@ impl Sessions {
         self.crossings.pop_front()
     }
 
-    /// The home of a peer.
-    pub fn home(&self, peer: &PublicKey) -> u8 {
-        self.shards.home(peer)
-    }
-
-    /// Which of how many shards this is.
-    pub fn shard(&self) -> (u8, u8) {
-        (self.shards.index, self.shards.count)
+    /// Whether this shard is a peer's home.
+    pub fn is_home(&self, peer: &PublicKey) -> bool {
+        self.shards.home(peer) == self.shards.index
     }
 
     /// The other shard from whose socket datagrams of this path leave, when it is not our own.
@@ -275,13 +275,10 @@ impl Sessions {
         match cross {
             Cross::Offer(offer) => {
                 self.shards.learn(from, offer.flight.path.local.port());
-                let init = Init::parse(&offer.payload).ok()?;
-                let early = init.early.to_vec();
-                match self.on_offer(now, wall, from, offer.flight, init, offer.offered) {
-                    Ok(Some(session)) => return Some((session, early)),
-                    Ok(None) => {}
-                    Err(cause) => self.counters.drop(cause),
-                }
+                return self.on_offer(now, wall, *offer).unwrap_or_else(|cause| {
+                    self.counters.drop(cause);
+                    None
+                });
             }
             Cross::Reply { path, datagram } if self.replies.len() < HANDSHAKE_QUEUE_MAX => {
                 self.replies.push_back((path, datagram));

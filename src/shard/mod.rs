@@ -22,9 +22,10 @@ mod start;
 mod tests;
 mod warm;
 
-use crate::base::{ChunkId, ChunkRead, ReadFault, StoredChunk, Time};
+use crate::base::{ChunkRead, ReadFault, Time};
 use crate::node::{Clock, Input, Output, World};
 
+pub use crate::base::NoChunks;
 pub use counters::LoopCounters;
 pub use driver::{Fault, Shard};
 pub use files::files_thread;
@@ -67,26 +68,6 @@ pub trait ChunkStoreDriver: ChunkRead {
     /// gone, so that reading it through the map would kill the process, [`ReadFault::Store`] when the kernel could
     /// not do it now. [`Input::Warmed`] follows, and with it another [`ChunkRead::warm`], which must then fail.
     fn warmed(&mut self, cold: Cold, populated: Result<(), ReadFault>);
-}
-
-/// A store without chunks, for a node that only fetches.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NoChunks;
-
-impl ChunkRead for NoChunks {
-    fn find(&mut self, _: &ChunkId) -> Option<StoredChunk> {
-        None
-    }
-    fn slice_list(&mut self, _: u64, _: &mut Vec<u8>) -> Result<(), ReadFault> {
-        Err(ReadFault::Gone)
-    }
-    fn warm(&mut self, _: u64, _: u32) -> Result<bool, ReadFault> {
-        Err(ReadFault::Gone)
-    }
-    fn prefetch(&mut self, _: u64, _: u32) {}
-    fn read(&mut self, _: u64, _: u32, _: &mut [u8]) -> Result<(), ReadFault> {
-        Err(ReadFault::Gone)
-    }
 }
 
 impl ChunkStoreDriver for NoChunks {

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::*;
+use crate::base::{ChunkId, StoredChunk};
 
 /// Wants a number of file operations done, and remembers the answers.
 struct Writer {
