@@ -44,11 +44,12 @@ impl Mistake {
 pub const MISTAKES: &[Mistake] = &[
     Mistake {
         name: "early-done",
-        about: "an acknowledgement before the sync: a get is done before its last file operations are",
+        about: "an acknowledgement before the sync: a get is done once its last file operation went out",
         ring: Ring::Inner,
         file: "src/service/get/job/mod.rs",
-        right: "                Phase::Ending => {\n                    if self.ops.is_empty() && self.ops_waiting == 0 {",
-        wrong: "                Phase::Ending => {\n                    if self.ops.is_empty() {",
+        right: "        self.end_sent |= matches!(op, FileAct::End { .. });",
+        wrong: "        if matches!(op, FileAct::End { .. }) {\n            self.end_sent = true;\n            \
+                self.phase = Phase::Ended;\n        }",
     },
     Mistake {
         name: "replay-window",
