@@ -11,6 +11,7 @@ pub mod rng;
 pub mod slicebuf;
 pub mod time;
 pub mod timer;
+pub mod tun;
 pub mod units;
 
 pub use content::{ChunkRead, NoChunks, ReadFault, StoredChunk};
@@ -21,3 +22,4 @@ pub use ranges::RangeSet;
 pub use rng::Rng;
 pub use slicebuf::{SliceBuf, SlicePool};
 pub use time::{Time, UnixMs};
+pub use tun::{Offload, Segmentation, TunPacket};
