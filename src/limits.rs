@@ -405,6 +405,52 @@ pub const FRIENDS_MAX: usize = 4096;
 /// Addresses kept for one peer at most.
 pub const ADDRESSES_PER_PEER_MAX: usize = 8;
 
+// ---- the shaper (docs/shaping.md) --------------------------------------------------------------
+
+/// Peers that one shard shapes at most: its sessions, and those that are being set up.
+pub const SHAPED_PEERS_MAX: usize = SESSIONS_MAX;
+/// One datagram on the wire at most, bytes: what a sender must be allowed at once, IPv6 header included.
+pub const WIRE_PACKET_MAX: u64 = DATAGRAM_MAX as u64 + 48;
+/// One train on the wire at most, bytes.
+pub const WIRE_TRAIN_MAX: u64 = TRAIN_SIZE_MAX as u64 + 48 * TRAIN_SEGMENTS_MAX as u64;
+/// A control packet needs so much at least, bytes on the wire.
+pub const CONTROL_WIRE_MIN: u64 = 256;
+/// Any configured rate at least, bits per second: a full packet every 12 s.
+pub const RATE_BITS_MIN: u64 = 1_000;
+/// Any configured rate at most, bits per second.
+pub const RATE_BITS_MAX: u64 = 1_000_000_000_000;
+/// A bucket's burst at most, bytes.
+pub const BURST_BYTES_MAX: u64 = 64 << 20;
+/// A bucket that ran empty is used again once its rate has given so much time, microseconds: wake-ups of one peer stay
+/// below 500 per second.
+pub const SHAPE_QUANTUM_US: u64 = 2_000;
+/// The same for the node as a whole, microseconds: what a control packet waits for at most.
+pub const SHAPE_NODE_QUANTUM_US: u64 = 500;
+/// What an idle bucket saves up unless told otherwise, microseconds of its rate.
+pub const SHAPE_BURST_US: u64 = 4_000;
+/// Weight of a peer at most; the usual one is [`WEIGHT_USUAL`].
+pub const WEIGHT_MAX: u16 = 100;
+/// Weight of a peer about which nothing is known.
+pub const WEIGHT_USUAL: u16 = 10;
+/// Share of the node's rate that control packets may take before others, thousandths.
+pub const CONTROL_SHARE_MILLI_MAX: u64 = 30;
+/// Share of the node's rate that reservations and floors may take before others, thousandths: the rest is nobody's own.
+pub const URGENT_SHARE_MILLI_MAX: u64 = 950;
+/// Share of the node's rate that reservations may promise, thousandths.
+pub const RESERVED_SHARE_MILLI_MAX: u64 = 800;
+/// Delay that a reservation may ask for, microseconds.
+pub const RESERVED_DELAY_US_MIN: u64 = 1_000;
+/// Delay that a reservation may ask for at most, microseconds: the deadlines' calendar reaches a little further.
+pub const RESERVED_DELAY_US_MAX: u64 = 250_000;
+/// Packets that wait in the queues of one shard at most (tunnels and cells; streams have none).
+pub const SHAPED_PACKETS_MAX: usize = 16_384;
+/// Packets of one queue at most.
+pub const SHAPED_PACKETS_PER_QUEUE_MAX: u16 = 1_024;
+/// Wait that a queue may keep up before packets are dropped, microseconds (CoDel's target).
+pub const CODEL_TARGET_US: u64 = 5_000;
+/// For how long it may, microseconds (CoDel's interval).
+pub const CODEL_INTERVAL_US: u64 = 100_000;
+
 // ---- configuration, API and command line -------------------------------------------------------
 
 /// `tornet.toml` at most, bytes: room for [`FRIENDS_MAX`] friends.
@@ -489,6 +535,16 @@ const _: () = {
     assert!(HANDSHAKES_OUT_MAX + UNCONFIRMED_MAX < SESSIONS_MAX && SESSIONS_MAX.is_power_of_two());
     assert!(STORE_RUN == RECORD_PLAIN && SLICE_SIZE - STORE_RUN == 16);
     assert!(48 + CHUNK_SLICES_MAX * (32 + 16) <= INDEX_RECORD_MAX, "a full chunk's record stays in its page");
+    assert!(
+        RESERVED_DELAY_US_MAX * 1000 < 4096 << 16,
+        "the deadlines' calendar reaches beyond every deadline"
+    );
+    assert!(CONTROL_SHARE_MILLI_MAX + URGENT_SHARE_MILLI_MAX < 1000, "something is left for everybody");
+    assert!(RESERVED_SHARE_MILLI_MAX < URGENT_SHARE_MILLI_MAX);
+    assert!(SHAPE_BURST_US >= 2 * SHAPE_QUANTUM_US && SHAPE_QUANTUM_US >= SHAPE_NODE_QUANTUM_US);
+    assert!(BURST_BYTES_MAX < (1 << 62) / 8_000_000_000, "a bucket's level fits in 63 bits twice");
+    assert!(BURST_BYTES_MAX >= RATE_BITS_MAX / 8 / 1_000_000 * 64, "64 µs of the highest rate");
+    assert!(WIRE_TRAIN_MAX < u32::MAX as u64 && SHAPED_PACKETS_MAX < u32::MAX as usize);
     assert!(STORE_HANDLES_MAX.is_power_of_two());
     assert!(
         LIAR_MS > GET_LONELY_MS_MAX

@@ -12,12 +12,14 @@ struct Layer {
 }
 
 const CORES: &[&str] = &["limits", "base", "crypto", "wire"];
-const BELOW_NODE: &[&str] = &["limits", "base", "crypto", "wire", "session", "stream", "chunk", "service"];
-const SHARD: &[&str] =
-    &["limits", "base", "crypto", "wire", "session", "stream", "chunk", "service", "node", "sys", "io"];
+const BELOW_NODE: &[&str] =
+    &["limits", "base", "crypto", "wire", "session", "stream", "shape", "chunk", "service"];
+const SHARD: &[&str] = &[
+    "limits", "base", "crypto", "wire", "session", "stream", "shape", "chunk", "service", "node", "sys", "io",
+];
 const ALL: &[&str] = &[
-    "limits", "base", "crypto", "wire", "session", "stream", "chunk", "service", "node", "sys", "io",
-    "shard", "config", "api", "cli",
+    "limits", "base", "crypto", "wire", "session", "stream", "shape", "chunk", "service", "node", "sys",
+    "io", "shard", "config", "api", "cli",
 ];
 
 const LAYERS: &[Layer] = &[
@@ -27,8 +29,12 @@ const LAYERS: &[Layer] = &[
     Layer { module: "wire", may: &["limits", "base", "crypto"] },
     Layer { module: "session", may: CORES },
     Layer { module: "stream", may: CORES },
+    Layer { module: "shape", may: &["limits", "base"] },
     Layer { module: "chunk", may: CORES },
-    Layer { module: "service", may: &["limits", "base", "crypto", "wire", "session", "stream", "chunk"] },
+    Layer {
+        module: "service",
+        may: &["limits", "base", "crypto", "wire", "session", "stream", "shape", "chunk"],
+    },
     Layer { module: "node", may: BELOW_NODE },
     Layer { module: "sys", may: &["limits", "base"] },
     Layer { module: "io", may: &["limits", "base", "crypto", "wire", "sys"] },
@@ -37,8 +43,8 @@ const LAYERS: &[Layer] = &[
     Layer {
         module: "api",
         may: &[
-            "limits", "base", "crypto", "wire", "session", "stream", "chunk", "service", "node", "sys", "io",
-            "shard", "config",
+            "limits", "base", "crypto", "wire", "session", "stream", "shape", "chunk", "service", "node",
+            "sys", "io", "shard", "config",
         ],
     },
     Layer { module: "cli", may: ALL },
@@ -46,8 +52,8 @@ const LAYERS: &[Layer] = &[
     Layer {
         module: "sim",
         may: &[
-            "limits", "base", "crypto", "wire", "session", "stream", "chunk", "service", "node", "config",
-            "api", "cli",
+            "limits", "base", "crypto", "wire", "session", "stream", "shape", "chunk", "service", "node",
+            "config", "api", "cli",
         ],
     },
 ];
@@ -57,7 +63,7 @@ const ROOT: &str = "src/lib.rs";
 
 /// The modules in which no clock, socket, file, thread or async is named.
 pub const PURE: &[&str] =
-    &["limits", "base", "crypto", "wire", "session", "stream", "chunk", "service", "node", "sim"];
+    &["limits", "base", "crypto", "wire", "session", "stream", "shape", "chunk", "service", "node", "sim"];
 
 /// The rule.
 pub fn check(tree: &Tree) -> Vec<Finding> {

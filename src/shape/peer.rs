@@ -1,0 +1,89 @@
+//! What the shaper keeps of one peer: a cache line that every decision reads, and beside it what only some need.
+
+use std::time::Duration;
+
+use super::bucket::Bucket;
+use super::types::{Class, Limits, PeerStats};
+use crate::base::Time;
+use crate::limits::WEIGHT_USUAL;
+
+/// The classes that are served by rings, and what each ring's turn is worth: background is kept alive, no more.
+pub(super) const RINGS: [(Class, i64); 3] =
+    [(Class::Friend, 16), (Class::Market, 16), (Class::Background, 1)];
+/// No ring.
+pub(super) const NO_RING: u8 = RINGS.len() as u8;
+/// Everything but control.
+pub(super) const DATA: u8 = !(1 << Class::Control as u8);
+
+/// What every decision about a peer reads and writes: one cache line.
+#[derive(Debug, Clone)]
+#[repr(align(64))]
+pub(super) struct Peer {
+    pub(super) cap: Bucket,
+    /// When what it waits with came; the delay is counted from there.
+    pub(super) since: Time,
+    /// Bytes that it may still send in its ring's turn; below zero when it sent more.
+    pub(super) deficit: i32,
+    pub(super) weight: u16,
+    /// Classes in which it has something to send, by bit.
+    pub(super) waiting: u8,
+    /// Classes whose delay is being measured.
+    pub(super) fresh: u8,
+    /// The ring that it is in; [`NO_RING`] for none.
+    pub(super) ring: u8,
+    pub(super) base: u8,
+    pub(super) flags: u8,
+}
+
+/// The cap ran empty and is not back at a quantum.
+pub(super) const DRY: u8 = 1;
+/// In the deadlines' calendar.
+pub(super) const DUE: u8 = 1 << 1;
+/// In the ring of floors.
+pub(super) const OWED: u8 = 1 << 2;
+/// Has a floor or a reservation.
+pub(super) const SPECIAL: u8 = 1 << 3;
+pub(super) const FLOOR_DRY: u8 = 1 << 4;
+pub(super) const RESERVE_DRY: u8 = 1 << 5;
+/// The slot is taken.
+pub(super) const ALIVE: u8 = 1 << 6;
+
+/// What only peers with a floor or a reservation need, and the figures.
+#[derive(Debug, Clone)]
+pub(super) struct Extra {
+    pub(super) floor: Bucket,
+    pub(super) reserve: Bucket,
+    pub(super) delay: Duration,
+    pub(super) stats: PeerStats,
+    pub(super) limits: Limits,
+}
+
+impl Peer {
+    pub(super) fn new() -> Self {
+        Self {
+            cap: Bucket::UNLIMITED,
+            since: Time::ZERO,
+            deficit: 0,
+            weight: WEIGHT_USUAL,
+            waiting: 0,
+            fresh: 0,
+            ring: NO_RING,
+            base: Class::Market as u8,
+            flags: 0,
+        }
+    }
+}
+
+impl Extra {
+    pub(super) fn new() -> Self {
+        Self {
+            floor: Bucket::NOTHING,
+            reserve: Bucket::NOTHING,
+            delay: Duration::ZERO,
+            stats: PeerStats::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+const _: () = assert!(size_of::<Peer>() == 64, "one cache line");

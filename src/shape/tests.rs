@@ -1,0 +1,411 @@
+//! The shaper against a fluid reference and under random loads.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::{Class, Limits, Reservation, Shaper, Slot};
+use crate::base::Time;
+use crate::limits::{WIRE_PACKET_MAX, WIRE_TRAIN_MAX};
+
+/// One peer of a test: packets of one size, as many as it has.
+#[derive(Debug, Clone)]
+struct Source {
+    slot: Slot,
+    class: Class,
+    packet: u64,
+    /// Bytes that it has to send; `u64::MAX` for ever.
+    backlog: u64,
+    sent: u64,
+    granted_at: Vec<(Time, u64)>,
+}
+
+struct Bench {
+    shaper: Shaper,
+    sources: Vec<Source>,
+    now: Time,
+    /// Time during which somebody could send and nobody did.
+    log: Vec<(Time, u64)>,
+}
+
+impl Bench {
+    fn new(rate: Option<u64>) -> Self {
+        let mut shaper = Shaper::new(Time::ZERO);
+        shaper.set_node(Time::ZERO, rate, None);
+        Self { shaper, sources: Vec::new(), now: Time::ZERO, log: Vec::new() }
+    }
+
+    fn add(&mut self, limits: Limits, class: Class, packet: u64, backlog: u64) -> usize {
+        let slot = self.shaper.add(self.now, limits).expect("room");
+        self.sources.push(Source { slot, class, packet, backlog, sent: 0, granted_at: Vec::new() });
+        let index = self.sources.len() - 1;
+        self.feed(index, 0);
+        index
+    }
+
+    fn feed(&mut self, index: usize, bytes: u64) {
+        let source = &mut self.sources[index];
+        source.backlog = source.backlog.saturating_add(bytes);
+        if source.backlog >= source.packet {
+            self.shaper.ready(self.now, source.slot, source.class);
+        }
+    }
+
+    /// Sends what may leave now.
+    fn drain(&mut self) {
+        let mut rounds = 0;
+        while let Some(grant) = self.shaper.next(self.now) {
+            rounds += 1;
+            assert!(rounds < 1_000_000, "it ends");
+            let source = self.sources.iter_mut().find(|s| s.slot == grant.peer).expect("known");
+            assert_eq!(source.class, grant.class, "in the class that was said");
+            assert!(grant.bytes >= source.packet, "{grant:?} holds a packet");
+            let packets = (grant.bytes / source.packet).min(source.backlog / source.packet);
+            let bytes = packets * source.packet;
+            source.sent += bytes;
+            if source.backlog != u64::MAX {
+                source.backlog -= bytes;
+            }
+            source.granted_at.push((self.now, bytes));
+            self.log.push((self.now, bytes));
+            self.shaper.settle(self.now, grant, bytes, source.backlog >= source.packet);
+        }
+    }
+
+    fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        loop {
+            self.drain();
+            let next = self.shaper.poll_timeout().unwrap_or(end);
+            assert!(next > self.now, "{next:?} is past {:?}: it would spin", self.now);
+            if next >= end {
+                break;
+            }
+            self.now = next;
+        }
+        self.now = end;
+        self.drain();
+    }
+
+    fn total(&self) -> u64 {
+        self.sources.iter().map(|source| source.sent).sum()
+    }
+}
+
+/// In any window: at most rate × time + burst.
+fn exceeds(log: &[(Time, u64)], rate: u64, burst: u64) -> Option<(Time, Time, u64)> {
+    // The largest excess over all windows is a largest subarray sum.
+    let (mut level, mut last, mut begin) = (0i128, Time::ZERO, Time::ZERO);
+    for (at, bytes) in log {
+        level -= i128::from(rate) * i128::from(at.0 - last.0);
+        if level < 0 {
+            (level, begin) = (0, *at);
+        }
+        level += i128::from(*bytes) * 8_000_000_000;
+        if level > i128::from(burst) * 8_000_000_000 {
+            return Some((begin, *at, *bytes));
+        }
+        last = *at;
+    }
+    None
+}
+
+fn jain(shares: impl Iterator<Item = f64> + Clone) -> f64 {
+    let n = shares.clone().count() as f64;
+    let sum: f64 = shares.clone().sum();
+    sum * sum / (n * shares.map(|x| x * x).sum::<f64>())
+}
+
+fn capped(cap: u64) -> Limits {
+    Limits { cap: Some(cap), ..Limits::default() }
+}
+
+const LINE: u64 = 100_000_000;
+
+#[test]
+fn a_thousand_caps_from_eight_kilobits_to_ten_megabits_are_kept() {
+    let mut bench = Bench::new(None);
+    for n in 0..1000u32 {
+        let rate = 8_000.0 * 1250f64.powf(f64::from(n) / 999.0);
+        bench.add(capped(rate as u64), Class::Market, 1500, u64::MAX);
+    }
+    bench.run(Duration::from_secs(2));
+    let before: Vec<u64> = bench.sources.iter().map(|source| source.sent).collect();
+    bench.run(Duration::from_secs(10));
+    for (source, before) in bench.sources.iter().zip(before) {
+        let rate = bench.shaper.limits(source.slot).cap.expect("set");
+        let sent = (source.sent - before) as f64;
+        let due = rate as f64 / 8.0 * 10.0;
+        assert!((sent - due).abs() <= (due * 0.01).max(1500.0), "{sent} of {due} at {rate}");
+        let burst = (rate / 8 * 4 / 1000).max(2 * WIRE_PACKET_MAX);
+        assert_eq!(exceeds(&source.granted_at, rate, burst), None, "{rate}");
+    }
+}
+
+#[test]
+fn a_capped_node_is_full_and_never_over() {
+    let mut bench = Bench::new(Some(LINE));
+    for _ in 0..50 {
+        bench.add(Limits::default(), Class::Market, 1500, u64::MAX);
+    }
+    bench.run(Duration::from_secs(5));
+    let due = LINE / 8 * 5;
+    assert!(bench.total() as f64 >= due as f64 * 0.995, "{} of {due}", bench.total());
+    assert_eq!(exceeds(&bench.log, LINE, LINE / 8 * 4 / 1000), None);
+    assert!(jain(bench.sources.iter().map(|s| s.sent as f64)) > 0.999);
+}
+
+#[test]
+fn shares_follow_weights() {
+    let mut bench = Bench::new(Some(LINE));
+    for weight in [1, 2, 5, 10, 20, 50, 100] {
+        bench.add(Limits { weight, ..Limits::default() }, Class::Market, 1500, u64::MAX);
+    }
+    bench.run(Duration::from_secs(20));
+    let per_weight =
+        bench.sources.iter().map(|s| s.sent as f64 / f64::from(bench.shaper.limits(s.slot).weight));
+    assert!(jain(per_weight.clone()) > 0.98, "{:?}", per_weight.collect::<Vec<_>>());
+}
+
+#[test]
+fn control_goes_first_and_is_policed() {
+    let mut bench = Bench::new(Some(LINE));
+    for _ in 0..100 {
+        bench.add(Limits::default(), Class::Market, 1500, u64::MAX);
+    }
+    let acks = bench.add(Limits::default(), Class::Control, 80, 0);
+    for _ in 0..2000 {
+        bench.feed(acks, 80);
+        bench.run(Duration::from_millis(1));
+    }
+    let delay = &bench.shaper.class_stats(Class::Control).delay;
+    assert!(delay.count() > 1900, "{}", delay.count());
+    assert!(delay.quantile(0.99) <= Duration::from_millis(2), "{:?}", delay.quantile(0.99));
+    // A flood of it gets its share, and a peer's turn in the ring.
+    let before = bench.sources[acks].sent;
+    bench.feed(acks, u64::MAX / 2);
+    bench.run(Duration::from_secs(2));
+    let share = (bench.sources[acks].sent - before) as f64 / (LINE / 4) as f64;
+    assert!(share < 0.03 + 0.012, "{share}");
+    assert!(bench.sources[..100].iter().all(|s| s.sent > 0));
+}
+
+#[test]
+fn floors_are_owed_and_flow_down_when_unused() {
+    let mut bench = Bench::new(Some(LINE));
+    let friend = Limits { floor: Some(20_000_000), base: Class::Friend, weight: 1, ..Limits::default() };
+    let friends: Vec<usize> = (0..3).map(|_| bench.add(friend, Class::Friend, 1500, u64::MAX)).collect();
+    for _ in 0..300 {
+        bench.add(Limits { weight: 100, ..Limits::default() }, Class::Market, 1500, u64::MAX);
+    }
+    bench.run(Duration::from_secs(5));
+    for friend in &friends {
+        let rate = bench.sources[*friend].sent as f64 * 8.0 / 5.0;
+        assert!(rate >= 20_000_000.0 * 0.99, "{rate}");
+    }
+    // They fall silent: the others have the whole line at once.
+    let (slots, before) = (friends.iter().map(|f| bench.sources[*f].slot).collect::<Vec<_>>(), bench.total());
+    slots.iter().for_each(|slot| bench.shaper.idle(bench.now, *slot, Class::Friend));
+    bench.run(Duration::from_secs(2));
+    let used = (bench.total() - before) as f64 / (LINE / 4) as f64;
+    assert!(used >= 0.995, "{used}");
+}
+
+#[test]
+fn reservations_meet_their_deadlines_and_overuse_is_demoted() {
+    let mut bench = Bench::new(Some(LINE));
+    for _ in 0..100 {
+        bench.add(Limits::default(), Class::Market, 1500, u64::MAX);
+    }
+    let promise = Reservation { rate: 1_000_000, burst: 3040, delay: Duration::from_millis(10) };
+    let honest: Vec<usize> = (0..40)
+        .map(|_| {
+            let source = bench.add(Limits::default(), Class::Realtime, 1000, 0);
+            bench.shaper.reserve(bench.now, bench.sources[source].slot, Some(promise));
+            source
+        })
+        .collect();
+    let greedy = bench.add(Limits::default(), Class::Realtime, 1000, u64::MAX);
+    bench.shaper.reserve(bench.now, bench.sources[greedy].slot, Some(promise));
+    let mut late = 0;
+    // 1000 bytes per 8 ms are exactly the rate, and each must be gone in 10 ms.
+    for step in 0..600u64 {
+        if step % 8 == 0 {
+            honest.iter().for_each(|source| bench.feed(*source, 1000));
+        }
+        bench.run(Duration::from_millis(1));
+        if step % 8 == 7 {
+            late += honest.iter().filter(|source| bench.sources[**source].backlog >= 1000).count();
+        }
+    }
+    assert_eq!(late, 0);
+    let stats = bench.shaper.peer_stats(bench.sources[greedy].slot);
+    let rate = (stats.sent_bytes - stats.overuse_bytes) as f64 * 8.0 / 0.6;
+    assert!((rate / 1_000_000.0 - 1.0).abs() < 0.06, "{rate}");
+    let market = bench.sources[0].sent as f64;
+    let over = stats.overuse_bytes as f64;
+    assert!(over > 0.0 && over < 1.5 * market, "it competes like anybody: {over} beside {market}");
+}
+
+#[test]
+fn background_is_kept_alive() {
+    let mut bench = Bench::new(Some(LINE));
+    let idle =
+        bench.add(Limits { base: Class::Background, ..Limits::default() }, Class::Background, 1500, u64::MAX);
+    for base in [Class::Friend, Class::Market] {
+        (0..10).for_each(|_| _ = bench.add(Limits { base, ..Limits::default() }, base, 1500, u64::MAX));
+    }
+    bench.run(Duration::from_secs(4));
+    let share = bench.sources[idle].sent as f64 / bench.total() as f64;
+    assert!((0.02..0.04).contains(&share), "{share}");
+}
+
+#[test]
+fn changes_hold_at_once_and_reset_nothing() {
+    let mut bench = Bench::new(None);
+    let peer = bench.add(capped(1_000_000), Class::Market, 1500, u64::MAX);
+    bench.run(Duration::from_secs(1));
+    let slot = bench.sources[peer].slot;
+    for (cap, seconds) in [(8_000_000, 1.0), (80_000, 4.0), (2_000_000, 1.0)] {
+        let before = bench.sources[peer].sent;
+        bench.shaper.limit(bench.now, slot, capped(cap));
+        bench.run(Duration::from_secs_f64(seconds));
+        let (sent, due) = ((bench.sources[peer].sent - before) as f64, cap as f64 / 8.0 * seconds);
+        assert!((sent - due).abs() <= 2.0 * WIRE_PACKET_MAX as f64 + due * 0.002, "{sent} of {due}");
+    }
+    bench.shaper.limit(bench.now, slot, Limits::default());
+    let before = bench.sources[peer].sent;
+    bench.sources[peer].backlog = 15_000_000;
+    bench.run(Duration::from_millis(1));
+    assert!(bench.sources[peer].sent - before > 14_000_000, "without a cap nothing holds it back");
+}
+
+#[test]
+fn a_slot_is_used_again_by_a_peer_of_its_own() {
+    let mut shaper = Shaper::new(Time::ZERO);
+    let first = shaper.add(Time::ZERO, capped(8_000)).expect("room");
+    shaper.ready(Time::ZERO, first, Class::Market);
+    let grant = shaper.next(Time::ZERO).expect("a burst");
+    shaper.settle(Time::ZERO, grant, grant.bytes, true);
+    shaper.remove(first);
+    assert!(shaper.is_empty() && shaper.poll_timeout().is_none() && shaper.next(Time(1 << 40)).is_none());
+    let second = shaper.add(Time::ZERO, Limits::default()).expect("room");
+    assert_eq!(second.index(), first.index());
+    shaper.ready(Time::ZERO, second, Class::Market);
+    assert!(shaper.next(Time::ZERO).is_some_and(|grant| grant.bytes == WIRE_TRAIN_MAX));
+}
+
+/// Fluid fair queueing: how much each of those with backlog gets of `bytes`, by weight, when none gets more than it has.
+fn fluid(bytes: f64, wants: &[(f64, f64)]) -> Vec<f64> {
+    let (mut got, mut left) = (vec![0.0; wants.len()], bytes);
+    while left > 1e-6 {
+        let hungry: Vec<usize> = (0..wants.len()).filter(|i| wants[*i].1 - got[*i] > 1e-9).collect();
+        let weights: f64 = hungry.iter().map(|i| wants[*i].0).sum();
+        if hungry.is_empty() {
+            break;
+        }
+        // Until the first of them is full.
+        let step =
+            hungry.iter().map(|i| (wants[*i].1 - got[*i]) / wants[*i].0).fold(left / weights, f64::min);
+        hungry.iter().for_each(|i| got[*i] += step * wants[*i].0);
+        left -= step * weights;
+    }
+    got
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Against GPS: peers with fixed backlogs and weights, one class; at every checkpoint the service differs from the
+    /// fluid one by no more than a turn of each peer.
+    #[test]
+    fn service_follows_the_fluid_reference(
+        peers in prop::collection::vec((1u16..=100, 100u64..1520, 1u64..400), 2..20),
+    ) {
+        let mut bench = Bench::new(Some(LINE));
+        for (weight, packet, packets) in &peers {
+            let limits = Limits { weight: *weight, ..Limits::default() };
+            bench.add(limits, Class::Market, *packet, packet * packets);
+        }
+        let wants: Vec<(f64, f64)> = peers.iter().map(|(w, size, n)| (f64::from(*w), (size * n) as f64)).collect();
+        let turns: f64 = peers.iter().map(|(w, ..)| f64::from(*w) / 10.0 * 6250.0 + 3.0 * 1520.0).sum();
+        loop {
+            bench.run(Duration::from_millis(3));
+            let got = fluid(bench.total() as f64, &wants);
+            for (source, fluid) in bench.sources.iter().zip(&got) {
+                prop_assert!((source.sent as f64 - fluid).abs() <= turns, "{} {fluid} {turns}", source.sent);
+            }
+            if bench.sources.iter().all(|s| s.backlog < s.packet) {
+                break;
+            }
+        }
+    }
+
+    /// Whatever comes and changes: caps hold in every window, the node's too; nobody starves; the line is not left idle.
+    #[test]
+    fn nothing_exceeds_its_bounds_and_nobody_starves(
+        node in prop::option::of(1_000_000u64..1_000_000_000),
+        peers in prop::collection::vec(
+            (prop::option::of(8_000u64..20_000_000), prop::option::of(1u64..5), 1u16..=100, 0u8..3, 64u64..1520), 1..30),
+        feeds in prop::collection::vec((any::<prop::sample::Index>(), 1u64..200_000, 1u64..20_000), 1..60),
+    ) {
+        let mut bench = Bench::new(node);
+        let base_of = |n: u8| [Class::Friend, Class::Market, Class::Background][usize::from(n)];
+        for (cap, floor, weight, base, packet) in &peers {
+            let floor = floor.zip(node).map(|(share, node)| node * share / 200);
+            let limits = Limits { cap: *cap, floor, burst: None, weight: *weight, base: base_of(*base) };
+            bench.add(limits, base_of(*base), *packet, 0);
+        }
+        for (who, bytes, wait) in feeds {
+            let who = who.index(bench.sources.len());
+            bench.feed(who, bytes);
+            bench.run(Duration::from_micros(wait));
+        }
+        for source in &bench.sources {
+            if let Some(cap) = bench.shaper.limits(source.slot).cap {
+                let burst = (cap / 8 * 4 / 1000).max(2 * WIRE_PACKET_MAX);
+                prop_assert_eq!(exceeds(&source.granted_at, cap, burst), None);
+            }
+        }
+        if let Some(rate) = node {
+            let burst = (rate / 8 * 4 / 1000).max(2 * WIRE_PACKET_MAX).max(rate / 8 / 1000);
+            prop_assert_eq!(exceeds(&bench.log, rate, burst), None);
+        }
+        // All that waits gets through in the time that its caps and the line allow, and some for the turns.
+        let slowest = bench.sources.iter().map(|source| {
+            let cap = bench.shaper.limits(source.slot).cap.unwrap_or(u64::MAX);
+            (source.backlog + 1520) as f64 * 8.0 / cap as f64
+        }).fold(0.0, f64::max);
+        let line = node.map_or(0.0, |rate| bench.sources.iter().map(|s| s.backlog).sum::<u64>() as f64 * 8.0 / rate as f64);
+        bench.run(Duration::from_secs_f64(2.0 * slowest + 40.0 * line + 0.1));
+        prop_assert!(bench.sources.iter().all(|source| source.backlog < source.packet));
+        prop_assert_eq!(bench.shaper.poll_timeout(), None, "nothing is left to wait for");
+    }
+
+    /// A line whose peers have backlog is in use, whatever caps and floors they have, as long as those allow it.
+    #[test]
+    fn work_is_conserved(
+        floors in prop::collection::vec(prop::option::of(1u64..15), 2..20),
+        idle in prop::collection::vec(any::<bool>(), 20),
+    ) {
+        let mut bench = Bench::new(Some(LINE));
+        let mut used = false;
+        for (floor, idle) in floors.iter().zip(idle) {
+            let floor = floor.map(|share| share * LINE / 400);
+            let backlog = if idle && used { 0 } else { u64::MAX };
+            used = true;
+            bench.add(Limits { floor, base: Class::Friend, ..Limits::default() }, Class::Friend, 1500, backlog);
+        }
+        bench.run(Duration::from_secs(1));
+        prop_assert!(bench.total() as f64 >= (LINE / 8) as f64 * 0.995, "{}", bench.total());
+    }
+}
+/// Found by the property below: what a full bucket would have gained while its peer waited for the line was counted
+/// after what left had made room for it.
+#[test]
+fn waiting_for_the_line_earns_nothing() {
+    let mut bench = Bench::new(Some(2_204_882));
+    let peer = bench.add(capped(307_607), Class::Market, 64, u64::MAX);
+    bench.run(Duration::from_millis(50));
+    assert_eq!(exceeds(&bench.sources[peer].granted_at, 307_607, 2 * WIRE_PACKET_MAX), None);
+}
