@@ -264,7 +264,7 @@ pub const SEND_BUFFERS: usize = 64;
 /// Completion queue of a shard, entries.
 pub const COMPLETION_QUEUE: u32 = 4096;
 /// Submission queue of a shard, entries.
-pub const SUBMISSION_QUEUE: u32 = 512;
+pub const SUBMISSION_QUEUE: u32 = 1024;
 /// Commands from other threads that wait for a shard at most.
 pub const SHARD_INBOX_MAX: usize = 4096;
 /// Addresses that a shard listens at, at most: one UDP socket each.
@@ -281,6 +281,26 @@ pub const RECEIVE_LENT_MIN: usize = 64;
 pub const SOCKET_RECEIVE_BUFFER: usize = 16 << 20;
 /// Kernel memory that a socket may hold for datagrams not yet on the wire, bytes (when permitted).
 pub const SOCKET_SEND_BUFFER: usize = 8 << 20;
+/// What is read from and written to TUN devices starts with a header of so many bytes (virtio-net's, the short form).
+pub const TUN_HEADER_SIZE: usize = 10;
+/// Receive buffers of a shard for its TUN queues; a power of two (provided-buffer ring).
+pub const TUN_BUFFERS: usize = 64;
+/// Of those, how many lie in the kernel's ring at first; it grows to all of them when it runs dry.
+pub const TUN_LENT_MIN: usize = 16;
+/// TUN queues of a shard at most: one per device.
+pub const SHARD_TUNS_MAX: usize = 4;
+/// Writes to TUN devices in flight at once, per shard and device.
+pub const TUN_WRITES_MAX: usize = 128;
+/// Packets that wait to be written to one TUN queue at most; what comes beyond is dropped and counted.
+pub const TUN_WRITE_QUEUE_MAX: usize = 4096;
+/// Packets that the kernel keeps for us in a TUN queue before it drops (`txqueuelen`; its own default is 500).
+pub const TUN_QUEUE_PACKETS: u32 = 1000;
+/// A tunnel's MTU at least, bytes (RFC 8200 §5: IPv6 asks it of every link).
+pub const TUNNEL_MTU_MIN: usize = 1280;
+/// Addresses of one tunnel's device at most, and as many routes into it.
+pub const HOST_PREFIXES_MAX: usize = 1024;
+/// Name of a network device at most, bytes (IFNAMSIZ − 1).
+pub const DEVICE_NAME_MAX: usize = 15;
 /// Cold slices that a shard has faulted in at once.
 pub const WARM_IN_FLIGHT_MAX: usize = 64;
 /// Completions handled in one turn of a shard, before it looks at what there is to send.
@@ -503,7 +523,10 @@ const _: () = {
     assert!(BUFFER_SIZE >= BUFFER_HEAD_ROOM + TRAIN_SIZE_MAX + BUFFER_TAIL_ROOM);
     assert!(BUFFER_SIZE.is_multiple_of(4096));
     assert!(RECEIVE_BUFFERS.is_power_of_two());
-    assert!(COMPLETION_QUEUE as usize >= 2 * (RECEIVE_BUFFERS + SEND_BUFFERS) + 1024);
+    assert!(
+        COMPLETION_QUEUE as usize
+            >= 2 * (RECEIVE_BUFFERS + SEND_BUFFERS + TUN_BUFFERS) + SHARD_TUNS_MAX * TUN_WRITES_MAX + 1024
+    );
     assert!(TRAIN_SEGMENTS_MAX * DATAGRAM_MIN > TRAIN_SIZE_MAX || TRAIN_SEGMENTS_MAX <= 64);
     assert!(EARLY_DATA_MAX + 400 <= DATAGRAM_MIN);
     assert!(STREAM_WINDOW as usize >= CHUNK_SIZE_MAX + 16 + 32 * CHUNK_SLICES_MAX);
@@ -523,7 +546,12 @@ const _: () = {
     assert!(16 + RECEIVE_NAME_SIZE + RECEIVE_CONTROL_SIZE <= BUFFER_HEAD_ROOM);
     assert!((16 + RECEIVE_NAME_SIZE + RECEIVE_CONTROL_SIZE).is_multiple_of(8));
     assert!(RECEIVE_LENT_MIN <= RECEIVE_BUFFERS && SEND_BUFFERS <= SEND_SLOTS);
-    assert!(SEND_SLOTS + 2 * WARM_IN_FLIGHT_MAX + 2 * SHARD_SOCKETS_MAX < SUBMISSION_QUEUE as usize);
+    assert!(
+        SEND_SLOTS + 2 * WARM_IN_FLIGHT_MAX + 2 * SHARD_SOCKETS_MAX + SHARD_TUNS_MAX * (TUN_WRITES_MAX + 2)
+            < SUBMISSION_QUEUE as usize
+    );
+    assert!(TUN_BUFFERS.is_power_of_two() && TUN_LENT_MIN <= TUN_BUFFERS);
+    assert!(TUN_HEADER_SIZE <= HEADER_SIZE, "an opened packet has room for it where its masked header was");
     assert!(CONGESTION_WINDOW_MAX >= SESSION_WINDOW);
     assert!(REORDER_PACKETS_MAX < REPLAY_WINDOW);
     assert!(HANDSHAKE_INIT_MIN < DATAGRAM_MIN);

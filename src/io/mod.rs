@@ -6,7 +6,9 @@ pub mod entropy;
 pub mod files;
 #[cfg(any(test, feature = "sim"))]
 pub mod fuzzing;
+pub mod netconf;
 pub mod store;
 pub mod tally;
 pub mod tree;
+pub mod tun;
 pub mod udp;

@@ -21,7 +21,7 @@ use crate::limits::{
     BUFFER_HEAD_ROOM, RECEIVE_BUFFERS, RECEIVE_PAUSE_MS, SEND_BUFFERS, SEND_SLOTS, SHARD_SOCKETS_MAX,
     TRAIN_SEGMENTS_MAX, TRAIN_SIZE_MAX,
 };
-use crate::sys::buffers::RECEIVE_HEADER;
+use crate::sys::buffers::{Lender, RECEIVE_HEADER};
 use crate::sys::message::{Control, Envelope};
 use crate::sys::ring::{Message, Ring};
 use crate::sys::socket::{Socket, SocketError};
@@ -155,7 +155,7 @@ impl Udp {
     /// Lends receive buffers and starts receives that are not running. Once per turn, when the trains of
     /// the turn have been released. The time at which it wants to be called again, when it must wait.
     pub fn rearm(&mut self, ring: &mut Ring, now: Time) -> Option<Time> {
-        let lent = ring.buffers().lend();
+        let lent = ring.buffers().lend(Lender::Udp);
         let mut wait = None;
         for (number, bound) in self.sockets.iter_mut().enumerate().filter(|(_, b)| !b.armed) {
             if !lent {
@@ -193,7 +193,7 @@ impl Udp {
             match result {
                 Err(libc::ENOBUFS) => {
                     counters.udp_receive_ended_no_buffers += 1;
-                    ring.buffers().lend_more();
+                    ring.buffers().lend_more(Lender::Udp);
                 }
                 Err(libc::ECANCELED) => {}
                 Err(_) => {

@@ -24,7 +24,7 @@ use crate::limits::{
     SHARD_STOP_MS,
 };
 use crate::node::{Clock, Command, Input, Output, Report, Train, World};
-use crate::sys::buffers::Buffers;
+use crate::sys::buffers::{Buffers, Lender};
 use crate::sys::memory;
 use crate::sys::ring::{Completion, Ring};
 
@@ -182,6 +182,11 @@ impl<C: Core, S: ChunkStoreDriver> Shard<C, S> {
                     self.counters.shard_wakes += 1;
                     self.ring.wait_event(&self.handle.shared().event);
                 }
+                Completion::TunRead { .. }
+                | Completion::TunWritten { .. }
+                | Completion::TunWritable { .. } => {
+                    unreachable!("this shard opened no TUN queue")
+                }
                 Completion::Populated { tag, result } => {
                     let cold = self.warmer.done(tag);
                     self.counters.shard_warm_failures += u64::from(result.is_err());
@@ -313,7 +318,7 @@ impl<C: Core, S: ChunkStoreDriver> Shard<C, S> {
 
     fn fold(&mut self) {
         self.counters.shard_send_buffers_refused = self.ring.buffers().refused();
-        self.counters.shard_receive_buffers_lent = self.ring.buffers().lent_target() as u64;
+        self.counters.shard_receive_buffers_lent = self.ring.buffers().lent_target(Lender::Udp) as u64;
         self.handle.shared().tally.store(self.counters.values().chain(self.udp.counters.values()));
     }
 }

@@ -1,11 +1,17 @@
 //! The packet buffers of one shard: one mapping, cut into receive buffers, which take turns between us
-//! and the kernel's provided-buffer ring, and send buffers, which the kernel reads while a send is in
-//! flight. A state per buffer says whose it is; bytes are handed out only of buffers that are ours.
+//! and the kernel's provided-buffer rings (one for UDP, one for TUN devices, so that neither starves the
+//! other), and send buffers, which the kernel reads while a send is in flight. A state per buffer says
+//! whose it is; bytes are handed out only of buffers that are ours.
 //!
 //! ```text
 //! receive:  Spare ──lend──▶ Lent ──completion──▶ Held ──release──▶ Spare
 //! send:     Free ──alloc──▶ Held ──send──▶ Sending ──completion──▶ Free      (Held ──free──▶ Free)
+//! write:    Held ──writing, any number of times; release──▶ Sending ──last completion──▶ Spare
 //! ```
+//!
+//! What is written to a TUN device may lie in the receive buffer that it came in, several packets in one: what
+//! [`Buffers::writing`] names is read by the kernel when the ring is next entered, before which a shard has
+//! released the buffer. A released buffer is spare when its last write is done.
 //!
 //! The kernel takes lent buffers first in, first out; we lend the one that came back last. As long as
 //! few are lent, few are in use, and their bytes stay in the core's cache.
@@ -19,14 +25,18 @@ use super::region::Region;
 use crate::base::{BufId, Memory, Place};
 use crate::limits::{
     BUFFER_HEAD_ROOM, BUFFER_SIZE, BUFFER_TAIL_ROOM, RECEIVE_BUFFERS, RECEIVE_LENT_MIN, SEND_BUFFERS,
+    TUN_BUFFERS, TUN_HEADER_SIZE, TUN_LENT_MIN,
 };
 
 /// Bytes of `recvmsg`'s own at the start of a lent buffer: header, sender's address, control messages.
 pub const RECEIVE_HEADER: usize = 16 + crate::limits::RECEIVE_NAME_SIZE + crate::limits::RECEIVE_CONTROL_SIZE;
-/// Where a lent buffer starts, so that the datagram starts at [`BUFFER_HEAD_ROOM`].
+/// Where a buffer lent to UDP starts, so that the datagram starts at [`BUFFER_HEAD_ROOM`].
 const LENT_OFFSET: usize = BUFFER_HEAD_ROOM - RECEIVE_HEADER;
-const LENT_SIZE: usize = BUFFER_SIZE - LENT_OFFSET - BUFFER_TAIL_ROOM;
-const COUNT: usize = RECEIVE_BUFFERS + SEND_BUFFERS;
+/// Where a buffer lent to a TUN device starts, so that the IP packet starts at [`BUFFER_HEAD_ROOM`].
+const TUN_OFFSET: usize = BUFFER_HEAD_ROOM - TUN_HEADER_SIZE;
+/// The first buffer for TUN devices; before it lie the receive buffers, then the send buffers.
+const TUN_FIRST: usize = RECEIVE_BUFFERS + SEND_BUFFERS;
+const COUNT: usize = TUN_FIRST + TUN_BUFFERS;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -38,100 +48,159 @@ enum State {
     Held,
     /// A send buffer that nobody uses.
     Free,
-    /// The kernel reads it until the send completes.
+    /// The kernel reads it until the send completes, or all writes.
     Sending,
 }
 
-/// All packet buffers of one shard. Buffers `0..RECEIVE_BUFFERS` receive, the others send.
-pub struct Buffers {
-    arena: Region,
+/// Whom receive buffers are lent to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lender {
+    /// All UDP sockets of the ring.
+    Udp,
+    /// All TUN queues of the ring.
+    Tun,
+}
+
+/// Receive buffers of one kind, and the provided-buffer ring that they are lent through.
+struct Pool {
     entries: Region,
-    states: [State; COUNT],
+    count: u16,
+    /// Where in a buffer the kernel's part starts.
+    offset: usize,
     spare: Vec<u16>,
-    free: Vec<u16>,
     tail: u16,
     lent: usize,
     lent_target: usize,
+}
+
+impl Pool {
+    fn new(first: usize, count: usize, offset: usize, lent_target: usize) -> io::Result<Self> {
+        Ok(Self {
+            entries: Region::new(count * size_of::<BufRingEntry>())?,
+            count: count as u16,
+            offset,
+            spare: (first as u16..(first + count) as u16).rev().collect(),
+            tail: 0,
+            lent: 0,
+            lent_target,
+        })
+    }
+}
+
+/// All packet buffers of one shard. Buffers `0..RECEIVE_BUFFERS` receive datagrams, the next send, the last receive
+/// from TUN devices.
+pub struct Buffers {
+    arena: Region,
+    states: [State; COUNT],
+    /// Writes of each buffer that are not done.
+    writes: [u16; COUNT],
+    udp: Pool,
+    tun: Pool,
+    free: Vec<u16>,
     refused: u64,
 }
 
 impl Buffers {
     pub(super) fn new() -> io::Result<Self> {
         let mut states = [State::Spare; COUNT];
-        states[RECEIVE_BUFFERS..].fill(State::Free);
+        states[RECEIVE_BUFFERS..TUN_FIRST].fill(State::Free);
         Ok(Self {
             arena: Region::new(COUNT * BUFFER_SIZE)?,
-            entries: Region::new(RECEIVE_BUFFERS * size_of::<BufRingEntry>())?,
             states,
-            spare: (0..RECEIVE_BUFFERS as u16).rev().collect(),
-            free: (RECEIVE_BUFFERS as u16..COUNT as u16).rev().collect(),
-            tail: 0,
-            lent: 0,
-            lent_target: RECEIVE_LENT_MIN,
+            writes: [0; COUNT],
+            udp: Pool::new(0, RECEIVE_BUFFERS, LENT_OFFSET, RECEIVE_LENT_MIN)?,
+            tun: Pool::new(TUN_FIRST, TUN_BUFFERS, TUN_OFFSET, TUN_LENT_MIN)?,
+            free: (RECEIVE_BUFFERS as u16..TUN_FIRST as u16).rev().collect(),
             refused: 0,
         })
     }
 
-    /// The address of the provided-buffer ring.
-    pub(super) fn entries_address(&self) -> u64 {
-        self.entries.start().as_ptr() as u64
+    fn pool(&mut self, lender: Lender) -> &mut Pool {
+        match lender {
+            Lender::Udp => &mut self.udp,
+            Lender::Tun => &mut self.tun,
+        }
+    }
+
+    /// The address of a provided-buffer ring and how many entries it has.
+    pub(super) fn entries(&mut self, lender: Lender) -> (u64, u16) {
+        let pool = self.pool(lender);
+        (pool.entries.start().as_ptr() as u64, pool.count)
     }
 
     /// Lends buffers to the kernel until the target is met; true when at least one is lent.
-    pub fn lend(&mut self) -> bool {
-        let base = self.entries.start().as_ptr().cast::<BufRingEntry>();
-        let before = self.tail;
-        while self.lent < self.lent_target {
-            let Some(id) = self.spare.pop() else { break };
+    pub fn lend(&mut self, lender: Lender) -> bool {
+        let arena = self.arena.start().as_ptr();
+        let pool = match lender {
+            Lender::Udp => &mut self.udp,
+            Lender::Tun => &mut self.tun,
+        };
+        let base = pool.entries.start().as_ptr().cast::<BufRingEntry>();
+        let before = pool.tail;
+        while pool.lent < pool.lent_target {
+            let Some(id) = pool.spare.pop() else { break };
             assert_eq!(self.states[usize::from(id)], State::Spare);
-            let address = self.address(usize::from(id) * BUFFER_SIZE + LENT_OFFSET);
+            let address = arena.wrapping_add(usize::from(id) * BUFFER_SIZE + pool.offset);
             // SAFETY: the index is below the number of entries, and the kernel does not look at an entry
             // beyond the tail, which is moved below. The bytes that the entry names are `Lent` from here
             // on: no reference into them is made until the kernel hands the buffer back.
             unsafe {
-                let entry = &mut *base.add(usize::from(self.tail) & (RECEIVE_BUFFERS - 1));
+                let entry = &mut *base.add(usize::from(pool.tail & (pool.count - 1)));
                 entry.set_addr(address as u64);
-                entry.set_len(LENT_SIZE as u32);
+                entry.set_len((BUFFER_SIZE - pool.offset - BUFFER_TAIL_ROOM) as u32);
                 entry.set_bid(id);
             }
             self.states[usize::from(id)] = State::Lent;
-            self.tail = self.tail.wrapping_add(1);
-            self.lent += 1;
+            pool.tail = pool.tail.wrapping_add(1);
+            pool.lent += 1;
         }
-        if self.tail != before {
+        if pool.tail != before {
             // SAFETY: `base` is the start of the ring, whose tail lies in the first entry's reserved field,
             // aligned to two bytes, and which lives as long as `self`; only we write it.
             let tail = unsafe { AtomicU16::from_ptr(BufRingEntry::tail(base).cast_mut()) };
-            tail.store(self.tail, Ordering::Release);
+            tail.store(pool.tail, Ordering::Release);
         }
-        self.lent > 0
+        pool.lent > 0
     }
 
     /// The kernel handed a buffer back, filled.
-    pub(super) fn filled(&mut self, id: u16) -> BufId {
+    pub(super) fn filled(&mut self, lender: Lender, id: u16) -> BufId {
         let state = &mut self.states[usize::from(id)];
         assert_eq!(*state, State::Lent, "the kernel hands back what it was lent");
         *state = State::Held;
-        self.lent -= 1;
+        self.pool(lender).lent -= 1;
         BufId(u32::from(id))
     }
 
-    /// Gives a received buffer up.
+    /// Gives a received buffer up; it is spare once what is written from it has been written.
     pub fn release(&mut self, buf: BufId) {
-        let state = &mut self.states[buf.0 as usize];
-        assert!(*state == State::Held && (buf.0 as usize) < RECEIVE_BUFFERS, "not a held receive buffer");
-        *state = State::Spare;
-        self.spare.push(buf.0 as u16);
+        let at = buf.0 as usize;
+        assert!(self.states[at] == State::Held && !is_send_buffer(at), "not a held receive buffer");
+        if self.writes[at] > 0 {
+            self.states[at] = State::Sending;
+        } else {
+            self.spare(at);
+        }
+    }
+
+    fn spare(&mut self, at: usize) {
+        self.states[at] = State::Spare;
+        let pool = if at < RECEIVE_BUFFERS { &mut self.udp } else { &mut self.tun };
+        pool.spare.push(at as u16);
     }
 
     /// The kernel ran out of lent buffers: lend more from now on.
-    pub fn lend_more(&mut self) {
-        self.lent_target = (2 * self.lent_target).min(RECEIVE_BUFFERS);
+    pub fn lend_more(&mut self, lender: Lender) {
+        let pool = self.pool(lender);
+        pool.lent_target = (2 * pool.lent_target).min(usize::from(pool.count));
     }
 
     /// How many buffers are lent at most, now.
-    pub fn lent_target(&self) -> usize {
-        self.lent_target
+    pub fn lent_target(&self, lender: Lender) -> usize {
+        match lender {
+            Lender::Udp => self.udp.lent_target,
+            Lender::Tun => self.tun.lent_target,
+        }
     }
 
     /// What `recvmsg` wrote before the datagram: header, address, control messages.
@@ -142,7 +211,7 @@ impl Buffers {
     /// Checks that a place lies in a send buffer that is ours, and marks the buffer as being sent.
     pub fn sending(&mut self, place: Place) {
         let _ = self.range(place);
-        assert!(place.buf.0 as usize >= RECEIVE_BUFFERS, "trains are sent from send buffers");
+        assert!(is_send_buffer(place.buf.0 as usize), "trains are sent from send buffers");
         self.states[place.buf.0 as usize] = State::Sending;
     }
 
@@ -154,12 +223,41 @@ impl Buffers {
         self.free.push(buf.0 as u16);
     }
 
-    /// The address of bytes that are being sent.
+    /// Checks that a place lies in a buffer that is ours, and counts one more write that the kernel does from it. A
+    /// send buffer is taken over with it; a receive buffer stays with its holder, who releases it before the ring is
+    /// entered.
+    pub fn writing(&mut self, place: Place) {
+        let _ = self.range(place);
+        let at = place.buf.0 as usize;
+        self.writes[at] += 1;
+        if is_send_buffer(at) {
+            self.states[at] = State::Sending;
+        }
+    }
+
+    /// One write from a buffer is done. True when a send buffer became free.
+    pub fn written(&mut self, buf: BufId) -> bool {
+        let at = buf.0 as usize;
+        assert!(self.writes[at] > 0, "a write completes once");
+        self.writes[at] -= 1;
+        if self.writes[at] > 0 || self.states[at] != State::Sending {
+            return false;
+        }
+        if is_send_buffer(at) {
+            self.sent(buf);
+            return true;
+        }
+        self.spare(at);
+        false
+    }
+
+    /// The address of bytes that are being sent, or written.
     pub(super) fn sending_address(&self, place: Place) -> *mut u8 {
-        assert_eq!(self.states[place.buf.0 as usize], State::Sending);
+        let at = place.buf.0 as usize;
+        assert!(self.states[at] == State::Sending || self.writes[at] > 0);
         let end = u64::from(place.offset) + u64::from(place.len);
         assert!(end <= BUFFER_SIZE as u64, "a place lies inside its buffer");
-        self.address(place.buf.0 as usize * BUFFER_SIZE + place.offset as usize)
+        self.address(at * BUFFER_SIZE + place.offset as usize)
     }
 
     /// Send buffers that nobody uses.
@@ -213,10 +311,14 @@ impl Memory for Buffers {
 
     fn free(&mut self, buf: BufId) {
         let state = &mut self.states[buf.0 as usize];
-        assert!(*state == State::Held && buf.0 as usize >= RECEIVE_BUFFERS, "not a held send buffer");
+        assert!(*state == State::Held && is_send_buffer(buf.0 as usize), "not a held send buffer");
         *state = State::Free;
         self.free.push(buf.0 as u16);
     }
+}
+
+fn is_send_buffer(at: usize) -> bool {
+    (RECEIVE_BUFFERS..TUN_FIRST).contains(&at)
 }
 
 #[cfg(test)]
@@ -245,21 +347,21 @@ mod tests {
     #[test]
     fn lends_few_at_first_and_all_when_pressed() {
         let mut buffers = Buffers::new().expect("memory");
-        assert!(buffers.lend());
-        assert_eq!(buffers.lent, RECEIVE_LENT_MIN);
-        let got = buffers.filled(0);
+        assert!(buffers.lend(Lender::Udp));
+        assert_eq!(buffers.udp.lent, RECEIVE_LENT_MIN);
+        let got = buffers.filled(Lender::Udp, 0);
         buffers.bytes_mut(place(got)).fill(1);
         buffers.release(got);
-        (0..20).for_each(|_| buffers.lend_more());
-        buffers.lend();
-        assert_eq!((buffers.lent, buffers.lent_target()), (RECEIVE_BUFFERS, RECEIVE_BUFFERS));
+        (0..20).for_each(|_| buffers.lend_more(Lender::Udp));
+        buffers.lend(Lender::Udp);
+        assert_eq!((buffers.udp.lent, buffers.lent_target(Lender::Udp)), (RECEIVE_BUFFERS, RECEIVE_BUFFERS));
     }
 
     #[test]
     #[should_panic(expected = "not held")]
     fn bytes_of_a_lent_buffer_are_never_handed_out() {
         let mut buffers = Buffers::new().expect("memory");
-        buffers.lend();
+        buffers.lend(Lender::Udp);
         buffers.bytes(place(BufId(0)));
     }
 
@@ -278,5 +380,53 @@ mod tests {
         let mut buffers = Buffers::new().expect("memory");
         let buf = buffers.alloc().expect("a buffer");
         buffers.bytes(Place { buf, offset: BUFFER_SIZE as u32, len: 1 });
+    }
+
+    #[test]
+    fn a_received_buffer_that_is_written_from_is_spare_after_its_last_write() {
+        let mut buffers = Buffers::new().expect("memory");
+        buffers.lend(Lender::Udp);
+        let spare = buffers.udp.spare.len();
+        let got = buffers.filled(Lender::Udp, 0);
+        buffers.writing(place(got));
+        buffers.writing(place(got));
+        buffers.bytes_mut(place(got)).fill(1); // Ours until the release.
+        assert!(!buffers.written(got));
+        buffers.release(got);
+        assert_eq!(buffers.udp.spare.len(), spare, "one write is not done");
+        assert!(!buffers.written(got), "no send buffer");
+        assert_eq!(buffers.udp.spare.len(), spare + 1);
+    }
+
+    #[test]
+    fn a_send_buffer_that_is_written_is_taken_over_and_comes_back() {
+        let mut buffers = Buffers::new().expect("memory");
+        let buf = buffers.alloc().expect("a buffer");
+        buffers.writing(place(buf));
+        assert!(buffers.written(buf));
+        assert_eq!(buffers.free_count(), SEND_BUFFERS);
+    }
+
+    #[test]
+    fn each_kind_of_receive_buffer_goes_back_where_it_came_from() {
+        let mut buffers = Buffers::new().expect("memory");
+        assert!(buffers.lend(Lender::Tun));
+        assert_eq!((buffers.tun.lent, buffers.udp.lent), (TUN_LENT_MIN, 0));
+        let got = buffers.filled(Lender::Tun, TUN_FIRST as u16);
+        assert_eq!(got, BufId(TUN_FIRST as u32));
+        buffers.release(got);
+        assert_eq!(buffers.tun.spare.len(), TUN_BUFFERS - TUN_LENT_MIN + 1);
+        assert_eq!(buffers.udp.spare.len(), RECEIVE_BUFFERS);
+    }
+
+    #[test]
+    #[should_panic(expected = "not held")]
+    fn bytes_of_a_released_buffer_are_not_handed_out_while_they_are_written() {
+        let mut buffers = Buffers::new().expect("memory");
+        buffers.lend(Lender::Udp);
+        let got = buffers.filled(Lender::Udp, 0);
+        buffers.writing(place(got));
+        buffers.release(got);
+        buffers.bytes(place(got));
     }
 }

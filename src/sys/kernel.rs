@@ -103,7 +103,10 @@ pub(super) fn check_operations(ring: &IoUring) -> Result<(), KernelError> {
         (opcode::RecvMsgMulti::CODE, "RECVMSG"),
         (opcode::SendMsg::CODE, "SENDMSG"),
         (opcode::Read::CODE, "READ"),
+        (opcode::ReadMulti::CODE, "READ_MULTISHOT"),
+        (opcode::Write::CODE, "WRITE"),
         (opcode::PollAdd::CODE, "POLL_ADD"),
+        (opcode::AsyncCancel::CODE, "ASYNC_CANCEL"),
         (opcode::Madvise::CODE, "MADVISE"),
     ];
     match needed.into_iter().find(|(code, _)| !probe.is_supported(*code)) {

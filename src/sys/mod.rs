@@ -1,5 +1,5 @@
 //! The only `unsafe` of the program: memory that the kernel reads and writes while we run, io_uring's
-//! queues, and the socket options that no safe crate knows. What is public here is safe to call.
+//! queues, and the options of sockets and devices that no safe crate knows. What is public here is safe to call.
 
 pub mod affinity;
 pub mod buffers;
@@ -12,3 +12,4 @@ pub mod message;
 mod region;
 pub mod ring;
 pub mod socket;
+pub mod tun;

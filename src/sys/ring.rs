@@ -8,6 +8,8 @@
 //! A ring belongs to the thread that made it (`SINGLE_ISSUER`); it is not `Send`. Completions are run by
 //! [`Ring::enter`] alone (`DEFER_TASKRUN`): one system call per turn of the loop.
 
+mod tun;
+
 use std::io;
 use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
@@ -17,7 +19,7 @@ use std::time::Duration;
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
-use super::buffers::Buffers;
+use super::buffers::{Buffers, Lender};
 use super::eventfd::EventFd;
 use super::kernel::{self, KernelError};
 use super::message::{CONTROL_SIZE, Control, NAME_SIZE, write_address};
@@ -25,11 +27,13 @@ use super::region::Region;
 use super::socket::Socket;
 use crate::base::{BufId, Place};
 use crate::limits::{
-    COMPLETION_QUEUE, RECEIVE_BUFFERS, RECEIVE_CONTROL_SIZE, RECEIVE_NAME_SIZE, SEND_SLOTS, SUBMISSION_QUEUE,
+    COMPLETION_QUEUE, RECEIVE_CONTROL_SIZE, RECEIVE_NAME_SIZE, SEND_SLOTS, SUBMISSION_QUEUE, TUN_WRITES_MAX,
 };
 
 /// The provided-buffer group that all sockets of a ring receive into.
 const GROUP: u16 = 0;
+/// The one that all TUN queues of a ring are read into.
+const TUN_GROUP: u16 = 1;
 const PAGE: usize = 4096;
 
 /// One thing that the kernel finished.
@@ -57,6 +61,31 @@ pub enum Completion {
     Writable {
         /// The number given to [`Ring::poll_writable`].
         socket: u16,
+    },
+    /// A TUN queue was read, or reading it stopped.
+    TunRead {
+        /// The number given to [`Ring::tun_read`].
+        tun: u16,
+        /// Bytes read, virtio-net's header included, or the error number.
+        result: Result<u32, i32>,
+        /// The buffer that holds them: the caller's until [`Buffers::release`].
+        buffer: Option<BufId>,
+        /// Whether more will come without asking again.
+        more: bool,
+    },
+    /// A write to a TUN queue is done.
+    TunWritten {
+        /// The device: the number given to [`Ring::tun_write`].
+        tun: u16,
+        /// The slot given to [`Ring::tun_write`].
+        slot: u16,
+        /// Bytes written, or the error number.
+        result: Result<u32, i32>,
+    },
+    /// A TUN queue takes packets again.
+    TunWritable {
+        /// The number given to [`Ring::poll_tun`].
+        tun: u16,
     },
     /// The eventfd was signalled; call [`Ring::wait_event`] again.
     Woken,
@@ -106,6 +135,9 @@ enum Kind {
     Writable,
     Woken,
     Populated,
+    TunRead,
+    TunWritten,
+    TunWritable,
     /// Told to nobody.
     Advised,
 }
@@ -145,22 +177,18 @@ impl Ring {
             .map_err(|e| kernel::explain_setup(&e))?;
         kernel::check_operations(&io)?;
         let os = |what| move |source| KernelError::Os { what, source };
-        let buffers = Buffers::new().map_err(os("mapping the packet buffers"))?;
+        let mut buffers = Buffers::new().map_err(os("mapping the packet buffers"))?;
         let pinned = Region::new(size_of::<Pinned>()).map_err(os("mapping the send slots"))?;
-        // SAFETY: the entries are zeroed pages, as many as registered, and outlive the ring (see `drop`).
-        unsafe {
-            io.submitter().register_buf_ring_with_flags(
-                buffers.entries_address(),
-                RECEIVE_BUFFERS as u16,
-                GROUP,
-                0,
-            )
+        for (lender, group) in [(Lender::Udp, GROUP), (Lender::Tun, TUN_GROUP)] {
+            let (address, count) = buffers.entries(lender);
+            // SAFETY: the entries are zeroed pages, as many as registered, and outlive the ring (see `drop`).
+            unsafe { io.submitter().register_buf_ring_with_flags(address, count, group, 0) }
+                .map_err(os("registering the receive buffers"))?;
         }
-        .map_err(os("registering the receive buffers"))?;
         let no_iowait =
             if io.params().is_feature_no_iowait() { EnterFlags::NO_IOWAIT } else { EnterFlags::empty() };
         let mut ring = Self {
-            home: buffers.entries_address(),
+            home: buffers.entries(Lender::Udp).0,
             io: ManuallyDrop::new(io),
             buffers: ManuallyDrop::new(buffers),
             pinned: ManuallyDrop::new(pinned),
@@ -284,10 +312,22 @@ impl Ring {
         let result = u32::try_from(entry.result()).map_err(|_| -entry.result());
         Some(match entry.user_data() >> 16 {
             kind if kind == Kind::Received as u64 => {
-                assert_eq!(self.home, self.buffers.entries_address(), "a ring keeps its buffers");
-                let buffer = cqueue::buffer_select(entry.flags()).map(|id| self.buffers.filled(id));
+                assert_eq!(self.home, self.buffers.entries(Lender::Udp).0, "a ring keeps its buffers");
+                let buffer =
+                    cqueue::buffer_select(entry.flags()).map(|id| self.buffers.filled(Lender::Udp, id));
                 Completion::Received { socket: number, result, buffer, more }
             }
+            kind if kind == Kind::TunRead as u64 => {
+                assert_eq!(self.home, self.buffers.entries(Lender::Udp).0, "a ring keeps its buffers");
+                let buffer =
+                    cqueue::buffer_select(entry.flags()).map(|id| self.buffers.filled(Lender::Tun, id));
+                Completion::TunRead { tun: number, result, buffer, more }
+            }
+            kind if kind == Kind::TunWritten as u64 => {
+                let (tun, slot) = (number / TUN_WRITES_MAX as u16, number % TUN_WRITES_MAX as u16);
+                Completion::TunWritten { tun, slot, result }
+            }
+            kind if kind == Kind::TunWritable as u64 => Completion::TunWritable { tun: number },
             kind if kind == Kind::Sent as u64 => {
                 self.slot_busy[usize::from(number)] = false;
                 Completion::Sent { slot: number, result }
@@ -371,7 +411,7 @@ impl Drop for Ring {
         // left that could touch it; otherwise it stays mapped for the life of the process.
         unsafe {
             ManuallyDrop::drop(&mut self.io);
-            if self.in_flight == 0 && self.home == self.buffers.entries_address() {
+            if self.in_flight == 0 && self.home == self.buffers.entries(Lender::Udp).0 {
                 ManuallyDrop::drop(&mut self.buffers);
                 ManuallyDrop::drop(&mut self.pinned);
             }
@@ -432,7 +472,7 @@ pub(crate) mod tests {
         let Some(mut ring) = ring_or_skip() else { return };
         let socket = Socket::bind("127.0.0.1:0".parse().expect("an address"), false).expect("a socket");
         let event = EventFd::new().expect("an eventfd");
-        ring.buffers().lend();
+        ring.buffers().lend(Lender::Udp);
         ring.receive(&socket, 0);
         ring.wait_event(&event);
         ring.enter(None).expect("entered");

@@ -11,12 +11,17 @@ use nix::sys::socket::{
 
 use crate::limits::{SOCKET_RECEIVE_BUFFER, SOCKET_SEND_BUFFER};
 
+/// What packets of our sockets are marked with (`SO_MARK`), so that no tunnel's routes take what carries the tunnel:
+/// "torn".
+pub const MARK: u32 = 0x746f_726e;
+
 /// A bound UDP socket.
 pub struct Socket {
     fd: OwnedFd,
     local: SocketAddr,
     receive_buffer: usize,
     send_buffer: usize,
+    marked: bool,
 }
 
 /// Why no socket could be bound, and what to do.
@@ -102,6 +107,8 @@ impl Socket {
             }
         }
         on(libc::SOL_UDP, libc::UDP_GRO, "UDP_GRO")?;
+        // Permitted with CAP_NET_ADMIN or CAP_NET_RAW alone, without which there are no routes of ours either.
+        let marked = set(&fd, libc::SOL_SOCKET, libc::SO_MARK, MARK.cast_signed()).is_ok();
         let receive_buffer = grow(&fd, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, SOCKET_RECEIVE_BUFFER)
             .map_err(fail("SO_RCVBUF"))?;
         let send_buffer = grow(&fd, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, SOCKET_SEND_BUFFER)
@@ -113,7 +120,7 @@ impl Socket {
             .map(|v4| SocketAddr::V4((*v4).into()))
             .or_else(|| name.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))
             .unwrap_or(address);
-        Ok(Self { fd, local, receive_buffer, send_buffer })
+        Ok(Self { fd, local, receive_buffer, send_buffer, marked })
     }
 
     /// The bound address, with the port that the kernel chose when none was asked for.
@@ -130,6 +137,11 @@ impl Socket {
     /// Bytes of unsent datagrams that the kernel keeps at most, by its own account.
     pub fn send_buffer(&self) -> usize {
         self.send_buffer
+    }
+
+    /// Whether packets carry [`MARK`].
+    pub fn is_marked(&self) -> bool {
+        self.marked
     }
 
     /// Sends without checksums from now on, for which the kernel refuses segmentation with `EINVAL`: a

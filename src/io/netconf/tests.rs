@@ -1,0 +1,271 @@
+//! In a network namespace of the test's own, asked with iproute2 what the kernel makes of it.
+
+use std::net::UdpSocket;
+use std::process::Command;
+
+use nix::sys::socket::{setsockopt, sockopt::BindToDevice, sockopt::Mark};
+
+use super::namespace::in_namespace;
+use super::*;
+use crate::io::tun::open;
+
+const NAME: &str = "tornet-test";
+const OTHER: &str = "tornet-other";
+
+fn command(program: &str, words: &[&str]) -> (bool, String) {
+    let output = Command::new(program).args(words).output().unwrap_or_else(|e| panic!("{program}: {e}"));
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (output.status.success(), said)
+}
+
+fn ip(words: &str) -> String {
+    let (good, said) = command("ip", &words.split_whitespace().collect::<Vec<_>>());
+    assert!(good, "ip {words}: {said}");
+    said
+}
+
+/// A host with a way to the Internet and a local network.
+fn host() {
+    for words in [
+        "link set lo up",
+        "link add wan0 type veth peer name wan0-far",
+        "link add lan0 type veth peer name lan0-far",
+        "link set wan0 arp off",
+        "link set lan0 arp off",
+        "link set wan0-far up",
+        "link set lan0-far up",
+        "address add 192.0.2.2/24 dev wan0",
+        "address add 10.1.0.1/16 dev lan0",
+        "address add 2001:db8::2/64 dev wan0 nodad",
+        "link set wan0 up",
+        "link set lan0 up",
+        "route add default via 192.0.2.1",
+        "-6 route add default via 2001:db8::1",
+    ] {
+        ip(words);
+    }
+}
+
+fn plan(routes: &[&str]) -> Plan {
+    let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("a prefix")).collect();
+    Plan {
+        device: NAME.to_owned(),
+        mtu: 1380,
+        addresses: parse(&["10.99.0.1/24", "fd99::1/64"]),
+        routes: parse(routes),
+        dns: Vec::new(),
+        ports: vec![4001],
+        kill_switch: false,
+    }
+}
+
+/// Through which device a packet would go, or what else would become of it.
+fn way(to: &str) -> String {
+    let (good, said) = command("ip", &[&["route", "get"], &to.split(' ').collect::<Vec<_>>()[..]].concat());
+    if !good || said.starts_with("unreachable") {
+        return "unreachable".to_owned();
+    }
+    let mut words = said.split_whitespace().skip_while(|word| *word != "dev");
+    words.nth(1).unwrap_or_else(|| panic!("{said}")).to_owned()
+}
+
+/// Counts the UDP packets that leave by a device, at its far end.
+fn watch(device: &str) {
+    let script = format!(
+        "table netdev watch-{device} {{\nchain far {{\ntype filter hook ingress device {device}-far priority 0\n\
+         meta l4proto udp counter\n}}\n}}\n"
+    );
+    let (good, said) = command("nft", &[&script]);
+    assert!(good, "{said}");
+}
+
+fn left_by(device: &str) -> u64 {
+    let (_, said) = command("nft", &["list", "table", "netdev", &format!("watch-{device}")]);
+    let count = said.split_once("counter packets ").and_then(|(_, rest)| rest.split_whitespace().next());
+    count.unwrap_or_else(|| panic!("{said}")).parse().expect("a number")
+}
+
+/// Waits until so many have left; more fail.
+fn have_left(device: &str, count: u64) {
+    for _ in 0..1000 {
+        if left_by(device) >= count {
+            break;
+        }
+    }
+    assert_eq!(left_by(device), count, "of {device}");
+}
+
+fn has_nft() -> bool {
+    let has = ["nft", "/usr/sbin/nft"].iter().any(|nft| Command::new(nft).arg("-v").output().is_ok());
+    if !has {
+        eprintln!("SKIPPED: the kill switch needs nft: install the package nftables");
+    }
+    has
+}
+
+#[test]
+fn the_device_becomes_what_the_plan_says_and_the_host_what_it_was() {
+    in_namespace(|| {
+        host();
+        let before = (ip("rule"), ip("-6 rule"), ip("route show table all"));
+        let _queue = open(NAME, 1).expect("opened");
+        let applied = apply(&plan(&["10.0.0.0/8", "fd00::/8"])).expect("applied");
+        let again = apply(&plan(&["10.0.0.0/8", "fd00::/8"])).expect("once more");
+        assert!(applied.was_down && !again.was_down);
+        let shown = ip(&format!("address show {NAME}"));
+        for part in ["mtu 1380", ",UP,", "inet 10.99.0.1/24", "inet6 fd99::1/64", "qlen 1000"] {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
+        assert!(!shown.contains("fe80:"), "no link-local address: {shown}");
+        assert_eq!(way("10.99.0.9"), NAME);
+        assert_eq!(way("fd12::1"), NAME);
+        assert_eq!(
+            ip("rule").matches("tornet").count() + ip("rule").matches("proto 116").count(),
+            2,
+            "{}",
+            ip("rule")
+        );
+        applied.undo().expect("undone");
+        assert!(!clean(NAME).expect("looked"), "nothing is left");
+        assert_eq!((ip("rule"), ip("-6 rule"), ip("route show table all")), before);
+        drop(again);
+    });
+}
+
+#[test]
+fn the_longest_prefix_wins_wherever_it_lies_and_marked_packets_never_enter() {
+    in_namespace(|| {
+        host();
+        let _queue = open(NAME, 1).expect("opened");
+        let applied =
+            apply(&plan(&["0.0.0.0/0", "10.0.0.0/8", "10.1.7.0/24", "192.0.2.77/32"])).expect("applied");
+        let marked = format!("mark {MARK:#x}");
+        for (to, through) in [
+            ("8.8.8.8", NAME),
+            ("10.2.0.1", NAME),
+            ("10.1.7.1", NAME),   // inside the local network, and longer than it
+            ("10.1.8.1", "lan0"), // longer than 10.0.0.0/8
+            ("192.0.2.9", "wan0"),
+            ("192.0.2.77", NAME),
+            ("2001:db9::1", "wan0"),
+        ] {
+            assert_eq!(way(to), through, "{to}\n{}", ip("rule"));
+            let own = if to.starts_with("10.1.") { "lan0" } else { "wan0" };
+            assert_eq!(way(&format!("{to} {marked}")), own, "{to} of ours");
+        }
+        // Fewer routes: the rest goes.
+        let _ = apply(&plan(&["10.0.0.0/8"])).expect("applied");
+        for (to, through) in [("8.8.8.8", "wan0"), ("10.2.0.1", NAME), ("10.1.7.1", "lan0")] {
+            assert_eq!(way(to), through, "{to}\n{}", ip("rule"));
+        }
+        applied.undo().expect("undone");
+        assert_eq!(way("10.2.0.1"), "wan0");
+    });
+}
+
+#[test]
+fn one_tunnel_does_not_clean_anothers() {
+    in_namespace(|| {
+        host();
+        let _queues = [open(NAME, 1).expect("opened"), open(OTHER, 1).expect("opened")];
+        let other = Plan {
+            device: OTHER.to_owned(),
+            addresses: vec!["10.98.0.1/24".parse().unwrap()],
+            ..plan(&["172.16.0.0/12"])
+        };
+        let applied = apply(&plan(&["172.17.0.0/16", "10.0.0.0/12"])).expect("applied");
+        let _ = apply(&other).expect("applied");
+        assert_eq!((way("172.17.0.1").as_str(), way("172.18.0.1").as_str()), (NAME, OTHER));
+        applied.undo().expect("undone");
+        assert_eq!((way("172.17.0.1").as_str(), way("10.2.0.1").as_str()), (OTHER, "wan0"));
+        assert!(clean(OTHER).expect("cleaned"));
+        assert_eq!(way("172.17.0.1"), "wan0");
+    });
+}
+
+#[test]
+fn the_kill_switch_holds_when_the_device_is_gone_until_it_is_cleaned() {
+    in_namespace(|| {
+        if !has_nft() {
+            return;
+        }
+        host();
+        let queue = open(NAME, 1).expect("opened");
+        let plan = Plan { kill_switch: true, ..plan(&["0.0.0.0/0"]) };
+        let _ = apply(&plan).expect("applied");
+        let _ = apply(&plan).expect("once more");
+        assert_eq!(way("8.8.8.8"), NAME);
+        // What kill -9 leaves.
+        drop(queue);
+        for (to, through) in
+            [("8.8.8.8", "unreachable"), ("2001:db9::1", "unreachable"), ("10.1.0.9", "lan0")]
+        {
+            assert_eq!(way(to), through, "{to}");
+        }
+        watch("wan0");
+        let plain = UdpSocket::bind("0.0.0.0:0").unwrap();
+        assert!(plain.send_to(b"leak", "8.8.8.8:9").is_err());
+        // Routing lets this one out.
+        let bound = UdpSocket::bind("0.0.0.0:0").unwrap();
+        setsockopt(&bound, BindToDevice, &"wan0".into()).unwrap();
+        let _ = bound.send_to(b"leak", "8.8.8.8:9");
+        let bound6 = UdpSocket::bind("[::]:0").unwrap();
+        setsockopt(&bound6, BindToDevice, &"wan0".into()).unwrap();
+        let _ = bound6.send_to(b"leak", "[2001:db9::1]:9");
+        have_left("wan0", 0);
+        let own = UdpSocket::bind("0.0.0.0:0").unwrap();
+        setsockopt(&own, Mark, &MARK).unwrap();
+        own.send_to(b"what carries the tunnel", "8.8.8.8:9").expect("ours may leave");
+        have_left("wan0", 1);
+        // The next start finds it; a tunnel that comes up again never opens it in between.
+        let _queue = open(NAME, 1).expect("opened");
+        let _ = apply(&plan).expect("applied over what was left");
+        assert_eq!(way("8.8.8.8"), NAME);
+        assert!(clean(NAME).expect("cleaned"));
+        assert!(!clean(NAME).expect("looked"));
+        assert_eq!((way("8.8.8.8").as_str(), way("2001:db9::1").as_str()), ("wan0", "wan0"));
+        let nft = command("nft", &["list", "tables"]);
+        assert!(!nft.1.contains("tornet"), "{nft:?}");
+        bound.send_to(b"free again", "8.8.8.8:9").expect("sent");
+        have_left("wan0", 2);
+    });
+}
+
+#[test]
+fn names_are_asked_for_through_the_tunnel_only() {
+    in_namespace(|| {
+        if !has_nft() {
+            return;
+        }
+        host();
+        let _queue = open(NAME, 1).expect("opened");
+        // As `apply` would with a server, whose file is this machine's.
+        let plan =
+            Plan { kill_switch: true, dns: vec!["10.99.0.53".parse().unwrap()], ..plan(&["0.0.0.0/0"]) };
+        let connected = routes::connected(&mut Netlink::open().unwrap(), 0).expect("listed");
+        assert!(connected.contains(&"10.1.0.0/16".parse().unwrap()), "{connected:?}");
+        switch::install(&plan, &connected).expect("installed");
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        watch("lan0");
+        assert!(
+            socket.send_to(b"who is example.org", "10.1.0.53:53").is_err(),
+            "the local resolver is not asked"
+        );
+        socket.send_to(b"print this", "10.1.0.53:631").expect("the local network is there");
+        have_left("lan0", 1);
+        assert!(switch::remove(NAME).expect("removed"));
+    });
+}
+
+#[test]
+fn what_is_wrong_is_said_before_anything_is_changed() {
+    in_namespace(|| {
+        assert!(matches!(apply(&plan(&[])), Err(NetError::NoDevice(_))));
+        let _queue = open(NAME, 1).expect("opened");
+        assert!(matches!(apply(&Plan { mtu: 1279, ..plan(&[]) }), Err(NetError::Mtu)));
+        let many = vec!["10.0.0.0/8".parse().unwrap(); HOST_PREFIXES_MAX + 1];
+        assert!(matches!(apply(&Plan { routes: many, ..plan(&[]) }), Err(NetError::TooMany)));
+        assert!(!ip("address show").contains("10.99.0.1"));
+    });
+}
