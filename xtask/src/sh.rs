@@ -78,6 +78,13 @@ pub fn build_release() -> Result<PathBuf> {
     build("tornet", "tornet")
 }
 
+/// Builds one of the examples, optimized, and says where it lies.
+pub fn build_example(name: &str) -> Result<PathBuf> {
+    run(cargo().args(["build", "--release", "--locked", "--quiet", "--example", name]))?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    Ok(root().join(target).join("release/examples").join(name))
+}
+
 /// Builds a binary of one of the project's packages, optimized, and says where it lies.
 pub fn build(package: &str, binary: &str) -> Result<PathBuf> {
     run(cargo().args(["build", "--release", "--locked", "--package", package, "--bin", binary]))?;

@@ -26,6 +26,11 @@ pub fn describe() -> Value {
     })
 }
 
+/// The running kernel, for what only it does.
+pub fn kernel() -> anyhow::Result<String> {
+    Ok(format!("Linux {}", std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim()))
+}
+
 /// The same in one line.
 pub fn line(machine: &Value) -> String {
     let text = |key: &str| machine[key].as_str().unwrap_or_default().to_string();

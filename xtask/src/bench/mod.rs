@@ -9,6 +9,7 @@ mod peer;
 mod report;
 mod tornet;
 mod transfer;
+mod tunnel;
 mod udt;
 
 use anyhow::{Result, bail};
@@ -19,10 +20,13 @@ use crate::args::Args;
 pub fn command(mut args: Args) -> Result<()> {
     match args.word().as_deref() {
         Some("transfer") => transfer::command(args),
+        Some("tunnel") => tunnel::command(args),
         Some("churn") => churn::command(args),
         Some("hostile") => hostile::command(args),
         _ => {
-            bail!("`bench transfer`, `bench churn` or `bench hostile`; `cargo xtask help` lists their flags")
+            bail!(
+                "`bench transfer`, `bench tunnel`, `bench churn` or `bench hostile`; `cargo xtask help` lists their flags"
+            )
         }
     }
 }

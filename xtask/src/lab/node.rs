@@ -117,6 +117,11 @@ impl Node {
         self.daemon.as_mut().with_context(|| format!("{} does not run", self.name))
     }
 
+    /// Gives the running daemon away, to whoever keeps it from here on.
+    pub fn take_daemon(&mut self) -> Result<Process> {
+        self.daemon.take().with_context(|| format!("{} does not run", self.name))
+    }
+
     /// `kill -9` of the daemon.
     pub fn kill(&mut self) {
         if let Some(daemon) = self.daemon.take() {
