@@ -169,6 +169,17 @@ pub fn clean(name: &str) -> Result<bool, NetError> {
     Ok(left)
 }
 
+/// The same, at a daemon's start: only when no program that runs has the device, whose settings they are then.
+pub fn clean_abandoned(name: &str) -> Result<bool, NetError> {
+    let os = |what| move |source| NetError::os(what, source);
+    let mut netlink = Netlink::open().map_err(os("opening a netlink socket"))?;
+    let device = find(&mut netlink, name).map_err(os("looking for the tunnel's device"))?;
+    if device.is_some_and(|device| device.queues.is_some_and(|open| open > 0)) {
+        return Ok(false);
+    }
+    clean(name)
+}
+
 /// Where reverse paths are checked strictly, answers to our marked packets must be looked up with their mark, or they
 /// would be expected from the tunnel. The switch marks them; this makes the kernel look. It harms nobody, and stays.
 fn answer_by_mark() {

@@ -185,6 +185,20 @@ fn one_tunnel_does_not_clean_anothers() {
 }
 
 #[test]
+fn what_a_running_daemon_has_is_not_abandoned() {
+    in_namespace(|| {
+        host();
+        let queue = open(NAME, 1).expect("opened");
+        let _ = apply(&plan(&["10.0.0.0/8"])).expect("applied");
+        assert!(!clean_abandoned(NAME).expect("looked"));
+        assert_eq!(way("10.2.0.1"), NAME);
+        drop(queue);
+        assert!(clean_abandoned(NAME).expect("cleaned"), "the rules were left");
+        assert_eq!(way("10.2.0.1"), "wan0");
+    });
+}
+
+#[test]
 fn the_kill_switch_holds_when_the_device_is_gone_until_it_is_cleaned() {
     in_namespace(|| {
         if !has_nft() {
