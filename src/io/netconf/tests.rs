@@ -246,6 +246,61 @@ fn the_kill_switch_holds_when_the_device_is_gone_until_it_is_cleaned() {
     });
 }
 
+/// What carries the tunnel comes in by a device that its source is not routed to, where all of it is routed into the
+/// tunnel: a strict check of reverse paths would drop it.
+#[test]
+fn answers_to_our_packets_pass_a_strict_check_of_reverse_paths() {
+    in_namespace(|| {
+        if !has_nft() {
+            return;
+        }
+        host();
+        // The peer, in a namespace of its own behind wan0.
+        const NEAR: &str = "192.0.2.2:4001";
+        ip("link set wan0 arp on");
+        let (send, ready) = std::sync::mpsc::channel();
+        let (go, gone) = std::sync::mpsc::channel::<()>();
+        let peer = std::thread::Builder::new()
+            .spawn(move || {
+                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a namespace");
+                send.send(nix::unistd::gettid().to_string()).expect("heard");
+                gone.recv().expect("told");
+                ip("address add 192.0.2.1/24 dev wan0-far");
+                ip("link set wan0-far up");
+                ip("address add 203.0.113.7/32 dev wan0-far");
+                // As a router would, whose packets these are in life.
+                std::fs::write("/proc/sys/net/ipv4/conf/all/arp_announce", "2").expect("set");
+                let socket = UdpSocket::bind("203.0.113.7:4001").expect("bound");
+                for _ in 0..100 {
+                    let _ = socket.send_to(b"from afar", NEAR);
+                    let mut bytes = [0; 20];
+                    socket.set_read_timeout(Some(std::time::Duration::from_millis(100))).expect("set");
+                    if socket.recv(&mut bytes).is_ok() {
+                        return true;
+                    }
+                }
+                false
+            })
+            .expect("a thread");
+        let thread = ready.recv().expect("the peer's thread");
+        ip(&format!("link set wan0-far netns /proc/{thread}/ns/net"));
+        go.send(()).expect("heard");
+        for conf in ["all", "wan0"] {
+            std::fs::write(format!("/proc/sys/net/ipv4/conf/{conf}/rp_filter"), "1").expect("set");
+        }
+        let _queue = open(NAME, 1).expect("opened");
+        let _ = apply(&Plan { kill_switch: true, ..plan(&["0.0.0.0/0"]) }).expect("applied");
+        let own = UdpSocket::bind(NEAR).expect("bound");
+        setsockopt(&own, Mark, &MARK).expect("marked");
+        own.set_read_timeout(Some(std::time::Duration::from_secs(20))).expect("set");
+        let mut bytes = [0; 20];
+        let (len, from) = own.recv_from(&mut bytes).expect("it is not dropped");
+        assert_eq!((&bytes[..len], from.to_string().as_str()), (&b"from afar"[..], "203.0.113.7:4001"));
+        own.send_to(b"answer", from).expect("sent");
+        assert!(peer.join().expect("the peer is content"), "the answer did not come");
+    });
+}
+
 #[test]
 fn names_are_asked_for_through_the_tunnel_only() {
     in_namespace(|| {
