@@ -13,6 +13,7 @@ pub mod crypto;
 pub mod wire;
 
 pub mod chunk;
+pub mod onion;
 pub mod session;
 pub mod shape;
 pub mod stream;

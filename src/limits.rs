@@ -405,6 +405,105 @@ pub const STORE_WALK_PAGES_MAX: usize = 65_536;
 /// Damaged chunks of the local store that are remembered until they are put again, at most.
 pub const STORE_DAMAGED_MAX: usize = 65_536;
 
+// ---- onion circuits (docs/protocol/onion.md) ---------------------------------------------------
+
+/// What a layer adds to a cell, bytes: tag and sequence.
+pub const LAYER_OVERHEAD: usize = TAG_SIZE + 8;
+/// Layers of a circuit at most: its hops and its imaginary ones.
+pub const LAYERS_MAX: usize = 5;
+/// Imaginary layers of a circuit at most.
+pub const IMAGINARY_LAYERS_MAX: usize = 2;
+/// A circuit's number on one link, bytes.
+pub const CIRCUIT_NUMBER_SIZE: usize = 4;
+/// What the innermost record begins with, bytes: kind and length.
+pub const INNER_HEADER_SIZE: usize = 3;
+/// Bytes that a large cell carries at most: the inner MTU.
+pub const CELL_INNER_LARGE: usize = 1296;
+/// Bytes that a small cell carries at most: an acknowledgement of TCP with all its options, a DNS question, a ping.
+pub const CELL_INNER_SMALL: usize = 128;
+/// Sealed datagram of a large cell, bytes of UDP payload: 1500 − 40 (IPv6) − 8.
+pub const CELL_DATAGRAM_LARGE: usize = 1452;
+/// Sealed datagram of a small cell, bytes of UDP payload.
+pub const CELL_DATAGRAM_SMALL: usize = 284;
+/// Circuits through a shard at most, those of its own aside.
+pub const CIRCUITS_MAX: usize = 1 << 14;
+/// Circuits that one neighbour may have through a shard at most.
+pub const CIRCUITS_PER_LINK_MAX: usize = 1 << 12;
+/// Circuits of a shard's own at most.
+pub const CIRCUITS_OWN_MAX: usize = 256;
+/// Memory of an idle circuit at a relay at most, bytes.
+pub const CIRCUIT_MEMORY_MAX: usize = 3 << 10;
+/// Builds that a shard takes per second, over time.
+pub const BUILDS_PER_SECOND: u64 = 200;
+/// Builds that a shard takes at once.
+pub const BUILDS_BURST: u64 = 400;
+/// Builds that one neighbour may ask a shard for per second, over time.
+pub const BUILDS_PER_LINK_PER_SECOND: u64 = 20;
+/// Builds that one neighbour may ask a shard for at once.
+pub const BUILDS_PER_LINK_BURST: u64 = 100;
+/// Answers to cells of circuits that are not known, per neighbour and second.
+pub const ENDS_PER_LINK_PER_SECOND: u64 = 10;
+/// Circuits whose building a relay has under way at most.
+pub const BUILDS_OPEN_MAX: usize = 1024;
+/// Time that a relay waits for the answer of the hops behind it, milliseconds.
+pub const BUILD_RELAY_MS_MAX: u64 = 10_000;
+/// Time that an origin waits for the answer of its whole path, milliseconds.
+pub const BUILD_MS_MAX: u64 = 6_000;
+/// Age at which a relay changes its onion key, milliseconds; the one before stays good as long.
+pub const ONION_KEY_MS: u64 = 60 * 60 * 1000;
+/// Builds remembered per onion key at most (about 20 bytes of memory each): nothing is built twice.
+pub const BUILDS_REMEMBERED_MAX: usize = 3 << 19;
+/// Cells that one hop's key seals before the epoch changes, at least.
+pub const CELL_EPOCH_CELLS_MIN: u64 = 1 << 21;
+/// Cells added to that, at most: by how many is drawn per hop, so that its hops do not change together.
+pub const CELL_EPOCH_CELLS_JITTER: u64 = 1 << 21;
+/// Age of one hop's key at which the epoch changes, at least, milliseconds.
+pub const CELL_EPOCH_MS_MIN: u64 = 8 * 60 * 1000;
+/// Milliseconds added to that, at most.
+pub const CELL_EPOCH_MS_JITTER: u64 = 4 * 60 * 1000;
+/// Time for which cells of the epoch before are still opened, milliseconds.
+pub const CELL_GRACE_MS: u64 = 10_000;
+/// Age of a circuit at most, milliseconds.
+pub const CIRCUIT_MS_MAX: u64 = 60 * 60 * 1000;
+/// Age at which an origin has another circuit built in place of one, at least, milliseconds.
+pub const CIRCUIT_REBUILD_MS_MIN: u64 = 8 * 60 * 1000;
+/// Milliseconds added to that, at most.
+pub const CIRCUIT_REBUILD_MS_JITTER: u64 = 4 * 60 * 1000;
+/// Time for which a circuit that was replaced still takes what is on its way, milliseconds.
+pub const CIRCUIT_DRAIN_MS: u64 = 5_000;
+/// A relay ends a circuit on which nothing came from the origin for so long, milliseconds.
+pub const CIRCUIT_IDLE_MS_MAX: u64 = 120_000;
+/// Silence after which an origin sends a cell of padding, at least, milliseconds.
+pub const CIRCUIT_PADDING_MS_MIN: u64 = 20_000;
+/// Milliseconds added to that, at most.
+pub const CIRCUIT_PADDING_MS_JITTER: u64 = 20_000;
+/// Cells of padding that either end sends when a circuit begins, at most (and at least one).
+pub const SETUP_PADDING_MAX: u64 = 4;
+/// The time over which they are spread, milliseconds.
+pub const SETUP_PADDING_MS: u64 = 400;
+/// Paths that are tried for one circuit before it is given up.
+pub const PATH_ATTEMPTS_MAX: u32 = 8;
+/// First wait after a path that came to nothing, milliseconds; doubles with each.
+pub const PATH_RETRY_MS: u64 = 250;
+/// Steps of one search for a path at most.
+pub const PATH_STEPS_MAX: usize = 4096;
+/// Relays among which a path is chosen at most.
+pub const RELAYS_KNOWN_MAX: usize = 4096;
+/// Friends that must be possible first hops, unless the operator says otherwise.
+pub const ENTRIES_MIN: usize = 2;
+/// Relays whose failures are remembered at most.
+pub const BLAMED_MAX: usize = 1024;
+/// Half-life of a failure that is held against a relay, milliseconds.
+pub const BLAME_HALF_LIFE_MS: u64 = 10 * 60 * 1000;
+/// Building, answering and ending messages that wait to be sent at most.
+pub const CIRCUIT_MESSAGES_MAX: usize = 1024;
+/// Events of circuits that wait at most; beyond it, no further build is taken.
+pub const CIRCUIT_EVENTS_MAX: usize = 4096;
+/// Cells that wait for one circuit at most.
+pub const CIRCUIT_QUEUE_MAX: usize = 256;
+/// Cells that wait in a shard at most, all circuits together: 2 KiB each.
+pub const CELLS_WAITING_MAX: usize = 16_384;
+
 // ---- the network of friends --------------------------------------------------------------------
 
 /// First and longest wait before a friend who did not answer is called again, milliseconds.
@@ -574,6 +673,33 @@ const _: () = {
     assert!(BURST_BYTES_MAX >= RATE_BITS_MAX / 8 / 1_000_000 * 64, "64 µs of the highest rate");
     assert!(WIRE_TRAIN_MAX < u32::MAX as u64 && SHAPED_PACKETS_MAX < u32::MAX as usize);
     assert!(STORE_HANDLES_MAX.is_power_of_two());
+    assert!(
+        CELL_DATAGRAM_LARGE
+            == PACKET_OVERHEAD
+                + CIRCUIT_NUMBER_SIZE
+                + INNER_HEADER_SIZE
+                + CELL_INNER_LARGE
+                + LAYERS_MAX * LAYER_OVERHEAD
+    );
+    assert!(
+        CELL_DATAGRAM_SMALL
+            == PACKET_OVERHEAD
+                + CIRCUIT_NUMBER_SIZE
+                + INNER_HEADER_SIZE
+                + CELL_INNER_SMALL
+                + LAYERS_MAX * LAYER_OVERHEAD
+    );
+    assert!(CELL_DATAGRAM_LARGE <= DATAGRAM_MAX && CELL_DATAGRAM_SMALL <= DATAGRAM_MIN);
+    assert!(CELL_INNER_LARGE >= 1280, "IPv6 passes");
+    assert!(CELL_EPOCH_CELLS_MIN + CELL_EPOCH_CELLS_JITTER <= EPOCH_PACKETS_MAX);
+    assert!(
+        BUILDS_PER_SECOND * 2 * ONION_KEY_MS / 1000 + BUILDS_BURST <= BUILDS_REMEMBERED_MAX as u64,
+        "no onion key's time is long enough to fill its memory of builds"
+    );
+    assert!(BUILD_MS_MAX < BUILD_RELAY_MS_MAX && CIRCUIT_DRAIN_MS < BUILD_RELAY_MS_MAX);
+    assert!(CIRCUIT_REBUILD_MS_MIN + CIRCUIT_REBUILD_MS_JITTER + BUILD_MS_MAX < CIRCUIT_MS_MAX);
+    assert!(CIRCUIT_PADDING_MS_MIN + CIRCUIT_PADDING_MS_JITTER < CIRCUIT_IDLE_MS_MAX / 2);
+    assert!(CIRCUITS_PER_LINK_MAX < CIRCUITS_MAX && CIRCUITS_MAX.is_power_of_two());
     assert!(
         LIAR_MS > GET_LONELY_MS_MAX
             && GET_STARVED_MS_MAX > FETCH_SLICE_MS_MAX

@@ -14,6 +14,7 @@ pub mod time;
 pub mod timer;
 pub mod tun;
 pub mod units;
+pub mod window;
 
 pub use content::{ChunkRead, NoChunks, ReadFault, StoredChunk};
 pub use id::{ChannelId, ChunkId, NodeId, PublicKey, StreamId};
@@ -25,3 +26,4 @@ pub use rng::Rng;
 pub use slicebuf::{SliceBuf, SlicePool};
 pub use time::{Time, UnixMs};
 pub use tun::{Offload, Segmentation, TunPacket};
+pub use window::Window;

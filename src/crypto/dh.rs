@@ -6,6 +6,7 @@ use snow::params::{CipherChoice, DHChoice, HashChoice};
 use snow::resolvers::{CryptoResolver, RingResolver};
 use snow::types::{Cipher, Dh, Hash, Random};
 use x25519_dalek::{PublicKey as MontgomeryKey, StaticSecret};
+use zeroize::Zeroizing;
 
 use crate::base::{PublicKey, Rng};
 
@@ -19,6 +20,33 @@ pub fn montgomery(key: &PublicKey) -> Option<[u8; 32]> {
 /// The X25519 public key of a private one.
 pub fn public_of(secret: &[u8; 32]) -> [u8; 32] {
     MontgomeryKey::from(&StaticSecret::from(*secret)).to_bytes()
+}
+
+/// A private X25519 key: erased when dropped, never printed.
+pub struct DhSecret(StaticSecret);
+
+impl DhSecret {
+    /// From 32 random bytes.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(StaticSecret::from(bytes))
+    }
+
+    /// A new one.
+    pub fn generate(rng: &mut Rng) -> Self {
+        Self::from_bytes(rng.bytes())
+    }
+
+    /// Its public key.
+    pub fn public(&self) -> [u8; 32] {
+        MontgomeryKey::from(&self.0).to_bytes()
+    }
+
+    /// What both sides share; `None` when the other side's key is a point of small order, which would share the same
+    /// with everybody (RFC 7748 §6.1). It is no uniform secret: extract one from it.
+    pub fn agree(&self, theirs: &[u8; 32]) -> Option<Zeroizing<[u8; 32]>> {
+        let shared = self.0.diffie_hellman(&MontgomeryKey::from(*theirs));
+        shared.was_contributory().then(|| Zeroizing::new(shared.to_bytes()))
+    }
 }
 
 /// Resolves Noise's primitives: hashes and ciphers from `ring`, X25519 from `x25519-dalek`, randomness
@@ -67,14 +95,14 @@ impl Random for SeededRandom {
 #[derive(Default)]
 struct X25519 {
     secret: Option<StaticSecret>,
-    secret_bytes: zeroize::Zeroizing<[u8; 32]>,
+    secret_bytes: Zeroizing<[u8; 32]>,
     public: [u8; 32],
     /// The public key of the private key that `set` will be given.
     known_public: Option<[u8; 32]>,
 }
 
 impl X25519 {
-    fn assign(&mut self, bytes: zeroize::Zeroizing<[u8; 32]>, public: Option<[u8; 32]>) {
+    fn assign(&mut self, bytes: Zeroizing<[u8; 32]>, public: Option<[u8; 32]>) {
         let secret = StaticSecret::from(*bytes);
         self.public = public.unwrap_or_else(|| MontgomeryKey::from(&secret).to_bytes());
         self.secret_bytes = bytes;
@@ -96,13 +124,13 @@ impl Dh for X25519 {
     }
 
     fn set(&mut self, privkey: &[u8]) {
-        let mut bytes = zeroize::Zeroizing::new([0; 32]);
+        let mut bytes = Zeroizing::new([0; 32]);
         bytes.copy_from_slice(&privkey[..32]);
         self.assign(bytes, self.known_public);
     }
 
     fn generate(&mut self, rng: &mut dyn Random) -> Result<(), NoiseError> {
-        let mut bytes = zeroize::Zeroizing::new([0; 32]);
+        let mut bytes = Zeroizing::new([0; 32]);
         rng.try_fill_bytes(&mut *bytes)?;
         self.assign(bytes, None);
         Ok(())
@@ -125,5 +153,22 @@ impl Dh for X25519 {
         }
         out[..32].copy_from_slice(shared.as_bytes());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_sides_agree_and_small_points_are_refused() {
+        let mut rng = Rng::from_number(3);
+        let [a, b] = [DhSecret::generate(&mut rng), DhSecret::generate(&mut rng)];
+        assert_eq!(a.agree(&b.public()), b.agree(&a.public()));
+        assert_ne!(a.agree(&b.public()), a.agree(&a.public()));
+        assert!(a.agree(&[0; 32]).is_none());
+        let mut one = [0; 32];
+        one[0] = 1;
+        assert!(a.agree(&one).is_none());
     }
 }

@@ -5,8 +5,7 @@
 use std::time::Duration;
 
 use super::types::DropCause;
-use super::window::Window;
-use crate::base::{Rng, Time};
+use crate::base::{Rng, Time, Window};
 use crate::crypto::{AeadKey, Secret, Suite, kdf};
 use crate::limits::{
     EPOCH_AGE_MS_MAX, EPOCH_GRACE_MS, EPOCH_PACKETS_MAX, HEADER_SIZE, NUMBERS_BETWEEN_SKIPS_MAX,

@@ -31,7 +31,6 @@ mod slab;
 mod timers;
 mod token;
 mod types;
-mod window;
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,8 @@
 //! property test. After a successful parse no accessor can fail. Integers are little-endian.
 
 pub mod base32;
+pub mod build;
+pub mod cell;
 pub mod chunkmsg;
 pub mod control;
 pub mod directory;

@@ -7,6 +7,7 @@
 //! The fuzzer (`fuzz/`), the replay of the corpora (`tests/corpus.rs`) and nothing else call the table below.
 //! Targets of files lie in `io::fuzzing`, since the simulator sees no files.
 
+mod circuits;
 mod config;
 mod content;
 mod endpoint;
@@ -35,6 +36,8 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Target] = &[
     // Decoders.
     ("base32", text::base32),
+    ("build", circuits::build),
+    ("cell", circuits::cell),
     ("chunkmsg", messages::chunkmsg),
     ("control", messages::control),
     ("directory", content::directory),
@@ -62,4 +65,6 @@ pub const TARGETS: &[Target] = &[
     ("fetch", fetching::fetch),
     ("get", getting::get),
     ("node_peer", node_peer::peer),
+    ("onion_origin", circuits::origin),
+    ("onion_relay", circuits::relay),
 ];

@@ -13,13 +13,14 @@ struct Layer {
 
 const CORES: &[&str] = &["limits", "base", "crypto", "wire"];
 const BELOW_NODE: &[&str] =
-    &["limits", "base", "crypto", "wire", "session", "stream", "shape", "chunk", "service"];
+    &["limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "service"];
 const SHARD: &[&str] = &[
-    "limits", "base", "crypto", "wire", "session", "stream", "shape", "chunk", "service", "node", "sys", "io",
+    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "service", "node",
+    "sys", "io",
 ];
 const ALL: &[&str] = &[
-    "limits", "base", "crypto", "wire", "session", "stream", "shape", "chunk", "service", "node", "sys",
-    "io", "shard", "config", "api", "cli",
+    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "service", "node",
+    "sys", "io", "shard", "config", "api", "cli",
 ];
 
 const LAYERS: &[Layer] = &[
@@ -30,10 +31,11 @@ const LAYERS: &[Layer] = &[
     Layer { module: "session", may: CORES },
     Layer { module: "stream", may: CORES },
     Layer { module: "shape", may: &["limits", "base"] },
+    Layer { module: "onion", may: CORES },
     Layer { module: "chunk", may: CORES },
     Layer {
         module: "service",
-        may: &["limits", "base", "crypto", "wire", "session", "stream", "shape", "chunk"],
+        may: &["limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk"],
     },
     Layer { module: "node", may: BELOW_NODE },
     Layer { module: "sys", may: &["limits", "base"] },
@@ -43,8 +45,8 @@ const LAYERS: &[Layer] = &[
     Layer {
         module: "api",
         may: &[
-            "limits", "base", "crypto", "wire", "session", "stream", "shape", "chunk", "service", "node",
-            "sys", "io", "shard", "config",
+            "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "service",
+            "node", "sys", "io", "shard", "config",
         ],
     },
     Layer { module: "cli", may: ALL },
@@ -52,8 +54,8 @@ const LAYERS: &[Layer] = &[
     Layer {
         module: "sim",
         may: &[
-            "limits", "base", "crypto", "wire", "session", "stream", "shape", "chunk", "service", "node",
-            "config", "api", "cli",
+            "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "service",
+            "node", "config", "api", "cli",
         ],
     },
 ];
@@ -62,8 +64,10 @@ const LAYERS: &[Layer] = &[
 const ROOT: &str = "src/lib.rs";
 
 /// The modules in which no clock, socket, file, thread or async is named.
-pub const PURE: &[&str] =
-    &["limits", "base", "crypto", "wire", "session", "stream", "shape", "chunk", "service", "node", "sim"];
+pub const PURE: &[&str] = &[
+    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "service", "node",
+    "sim",
+];
 
 /// The rule.
 pub fn check(tree: &Tree) -> Vec<Finding> {

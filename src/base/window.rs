@@ -4,26 +4,34 @@ use crate::limits::REPLAY_WINDOW;
 
 const WORDS: usize = (REPLAY_WINDOW / 64) as usize;
 
-/// The replay window of one lane and direction. Moved only by numbers whose packets were authenticated.
+/// A replay window of [`REPLAY_WINDOW`] numbers: one per lane and direction of a session, and per hop, direction and
+/// epoch of a circuit. Moved only by numbers whose packets were authenticated.
 #[derive(Debug, Clone)]
-pub(super) struct Window {
+pub struct Window {
     /// One more than the highest number seen.
     next: u64,
     bits: [u64; WORDS],
 }
 
+impl Default for Window {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Window {
-    pub(super) fn new() -> Self {
+    /// Nothing was seen.
+    pub fn new() -> Self {
         Self { next: 0, bits: [0; WORDS] }
     }
 
     /// One more than the highest number seen; what truncated numbers are expanded around.
-    pub(super) fn next(&self) -> u64 {
+    pub fn next(&self) -> u64 {
         self.next
     }
 
     /// Whether a packet of this number may still be accepted.
-    pub(super) fn is_new(&self, number: u64) -> bool {
+    pub fn is_new(&self, number: u64) -> bool {
         if number >= self.next {
             return true;
         }
@@ -32,7 +40,7 @@ impl Window {
     }
 
     /// Marks a number that [`Self::is_new`] accepted; true when it is the highest so far.
-    pub(super) fn insert(&mut self, number: u64) -> bool {
+    pub fn insert(&mut self, number: u64) -> bool {
         let highest = number >= self.next;
         if highest {
             let skipped = number - self.next;
