@@ -153,7 +153,7 @@ impl Session {
     /// it began an epoch.
     pub(super) fn seal(&mut self, now: Time, kind: PacketKind, packet: &mut [u8]) -> (u64, bool) {
         packet[KIND_AT] = kind as u8;
-        let sealed = self.lane.seal(now, self.remote_cid, packet);
+        let sealed = self.lane.seal(now, self.remote_cid, kind.series(), packet);
         let (mut header, sample) = split_sample(packet).expect("the caller checked the length");
         toggle_mask(&mut header, &self.mask.mask(sample));
         packet[..HEADER_SIZE].copy_from_slice(&header);

@@ -11,7 +11,7 @@ use crate::limits::{
     EPOCH_AGE_MS_MAX, EPOCH_GRACE_MS, EPOCH_PACKETS_MAX, HEADER_SIZE, NUMBERS_BETWEEN_SKIPS_MAX,
     PACKET_OVERHEAD, TAG_SIZE,
 };
-use crate::wire::packet::{Header, KIND_AT, expand_number, nonce};
+use crate::wire::packet::{Header, KIND_AT, Series, expand_number, nonce};
 
 /// Both directions of a lane.
 pub(super) struct Lane {
@@ -28,6 +28,8 @@ struct Sending {
     epoch_began: Time,
     epoch_packets: u64,
     next_number: u64,
+    /// That of packets which nobody acknowledges.
+    next_datagram: u64,
     /// The number that is left out next, or the one behind it when that is taken already.
     skip_at: Option<u64>,
     /// Numbers between two that are left out, at most; grows, so that a liar is caught early.
@@ -49,6 +51,8 @@ struct Receiving {
     /// cost no derivation each.
     next: Option<Secret>,
     window: Window,
+    /// That of packets which nobody acknowledges, once the first of them came.
+    datagrams: Option<Box<Window>>,
 }
 
 /// An authenticated packet.
@@ -86,6 +90,7 @@ impl Lane {
                 epoch_packets: 0,
                 // Number 0 is the request that a first flight may carry.
                 next_number: 1,
+                next_datagram: 0,
                 skip_at: None,
                 skip_span: FIRST_SKIP_SPAN,
                 skipped: None,
@@ -97,11 +102,12 @@ impl Lane {
                 previous: None,
                 next: None,
                 window: Window::new(),
+                datagrams: None,
             },
         }
     }
 
-    /// The number that the next packet will have.
+    /// The number that the next packet will have which is acknowledged.
     pub(super) fn next_number(&self) -> u64 {
         self.send.next_number
     }
@@ -129,7 +135,7 @@ impl Lane {
 
     /// Seals `packet[KIND_AT..]` where it lies and writes the header, unmasked. The packet has at least
     /// [`PACKET_OVERHEAD`] bytes. Returns its number and whether an epoch began with it.
-    pub(super) fn seal(&mut self, now: Time, cid: u64, packet: &mut [u8]) -> (u64, bool) {
+    pub(super) fn seal(&mut self, now: Time, cid: u64, series: Series, packet: &mut [u8]) -> (u64, bool) {
         debug_assert!(packet.len() >= PACKET_OVERHEAD);
         let send = &mut self.send;
         let rekey = send.epoch_packets >= EPOCH_PACKETS_MAX
@@ -141,14 +147,18 @@ impl Lane {
             send.epoch_began = now;
             send.epoch_packets = 0;
         }
-        let number = send.next_number;
-        send.next_number += 1;
+        let next = match series {
+            Series::Stream => &mut send.next_number,
+            Series::Datagram => &mut send.next_datagram,
+        };
+        let number = *next;
+        *next += 1;
         send.epoch_packets += 1;
-        let header = Header::new(cid, send.epoch, number).emit();
+        let header = Header::new(cid, send.epoch, series, number).emit();
         let (head, rest) = packet.split_at_mut(KIND_AT);
         let (body, tag) = rest.split_at_mut(rest.len() - TAG_SIZE);
         head.copy_from_slice(&header);
-        tag.copy_from_slice(&send.key.seal(nonce(number), &header, body));
+        tag.copy_from_slice(&send.key.seal(nonce(series, number), &header, body));
         (number, rekey)
     }
 
@@ -161,30 +171,40 @@ impl Lane {
         packet: &mut [u8],
     ) -> Result<Opened, DropCause> {
         let receive = &mut self.receive;
-        let number = expand_number(receive.window.next(), header.number);
-        if !receive.window.is_new(number) {
+        let series = header.series;
+        let window = match series {
+            Series::Stream => Some(&receive.window),
+            Series::Datagram => receive.datagrams.as_deref(),
+        };
+        let number = expand_number(window.map_or(0, Window::next), header.number);
+        if window.is_some_and(|window| !window.is_new(number)) {
             return Err(DropCause::Replayed);
         }
+        let nonce = nonce(series, number);
         let body = packet.get_mut(KIND_AT..).ok_or(DropCause::Forged)?;
         let ahead = header.epoch.wrapping_sub(receive.epoch as u8) & 3;
         let opened = match ahead {
-            0 => receive.key.open(nonce(number), aad, body).map(|_| ()),
+            0 => receive.key.open(nonce, aad, body).map(|_| ()),
             1 => {
                 let secret = &receive.secret;
                 let raw = receive.next.get_or_insert_with(|| packet_key(&next_epoch(secret)));
                 let key = AeadKey::new(self.suite, raw);
-                key.open(nonce(number), aad, body).map(|_| receive.follow(key, now))
+                key.open(nonce, aad, body).map(|_| receive.follow(key, now))
             }
             3 => match &receive.previous {
                 Some((raw, until)) if now < *until => {
-                    AeadKey::new(self.suite, raw).open(nonce(number), aad, body).map(|_| ())
+                    AeadKey::new(self.suite, raw).open(nonce, aad, body).map(|_| ())
                 }
                 _ => return Err(DropCause::Forged),
             },
             _ => return Err(DropCause::Forged),
         };
         opened.map_err(|_| DropCause::Forged)?;
-        let highest = receive.window.insert(number);
+        let window = match series {
+            Series::Stream => &mut receive.window,
+            Series::Datagram => receive.datagrams.get_or_insert_with(|| Box::new(Window::new())),
+        };
+        let highest = window.insert(number);
         Ok(Opened { number, highest, rekeyed: ahead == 1 })
     }
 
@@ -220,6 +240,7 @@ impl Receiving {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::REPLAY_WINDOW;
     use proptest::prelude::*;
 
     fn pair() -> (Lane, Lane) {
@@ -231,7 +252,13 @@ mod tests {
     fn sealed(lane: &mut Lane, now: Time, content: &[u8]) -> Vec<u8> {
         let mut packet = vec![0; PACKET_OVERHEAD - 1];
         packet.splice(KIND_AT..KIND_AT, content.iter().copied());
-        lane.seal(now, 99, &mut packet);
+        lane.seal(now, 99, Series::Stream, &mut packet);
+        packet
+    }
+
+    fn datagram(lane: &mut Lane) -> Vec<u8> {
+        let mut packet = vec![0; PACKET_OVERHEAD];
+        lane.seal(Time::ZERO, 99, Series::Datagram, &mut packet);
         packet
     }
 
@@ -281,6 +308,23 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn each_series_has_its_numbers_and_its_window_and_none_passes_for_the_other() {
+        let (mut a, mut b) = pair();
+        let first = a.next_number();
+        let datagrams: Vec<_> = (0..3 * REPLAY_WINDOW).map(|_| datagram(&mut a)).collect();
+        assert_eq!(a.next_number(), first, "tunnels leave no gaps among what is acknowledged");
+        let late = sealed(&mut a, Time::ZERO, b"late");
+        for packet in &datagrams {
+            assert!(open(&mut b, Time::ZERO, packet).is_ok());
+        }
+        assert_eq!(open(&mut b, Time::ZERO, &late), Ok(b"late".to_vec()), "its window stayed where it was");
+        assert_eq!(open(&mut b, Time::ZERO, datagrams.last().unwrap()), Err(DropCause::Replayed));
+        let mut moved = datagram(&mut a);
+        moved[HEADER_SIZE - 1] ^= 0x20;
+        assert_eq!(open(&mut b, Time::ZERO, &moved), Err(DropCause::Forged));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::crypto::IdentityCard;
 use crate::limits::{CLOSE_REASON_MAX, HEADER_SIZE, PACKET_OVERHEAD, TAG_SIZE};
 use crate::wire::control::CloseCode;
 use crate::wire::handshake::{INIT, REPLY};
-use crate::wire::packet::{Header, KIND_AT, PAYLOAD_AT, PacketKind};
+use crate::wire::packet::{Header, KIND_AT, PAYLOAD_AT, PacketKind, Series};
 
 /// All sessions of one shard.
 ///
@@ -165,12 +165,14 @@ impl Sessions {
         }
         let payload = PAYLOAD_AT..bytes.len() - TAG_SIZE;
         match PacketKind::from_byte(bytes[KIND_AT]) {
-            Some(PacketKind::Control) => {
+            Some(PacketKind::Control) if header.series == Series::Stream => {
                 self.on_control(now, key, path, &bytes[payload])?;
                 Ok(Received::Control { session: key, number: opened.number })
             }
-            Some(kind) => Ok(Received::Packet { session: key, number: opened.number, kind, payload }),
-            None => {
+            Some(kind) if kind.series() == header.series => {
+                Ok(Received::Packet { session: key, number: opened.number, kind, payload })
+            }
+            Some(_) | None => {
                 self.fault(now, key, CloseCode::MALFORMED, "unknown packet type");
                 Err(DropCause::Malformed)
             }
@@ -267,7 +269,7 @@ impl Sessions {
         }
     }
 
-    /// The number that the next sealed packet will have.
+    /// The number that the next sealed packet of streams (or control packet) will have.
     pub fn next_number(&self, key: SessionKey) -> Option<u64> {
         self.live(key).map(|session| session.lane.next_number())
     }
@@ -294,7 +296,9 @@ impl Sessions {
         }
         let (number, rekeyed) = session.seal(now, kind, packet);
         session.paths.sent(packet.len());
-        session.lane.skip_numbers(&mut self.rng);
+        if kind.series() == Series::Stream {
+            session.lane.skip_numbers(&mut self.rng);
+        }
         self.counters.rekeys_sent += u64::from(rekeyed);
         Ok(number)
     }
@@ -406,6 +410,11 @@ impl Sessions {
             self.counters.closed += 1;
             self.events.push_back(Event::Closed { session: key, why });
         }
+    }
+
+    /// Whether [`Self::poll_event`] has something to tell.
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
     }
 
     /// The next event.

@@ -56,7 +56,7 @@ pub enum Received {
     Packet {
         /// Whose.
         session: SessionKey,
-        /// Its number; never the same twice in a session.
+        /// Its number; never the same twice in a session among packets of its [`crate::wire::packet::Series`].
         number: u64,
         /// What it holds; never [`PacketKind::Control`].
         kind: PacketKind,

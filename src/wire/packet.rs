@@ -13,9 +13,21 @@ pub const KIND_AT: usize = HEADER_SIZE;
 /// Where the payload begins.
 pub const PAYLOAD_AT: usize = HEADER_SIZE + 1;
 /// Bits of the packet number that travel.
-pub const NUMBER_BITS: u32 = 30;
+pub const NUMBER_BITS: u32 = 29;
 
 const NUMBER_MASK: u32 = (1 << NUMBER_BITS) - 1;
+const EPOCH_SHIFT: u32 = 30;
+
+/// Which of a lane's two series of packet numbers a packet is numbered in. Packets that nobody acknowledges have
+/// one of their own: their millions would leave gaps in what is acknowledged, and the losses among them too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Series {
+    /// Packets that are acknowledged, and control packets.
+    Stream = 0,
+    /// Packets that leave once or never.
+    Datagram = 1,
+}
 
 /// What a packet's payload is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,8 +37,10 @@ pub enum PacketKind {
     Stream = 0,
     /// Messages of the session itself ([`super::control`]); callers never see one.
     Control = 1,
-    /// One packet of a tunnel.
+    /// One IP packet of a tunnel, whole (`docs/protocol/tunnel.md`).
     Datagram = 2,
+    /// One IP packet of a tunnel whose TCP or UDP checksum is left to the receiver.
+    Unsummed = 4,
 }
 
 impl PacketKind {
@@ -36,7 +50,16 @@ impl PacketKind {
             0 => Some(Self::Stream),
             1 => Some(Self::Control),
             2 => Some(Self::Datagram),
+            4 => Some(Self::Unsummed),
             _ => None,
+        }
+    }
+
+    /// What its packets are numbered in.
+    pub fn series(self) -> Series {
+        match self {
+            Self::Stream | Self::Control => Series::Stream,
+            Self::Datagram | Self::Unsummed => Series::Datagram,
         }
     }
 }
@@ -48,28 +71,32 @@ pub struct Header {
     pub cid: u64,
     /// The key's epoch, modulo 4.
     pub epoch: u8,
+    /// What the packet is numbered in.
+    pub series: Series,
     /// The packet number's low [`NUMBER_BITS`] bits.
     pub number: u32,
 }
 
 impl Header {
     /// Cuts epoch and number to what travels.
-    pub fn new(cid: u64, epoch: u64, number: u64) -> Self {
-        Self { cid, epoch: (epoch & 3) as u8, number: number as u32 & NUMBER_MASK }
+    pub fn new(cid: u64, epoch: u64, series: Series, number: u64) -> Self {
+        Self { cid, epoch: (epoch & 3) as u8, series, number: number as u32 & NUMBER_MASK }
     }
 
     /// Reads the 12 bytes; any 12 bytes are a header.
     pub fn parse(bytes: &[u8; HEADER_SIZE]) -> Self {
         let cid = u64::from_le_bytes(bytes[..CID_SIZE].try_into().expect("eight bytes"));
         let field = u32::from_le_bytes(bytes[CID_SIZE..].try_into().expect("four bytes"));
-        Self { cid, epoch: (field >> NUMBER_BITS) as u8, number: field & NUMBER_MASK }
+        let series = if field >> NUMBER_BITS & 1 == 0 { Series::Stream } else { Series::Datagram };
+        Self { cid, epoch: (field >> EPOCH_SHIFT) as u8, series, number: field & NUMBER_MASK }
     }
 
     /// Writes the 12 bytes.
     pub fn emit(&self) -> [u8; HEADER_SIZE] {
         let mut out = [0; HEADER_SIZE];
         out[..CID_SIZE].copy_from_slice(&self.cid.to_le_bytes());
-        let field = u32::from(self.epoch) << NUMBER_BITS | self.number & NUMBER_MASK;
+        let series = (self.series as u32) << NUMBER_BITS;
+        let field = u32::from(self.epoch) << EPOCH_SHIFT | series | self.number & NUMBER_MASK;
         out[CID_SIZE..].copy_from_slice(&field.to_le_bytes());
         out
     }
@@ -90,10 +117,11 @@ pub fn expand_number(expected: u64, truncated: u32) -> u64 {
     }
 }
 
-/// The AEAD nonce of a packet: its full number, little-endian, padded to 96 bits.
-pub fn nonce(number: u64) -> [u8; 12] {
+/// The AEAD nonce of a packet: its full number, little-endian, and its series, padded to 96 bits.
+pub fn nonce(series: Series, number: u64) -> [u8; 12] {
     let mut out = [0; 12];
     out[..8].copy_from_slice(&number.to_le_bytes());
+    out[8] = series as u8;
     out
 }
 
@@ -118,8 +146,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn headers_round_trip(cid: u64, epoch: u64, number: u64) {
-            let header = Header::new(cid, epoch, number);
+        fn headers_round_trip(cid: u64, epoch: u64, datagram: bool, number: u64) {
+            let series = if datagram { Series::Datagram } else { Series::Stream };
+            let header = Header::new(cid, epoch, series, number);
             prop_assert_eq!(Header::parse(&header.emit()), header);
         }
 
@@ -129,9 +158,9 @@ mod tests {
         }
 
         #[test]
-        fn numbers_near_the_expected_one_survive(expected in prop_oneof![0u64..1 << 40, 0u64..5000, (1u64 << 30) - 9..(1 << 30) + 9], delta in -(1i64 << 29) + 1..1 << 29) {
+        fn numbers_near_the_expected_one_survive(expected in prop_oneof![0u64..1 << 40, 0u64..5000, (1u64 << 29) - 9..(1 << 29) + 9], delta in -(1i64 << 28) + 1..1 << 28) {
             let Some(number) = expected.checked_add_signed(delta) else { return Ok(()) };
-            let truncated = Header::new(0, 0, number).number;
+            let truncated = Header::new(0, 0, Series::Stream, number).number;
             prop_assert_eq!(expand_number(expected, truncated), number);
         }
 
@@ -145,9 +174,10 @@ mod tests {
     fn too_short_for_a_packet() {
         assert!(split_sample(&[0; PACKET_OVERHEAD - 1]).is_none());
         assert!(split_sample(&[0; PACKET_OVERHEAD]).is_some());
+        assert_ne!(nonce(Series::Stream, 7), nonce(Series::Datagram, 7), "one key seals both series");
         assert_eq!(
-            [0, 1, 2, 3].map(|b| PacketKind::from_byte(b).map(|k| k as u8)),
-            [Some(0), Some(1), Some(2), None]
+            [0, 1, 2, 3, 4, 5].map(|b| PacketKind::from_byte(b).map(|k| k as u8)),
+            [Some(0), Some(1), Some(2), None, Some(4), None]
         );
     }
 }

@@ -143,7 +143,9 @@ fn numbers_are_what_next_number_said_and_short_packets_are_refused() {
         sessions.seal(now, ours, PacketKind::Stream, &mut [0; PACKET_OVERHEAD - 1]),
         Err(SealError::Short)
     );
-    assert_eq!(sessions.seal(now, ours, PacketKind::Datagram, &mut [0; PACKET_OVERHEAD]), Ok(next));
+    assert_eq!(sessions.seal(now, ours, PacketKind::Datagram, &mut [0; PACKET_OVERHEAD]), Ok(0));
+    assert_eq!(sessions.next_number(ours), Some(next), "datagrams have numbers of their own");
+    assert_eq!(sessions.seal(now, ours, PacketKind::Stream, &mut [0; PACKET_OVERHEAD]), Ok(next));
     assert_eq!(sessions.next_number(ours), Some(next + 1));
     assert_eq!(sessions.traffic(ours).map(|(sent, _)| sent > 0), Some(true));
 }

@@ -11,7 +11,9 @@ use crate::wire::control::{Control, Controls};
 use crate::wire::handshake::{Init, Reply};
 use crate::wire::hello::Hello;
 use crate::wire::locator::{self, Locator};
-use crate::wire::packet::{Header, NUMBER_BITS, PacketKind, expand_number, nonce, split_sample, toggle_mask};
+use crate::wire::packet::{
+    Header, NUMBER_BITS, PacketKind, Series, expand_number, nonce, split_sample, toggle_mask,
+};
 
 /// Headers and their masks; the expansion of numbers.
 pub fn packet(bytes: &[u8]) {
@@ -22,7 +24,7 @@ pub fn packet(bytes: &[u8]) {
     assert_eq!(full & bits, u64::from(truncated) & bits);
     let apart = full.abs_diff(expected);
     assert!(apart <= 1 << (NUMBER_BITS - 1) || full <= bits, "{expected} {truncated}: {full}");
-    assert_eq!(nonce(full)[..8], full.to_le_bytes());
+    assert_eq!(nonce(Series::Datagram, full)[..8], full.to_le_bytes());
     let Some((raw, sample)) = split_sample(bytes) else {
         return assert!(bytes.len() < PACKET_OVERHEAD);
     };
