@@ -17,6 +17,7 @@ pub mod onion;
 pub mod session;
 pub mod shape;
 pub mod stream;
+pub mod tunnel;
 
 pub mod service;
 

@@ -293,6 +293,12 @@ pub const SHARD_TUNS_MAX: usize = 4;
 pub const TUN_WRITES_MAX: usize = 128;
 /// Packets that wait to be written to one TUN queue at most; what comes beyond is dropped and counted.
 pub const TUN_WRITE_QUEUE_MAX: usize = 4096;
+/// Free send buffers without which no packet of a TUN device is taken on: what one superpacket may need.
+pub const TUN_SEND_RESERVE: usize = 4;
+/// Changes of its device that wait for a shard at most.
+pub const DEVICE_CHANGES_MAX: usize = 8;
+/// Wait for the shards to close a device's queues, milliseconds.
+pub const DEVICE_CLOSE_MS_MAX: u64 = 2_000;
 /// Packets that the kernel keeps for us in a TUN queue before it drops (`txqueuelen`; its own default is 500).
 pub const TUN_QUEUE_PACKETS: u32 = 1000;
 /// A tunnel's MTU at least, bytes (RFC 8200 §5: IPv6 asks it of every link).
@@ -320,6 +326,35 @@ pub const BIND_PAUSE_MS: u64 = 20;
 /// Tries before a busy port is believed to be another program's: the kernel takes an io_uring apart, and
 /// lets go of its sockets, some time *after* the process that had it is gone.
 pub const BIND_TRIES: u32 = 150;
+
+// ---- tunnels (docs/protocol/tunnel.md) ---------------------------------------------------------
+
+/// Prefixes that the tunnels of a node allow in all, at most.
+pub const TUNNEL_PREFIXES_MAX: usize = 4096;
+/// Tunnels of a node at most: one per friend.
+pub const TUNNELS_MAX: usize = 1024;
+/// Addresses, allowed prefixes and routes of one tunnel at most, each.
+pub const TUNNEL_LISTED_MAX: usize = 64;
+/// Segments that one superpacket is cut into at most: 64 KiB of the smallest that TCP makes.
+pub const SUPERPACKET_SEGMENTS_MAX: usize = 2048;
+/// Flows of which a superpacket is being put together at once, at most; each holds a send buffer.
+pub const COALESCING_MAX: usize = 8;
+/// Packets that wait for a send buffer to be written to the TUN device in, at most.
+pub const TUNNEL_WRITES_MAX: usize = 1024;
+/// Packets that wait for a session with the friend whom they are for, at most, and per friend.
+pub const TUNNEL_WAITING_MAX: usize = 32;
+/// For so long, milliseconds: an application has repeated itself by then.
+pub const TUNNEL_WAIT_MS_MAX: u64 = 3_000;
+/// One packet that waits at most, bytes.
+pub const TUNNEL_WAITING_SIZE_MAX: usize = 2048;
+/// Trains of tunnel packets that are made and not handed over, at most; the send buffers bound them first.
+pub const TUNNEL_TRAINS_MAX: usize = SEND_BUFFERS;
+/// MTU of a tunnel's device unless the operator chooses another, bytes: what 1,500 carry with IPv6 outside.
+pub const TUNNEL_MTU: usize = 1420;
+/// The largest: what a datagram of ours carries.
+pub const TUNNEL_MTU_MAX: usize = DATAGRAM_MAX - PACKET_OVERHEAD;
+/// Name servers of the tunnels at most.
+pub const TUNNEL_DNS_MAX: usize = 8;
 
 // ---- fetching ----------------------------------------------------------------------------------
 
@@ -644,6 +679,10 @@ const _: () = {
     );
     assert!(16 + RECEIVE_NAME_SIZE + RECEIVE_CONTROL_SIZE <= BUFFER_HEAD_ROOM);
     assert!((16 + RECEIVE_NAME_SIZE + RECEIVE_CONTROL_SIZE).is_multiple_of(8));
+    assert!(TUNNEL_MTU >= TUNNEL_MTU_MIN && TUNNEL_MTU <= TUNNEL_MTU_MAX);
+    assert!(TUNNEL_MTU + PACKET_OVERHEAD + 40 + 8 <= 1500, "fits with IPv6 outside");
+    assert!(TUNNEL_WAITING_SIZE_MAX >= TUNNEL_MTU_MAX && COALESCING_MAX < SEND_BUFFERS / 2);
+    assert!(BUFFER_SIZE - BUFFER_HEAD_ROOM >= 65_535 + 40, "a superpacket fits in a buffer");
     assert!(RECEIVE_LENT_MIN <= RECEIVE_BUFFERS && SEND_BUFFERS <= SEND_SLOTS);
     assert!(
         SEND_SLOTS + 2 * WARM_IN_FLIGHT_MAX + 2 * SHARD_SOCKETS_MAX + SHARD_TUNS_MAX * (TUN_WRITES_MAX + 2)
@@ -654,7 +693,7 @@ const _: () = {
     assert!(CONGESTION_WINDOW_MAX >= SESSION_WINDOW);
     assert!(REORDER_PACKETS_MAX < REPLAY_WINDOW);
     assert!(HANDSHAKE_INIT_MIN < DATAGRAM_MIN);
-    assert!(EPOCH_PACKETS_MAX < 1 << 29, "the truncated number covers more than an epoch");
+    assert!(EPOCH_PACKETS_MAX < 1 << 28, "the truncated number covers more than an epoch");
     assert!(UNCONFIRMED_MS_MAX < HANDSHAKE_MS_MAX && UNCONFIRMED_MS_MAX < SESSION_IDLE_MS_MAX);
     assert!(KEEPALIVE_MS * 2 < SESSION_IDLE_MS_MAX);
     assert!(LANE_TRIES_MAX as u64 * LANE_RETRY_MS_MAX < LANE_WAIT_MS && LANE_WAIT_MS < LANE_IDLE_MS_MAX);

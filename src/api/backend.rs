@@ -1,7 +1,9 @@
 //! What the API needs of the daemon behind it.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
+use crate::base::Prefix;
 use crate::node::command::Command;
 
 /// The node's inbox (or the number of jobs) is at its bound; later there is room again.
@@ -9,7 +11,8 @@ use crate::node::command::Command;
 #[error("the node is busy: try again in a moment")]
 pub struct Busy;
 
-/// The running node as the control thread sees it. No call blocks but [`Backend::join`].
+/// The running node as the control thread sees it. No call blocks but [`Backend::join`] and
+/// [`Backend::tunnel`].
 pub trait Backend: Send + Sync + 'static {
     /// Hands a command to the node. Answers arrive through [`super::Reports`].
     fn command(&self, command: Command) -> Result<(), Busy>;
@@ -26,9 +29,32 @@ pub trait Backend: Send + Sync + 'static {
     /// How full the store is.
     fn store_stats(&self) -> StoreStats;
 
+    /// Makes the host's tunnel device and what leads to it as the plan says; none takes it away. Blocks for as long as
+    /// the kernel takes. An error is one clear line, and leaves no device behind.
+    fn tunnel(&self, plan: Option<TunnelPlan>) -> Result<(), String>;
+
     /// Waits until the threads have ended after [`Command::Shutdown`], and everything acknowledged is
     /// on disk.
     fn join(&self);
+}
+
+/// What the tunnels want of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunnelPlan {
+    /// The device's name.
+    pub device: String,
+    /// Its MTU, bytes.
+    pub mtu: u16,
+    /// Its addresses, with their networks.
+    pub addresses: Vec<Prefix>,
+    /// What else goes into it.
+    pub routes: Vec<Prefix>,
+    /// Who answers for names; none leaves that as it is.
+    pub dns: Vec<IpAddr>,
+    /// The node's own UDP ports.
+    pub ports: Vec<u16>,
+    /// Whether what `routes` names may leave through nothing else.
+    pub kill_switch: bool,
 }
 
 /// What to publish.

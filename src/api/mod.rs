@@ -19,6 +19,7 @@ pub mod routes;
 pub mod server;
 pub mod settings;
 mod status;
+pub mod tunnels;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -28,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-pub use backend::{Backend, Busy, PutEvent, PutHandle, PutProgress, PutRequest, StoreStats};
+pub use backend::{Backend, Busy, PutEvent, PutHandle, PutProgress, PutRequest, StoreStats, TunnelPlan};
 use error::ApiError;
 pub use reports::Reports;
 pub use routes::{Door, router};
@@ -50,6 +51,8 @@ pub struct Api {
     config: Mutex<Config>,
     /// Held while the settings file is read, changed and written.
     editing: Mutex<()>,
+    /// Held while a tunnel is brought up or taken down.
+    tunnelling: tokio::sync::Mutex<()>,
     started: Instant,
     jobs_begun: AtomicU64,
     puts: Mutex<BTreeMap<u64, PutProgress>>,
@@ -76,6 +79,7 @@ impl Api {
             config_path: config.path().to_owned(),
             config: Mutex::new(config.config().clone()),
             editing: Mutex::new(()),
+            tunnelling: tokio::sync::Mutex::new(()),
             started: Instant::now(),
             jobs_begun: AtomicU64::new(0),
             puts: Mutex::new(BTreeMap::new()),

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
 use super::routes::answer;
+use super::tunnels::tunnels_json;
 use super::{Api, PutProgress, StoreStats, lock};
 use crate::base::fileop::JobId;
 use crate::config::Config;
@@ -72,6 +73,10 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Result<Response, ApiErr
         view.counters.iter().map(|(n, _, v)| ((*n).to_owned(), json!(v))).collect();
     let gauges: Map<String, Value> =
         view.snapshot.gauges.iter().map(|(n, _, v)| ((*n).to_owned(), json!(v))).collect();
+    let connected = |key: &crate::base::PublicKey| {
+        view.snapshot.peers.iter().any(|peer| peer.key == *key && peer.connected)
+    };
+    let tunnels = tunnels_json(&config, &view.snapshot.tunnels, connected);
     let store = view.store;
     Ok(answer(&json!({
         "node_id": api.node.to_string(),
@@ -91,6 +96,7 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Result<Response, ApiErr
             "cache_bytes": store.cache_bytes,
             "cache_bytes_max": store.cache_bytes_max,
         },
+        "tunnels": tunnels,
         "jobs": jobs,
         "counters": counters,
         "gauges": gauges,

@@ -1,5 +1,7 @@
 //! The API over real sockets, with a backend that does what the test says.
 
+mod tunnels;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -24,6 +26,8 @@ type Progress = Box<dyn FnMut(PutEvent) + Send>;
 #[derive(Debug, PartialEq, Eq)]
 enum Told {
     Friends(usize),
+    Tunnels(usize),
+    Host(Option<TunnelPlan>),
     Get(JobId, Vec<Vec<u8>>, String, Option<Vec<u8>>, bool, bool),
     Put(PutRequest),
     Cancel(JobId),
@@ -45,6 +49,7 @@ impl Backend for Fake {
         }
         let told = match command {
             Command::Friends(friends) => Told::Friends(friends.len()),
+            Command::Tunnels(tunnels) => Told::Tunnels(tunnels.len()),
             Command::Get(g) => Told::Get(g.job, g.inside, g.root, g.rename, g.merge, g.overwrite),
             Command::Cancel(job) => Told::Cancel(job),
             Command::Status { token } => {
@@ -64,6 +69,14 @@ impl Backend for Fake {
         Ok(PutHandle::new(move || {
             let _ = told.send(Told::PutDropped);
         }))
+    }
+
+    fn tunnel(&self, plan: Option<TunnelPlan>) -> Result<(), String> {
+        if plan.as_ref().is_some_and(|plan| plan.device == "refused") {
+            return Err("creating a network device is not permitted".into());
+        }
+        let _ = self.told.send(Told::Host(plan));
+        Ok(())
     }
 
     fn counters(&self) -> Vec<(&'static str, &'static str, u64)> {
@@ -104,6 +117,7 @@ fn snapshot() -> Snapshot {
         counters: vec![("packets_received", "Packets received", 41)],
         gauges: vec![("slices_free", "Slice buffers that are free", 768.0)],
         jobs: vec![(JobId(7), GetProgress::default())],
+        tunnels: Vec::new(),
     }
 }
 

@@ -30,6 +30,9 @@ pub trait Memory {
     /// The bytes of a place that the caller holds, to change.
     fn bytes_mut(&mut self, place: Place) -> &mut [u8];
 
+    /// The bytes of one place to read and of another to change, which lie in different buffers that the caller holds.
+    fn pair(&mut self, from: Place, to: Place) -> (&[u8], &mut [u8]);
+
     /// A free buffer for sending, or `None` when all are in flight: stop, and go on when the driver
     /// says that one came back.
     fn alloc(&mut self) -> Option<BufId>;

@@ -40,6 +40,9 @@ pub(super) enum Command {
     Put(Put),
     /// Fetches what a reference names; the same command resumes what was interrupted
     Get(Get),
+    /// Tunnels to friends: any application's packets
+    #[command(subcommand)]
+    Tunnel(Tunnel),
     /// Shows and changes settings
     #[command(subcommand)]
     Config(Config),
@@ -120,6 +123,39 @@ pub(super) struct Get {
 }
 
 #[derive(Debug, Subcommand)]
+pub(super) enum Tunnel {
+    /// Brings a tunnel to a friend up, or changes it; it comes up again with the daemon until it is taken down
+    Up {
+        /// The friend: its name, or the beginning of its node id or key
+        #[arg(long, value_name = "NODE")]
+        peer: String,
+        /// This host's address in the tunnel, with the length of its network, such as 10.9.0.1/24
+        #[arg(long, value_name = "CIDR", required = true)]
+        addr: Vec<String>,
+        /// Addresses that are the friend's: what goes to them goes through the tunnel, and nothing else is believed
+        /// from it [default: the networks of --addr]
+        #[arg(long, value_name = "CIDR")]
+        allow: Vec<String>,
+        /// Networks behind the friend, to be reached through the tunnel; allowed too
+        #[arg(long, value_name = "CIDR")]
+        route: Vec<String>,
+    },
+    /// Takes tunnels down for good: the one to a friend, or all of them
+    Down {
+        /// The friend
+        #[arg(long, value_name = "NODE")]
+        peer: Option<String>,
+    },
+    /// Lists the tunnels and what passed them
+    #[command(alias = "status")]
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(super) enum Config {
     /// Prints a setting, or all of them
     Get {
@@ -193,6 +229,12 @@ mod tests {
             "tornet --dir /d get tornet:x -o out",
             "tornet --dir /d get tornet:x --json",
             "tornet --dir /d get tornet:x",
+            "tornet --dir /d tunnel up --peer bob --addr 10.9.0.1/24",
+            "tornet --dir /d tunnel up --peer bob --addr 10.9.0.1/24 --addr fd00::1/64 --allow 10.9.0.2 --route ::/0",
+            "tornet --dir /d tunnel down",
+            "tornet --dir /d tunnel down --peer bob",
+            "tornet --dir /d tunnel list --json",
+            "tornet --dir /d tunnel status --json",
             "tornet --dir /d config get port",
             "tornet --dir /d config set port 4601",
             "tornet --dir /d config set port",
@@ -216,6 +258,8 @@ mod tests {
             "tornet friend add x --trust 101",
             "tornet rank raise",
             "tornet tunnel up",
+            "tornet tunnel up --peer bob",
+            "tornet tunnel up --addr 10.9.0.1/24",
         ] {
             let error = parse(line).err().unwrap_or_else(|| panic!("{line} was accepted"));
             let line = usage_line(&error);

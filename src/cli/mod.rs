@@ -18,6 +18,7 @@ mod put;
 mod run;
 mod show;
 mod status;
+mod tunnel;
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -85,6 +86,7 @@ fn perform(args: args::Args) -> Result<(), Failure> {
         Command::Status { json, watch } => status::status(&dir, json, watch),
         Command::Put(put) => put::put(&dir, put),
         Command::Get(get) => get::get(&dir, get),
+        Command::Tunnel(command) => tunnel::tunnel(&dir, command),
         Command::Config(command) => config::config(&dir, command),
         Command::Rank(args::Rank::Raise { to }) => init::raise(&dir, to),
     }

@@ -4,11 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::api::{Backend, Busy, PutEvent, PutHandle, PutProgress, PutRequest, Reports, StoreStats};
+use crate::api::{
+    Backend, Busy, PutEvent, PutHandle, PutProgress, PutRequest, Reports, StoreStats, TunnelPlan,
+};
 use crate::config::{Config, NodeDir};
 use crate::crypto::rank::PLACE_FLOOR_BITS;
 use crate::crypto::{Identity, Secret};
 use crate::io::entropy;
+use crate::io::netconf::{self, Plan};
 use crate::io::store::StoreConfig;
 use crate::io::tree::Unreadable;
 use crate::limits::SHARDS_MAX;
@@ -33,6 +36,12 @@ pub(super) fn start(
         pin: config.shards_pin,
         store: StoreConfig { local_limit: config.store_local_max, cache_limit: config.store_cache_max },
     };
+    // Of a daemon that was killed. Where tunnels come up again they make the host what it shall be without a gap.
+    if config.tunnels.is_empty()
+        && let Err(error) = netconf::clean_abandoned(&config.tunnel_device)
+    {
+        tracing::debug!("what an earlier tunnel left on this host may still be there: {error}");
+    }
     let deliver = reports.clone();
     let fatal = Arc::new(move |why: &str| reports.fatal(why));
     let daemon = Daemon::start(daemon_config, Arc::new(move |report| deliver.deliver(report)), fatal)?;
@@ -107,6 +116,19 @@ impl Backend for Linked {
             cache_bytes: stats.cache.bytes,
             cache_bytes_max: stats.cache.limit,
         }
+    }
+
+    fn tunnel(&self, plan: Option<TunnelPlan>) -> Result<(), String> {
+        let plan = plan.map(|plan| Plan {
+            device: plan.device,
+            mtu: plan.mtu,
+            addresses: plan.addresses,
+            routes: plan.routes,
+            dns: plan.dns,
+            ports: plan.ports,
+            kill_switch: plan.kill_switch,
+        });
+        self.daemon.tunnel(plan.as_ref())
     }
 
     fn join(&self) {

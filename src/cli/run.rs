@@ -61,6 +61,7 @@ async fn control(
 
     let begun = async {
         api.tell_friends().await.map_err(|error| Failure::new(error.line))?;
+        api.start_tunnels().await;
         // The first answer shows that the node lives.
         api.snapshot().await.map_err(|error| Failure::new(error.line))
     };
@@ -85,6 +86,11 @@ async fn control(
     api.stop();
     let ended = async {
         let _ = served.await;
+        // Before the shards end: the host's settings are undone while the device is still there.
+        let host = backend.clone();
+        if let Ok(Err(why)) = tokio::task::spawn_blocking(move || host.tunnel(None)).await {
+            tracing::warn!("taking the tunnels down: {why}");
+        }
         let _ = api.shut_down().await;
         let _ = tokio::task::spawn_blocking(move || backend.join()).await;
     };
@@ -208,7 +214,7 @@ mod tests {
                 Command::Friends(_) => told.push("friends"),
                 Command::Status { token } => self.reports.deliver(Report::Status(token, Box::default())),
                 Command::Shutdown => told.push("shutdown"),
-                Command::Get(_) | Command::Cancel(_) => {}
+                Command::Get(_) | Command::Cancel(_) | Command::Tunnels(_) => {}
             }
             Ok(())
         }
@@ -218,6 +224,9 @@ mod tests {
             _: Box<dyn FnMut(api::PutEvent) + Send>,
         ) -> Result<api::PutHandle, api::Busy> {
             Err(api::Busy)
+        }
+        fn tunnel(&self, _: Option<api::TunnelPlan>) -> Result<(), String> {
+            Ok(())
         }
         fn counters(&self) -> Vec<(&'static str, &'static str, u64)> {
             Vec::new()

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use toml_edit::{Array, DocumentMut, Item, Table, TableLike, Value};
 
 use super::keys::{KEYS, Key, Kind, unknown};
-use super::{Config, ConfigError, FriendEntry, atomic, friends};
+use super::{Config, ConfigError, FriendEntry, TunnelEntry, atomic, friends, tunnels};
+use crate::base::PublicKey;
 use crate::limits::CONFIG_SIZE_MAX;
 
 /// The file, its text with comments, and what it says.
@@ -78,6 +79,16 @@ impl ConfigFile {
         self.edit(|document, config| friends::remove(document, config, who))
     }
 
+    /// Enters or changes a tunnel and writes the file. Returns whether it is new.
+    pub fn add_tunnel(&mut self, tunnel: &TunnelEntry) -> Result<bool, ConfigError> {
+        self.edit(|document, _| tunnels::enter(document, tunnel))
+    }
+
+    /// Takes the tunnel to one friend out, or all, and writes the file.
+    pub fn remove_tunnels(&mut self, peer: Option<&PublicKey>) -> Result<Vec<TunnelEntry>, ConfigError> {
+        self.edit(|document, config| tunnels::remove(document, config, peer))
+    }
+
     /// Edits a copy, checks all of it, writes it, and only then adopts it.
     fn edit<T>(
         &mut self,
@@ -133,6 +144,8 @@ fn read_table(table: &dyn TableLike, prefix: &str, config: &mut Config) -> Resul
         let full = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") };
         if full == "friend" {
             config.friends = friends::read_all(item)?;
+        } else if full == "tunnel.peer" {
+            config.tunnels = tunnels::read_all(item)?;
         } else if let Some(key) = KEYS.iter().find(|key| key.name == full) {
             key.read(config, &values(key, item)?)?;
         } else if let Some(inner) = item.as_table_like()
@@ -317,6 +330,43 @@ mod tests {
             assert!(error.contains(wanted), "{text}: {error}");
             assert!(!error.contains('\n') && error.starts_with("tornet.toml: "), "{error}");
         }
+    }
+
+    #[test]
+    fn tunnels_are_entered_changed_and_removed_and_belong_to_friends() {
+        let (_dir, mut file) = file(&template(&Config::default()));
+        let tunnel = |seed: u8, addr: &str, allow: &[&str]| crate::config::TunnelEntry {
+            peer: card(seed).key,
+            addresses: vec![addr.parse().expect("a network")],
+            allow: allow.iter().map(|text| text.parse().expect("a network")).collect(),
+            routes: Vec::new(),
+        };
+        let stranger = file.add_tunnel(&tunnel(1, "10.9.0.1/24", &[])).expect_err("no friend");
+        assert!(stranger.to_string().contains("no friend"), "{stranger}");
+        let before = file.text();
+        file.add_friend(&friend(1, Some("ann"))).expect("added");
+        file.add_friend(&friend(2, Some("bob"))).expect("added");
+        assert!(file.add_tunnel(&tunnel(1, "10.9.0.1/24", &[])).expect("added"));
+        let taken = file.add_tunnel(&tunnel(2, "10.9.0.1/24", &[])).expect_err("taken").to_string();
+        assert!(
+            taken.contains("10.9.0.0/24") && taken.contains("ann") && taken.contains("--allow"),
+            "{taken}"
+        );
+        assert!(file.add_tunnel(&tunnel(2, "10.9.0.1/24", &["10.9.0.3"])).expect("added"));
+        assert!(!file.add_tunnel(&tunnel(1, "fd00::1/64", &[])).expect("changed"));
+        let read = ConfigFile::load(file.path()).expect("loaded");
+        assert_eq!(
+            read.config().tunnels,
+            [tunnel(1, "fd00::1/64", &[]), tunnel(2, "10.9.0.1/24", &["10.9.0.3"])]
+        );
+        let kept = file.remove_friend("bob").expect_err("has a tunnel");
+        assert!(kept.to_string().contains("tunnel down --peer"), "{kept}");
+        assert_eq!(file.remove_tunnels(Some(&card(2).key)).expect("removed").len(), 1);
+        assert_eq!(file.remove_tunnels(None).expect("removed").len(), 1);
+        assert_eq!(file.remove_tunnels(None).expect("none").len(), 0);
+        file.remove_friend("ann").expect("removed");
+        file.remove_friend("bob").expect("removed");
+        assert_eq!(parse(&file.text()), parse(&before));
     }
 
     #[test]

@@ -9,7 +9,10 @@ use std::str::FromStr;
 
 use super::{Config, ConfigError};
 use crate::base::units::{parse_size, show_size};
-use crate::limits::{ADDRESSES_PER_PEER_MAX, LABEL_MAX, LISTEN_ADDRESSES_MAX, SHARDS_MAX};
+use crate::limits::{
+    ADDRESSES_PER_PEER_MAX, DEVICE_NAME_MAX, LABEL_MAX, LISTEN_ADDRESSES_MAX, SHARDS_MAX, TUNNEL_DNS_MAX,
+    TUNNEL_MTU_MAX, TUNNEL_MTU_MIN,
+};
 
 /// How a value is written in TOML.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,6 +169,58 @@ pub const KEYS: &[Key] = &[
         read: |c, v| size(one(v)?, 0).map(|bytes| c.store_cache_max = bytes),
         show: |c| vec![exact_size(c.store_cache_max)],
     },
+    Key {
+        name: "tunnel.device",
+        kind: Kind::Text,
+        live: false,
+        what: "name of the tunnels' network device",
+        read: |c, v| {
+            let text = one(v)?;
+            let fits = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+            if text.is_empty()
+                || text.len() > DEVICE_NAME_MAX
+                || !text.bytes().all(fits)
+                || text.starts_with('.')
+            {
+                return Err(format!(
+                    "a device name of at most {DEVICE_NAME_MAX} letters, digits, dots, dashes"
+                ));
+            }
+            c.tunnel_device = text.to_owned();
+            Ok(())
+        },
+        show: |c| vec![c.tunnel_device.clone()],
+    },
+    Key {
+        name: "tunnel.mtu",
+        kind: Kind::Number,
+        live: false,
+        what: "its MTU, bytes",
+        read: |c, v| match one(v)?.parse() {
+            Ok(mtu) if (TUNNEL_MTU_MIN as u16..=TUNNEL_MTU_MAX as u16).contains(&mtu) => {
+                c.tunnel_mtu = mtu;
+                Ok(())
+            }
+            _ => Err(format!("a number from {TUNNEL_MTU_MIN} to {TUNNEL_MTU_MAX}")),
+        },
+        show: |c| vec![c.tunnel_mtu.to_string()],
+    },
+    Key {
+        name: "tunnel.dns",
+        kind: Kind::List,
+        live: false,
+        what: "who answers for names while a tunnel is up; none leaves that as it is",
+        read: |c, v| list(v, TUNNEL_DNS_MAX, "IP addresses such as 10.9.0.2").map(|list| c.tunnel_dns = list),
+        show: |c| texts(&c.tunnel_dns),
+    },
+    Key {
+        name: "tunnel.kill_switch",
+        kind: Kind::Switch,
+        live: false,
+        what: "whether what tunnels route may leave through nothing else, also while they are down",
+        read: |c, v| parse(one(v)?, "true or false").map(|on| c.tunnel_kill_switch = on),
+        show: |c| vec![c.tunnel_kill_switch.to_string()],
+    },
 ];
 
 impl Key {
@@ -193,6 +248,8 @@ pub fn unknown(name: &str) -> ConfigError {
     let name: String = name.chars().take(80).collect();
     let friends =
         ["key", "place_nonce", "rank_nonce", "addresses", "trust", "name"].map(|k| format!("friend.{k}"));
+    let tunnels = ["key", "addr", "allow", "route"].map(|k| format!("tunnel.peer.{k}"));
+    let friends: Vec<String> = friends.into_iter().chain(tunnels).collect();
     let names = KEYS.iter().map(|key| key.name).chain(friends.iter().map(String::as_str)).chain(["friend"]);
     let distance = |known: &str| {
         // A forgotten table name ("local_max") is as near as can be.

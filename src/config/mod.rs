@@ -13,17 +13,23 @@ pub mod document;
 pub mod friends;
 pub mod keyfile;
 pub mod keys;
+pub mod tunnels;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
+use crate::limits::TUNNEL_MTU;
+
 pub use dir::NodeDir;
 pub use document::ConfigFile;
 pub use friends::FriendEntry;
+pub use tunnels::TunnelEntry;
 
 /// The UDP port of shard 0 unless the operator chooses another.
 pub const DEFAULT_PORT: u16 = 4600;
+/// The tunnels' network device.
+pub const DEFAULT_DEVICE: &str = "tornet0";
 /// The network that nodes join unless told otherwise.
 pub const DEFAULT_NETWORK: &str = "tornet";
 
@@ -90,6 +96,16 @@ pub struct Config {
     pub store_local_max: u64,
     /// Bytes that cached chunks may take.
     pub store_cache_max: u64,
+    /// Name of the tunnels' network device.
+    pub tunnel_device: String,
+    /// Its MTU, bytes.
+    pub tunnel_mtu: u16,
+    /// Who answers for names while a tunnel is up; none leaves that as it is.
+    pub tunnel_dns: Vec<IpAddr>,
+    /// Whether what tunnels route may leave through nothing else.
+    pub tunnel_kill_switch: bool,
+    /// Tunnels to friends, in the file's order.
+    pub tunnels: Vec<TunnelEntry>,
     /// Peers trusted by the operator, in the file's order.
     pub friends: Vec<FriendEntry>,
 }
@@ -108,6 +124,11 @@ impl Default for Config {
             shards_pin: true,
             store_local_max: 64 << 30,
             store_cache_max: 16 << 30,
+            tunnel_device: DEFAULT_DEVICE.to_owned(),
+            tunnel_mtu: TUNNEL_MTU as u16,
+            tunnel_dns: Vec::new(),
+            tunnel_kill_switch: false,
+            tunnels: Vec::new(),
             friends: Vec::new(),
         }
     }
@@ -130,6 +151,6 @@ impl Config {
                 self.port, self.shards_count
             )));
         }
-        Ok(())
+        tunnels::check(&self.tunnels, &self.friends)
     }
 }

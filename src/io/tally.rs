@@ -13,6 +13,12 @@ macro_rules! counters {
             /// Name and help of each counter, in the order of [`Self::values`].
             pub const ABOUT: &'static [(&'static str, &'static str)] = &[$((stringify!($field), $help),)*];
 
+            /// Adds those of another.
+            #[allow(dead_code, reason = "not every thread has several")]
+            pub fn add(&mut self, other: &Self) {
+                $(self.$field += other.$field;)*
+            }
+
             /// The counters' values.
             pub fn values(&self) -> impl Iterator<Item = u64> + use<> {
                 [$(self.$field,)*].into_iter()

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::base::fileop::JobId;
-use crate::base::{NodeId, PublicKey};
+use crate::base::{NodeId, Prefix, PublicKey};
 use crate::crypto::IdentityCard;
 
 pub use crate::service::get::{GetProgress, GetRequest};
@@ -13,6 +13,8 @@ pub use crate::service::get::{GetProgress, GetRequest};
 pub enum Command {
     /// Replaces the set of friends: new ones are connected, missing ones closed.
     Friends(Vec<Friend>),
+    /// Replaces the set of tunnels. Packets for friends alone are carried.
+    Tunnels(Vec<TunnelPeer>),
     /// Fetches content into files.
     Get(GetRequest),
     /// Gives a job up; its journal stays, so that the same `get` resumes.
@@ -35,6 +37,15 @@ pub struct Friend {
     pub addresses: Vec<SocketAddr>,
     /// 0 to 100.
     pub trust: u8,
+}
+
+/// A tunnel to a friend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunnelPeer {
+    /// Who.
+    pub peer: PublicKey,
+    /// Its addresses: what goes to them goes to it, and what it sends is believed from them alone.
+    pub allowed: Vec<Prefix>,
 }
 
 /// What the node tells the control thread.
@@ -63,6 +74,8 @@ pub struct Snapshot {
     pub gauges: Vec<(&'static str, &'static str, f64)>,
     /// Running `get` jobs.
     pub jobs: Vec<(JobId, GetProgress)>,
+    /// Tunnels, in the order in which they were given.
+    pub tunnels: Vec<TunnelSnapshot>,
 }
 
 impl Snapshot {
@@ -70,6 +83,12 @@ impl Snapshot {
     pub fn add(&mut self, other: Self) {
         self.peers.extend(other.peers);
         self.jobs.extend(other.jobs);
+        for tunnel in other.tunnels {
+            match self.tunnels.iter_mut().find(|known| known.peer == tunnel.peer) {
+                Some(known) => known.add(&tunnel),
+                None => self.tunnels.push(tunnel),
+            }
+        }
         if self.counters.is_empty() && self.gauges.is_empty() {
             (self.counters, self.gauges) = (other.counters, other.gauges);
             return;
@@ -91,6 +110,31 @@ impl Snapshot {
             }
             same
         });
+    }
+}
+
+/// What passed one tunnel: IP packets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunnelSnapshot {
+    /// The friend's key.
+    pub peer: PublicKey,
+    /// Packets sent to it.
+    pub sent_packets: u64,
+    /// Their bytes.
+    pub sent_bytes: u64,
+    /// Packets that came from it.
+    pub received_packets: u64,
+    /// Their bytes.
+    pub received_bytes: u64,
+}
+
+impl TunnelSnapshot {
+    /// Adds what another shard says of the same tunnel.
+    fn add(&mut self, other: &Self) {
+        self.sent_packets += other.sent_packets;
+        self.sent_bytes += other.sent_bytes;
+        self.received_packets += other.received_packets;
+        self.received_bytes += other.received_bytes;
     }
 }
 

@@ -130,6 +130,14 @@ impl Friends {
         self.entries.get(key).is_some_and(|entry| !matches!(entry.standing, Standing::Here(_)))
     }
 
+    /// The peer that a friend is, when it is connected.
+    pub(super) fn here(&self, key: &PublicKey) -> Option<PeerId> {
+        match self.entries.get(key)?.standing {
+            Standing::Here(peer) => Some(peer),
+            _ => None,
+        }
+    }
+
     /// Whether none is connected or called.
     pub(super) fn all_away(&self) -> bool {
         self.calling.is_empty() && self.here.is_empty()

@@ -13,13 +13,14 @@ mod send;
 mod snapshot;
 mod streams;
 mod timers;
+mod tunnel;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::base::fileop::{FileDone, FileOp, JobId};
 use crate::base::{
-    ChannelId, ChunkRead, Memory, Path, Place, PublicKey, Rng, SlicePool, StreamId, Time, UnixMs,
+    ChannelId, ChunkRead, Memory, Path, Place, PublicKey, Rng, SlicePool, StreamId, Time, TunPacket, UnixMs,
 };
 use crate::limits::{GET_OTHERS_MS_MAX, LIAR_MS, PROGRESS_MS, RECORD_BUFFERS, SLICE_BUFFERS};
 use crate::service::PeerId;
@@ -34,6 +35,7 @@ pub use command::{Command, Report};
 use friends::{Friends, Standing};
 use peer::{Peer, Role};
 use streams::send_request;
+use tunnel::Tunnels;
 
 /// The channel of the chunk service (docs/protocol/channels.md).
 pub const CHUNK_CHANNEL: ChannelId = ChannelId(1);
@@ -82,6 +84,8 @@ pub struct Train {
 pub enum Input {
     /// Datagrams came. The driver owns the buffer again when the call returns.
     Train(Train),
+    /// A packet came from the TUN device. The driver owns the buffer again when the call returns.
+    Tun(TunPacket),
     /// The control thread asks.
     Command(Command),
     /// A file operation is done.
@@ -109,6 +113,8 @@ pub enum Input {
 pub enum Output {
     /// Send these datagrams; the buffer is the driver's until they are sent, then free.
     Train(Train),
+    /// Write this packet to the TUN device; the buffer is the driver's until that is done, then free.
+    Tun(TunPacket),
     /// Do this to a file; answer with [`Input::FileDone`].
     File(FileOp),
     /// Tell the control thread.
@@ -180,6 +186,7 @@ pub struct Node {
     passed: bool,
     /// Datagrams of other shards, to be sent from our socket; at most [`crate::limits::PASSING_MAX`].
     foreign: VecDeque<Foreign>,
+    tunnels: Tunnels,
     counters: Counters,
 }
 
@@ -233,6 +240,7 @@ impl Node {
             passing: VecDeque::new(),
             passed: false,
             foreign: VecDeque::new(),
+            tunnels: Tunnels::default(),
             counters: Counters::default(),
         }
     }
@@ -256,11 +264,13 @@ impl Node {
                     return;
                 }
             }
+            // Nothing follows from it but trains; whoever is called for it is so at the next tick.
+            Input::Tun(packet) => return self.handle_tun(clock, packet, world),
             Input::Command(command) => self.handle_command(clock, command),
             Input::FileDone(done) => self.get.file_done(done),
             Input::Warmed { handle, slice } => self.serve.warmed(handle, slice, world, &mut self.acts),
             Input::Cross { from, cross } => {
-                if !self.handle_cross(clock, from, cross) {
+                if !self.handle_cross(clock, from, cross, world) {
                     return;
                 }
             }
@@ -286,6 +296,7 @@ impl Node {
                 }
                 self.befriend_connected(clock);
             }
+            Command::Tunnels(tunnels) => self.set_tunnels(tunnels),
             Command::Get(request) => self.start_get(clock, request),
             Command::Cancel(job) => self.get.cancel(job, "cancelled; the same get resumes"),
             Command::Status { token } => {
@@ -391,6 +402,7 @@ impl Node {
         }
         self.call_friends(clock);
         self.send_requests(clock);
+        self.send_waiting(clock, world);
     }
 
     /// Friends that are not connected and would be asked if they were.

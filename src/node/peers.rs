@@ -98,6 +98,7 @@ impl Node {
         }
         if self.friends.connected(&peer.card.key, id) {
             self.sessions.set_keepalive(peer.session, peer.lane == 0);
+            self.tunnels.revive(&peer.card.key);
             if !is_liar(&self.liars, clock.now, &peer.card.key) {
                 self.fetch.peer_up(clock.now, id);
             }

@@ -1,6 +1,7 @@
 //! Datagrams in: a train is opened datagram by datagram, where it lies, and each packet goes to its peer.
 
 use super::peer::ToFetch;
+use super::tunnel::Arrived;
 use super::{Clock, Cross, Foreign, Node, Train, World};
 use crate::base::Path;
 use crate::limits::{DATAGRAM_MAX, PACKET_OVERHEAD, PASSING_MAX};
@@ -13,7 +14,12 @@ impl Node {
         self.counters.trains_in += 1;
         self.counters.bytes_in += u64::from(train.place.len);
         let segment = (train.segment as usize).max(1);
-        self.handle_datagrams(clock, train.path, train.ecn, world.bytes_mut(train.place).chunks_mut(segment))
+        let datagrams = world.bytes_mut(train.place).chunks_mut(segment);
+        let news = self.handle_datagrams(clock, train.path, train.ecn, datagrams);
+        if self.tunnels.has_arrived() {
+            self.take_arrived(train.place, world);
+        }
+        news
     }
 
     fn handle_datagrams<'a>(
@@ -24,19 +30,31 @@ impl Node {
         datagrams: impl Iterator<Item = &'a mut [u8]>,
     ) -> bool {
         let (mut touched, mut news): (Option<PeerId>, bool) = (None, false);
+        let mut next = 0;
         for datagram in datagrams {
+            let start = next;
+            next += datagram.len();
             self.counters.datagrams_in += 1;
             let received = self.sessions.handle_datagram(clock.now, clock.wall, path, datagram);
             news |= !is_noise(&received);
             match received {
                 Received::Packet { session, number, kind, payload } => {
                     let Some(id) = self.peer_of(clock, session) else { continue };
+                    if kind != PacketKind::Stream {
+                        let range = start + payload.start..start + payload.end;
+                        let is_open = kind == PacketKind::Unsummed;
+                        self.tunnels.note(Arrived { peer: id, range, is_open, ecn });
+                        if let Some(peer) = self.peers.get_mut(&id) {
+                            peer.received_bytes += datagram.len() as u64;
+                        }
+                        continue;
+                    }
                     if touched != Some(id)
                         && let Some(previous) = touched.replace(id)
                     {
                         self.end_of_batch(clock, previous);
                     }
-                    self.handle_packet(clock, id, number, kind, ecn, &datagram[payload]);
+                    self.handle_packet(clock, id, number, ecn, &datagram[payload]);
                 }
                 Received::Early { session, payload } => {
                     self.handle_early(clock, session, ecn, &datagram[payload]);
@@ -58,23 +76,37 @@ impl Node {
         if let Some(id) = touched {
             self.end_of_batch(clock, id);
         }
-        news
+        news || self.sessions.has_events()
     }
 
     /// The first flight's request is packet number 0 of the session.
     fn handle_early(&mut self, clock: Clock, session: SessionKey, ecn: u8, request: &[u8]) {
         let Some(id) = self.peer_of(clock, session) else { return };
-        self.handle_packet(clock, id, 0, PacketKind::Stream, ecn, request);
+        self.handle_packet(clock, id, 0, ecn, request);
         self.end_of_batch(clock, id);
     }
 
     /// Obeys another shard; false when nothing follows from it.
-    pub(super) fn handle_cross(&mut self, clock: Clock, from: u8, cross: Cross) -> bool {
+    pub(super) fn handle_cross(
+        &mut self,
+        clock: Clock,
+        from: u8,
+        cross: Cross,
+        world: &mut impl World,
+    ) -> bool {
         self.counters.crossings_in += 1;
         match cross {
             Cross::Datagram { path, ecn, mut bytes } => {
                 self.sessions.learn_port(from, path.local.port());
-                return self.handle_datagrams(clock, path, ecn, std::iter::once(&mut *bytes));
+                let news = self.handle_datagrams(clock, path, ecn, std::iter::once(&mut *bytes));
+                if self.tunnels.has_arrived() {
+                    self.take_crossed(&bytes, world);
+                }
+                return news;
+            }
+            Cross::Packet { peer, offload, bytes } => {
+                self.handle_crossed_packet(clock, &peer, offload, &bytes, world);
+                return false;
             }
             Cross::Send { path, segment, ecn, bytes } => {
                 if self.foreign.len() < PASSING_MAX {
@@ -96,7 +128,7 @@ impl Node {
     }
 
     /// Leaves something for another shard.
-    fn pass(&mut self, shard: u8, cross: Cross) {
+    pub(super) fn pass(&mut self, shard: u8, cross: Cross) {
         if self.passing.len() < PASSING_MAX {
             self.passing.push_back((shard, cross));
         } else {
@@ -104,21 +136,9 @@ impl Node {
         }
     }
 
-    fn handle_packet(
-        &mut self,
-        clock: Clock,
-        id: PeerId,
-        number: u64,
-        kind: PacketKind,
-        ecn: u8,
-        payload: &[u8],
-    ) {
+    fn handle_packet(&mut self, clock: Clock, id: PeerId, number: u64, ecn: u8, payload: &[u8]) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.received_bytes += (payload.len() + PACKET_OVERHEAD) as u64;
-        if kind != PacketKind::Stream {
-            peer.connection.on_other_packet_received(clock.now, number);
-            return;
-        }
         let mut sink = ToFetch { fetch: &mut self.fetch, peer: id, now: clock.now, taken: &mut self.taken };
         let handled = peer.connection.handle_payload(clock.now, number, ecn, payload, &mut sink);
         for (stream, bytes) in self.taken.drain(..) {
@@ -156,6 +176,8 @@ fn is_noise(received: &Received) -> bool {
         Received::Dropped(cause) => cause,
         // Passed on, whoever sent it.
         Received::Foreign { .. } => return true,
+        // For a tunnel: nothing else follows.
+        Received::Packet { kind, .. } => return *kind != PacketKind::Stream,
         _ => return false,
     };
     match cause {

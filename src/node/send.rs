@@ -25,6 +25,9 @@ impl Node {
             self.counters.crossings_out += 1;
             return Some(Output::Cross(shard, cross));
         }
+        if let Some(packet) = self.tunnels.poll_packet(world) {
+            return Some(Output::Tun(packet));
+        }
         // What is passed between other shards and their peers takes turns with what is our own.
         self.passed = !self.passed;
         if self.passed
@@ -47,6 +50,9 @@ impl Node {
 
     fn poll_own(&mut self, clock: Clock, world: &mut impl World) -> Option<Output> {
         if let Some(train) = self.poll_session_train(clock, world) {
+            return Some(self.leave(train, world));
+        }
+        if let Some(train) = self.tunnels.poll_train(world) {
             return Some(self.leave(train, world));
         }
         while let Some(id) = self.ready.pop_front() {

@@ -55,7 +55,13 @@ impl Node {
             }
         }
         let jobs = self.get.progress().map(|(id, progress)| (id, progress.clone())).collect();
-        Snapshot { peers, counters: self.counters(), gauges: self.gauges(), jobs }
+        Snapshot {
+            peers,
+            counters: self.counters(),
+            gauges: self.gauges(),
+            jobs,
+            tunnels: self.tunnels.snapshot(),
+        }
     }
 
     fn gauges(&self) -> Vec<(&'static str, &'static str, f64)> {
@@ -77,6 +83,7 @@ impl Node {
         let session = self.sessions.counters();
         let serve = self.serve.counters();
         let fetch = self.fetch.counters();
+        let (tunnel, joined) = (self.tunnels.counters, self.tunnels.joined());
         vec![
             ("node_trains_received", "Trains of datagrams handed in", trains_in),
             ("node_datagrams_received", "Datagrams handed in", datagrams_in),
@@ -130,6 +137,24 @@ impl Node {
             ("fetch_not_found", "Answers that said not found", fetch.not_found),
             ("fetch_liars", "Answers that failed verification", fetch.liars),
             ("fetch_stalled", "Requests given up because nothing came", fetch.stalled),
+            ("tunnel_reads", "Packets and superpackets taken from the TUN device", tunnel.reads),
+            ("tunnel_sent_packets", "IP packets sent through tunnels", tunnel.sent_packets),
+            ("tunnel_sent_bytes", "Their bytes", tunnel.sent_bytes),
+            ("tunnel_received_packets", "IP packets received through tunnels", tunnel.received_packets),
+            ("tunnel_received_bytes", "Their bytes", tunnel.received_bytes),
+            ("tunnel_writes", "Packets and superpackets given to the TUN device", tunnel.writes),
+            ("tunnel_joined", "Received packets that were joined to the one before", joined.joined),
+            ("tunnel_superpackets", "Superpackets put together", joined.superpackets),
+            ("tunnel_waited", "Packets that waited for a session", tunnel.waited),
+            ("tunnel_dropped_no_tunnel", "Packets for or from nobody with a tunnel", tunnel.no_tunnel),
+            ("tunnel_dropped_malformed", "Packets that were no IP packets", tunnel.malformed),
+            ("tunnel_dropped_unfit", "Packets of the device that could not be cut", tunnel.unfit),
+            ("tunnel_dropped_away", "Packets for friends without a session", tunnel.away),
+            ("tunnel_dropped_too_big", "Packets longer than the path carries", tunnel.too_big),
+            ("tunnel_dropped_no_budget", "Packets to a path that was not validated yet", tunnel.no_budget),
+            ("tunnel_dropped_no_buffer", "Packets that found no buffer", tunnel.no_buffer + joined.no_buffer),
+            ("tunnel_dropped_not_allowed", "Packets from addresses that are not allowed for their sender", tunnel.not_allowed),
+            ("tunnel_dropped_unmarkable", "Packets whose congestion mark they could not carry", tunnel.unmarkable),
             ("gets_done", "Gets completed", gets_done),
             ("gets_failed", "Gets that failed", gets_failed),
         ]

@@ -10,7 +10,7 @@ use super::lanes::Seat;
 use super::noise::Offered;
 use super::sessions::Sessions;
 use super::types::SessionKey;
-use crate::base::{Path, PublicKey, Time, UnixMs};
+use crate::base::{Offload, Path, PublicKey, Time, UnixMs};
 use crate::crypto::{Identity, MaskKey, Secret, hash, kdf};
 use crate::limits::{CROSSINGS_MAX, HANDSHAKE_QUEUE_MAX, SHARDS_MAX};
 
@@ -57,6 +57,15 @@ pub enum Cross {
         /// The sender's port.
         port: u16,
     },
+    /// An IP packet of a tunnel that the sender's device read, for a peer whose home is the receiver.
+    Packet {
+        /// Who.
+        peer: PublicKey,
+        /// What is left to be done with it.
+        offload: Offload,
+        /// The packet.
+        bytes: Box<[u8]>,
+    },
     /// There is no such lane now.
     LaneAway {
         /// What the receiver knows it by.
@@ -90,7 +99,7 @@ pub enum Cross {
 impl Cross {
     /// Whether it carries datagrams, which anybody can cause to be passed on.
     pub fn is_datagrams(&self) -> bool {
-        matches!(self, Self::Datagram { .. } | Self::Send { .. })
+        matches!(self, Self::Datagram { .. } | Self::Send { .. } | Self::Packet { .. })
     }
 
     /// What it is, for traces.
@@ -100,6 +109,7 @@ impl Cross {
             Self::Reply { .. } => "reply",
             Self::Datagram { .. } => "datagram",
             Self::Send { .. } => "send",
+            Self::Packet { .. } => "packet",
             Self::LaneWanted { .. } => "lane wanted",
             Self::LaneAway { .. } => "lane away",
             Self::LaneSeat(_) => "lane",
@@ -247,6 +257,11 @@ impl Sessions {
         self.shards.home(peer) == self.shards.index
     }
 
+    /// The home of a peer, when it is another shard.
+    pub fn elsewhere(&self, peer: &PublicKey) -> Option<u8> {
+        Some(self.shards.home(peer)).filter(|home| *home != self.shards.index)
+    }
+
     /// The other shard from whose socket datagrams of this path leave, when it is not our own.
     pub fn via(&self, path: &Path) -> Option<u8> {
         self.shards.via(path, self.config.home_port)
@@ -299,7 +314,11 @@ impl Sessions {
             Cross::LaneSeated { home, lane, seat } => self.lane_seated(now, from, home, lane, seat),
             Cross::LaneOver { home, lane } => self.lane_over(home, lane),
             Cross::LaneClose { session } => self.lane_close(now, session),
-            Cross::Offer(_) | Cross::Reply { .. } | Cross::Datagram { .. } | Cross::Send { .. } => {}
+            Cross::Offer(_)
+            | Cross::Reply { .. }
+            | Cross::Datagram { .. }
+            | Cross::Send { .. }
+            | Cross::Packet { .. } => {}
         }
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crossbeam::channel::bounded;
 
@@ -15,8 +16,10 @@ use crate::base::{ReadFault, Rng, Time, UnixMs};
 use crate::crypto::{Identity, Suite};
 use crate::io::clock::Clocks;
 use crate::io::files::Files;
+use crate::io::netconf::{self, Applied, Plan};
 use crate::io::store::{Readers, Store, StoreConfig, StoreHandle, StoreReader, StoreStats};
-use crate::limits::{CLOCK_SKEW_MS_MAX, FILE_OPS_MAX, IMPORTS_MAX, SHARDS_MAX};
+use crate::io::tun;
+use crate::limits::{CLOCK_SKEW_MS_MAX, DEVICE_CLOSE_MS_MAX, FILE_OPS_MAX, IMPORTS_MAX, SHARDS_MAX};
 use crate::node::{self, Clock, Command, Input, Node, Output, Report, World};
 use crate::session::Homes;
 use crate::sys::affinity;
@@ -91,7 +94,14 @@ pub struct Daemon {
     readers: Readers,
     store_handle: StoreHandle,
     imports: Arc<AtomicUsize>,
+    device: Mutex<Option<Device>>,
     ending: Mutex<Option<Ending>>,
+}
+
+/// The tunnels' network device, and what leads to it.
+struct Device {
+    name: String,
+    applied: Applied,
 }
 
 struct Ending {
@@ -117,6 +127,7 @@ impl Daemon {
             readers,
             store_handle: store.handle(),
             imports: Arc::default(),
+            device: Mutex::new(None),
             ending: Mutex::new(None),
         };
         let mut threads = Vec::new();
@@ -230,6 +241,61 @@ impl Daemon {
         Ok(cancel)
     }
 
+    /// Makes the host's device and what leads to it as the plan says; `None` takes it away. Blocks until the kernel and
+    /// the shards have followed. An error is one clear line; nothing is left behind then.
+    pub fn tunnel(&self, plan: Option<&Plan>) -> Result<(), String> {
+        let mut device = self.device.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(plan) = plan else { return self.take_down(&mut device) };
+        if device.as_ref().is_some_and(|device| device.name != plan.device) {
+            self.take_down(&mut device)?;
+        }
+        let fresh = device.is_none();
+        if fresh {
+            let shards = self.shards.shards();
+            let queues = tun::open(&plan.device, shards.len()).map_err(|error| error.to_string())?;
+            for (shard, queue) in shards.iter().zip(queues) {
+                shard.device(Some(queue)).map_err(|error| error.to_string())?;
+            }
+        }
+        match netconf::apply(plan) {
+            Ok(applied) => {
+                // What the device was before is what it was before the first of the plans.
+                let _ = device.get_or_insert(Device { name: plan.device.clone(), applied });
+                Ok(())
+            }
+            Err(error) => {
+                if fresh {
+                    // A kill switch that is there is there to stay.
+                    if !plan.kill_switch {
+                        let _ = netconf::clean(&plan.device);
+                    }
+                    self.close_queues();
+                }
+                Err(error.to_string())
+            }
+        }
+    }
+
+    fn take_down(&self, device: &mut Option<Device>) -> Result<(), String> {
+        let Some(Device { applied, .. }) = device.take() else { return Ok(()) };
+        let undone = applied.undo().map_err(|error| error.to_string());
+        self.close_queues();
+        undone
+    }
+
+    /// The device goes with its last queue: waits until the shards have closed theirs.
+    fn close_queues(&self) {
+        let shards = self.shards.shards();
+        let refused = shards.iter().filter(|shard| shard.device(None).is_err()).count();
+        for _ in 0..DEVICE_CLOSE_MS_MAX {
+            if shards.iter().all(|shard| shard.devices_open() == 0) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        tracing::warn!(refused, "the shards have not closed the tunnels' device in time");
+    }
+
     /// Counters of the loops, summed.
     pub fn counters(&self) -> Vec<(&'static str, &'static str, u64)> {
         self.shards.counters()
@@ -242,6 +308,12 @@ impl Daemon {
 
     /// Waits until every thread has ended after [`Command::Shutdown`], and closes the store.
     pub fn join(&self) {
+        let mut device = self.device.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Device { applied, .. }) = device.take()
+            && let Err(error) = applied.undo()
+        {
+            tracing::warn!("taking the tunnels down: {error}");
+        }
         let ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(Ending { threads, store }) = ending {
             for thread in threads {

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{Sender, TrySendError};
 
+use super::device::Device;
 use super::warm::Warmer;
 use super::{ChunkStoreDriver, Core, Handle, LoopCounters};
 use crate::base::fileop::{FileDone, FileFault, FileOp};
@@ -40,6 +41,7 @@ pub struct Fault(#[from] io::Error);
 pub struct Shard<C, S> {
     pub(super) ring: Ring,
     pub(super) udp: Udp,
+    pub(super) device: Device,
     pub(super) core: C,
     pub(super) store: S,
     pub(super) clocks: Clocks,
@@ -71,6 +73,9 @@ impl<S> Memory for Ground<'_, S> {
     }
     fn bytes_mut(&mut self, place: Place) -> &mut [u8] {
         self.buffers.bytes_mut(place)
+    }
+    fn pair(&mut self, from: Place, to: Place) -> (&[u8], &mut [u8]) {
+        self.buffers.pair(from, to)
     }
     fn alloc(&mut self) -> Option<BufId> {
         self.buffers.alloc()
@@ -123,6 +128,8 @@ impl<C: Core, S: ChunkStoreDriver> Shard<C, S> {
             }
             let work_left = self.turn(clock);
             let rearm_at = self.udp.rearm(&mut self.ring, clock.now);
+            let device_at = self.device.rearm(&mut self.ring, clock.now);
+            self.handle.shared().tell_devices(self.device.open());
             if let Some(at) = leave_at {
                 let finished =
                     clock.now >= stay_until && !work_left && self.held.is_none() && self.udp.is_idle();
@@ -136,7 +143,10 @@ impl<C: Core, S: ChunkStoreDriver> Shard<C, S> {
             } else {
                 self.wait(
                     clock,
-                    [rearm_at, leave_at.map(|at: Time| if clock.now < stay_until { stay_until } else { at })],
+                    [
+                        rearm_at.into_iter().chain(device_at).min(),
+                        leave_at.map(|at: Time| if clock.now < stay_until { stay_until } else { at }),
+                    ],
                 )
             };
             self.enter(wait, leave_at.is_some())?;
@@ -151,6 +161,7 @@ impl<C: Core, S: ChunkStoreDriver> Shard<C, S> {
     fn turn(&mut self, clock: Clock) -> bool {
         self.store.turn();
         self.counters.shard_turns += 1;
+        self.device_packets(clock);
         let mut work_left = self.completions(clock);
         work_left |= self.messages(clock);
         self.tick(clock);
@@ -158,8 +169,9 @@ impl<C: Core, S: ChunkStoreDriver> Shard<C, S> {
         self.counters.shard_turns_cut += u64::from(work_left);
         self.counters.shard_warm_requests += self.warmer.submit(&mut self.store, &mut self.ring);
         self.udp.flush(&mut self.ring);
+        self.device.flush(&mut self.ring);
         self.fold();
-        work_left
+        work_left | self.device.has_next(&mut self.ring)
     }
 
     fn completions(&mut self, clock: Clock) -> bool {
@@ -182,11 +194,14 @@ impl<C: Core, S: ChunkStoreDriver> Shard<C, S> {
                     self.counters.shard_wakes += 1;
                     self.ring.wait_event(&self.handle.shared().event);
                 }
-                Completion::TunRead { .. }
-                | Completion::TunWritten { .. }
-                | Completion::TunWritable { .. } => {
-                    unreachable!("this shard opened no TUN queue")
+                Completion::TunRead { tun, result, buffer, more } => {
+                    self.device.read(&mut self.ring, tun, result, buffer, more, clock.now);
+                    self.device_packets(clock);
                 }
+                Completion::TunWritten { tun, slot, result } => {
+                    self.device.written(&mut self.ring, tun, slot, result);
+                }
+                Completion::TunWritable { tun } => self.device.writable(tun),
                 Completion::Populated { tag, result } => {
                     let cold = self.warmer.done(tag);
                     self.counters.shard_warm_failures += u64::from(result.is_err());
@@ -200,8 +215,19 @@ impl<C: Core, S: ChunkStoreDriver> Shard<C, S> {
         self.ring.has_completions()
     }
 
+    /// Packets of the device, as far as there are send buffers for them.
+    fn device_packets(&mut self, clock: Clock) {
+        while let Some(packet) = self.device.next(&mut self.ring) {
+            self.input(clock, Input::Tun(packet));
+            self.ring.buffers().release(packet.place.buf);
+        }
+    }
+
     fn messages(&mut self, clock: Clock) -> bool {
         self.handle.shared().take_nudge();
+        while let Some(queue) = self.handle.shared().next_device() {
+            self.device.change(queue, &mut self.ring);
+        }
         for _ in 0..INBOX_PER_TURN {
             let Some(done) = self.handle.shared().next_answer() else { break };
             self.files_out -= 1;
@@ -249,6 +275,7 @@ impl<C: Core, S: ChunkStoreDriver> Shard<C, S> {
             match self.core.poll(clock, &mut ground) {
                 None => return false,
                 Some(Output::Train(train)) => self.udp.send(&mut self.ring, from_node(train)),
+                Some(Output::Tun(packet)) => self.device.write(&mut self.ring, packet),
                 Some(Output::File(operation)) => self.file(clock, operation),
                 Some(Output::Cross(to, cross)) => {
                     let there = self.shards.get(usize::from(to));
@@ -319,7 +346,8 @@ impl<C: Core, S: ChunkStoreDriver> Shard<C, S> {
     fn fold(&mut self) {
         self.counters.shard_send_buffers_refused = self.ring.buffers().refused();
         self.counters.shard_receive_buffers_lent = self.ring.buffers().lent_target(Lender::Udp) as u64;
-        self.handle.shared().tally.store(self.counters.values().chain(self.udp.counters.values()));
+        let counters = self.counters.values().chain(self.udp.counters.values());
+        self.handle.shared().tally.store(counters.chain(self.device.counters().values()));
     }
 }
 

@@ -50,6 +50,11 @@ impl Group {
             // The shards say goodbye for themselves when they are told to stop.
             Command::Shutdown => shards.iter().for_each(Handle::stop),
             Command::Friends(friends) => self.friends(&friends)?,
+            Command::Tunnels(tunnels) => {
+                for shard in shards {
+                    shard.command(Command::Tunnels(tunnels.clone()))?;
+                }
+            }
             Command::Get(request) => {
                 let (mut state, job) = (self.state(), request.job);
                 let shard = self.roomiest(&state);
@@ -115,6 +120,11 @@ impl Group {
             }
             Report::Progress(..) | Report::Warning(_) => Some(report),
         }
+    }
+
+    /// All shards.
+    pub(super) fn shards(&self) -> &[Handle] {
+        &self.0.shards
     }
 
     /// Name, help and sum of each counter of the loops.

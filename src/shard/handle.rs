@@ -7,15 +7,16 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 
 use crossbeam::queue::ArrayQueue;
 
 use super::LoopCounters;
 use crate::base::fileop::FileDone;
 use crate::io::tally::Tally;
+use crate::io::tun::{Queue, TunCounters};
 use crate::io::udp::UdpCounters;
-use crate::limits::{CROSSINGS_MAX, FILE_OPS_MAX, PASSING_MAX, SHARD_INBOX_MAX};
+use crate::limits::{CROSSINGS_MAX, DEVICE_CHANGES_MAX, FILE_OPS_MAX, PASSING_MAX, SHARD_INBOX_MAX};
 use crate::node::{Command, Cross};
 use crate::sys::eventfd::EventFd;
 
@@ -34,6 +35,9 @@ pub(super) struct Shared {
     /// From other shards: which, and what. Datagrams apart, since anybody can send those.
     crossings: ArrayQueue<(u8, Cross)>,
     passing: ArrayQueue<(u8, Cross)>,
+    /// Queues of the tunnels' device to take, `None` for none any more; and how many the shard has open.
+    devices: ArrayQueue<Option<Queue>>,
+    devices_open: AtomicUsize,
     /// Something without a message of its own happened.
     nudged: AtomicBool,
     stopping: AtomicBool,
@@ -45,12 +49,14 @@ pub(super) struct Shared {
 impl Handle {
     /// For a shard that is not started yet; see [`super::Settings::shards`].
     pub fn new() -> io::Result<Self> {
-        let about = LoopCounters::ABOUT.iter().chain(UdpCounters::ABOUT).copied();
+        let about = LoopCounters::ABOUT.iter().chain(UdpCounters::ABOUT).chain(TunCounters::ABOUT).copied();
         Ok(Self(Arc::new(Shared {
             inbox: ArrayQueue::new(SHARD_INBOX_MAX),
             answers: ArrayQueue::new(FILE_OPS_MAX),
             crossings: ArrayQueue::new(CROSSINGS_MAX),
             passing: ArrayQueue::new(PASSING_MAX),
+            devices: ArrayQueue::new(DEVICE_CHANGES_MAX),
+            devices_open: AtomicUsize::new(0),
             nudged: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             parked: AtomicBool::new(false),
@@ -85,6 +91,18 @@ impl Handle {
         let taken = queue.push((from, cross)).is_ok();
         self.0.left_something();
         taken
+    }
+
+    /// Gives the shard a queue of the tunnels' device instead of the one that it has, or takes that away.
+    pub fn device(&self, queue: Option<Queue>) -> Result<(), Full> {
+        self.0.devices.push(queue).map_err(|_| Full)?;
+        self.0.left_something();
+        Ok(())
+    }
+
+    /// How many queues of devices the shard has open, or was given.
+    pub fn devices_open(&self) -> usize {
+        self.0.devices_open.load(Ordering::Acquire) + self.0.devices.len()
     }
 
     /// Has the shard take a turn: something that it looks at has changed.
@@ -135,6 +153,7 @@ impl Shared {
             && self.answers.is_empty()
             && self.crossings.is_empty()
             && self.passing.is_empty()
+            && self.devices.is_empty()
             && !self.nudged.load(Ordering::Acquire)
             && (stopping || !self.stopping.load(Ordering::Acquire));
         if !nothing {
@@ -158,6 +177,18 @@ impl Shared {
         self.inbox.pop()
     }
 
+    pub(super) fn next_device(&self) -> Option<Option<Queue>> {
+        self.devices.pop()
+    }
+
+    /// Says how many queues are open.
+    pub(super) fn tell_devices(&self, open: usize) {
+        // Only written when it changes, as the nudge is.
+        if self.devices_open.load(Ordering::Relaxed) != open {
+            self.devices_open.store(open, Ordering::Release);
+        }
+    }
+
     pub(super) fn next_answer(&self) -> Option<FileDone> {
         self.answers.pop()
     }
@@ -174,7 +205,8 @@ impl Shared {
         !(self.inbox.is_empty()
             && self.answers.is_empty()
             && self.crossings.is_empty()
-            && self.passing.is_empty())
+            && self.passing.is_empty()
+            && self.devices.is_empty())
     }
 }
 

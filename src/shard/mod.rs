@@ -12,6 +12,7 @@
 
 mod counters;
 pub mod daemon;
+mod device;
 mod driver;
 mod files;
 mod group;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crossbeam::channel::Sender;
 
+use super::device::Device;
 use super::driver::Reports;
 use super::warm::Warmer;
 use super::{ChunkStoreDriver, Core, Fault, Handle, LoopCounters, Shard};
@@ -169,6 +170,7 @@ fn open<C, S>(
         files,
         reports,
         warmer: Warmer::new(),
+        device: Device::default(),
         counters: LoopCounters::default(),
         files_out: 0,
         held: None,

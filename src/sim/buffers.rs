@@ -61,6 +61,14 @@ impl Buffers {
         &mut self.memory[place.buf.0 as usize].as_deref_mut().expect("in use")[range(place)]
     }
 
+    /// The memory of two buffers in use.
+    pub fn pair(&mut self, from: Place, to: Place) -> (&[u8], &mut [u8]) {
+        let at = [from.buf.0 as usize, to.buf.0 as usize];
+        let [from_memory, to_memory] = self.memory.get_disjoint_mut(at).expect("different buffers");
+        let from = &from_memory.as_deref().expect("in use")[range(from)];
+        (from, &mut to_memory.as_deref_mut().expect("in use")[range(to)])
+    }
+
     /// A free one; remembers when there was none.
     pub fn alloc(&mut self) -> Option<BufId> {
         let buf = self.free.pop();

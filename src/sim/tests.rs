@@ -3,6 +3,7 @@
 mod faults;
 mod shards;
 mod trace;
+mod tunnel;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

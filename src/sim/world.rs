@@ -30,6 +30,10 @@ impl Memory for SimWorld {
         self.buffers.bytes_mut(place)
     }
 
+    fn pair(&mut self, from: Place, to: Place) -> (&[u8], &mut [u8]) {
+        self.buffers.pair(from, to)
+    }
+
     fn alloc(&mut self) -> Option<BufId> {
         self.buffers.alloc()
     }

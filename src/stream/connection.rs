@@ -307,6 +307,11 @@ impl Connection {
         self.mtu.current() as usize
     }
 
+    /// Whether the path's MTU is known: until then it may be larger than [`Self::packet_size`].
+    pub fn is_mtu_settled(&self) -> bool {
+        self.mtu.is_settled()
+    }
+
     /// Whether nothing is under way: no stream, nothing to send, nothing unacknowledged.
     pub fn is_idle(&self) -> bool {
         self.streams.len() == 0 && self.datagrams.is_empty() && self.sent.eliciting() == 0

@@ -67,6 +67,11 @@ impl Discovery {
         if self.low == 0 { self.min } else { self.sizes[self.low - 1] }
     }
 
+    /// Whether the search is over, for now.
+    pub fn is_settled(&self) -> bool {
+        self.probe.is_none() && self.low >= self.high
+    }
+
     /// What every path carries.
     pub fn min(&self) -> u32 {
         self.min
@@ -195,6 +200,7 @@ mod tests {
         let mut jumbo = Discovery::new(1232, 8972);
         search(9000, &mut jumbo, 0);
         assert_eq!(jumbo.current(), 8972);
+        assert!(jumbo.is_settled() && !Discovery::new(1232, 1472).is_settled());
         assert_eq!(Discovery::new(1232, 1232).wanted(), None);
     }
 

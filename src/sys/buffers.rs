@@ -299,6 +299,19 @@ impl Memory for Buffers {
         unsafe { std::slice::from_raw_parts_mut(start, place.len as usize) }
     }
 
+    fn pair(&mut self, from: Place, to: Place) -> (&[u8], &mut [u8]) {
+        assert_ne!(from.buf, to.buf, "places of different buffers");
+        let (from_start, to_start) = (self.range(from), self.range(to));
+        // SAFETY: as for `bytes` and `bytes_mut`. The two slices do not overlap, since buffers do not and each lies
+        // inside its own; `self` is borrowed exclusively, so there are no others.
+        unsafe {
+            (
+                std::slice::from_raw_parts(from_start, from.len as usize),
+                std::slice::from_raw_parts_mut(to_start, to.len as usize),
+            )
+        }
+    }
+
     fn alloc(&mut self) -> Option<BufId> {
         let Some(id) = self.free.pop() else {
             self.refused += 1;
@@ -355,6 +368,18 @@ mod tests {
         (0..20).for_each(|_| buffers.lend_more(Lender::Udp));
         buffers.lend(Lender::Udp);
         assert_eq!((buffers.udp.lent, buffers.lent_target(Lender::Udp)), (RECEIVE_BUFFERS, RECEIVE_BUFFERS));
+    }
+
+    #[test]
+    #[should_panic(expected = "different buffers")]
+    fn one_buffer_is_never_read_and_changed_at_once() {
+        let mut buffers = Buffers::new().expect("memory");
+        let (one, other) = (buffers.alloc().expect("a buffer"), buffers.alloc().expect("another"));
+        buffers.bytes_mut(place(one)).fill(3);
+        let (from, to) = buffers.pair(place(one), place(other));
+        to.copy_from_slice(from);
+        assert!(buffers.bytes(place(other)).iter().all(|byte| *byte == 3));
+        buffers.pair(place(one), place(one));
     }
 
     #[test]

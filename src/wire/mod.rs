@@ -12,6 +12,7 @@ pub mod frame;
 pub mod handshake;
 pub mod hello;
 pub mod invite;
+pub mod ip;
 pub mod locator;
 pub mod packet;
 pub mod reference;

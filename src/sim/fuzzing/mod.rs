@@ -17,6 +17,7 @@ mod getting;
 mod input;
 mod messages;
 mod node_peer;
+mod packets;
 mod seeds;
 mod serving;
 mod sessions;
@@ -46,6 +47,7 @@ pub const TARGETS: &[Target] = &[
     ("handshake", messages::handshake),
     ("hello", messages::hello),
     ("invite", text::invite),
+    ("ip", packets::ip),
     ("locator", messages::locator),
     ("packet", messages::packet),
     ("reference", text::reference),
@@ -67,4 +69,5 @@ pub const TARGETS: &[Target] = &[
     ("node_peer", node_peer::peer),
     ("onion_origin", circuits::origin),
     ("onion_relay", circuits::relay),
+    ("tunnel", packets::tunnel),
 ];

@@ -17,6 +17,7 @@ use crate::wire::directory::{DirectoryView, Node};
 use crate::wire::frame::{Frame, frames};
 use crate::wire::handshake::{Init, Reply};
 use crate::wire::invite::{Invite, network_hash};
+use crate::wire::ip::{Ip, TCP, V4_HEADER, V6_HEADER};
 use crate::wire::reference::{Blob, Reference};
 
 /// Seeds of one target.
@@ -38,6 +39,7 @@ const SCRIPTS: &[&str] = &[
     "onion_relay",
     "build",
     "cell",
+    "tunnel",
     "lookup",
     "extents",
     "slices",
@@ -55,6 +57,7 @@ pub fn seeds() -> Vec<Seeds> {
         ("chunkmsg", chunk_messages(&payloads, &chunks)),
         ("hello", stream_bytes(&payloads, 2)),
         ("control", controls()),
+        ("ip", ip_packets()),
         ("handshake", handshakes()),
         ("packet", (0..4).map(|seed| random(seed, 64)).collect()),
         ("locator", reference.root.top.iter().map(|top| top.emit().to_vec()).collect()),
@@ -70,6 +73,20 @@ pub fn seeds() -> Vec<Seeds> {
         all.push((name, (0..12).map(|seed| random(seed, 40 << (seed % 6))).collect()));
     }
     all
+}
+
+fn ip_packets() -> Vec<Vec<u8>> {
+    let packet = |(source, destination): (&str, &str)| {
+        let (source, destination) = (source.parse().expect("address"), destination.parse().expect("address"));
+        let source: std::net::IpAddr = source;
+        let ip =
+            Ip { source, destination, protocol: TCP, header: 0, ecn: 1, fragment: false, divisible: false };
+        let mut out = vec![0; 80];
+        ip.emit(40, &mut out).expect("room");
+        out.truncate(40 + if source.is_ipv4() { V4_HEADER } else { V6_HEADER });
+        out
+    };
+    [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")].into_iter().map(packet).collect()
 }
 
 fn cut(bytes: &[u8]) -> Vec<u8> {

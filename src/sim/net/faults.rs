@@ -166,9 +166,10 @@ impl Net {
         self.trace.note(self.now, Traced::Start(node));
         let wall = sim.clock(self.now).wall;
         sim.boot(self.now, rng, UnixMs(wall.0 + CLOCK_SKEW_MS_MAX));
-        let friends = sim.friends.clone();
+        let (friends, tunnels) = (sim.friends.clone(), sim.tunnels.clone());
         for shard in 0..sim.shard_count {
             self.input(node, shard, Input::Command(Command::Friends(friends.clone())));
+            self.input(node, shard, Input::Command(Command::Tunnels(tunnels.clone())));
         }
     }
 

@@ -9,6 +9,7 @@ mod node;
 mod path;
 mod queue;
 mod run;
+mod tun;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -156,8 +157,12 @@ impl Net {
         if let Command::Friends(friends) = &command {
             self.nodes[node].friends.clone_from(friends);
         }
+        if let Command::Tunnels(tunnels) = &command {
+            self.nodes[node].tunnels.clone_from(tunnels);
+        }
         let what = match &command {
             Command::Friends(friends) => format!("{} friends", friends.len()),
+            Command::Tunnels(tunnels) => format!("{} tunnels", tunnels.len()),
             Command::Get(request) => format!("get, job {}", request.job.0),
             Command::Cancel(job) => format!("cancel job {}", job.0),
             Command::Status { token } => format!("status {token}"),
@@ -171,6 +176,7 @@ impl Net {
         for shard in shards.start + 1..shards.end {
             let same = match &command {
                 Command::Friends(friends) => Command::Friends(friends.clone()),
+                Command::Tunnels(tunnels) => Command::Tunnels(tunnels.clone()),
                 Command::Status { token } => Command::Status { token: *token },
                 Command::Get(_) | Command::Cancel(_) | Command::Shutdown => Command::Shutdown,
             };

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use super::queue::Host;
 use crate::base::fileop::{FileDone, FileOp, JobId};
-use crate::base::{Rng, Time, UnixMs};
+use crate::base::{Offload, Rng, Time, UnixMs};
 use crate::crypto::{Identity, IdentityCard, Suite};
-use crate::node::command::{Friend, GetProgress, GetRequest};
+use crate::node::command::{Friend, GetProgress, GetRequest, TunnelPeer};
 use crate::node::{Clock, Command, Config, Node, Report};
 use crate::sim::files::SimFiles;
 use crate::sim::world::SimWorld;
@@ -90,6 +90,8 @@ pub struct SimNode {
     pub(super) identity: Arc<Identity>,
     /// What its configuration says, and the control thread tells it after a start.
     pub(super) friends: Vec<Friend>,
+    /// And of tunnels.
+    pub(super) tunnels: Vec<TunnelPeer>,
     /// How far its wall clock is ahead, milliseconds.
     pub(super) skew_ms: i64,
     /// Its buffers and chunks.
@@ -105,6 +107,8 @@ pub struct SimNode {
     pub reports: Vec<Report>,
     /// The last progress of each job.
     pub progress: BTreeMap<JobId, GetProgress>,
+    /// Packets and superpackets that it wrote to its TUN device.
+    pub tun_written: Vec<(Vec<u8>, Offload)>,
     /// UDP payload bytes that reached it.
     pub bytes_received: u64,
     /// Datagrams that it sent.
@@ -121,6 +125,7 @@ impl SimNode {
             nat: None,
             identity,
             friends: Vec::new(),
+            tunnels: Vec::new(),
             skew_ms: 0,
             world,
             files: SimFiles::default(),
@@ -128,6 +133,7 @@ impl SimNode {
             delays: Delays::default(),
             reports: Vec::new(),
             progress: BTreeMap::new(),
+            tun_written: Vec::new(),
             bytes_received: 0,
             datagrams_sent: 0,
         }
@@ -155,7 +161,9 @@ impl SimNode {
                 let shard = (job.0 % u64::from(self.shard_count)) as u8;
                 shard..shard + 1
             }
-            Command::Friends(_) | Command::Status { .. } | Command::Shutdown => 0..self.shard_count,
+            Command::Friends(_) | Command::Tunnels(_) | Command::Status { .. } | Command::Shutdown => {
+                0..self.shard_count
+            }
         }
     }
 

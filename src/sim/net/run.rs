@@ -78,6 +78,7 @@ impl Net {
             match running.core.poll(clock, &mut sim.world) {
                 None => break,
                 Some(Output::Train(train)) => self.send(node, shard, train),
+                Some(Output::Tun(packet)) => self.tun_written(node, packet),
                 Some(Output::File(operation)) => _ = self.file(node, shard, operation),
                 Some(Output::Cross(to, cross)) => self.cross(node, shard, to, cross),
                 Some(Output::Report(report)) => self.report(node, report),

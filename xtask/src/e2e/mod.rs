@@ -9,6 +9,7 @@ mod resume;
 mod shards;
 mod store;
 mod stranger;
+mod tunnel;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -38,6 +39,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
         store::CASES,
         links::CASES,
         stranger::CASES,
+        tunnel::CASES,
         hostile::CASES,
     ];
     all.into_iter().flatten()

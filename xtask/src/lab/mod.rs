@@ -302,6 +302,25 @@ impl Lab {
         Ok(())
     }
 
+    /// Gives a host another address, which its neighbours know the way to, and takes away the one that it had.
+    pub fn readdress(&self, host: &Host, address: &str) -> Result<()> {
+        for link in &self.description.links {
+            for [own, peer] in [link.ends, [link.ends[1], link.ends[0]]] {
+                let (own, peer) = (&self.hosts[own], &self.hosts[peer]);
+                if own.name != host.name {
+                    continue;
+                }
+                let (device, beyond, old) =
+                    (own.device_to(peer), peer.address.to_string(), own.address.to_string());
+                ip(&["-n", peer.namespace(), "route", "add", address, "dev", &peer.device_to(own)])?;
+                for (act, address) in [("add", address), ("del", &old)] {
+                    ip(&["-n", own.namespace(), "address", act, address, "peer", &beyond, "dev", &device])?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The hosts' devices, where the kernel alone makes the links.
     fn veth_devices(&self) -> Result<impl Iterator<Item = (&Host, &str)>> {
         ensure!(self.wiring == Wiring::Namespaces, "only links between namespaces can be changed");

@@ -12,15 +12,16 @@ struct Layer {
 }
 
 const CORES: &[&str] = &["limits", "base", "crypto", "wire"];
-const BELOW_NODE: &[&str] =
-    &["limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "service"];
+const BELOW_NODE: &[&str] = &[
+    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "service",
+];
 const SHARD: &[&str] = &[
-    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "service", "node",
-    "sys", "io",
+    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "service",
+    "node", "sys", "io",
 ];
 const ALL: &[&str] = &[
-    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "service", "node",
-    "sys", "io", "shard", "config", "api", "cli",
+    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "service",
+    "node", "sys", "io", "shard", "config", "api", "cli",
 ];
 
 const LAYERS: &[Layer] = &[
@@ -33,9 +34,10 @@ const LAYERS: &[Layer] = &[
     Layer { module: "shape", may: &["limits", "base"] },
     Layer { module: "onion", may: CORES },
     Layer { module: "chunk", may: CORES },
+    Layer { module: "tunnel", may: CORES },
     Layer {
         module: "service",
-        may: &["limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk"],
+        may: &["limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel"],
     },
     Layer { module: "node", may: BELOW_NODE },
     Layer { module: "sys", may: &["limits", "base"] },
@@ -45,8 +47,8 @@ const LAYERS: &[Layer] = &[
     Layer {
         module: "api",
         may: &[
-            "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "service",
-            "node", "sys", "io", "shard", "config",
+            "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel",
+            "service", "node", "sys", "io", "shard", "config",
         ],
     },
     Layer { module: "cli", may: ALL },
@@ -54,8 +56,8 @@ const LAYERS: &[Layer] = &[
     Layer {
         module: "sim",
         may: &[
-            "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "service",
-            "node", "config", "api", "cli",
+            "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel",
+            "service", "node", "config", "api", "cli",
         ],
     },
 ];
@@ -65,8 +67,8 @@ const ROOT: &str = "src/lib.rs";
 
 /// The modules in which no clock, socket, file, thread or async is named.
 pub const PURE: &[&str] = &[
-    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "service", "node",
-    "sim",
+    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "service",
+    "node", "sim",
 ];
 
 /// The rule.

@@ -1,0 +1,60 @@
+//! Tunnels through the API.
+
+use super::*;
+
+#[test]
+fn a_tunnel_is_brought_up_listed_and_taken_down() {
+    block_on(async {
+        let mut world = world().await;
+        let add = json!({ "invite": invitation(2), "name": "bob" });
+        assert_eq!(world.unix("POST", "/v1/friends", &add).await.0, 200);
+        assert_eq!(world.told.recv().await, Some(Told::Friends(1)));
+        let up = json!({ "peer": "bob", "addr": ["10.9.0.1/24"], "route": ["192.168.7.9/24"] });
+        let (code, answer) = world.unix("POST", "/v1/tunnels", &up).await;
+        assert_eq!(
+            (code, &answer["new"], &answer["device"]),
+            (200, &json!(true), &json!("tornet0")),
+            "{answer}"
+        );
+        assert_eq!(answer["tunnel"]["allow"], json!(["10.9.0.0/24", "192.168.7.0/24"]));
+        assert_eq!(world.told.recv().await, Some(Told::Tunnels(1)));
+        let Some(Told::Host(Some(plan))) = world.told.recv().await else { panic!("the host is asked") };
+        assert_eq!((plan.addresses.len(), plan.routes.len(), plan.ports), (1, 1, vec![4700]));
+        assert!(world.settings().contains("[[tunnel.peer]]"));
+        let (_, list) = world.unix("GET", "/v1/tunnels", &Value::Null).await;
+        assert_eq!(
+            (&list["tunnels"][0]["peer"], &list["tunnels"][0]["sent_bytes"]),
+            (&json!("bob"), &json!(0))
+        );
+        assert_eq!(world.unix("DELETE", "/v1/friends/bob", &Value::Null).await.0, 409, "it has a tunnel");
+        let (code, answer) = world.unix("DELETE", "/v1/tunnels/bob", &Value::Null).await;
+        assert_eq!((code, answer["removed"].as_array().map(Vec::len)), (200, Some(1)), "{answer}");
+        assert_eq!(world.told.recv().await, Some(Told::Tunnels(0)));
+        assert_eq!(world.told.recv().await, Some(Told::Host(None)));
+        assert_eq!(world.unix("DELETE", "/v1/tunnels/bob", &Value::Null).await.0, 404);
+        assert_eq!(world.tcp("GET", "/v1/tunnels", "127.0.0.1").await.0, 404, "for the node's user alone");
+    });
+}
+
+#[test]
+fn what_the_host_refuses_is_not_remembered() {
+    block_on(async {
+        let world = world().await;
+        let add = json!({ "invite": invitation(2), "name": "bob" });
+        assert_eq!(world.unix("POST", "/v1/friends", &add).await.0, 200);
+        let device = json!({ "tunnel.device": "refused" });
+        assert_eq!(world.unix("PATCH", "/v1/config", &device).await.0, 200);
+        for (body, wanted) in [
+            (json!({ "peer": "bob", "addr": ["10.9.0.1/24"] }), 409),
+            (json!({ "peer": "bob", "addr": [] }), 400),
+            (json!({ "peer": "bob", "addr": ["10.9.0.1/33"] }), 400),
+            (json!({ "peer": "ann", "addr": ["10.9.0.1/24"] }), 404),
+        ] {
+            let (code, answer) = world.unix("POST", "/v1/tunnels", &body).await;
+            assert_eq!(code, wanted, "{body}: {answer}");
+            assert!(answer["error"].as_str().is_some_and(|line| !line.contains('\n')), "{answer}");
+            let (_, list) = world.unix("GET", "/v1/tunnels", &Value::Null).await;
+            assert_eq!(list["tunnels"], json!([]), "{body}");
+        }
+    });
+}

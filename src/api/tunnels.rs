@@ -1,0 +1,213 @@
+//! Tunnels to friends: brought up, taken down, listed.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::error::ApiError;
+use super::routes::{answer, body};
+use super::{Api, TunnelPlan};
+use crate::base::Prefix;
+use crate::config::{Config, ConfigError, FriendEntry, TunnelEntry, friends};
+use crate::limits::TUNNEL_LISTED_MAX;
+use crate::node::command::{Command, TunnelPeer, TunnelSnapshot};
+
+/// `POST /v1/tunnels`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Up {
+    /// The friend's name, or the beginning of its node id or key.
+    peer: String,
+    addr: Vec<String>,
+    #[serde(default)]
+    allow: Vec<String>,
+    #[serde(default)]
+    route: Vec<String>,
+}
+
+/// The tunnel that the texts of a person mean, to one of these friends.
+pub fn entry(
+    config: &Config,
+    peer: &str,
+    addr: &[String],
+    allow: &[String],
+    route: &[String],
+) -> Result<TunnelEntry, ConfigError> {
+    let friend = &config.friends[friends::find(&config.friends, peer)?];
+    let networks = |name: &str, list: &[String]| -> Result<Vec<Prefix>, ConfigError> {
+        if list.len() > TUNNEL_LISTED_MAX {
+            return Err(ConfigError::Invalid(format!("at most {TUNNEL_LISTED_MAX} of --{name}")));
+        }
+        let parse = |text: &String| {
+            let shown: String = text.chars().take(60).collect();
+            text.parse().map_err(|why| ConfigError::Invalid(format!("--{name} {shown:?}: {why}")))
+        };
+        list.iter().map(parse).collect()
+    };
+    let entry = TunnelEntry {
+        peer: friend.card.key,
+        addresses: networks("addr", addr)?,
+        allow: networks("allow", allow)?,
+        routes: networks("route", route)?,
+    };
+    if entry.addresses.is_empty() {
+        return Err(ConfigError::Invalid(
+            "a tunnel needs this host's address in it: --addr 10.9.0.1/24".into(),
+        ));
+    }
+    Ok(entry)
+}
+
+pub(super) async fn up(State(api): State<Arc<Api>>, request: Body) -> Result<Response, ApiError> {
+    let up: Up = body(request).await?;
+    let wanted = entry(&api.config(), &up.peer, &up.addr, &up.allow, &up.route)?;
+    let _one = api.tunnelling.lock().await;
+    let before = api.config().tunnels.iter().find(|tunnel| tunnel.peer == wanted.peer).cloned();
+    let peer = wanted.peer;
+    let new = api.edit(move |file| file.add_tunnel(&wanted)).await?;
+    if let Err(error) = api.apply_tunnels().await {
+        // As it was: what cannot be brought up is not remembered.
+        let undone = match before {
+            Some(before) => api.edit(move |file| file.add_tunnel(&before).map(drop)).await,
+            None => api.edit(move |file| file.remove_tunnels(Some(&peer)).map(drop)).await,
+        };
+        if undone.is_ok() {
+            let _ = api.apply_tunnels().await;
+        }
+        return Err(error);
+    }
+    let config = api.config().clone();
+    let tunnel = config.tunnels.iter().find(|tunnel| tunnel.peer == peer);
+    Ok(answer(&json!({
+        "tunnel": tunnel.map(|tunnel| tunnel_json(tunnel, &config)),
+        "device": config.tunnel_device,
+        "new": new,
+    })))
+}
+
+pub(super) async fn down(
+    State(api): State<Arc<Api>>,
+    who: Option<Path<String>>,
+) -> Result<Response, ApiError> {
+    let peer = who.map(|Path(who)| named(&api.config(), &who)).transpose()?;
+    let _one = api.tunnelling.lock().await;
+    let removed = api.edit(move |file| file.remove_tunnels(peer.as_ref())).await?;
+    api.apply_tunnels().await?;
+    let config = api.config().clone();
+    let removed: Vec<Value> = removed.iter().map(|tunnel| tunnel_json(tunnel, &config)).collect();
+    Ok(answer(&json!({ "removed": removed })))
+}
+
+/// The peer of the tunnel that a person means.
+pub fn named(config: &Config, who: &str) -> Result<crate::base::PublicKey, ConfigError> {
+    // Also of a tunnel whose friend is gone.
+    let by_key = config.tunnels.iter().find(|tunnel| tunnel.peer.to_string() == who).map(|t| t.peer);
+    let key = match by_key {
+        Some(key) => key,
+        None => config.friends[friends::find(&config.friends, who)?].card.key,
+    };
+    if config.tunnels.iter().all(|tunnel| tunnel.peer != key) {
+        let shown: String = who.chars().take(80).collect();
+        let line = format!("there is no tunnel to {shown}: `tornet tunnel list` shows those that there are");
+        return Err(ConfigError::Missing(line));
+    }
+    Ok(key)
+}
+
+pub(super) async fn list(State(api): State<Arc<Api>>) -> Result<Response, ApiError> {
+    let snapshot = api.snapshot().await?;
+    let config = api.config().clone();
+    Ok(answer(&json!({
+        "device": config.tunnel_device,
+        "tunnels": tunnels_json(&config, &snapshot.tunnels, |key| {
+            snapshot.peers.iter().any(|peer| peer.key == *key && peer.connected)
+        }),
+    })))
+}
+
+/// A tunnel as it is configured.
+pub fn tunnel_json(tunnel: &TunnelEntry, config: &Config) -> Value {
+    let texts = |list: &[Prefix]| list.iter().map(Prefix::to_string).collect::<Vec<_>>();
+    let friend = config.friends.iter().find(|friend| friend.card.key == tunnel.peer);
+    json!({
+        "peer": friend.map(FriendEntry::title),
+        "node_id": friend.map(|friend| friend.card.node_id().to_string()),
+        "key": tunnel.peer.to_string(),
+        "addr": texts(&tunnel.addresses),
+        "allow": texts(&tunnel.allowed()),
+        "route": texts(&tunnel.routes),
+    })
+}
+
+/// Every tunnel with what passed it.
+pub(super) fn tunnels_json(
+    config: &Config,
+    counts: &[TunnelSnapshot],
+    connected: impl Fn(&crate::base::PublicKey) -> bool,
+) -> Vec<Value> {
+    let one = |tunnel: &TunnelEntry| {
+        let mut json = tunnel_json(tunnel, config);
+        let counted = counts.iter().find(|counted| counted.peer == tunnel.peer);
+        let count = |of: fn(&TunnelSnapshot) -> u64| json!(counted.map_or(0, of));
+        json["connected"] = json!(connected(&tunnel.peer));
+        json["sent_packets"] = count(|t| t.sent_packets);
+        json["sent_bytes"] = count(|t| t.sent_bytes);
+        json["received_packets"] = count(|t| t.received_packets);
+        json["received_bytes"] = count(|t| t.received_bytes);
+        json
+    };
+    config.tunnels.iter().map(one).collect()
+}
+
+impl Api {
+    /// Brings up what the configuration says of tunnels at the daemon's start. A host that does not let us leaves the
+    /// rest of the node as useful as it is.
+    pub async fn start_tunnels(self: &Arc<Self>) {
+        if let Err(error) = self.apply_tunnels().await {
+            tracing::error!("the tunnels are down: {}", error.line);
+        }
+    }
+
+    /// Makes host and node what the configuration says of tunnels.
+    pub async fn apply_tunnels(self: &Arc<Self>) -> Result<(), ApiError> {
+        let config = self.config().clone();
+        let peers: Vec<TunnelPeer> = config
+            .tunnels
+            .iter()
+            .map(|tunnel| TunnelPeer { peer: tunnel.peer, allowed: tunnel.allowed() })
+            .collect();
+        self.command(|| Command::Tunnels(peers.clone())).await?;
+        let (api, plan) = (self.clone(), plan(&config));
+        let applied = tokio::task::spawn_blocking(move || api.backend.tunnel(plan)).await;
+        let applied = applied.map_err(|_| ApiError::internal("the tunnel could not be set up"))?;
+        applied.map_err(|line| ApiError::new(StatusCode::CONFLICT, line))
+    }
+}
+
+/// What the host needs for the tunnels of a configuration; nothing when there are none.
+fn plan(config: &Config) -> Option<TunnelPlan> {
+    if config.tunnels.is_empty() {
+        return None;
+    }
+    let all = |of: fn(&TunnelEntry) -> &[Prefix]| {
+        let mut list: Vec<Prefix> = config.tunnels.iter().flat_map(of).copied().collect();
+        list.sort();
+        list.dedup();
+        list
+    };
+    let shards = config.shards_count.max(1);
+    Some(TunnelPlan {
+        device: config.tunnel_device.clone(),
+        mtu: config.tunnel_mtu,
+        addresses: all(|tunnel| &tunnel.addresses),
+        routes: all(|tunnel| &tunnel.routes).iter().map(|prefix| prefix.network()).collect(),
+        dns: config.tunnel_dns.clone(),
+        ports: (0..shards).map(|shard| config.port.saturating_add(shard)).collect(),
+        kill_switch: config.tunnel_kill_switch,
+    })
+}

@@ -1,0 +1,96 @@
+//! `tunnel`: with the daemon when it runs, on `tornet.toml` itself when it does not.
+
+use hyper::Method;
+use serde_json::{Value, json};
+
+use super::client::{ask, segment};
+use super::friend::offline;
+use super::show::table;
+use super::{Failure, args, print, tell};
+use crate::api::tunnels::{entry, named, tunnel_json};
+use crate::base::units::show_size;
+use crate::config::NodeDir;
+
+pub(super) fn tunnel(dir: &NodeDir, command: args::Tunnel) -> Result<(), Failure> {
+    match command {
+        args::Tunnel::Up { peer, addr, allow, route } => up(dir, &peer, &addr, &allow, &route),
+        args::Tunnel::Down { peer } => down(dir, peer.as_deref()),
+        args::Tunnel::List { json } => list(dir, json),
+    }
+}
+
+fn up(dir: &NodeDir, peer: &str, addr: &[String], allow: &[String], route: &[String]) -> Result<(), Failure> {
+    let body = json!({ "peer": peer, "addr": addr, "allow": allow, "route": route });
+    let (tunnel, state) = match ask(dir, Method::POST, "/v1/tunnels", Some(&body))? {
+        Some(answer) => {
+            let device = answer["device"].as_str().unwrap_or_default().to_owned();
+            (answer["tunnel"].clone(), format!("is up on {device}"))
+        }
+        None => offline(dir, |file| {
+            let tunnel = entry(file.config(), peer, addr, allow, route)?;
+            file.add_tunnel(&tunnel)?;
+            let json = tunnel_json(&tunnel, file.config());
+            Ok((json, "is saved; no daemon runs now, and it comes up when one does".to_owned()))
+        })?,
+    };
+    let (peer, addr) = (text(&tunnel, "peer"), list_of(&tunnel, "addr"));
+    tell(format!("the tunnel to {peer} {state}: {addr} here, {} there", list_of(&tunnel, "allow")));
+    Ok(())
+}
+
+fn down(dir: &NodeDir, peer: Option<&str>) -> Result<(), Failure> {
+    let path = peer.map_or("/v1/tunnels".to_owned(), |who| format!("/v1/tunnels/{}", segment(who)));
+    let removed = match ask(dir, Method::DELETE, &path, None)? {
+        Some(answer) => answer["removed"].as_array().cloned().unwrap_or_default(),
+        None => offline(dir, |file| {
+            let peer = peer.map(|who| named(file.config(), who)).transpose()?;
+            let config = file.config().clone();
+            let removed = file.remove_tunnels(peer.as_ref())?;
+            Ok(removed.iter().map(|tunnel| tunnel_json(tunnel, &config)).collect())
+        })?,
+    };
+    if removed.is_empty() {
+        tell("there was no tunnel");
+    }
+    removed.iter().for_each(|tunnel| tell(format!("the tunnel to {} is down", text(tunnel, "peer"))));
+    Ok(())
+}
+
+fn list(dir: &NodeDir, as_json: bool) -> Result<(), Failure> {
+    let answer = match ask(dir, Method::GET, "/v1/tunnels", None)? {
+        Some(answer) => answer,
+        None => {
+            let file = dir.load_config()?;
+            let config = file.config();
+            let tunnels: Vec<Value> = config.tunnels.iter().map(|one| tunnel_json(one, config)).collect();
+            json!({ "device": config.tunnel_device, "tunnels": tunnels })
+        }
+    };
+    if as_json {
+        return print(answer);
+    }
+    let amount = |tunnel: &Value, field: &str| tunnel[field].as_u64().map_or("-".to_owned(), show_size);
+    let row = |tunnel: &Value| {
+        vec![
+            text(tunnel, "peer"),
+            list_of(tunnel, "addr"),
+            list_of(tunnel, "allow"),
+            if tunnel["connected"] == true { "yes" } else { "no" }.to_owned(),
+            amount(tunnel, "sent_bytes"),
+            amount(tunnel, "received_bytes"),
+        ]
+    };
+    let rows: Vec<Vec<String>> = answer["tunnels"].as_array().into_iter().flatten().map(row).collect();
+    print(
+        table(&["FRIEND", "ADDRESS", "ALLOWED", "CONNECTED", "SENT", "RECEIVED"], &[4, 5], &rows).trim_end(),
+    )
+}
+
+fn text(value: &Value, field: &str) -> String {
+    value[field].as_str().or(value["key"].as_str()).unwrap_or_default().to_owned()
+}
+
+fn list_of(value: &Value, field: &str) -> String {
+    let list: Vec<&str> = value[field].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    list.join(" ")
+}

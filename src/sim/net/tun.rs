@@ -1,0 +1,30 @@
+//! The TUN device of a simulated node: what an application hands over, and what it gets.
+
+use super::Net;
+use crate::base::{Memory, Offload, Place, TunPacket};
+use crate::limits::BUFFER_HEAD_ROOM;
+use crate::node::Input;
+use crate::sim::buffers::RECEIVE_BUFFER;
+
+impl Net {
+    /// A packet or superpacket that the kernel hands to the queue of one of a node's shards.
+    pub fn tun_read(&mut self, node: usize, shard: u8, bytes: &[u8], offload: Offload) {
+        let sim = &mut self.nodes[node];
+        let place = Place { buf: RECEIVE_BUFFER, offset: BUFFER_HEAD_ROOM as u32, len: bytes.len() as u32 };
+        sim.world.buffers.begin_receive();
+        sim.world.bytes_mut(place).copy_from_slice(bytes);
+        let clock = sim.clock(self.now);
+        if let Some(running) = sim.shards.get_mut(usize::from(shard)) {
+            running.core.handle(clock, Input::Tun(TunPacket { place, offload }), &mut sim.world);
+        }
+        sim.world.buffers.end_receive();
+        self.drain(node, shard);
+    }
+
+    /// A node wrote to its device.
+    pub(super) fn tun_written(&mut self, node: usize, packet: TunPacket) {
+        let sim = &mut self.nodes[node];
+        sim.tun_written.push((sim.world.bytes(packet.place).to_vec(), packet.offload));
+        sim.world.free(packet.place.buf);
+    }
+}

@@ -1,0 +1,247 @@
+//! Tunnels between simulated friends: what one host's kernel hands over is what the other's gets.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::*;
+use crate::base::{Offload, Prefix, Segmentation};
+use crate::limits::PACKET_OVERHEAD;
+use crate::node::command::{Snapshot, TunnelPeer};
+use crate::tunnel::Cut;
+use crate::wire::ip::{self, Ip, TCP, UDP, put_half, put_word, tcp, udp};
+
+/// A node's address inside the tunnel.
+fn inside(node: usize) -> IpAddr {
+    Ipv4Addr::new(10, 9, 0, 1 + node as u8).into()
+}
+
+/// Nodes that are all friends, with a tunnel between each two.
+fn tunnels(seed: u64, shards: &[u8], link: LinkConfig) -> Net {
+    let mut net = Net::with_shards(seed, shards, link);
+    let all = 0..shards.len();
+    for node in all.clone() {
+        let others: Vec<usize> = all.clone().filter(|other| *other != node).collect();
+        net.befriend(node, &others);
+        let tunnel = |other: &usize| TunnelPeer {
+            peer: net.card(*other).key,
+            allowed: vec![Prefix::host(inside(*other))],
+        };
+        let list = others.iter().map(tunnel).collect();
+        net.command(node, Command::Tunnels(list));
+    }
+    net.run_for(Duration::from_secs(3));
+    net
+}
+
+fn packet(from: usize, to: usize, protocol: u8, transport: usize, payload: usize) -> Vec<u8> {
+    let header = ip::V4_HEADER;
+    let ip = Ip {
+        source: inside(from),
+        destination: inside(to),
+        protocol,
+        header,
+        ecn: 0,
+        fragment: false,
+        divisible: false,
+    };
+    let mut bytes = vec![0; header + transport + payload];
+    ip.emit(transport + payload, &mut bytes).expect("fits");
+    bytes[header + transport..].iter_mut().zip(0u32..).for_each(|(byte, n)| *byte = (n / 7) as u8);
+    bytes
+}
+
+/// A UDP datagram whose checksum is left to the device.
+fn datagram(from: usize, to: usize, payload: usize) -> (Vec<u8>, Offload) {
+    let mut bytes = packet(from, to, UDP, ip::UDP_HEADER, payload);
+    let len = bytes.len() - ip::V4_HEADER;
+    put_half(&mut bytes, ip::V4_HEADER + udp::LENGTH, len as u16);
+    let sum = ip::pseudo(&bytes, false, UDP, len).fold();
+    put_half(&mut bytes, ip::V4_HEADER + udp::CHECKSUM, sum);
+    let offload =
+        Offload { needs_checksum: true, checksum_start: 20, checksum_offset: 6, ..Offload::default() };
+    (bytes, offload)
+}
+
+/// A TCP superpacket as the kernel hands it over.
+fn superpacket(from: usize, to: usize, sequence: u32, payload: usize) -> (Vec<u8>, Offload) {
+    let mut bytes = packet(from, to, TCP, ip::TCP_HEADER, payload);
+    let len = bytes.len() - ip::V4_HEADER;
+    let header = &mut bytes[ip::V4_HEADER..];
+    put_word(header, tcp::SEQUENCE, sequence);
+    header[tcp::OFFSET] = 5 << 4;
+    header[tcp::FLAGS] = tcp::ACK | tcp::PSH;
+    let sum = ip::pseudo(&bytes, false, TCP, len).fold();
+    put_half(&mut bytes, ip::V4_HEADER + tcp::CHECKSUM, sum);
+    let offload = Offload {
+        kind: Segmentation::Tcp4,
+        header_len: 40,
+        segment: 1380,
+        needs_checksum: true,
+        checksum_start: 20,
+        checksum_offset: 16,
+    };
+    (bytes, offload)
+}
+
+fn written(net: &mut Net, node: usize) -> Vec<(Vec<u8>, Offload)> {
+    std::mem::take(&mut net.nodes[node].tun_written)
+}
+
+fn packets(list: &[(Vec<u8>, Offload)]) -> Vec<Vec<u8>> {
+    let cut = |(bytes, offload): &(Vec<u8>, Offload)| {
+        let cut = Cut::new(bytes, &Ip::parse(bytes).expect("a packet"), offload).expect("fits");
+        let part = |index| {
+            let mut out = vec![0; cut.size(index)];
+            cut.write(bytes, index, &mut out);
+            out
+        };
+        (0..cut.count()).map(part).collect::<Vec<_>>()
+    };
+    list.iter().flat_map(cut).collect()
+}
+
+fn status(net: &mut Net, node: usize) -> Snapshot {
+    net.nodes[node].reports.clear();
+    net.command(node, Command::Status { token: 1 });
+    let mut all = Snapshot::default();
+    for report in std::mem::take(&mut net.nodes[node].reports) {
+        if let Report::Status(1, snapshot) = report {
+            all.add(*snapshot);
+        }
+    }
+    all
+}
+
+fn counter(net: &mut Net, node: usize, name: &str) -> u64 {
+    let snapshot = status(net, node);
+    snapshot.counters.iter().find(|(n, ..)| *n == name).expect("there is such a counter").2
+}
+
+fn assert_nothing_leaks(net: &Net) {
+    for node in &net.nodes {
+        assert_eq!(node.world.free_buffers(), crate::limits::SEND_BUFFERS, "seed {}", net.seed);
+    }
+}
+
+#[test]
+fn a_superpacket_arrives_as_one_when_its_train_does() {
+    let mut net = tunnels(1, &[1, 1], LinkConfig::clean(millis(5)));
+    net.nodes[1].coalesce = Some(Duration::from_micros(100));
+    let (bytes, offload) = superpacket(0, 1, u32::MAX - 5000, 30 * 1380 + 17);
+    net.tun_read(0, 0, &bytes, offload);
+    net.run_for(Duration::from_secs(1));
+    let got = written(&mut net, 1);
+    assert_eq!(packets(&got), packets(&[(bytes.clone(), offload)]));
+    assert_eq!(got.iter().map(|(bytes, _)| bytes.len()).sum::<usize>() - bytes.len(), (got.len() - 1) * 40);
+    assert!(got.len() <= 2, "{} writes", got.len());
+    assert_eq!(counter(&mut net, 0, "tunnel_sent_packets"), 31);
+    assert_eq!(counter(&mut net, 1, "tunnel_received_packets"), 31);
+    assert_nothing_leaks(&net);
+}
+
+#[test]
+fn packets_of_all_sizes_come_out_as_they_went_in_whatever_shards_they_meet() {
+    for (seed, shards) in [(2, [1, 1]), (3, [3, 2]), (4, [4, 4])] {
+        let mut net = tunnels(seed, &shards, LinkConfig::clean(millis(5)));
+        net.nodes[1].coalesce = Some(Duration::from_micros(50));
+        let mut rng = Rng::from_number(seed);
+        let mut sent = Vec::new();
+        for turn in 0..200 {
+            let shard = rng.below(u64::from(shards[0])) as u8;
+            let one = if turn % 5 == 0 {
+                superpacket(0, 1, turn * 100_000, 1 + rng.below(60_000) as usize)
+            } else {
+                datagram(0, 1, rng.below(1300) as usize)
+            };
+            net.tun_read(0, shard, &one.0, one.1);
+            sent.push(one);
+            net.run_for(Duration::from_millis(2));
+        }
+        net.run_for(Duration::from_secs(1));
+        // Different queues of a device keep no order between them.
+        let sorted = |list: &[(Vec<u8>, Offload)]| {
+            let mut all = packets(list);
+            all.sort();
+            all
+        };
+        let got = written(&mut net, 1);
+        assert!(
+            sorted(&got) == sorted(&sent),
+            "seed {seed}: {} of {}",
+            packets(&got).len(),
+            packets(&sent).len()
+        );
+        assert_nothing_leaks(&net);
+    }
+}
+
+#[test]
+fn what_comes_from_an_address_of_somebody_else_is_dropped_and_counted() {
+    let mut net = tunnels(5, &[1, 1, 1], LinkConfig::clean(millis(5)));
+    let (forged, offload) = datagram(2, 1, 100);
+    net.tun_read(0, 0, &forged, offload);
+    let (stray, offload) = datagram(0, 99, 100);
+    net.tun_read(0, 0, &stray, offload);
+    net.tun_read(0, 0, b"no packet", Offload::default());
+    let (good, offload) = datagram(0, 1, 100);
+    net.tun_read(0, 0, &good, offload);
+    net.run_for(Duration::from_secs(1));
+    assert_eq!(packets(&written(&mut net, 1)), [good]);
+    assert_eq!(counter(&mut net, 1, "tunnel_dropped_not_allowed"), 1);
+    assert_eq!(counter(&mut net, 0, "tunnel_dropped_no_tunnel"), 1);
+    assert_eq!(counter(&mut net, 0, "tunnel_dropped_malformed"), 1);
+    assert_nothing_leaks(&net);
+}
+
+#[test]
+fn a_packet_for_a_friend_who_is_being_called_waits_and_a_late_one_does_not() {
+    let mut net = tunnels(6, &[1, 1], LinkConfig::clean(millis(5)));
+    net.crash(1, crate::sim::Crash::Process);
+    net.run_for(Duration::from_secs(70));
+    let (old, offload) = datagram(0, 1, 10);
+    net.tun_read(0, 0, &old, offload);
+    net.run_for(Duration::from_secs(20));
+    let (bytes, offload) = datagram(0, 1, 100);
+    net.tun_read(0, 0, &bytes, offload);
+    net.start(1);
+    net.run_for(Duration::from_secs(10));
+    assert_eq!(packets(&written(&mut net, 1)), [bytes]);
+    assert_eq!(counter(&mut net, 0, "tunnel_dropped_away"), 1);
+    assert_nothing_leaks(&net);
+}
+
+#[test]
+fn what_the_path_does_not_carry_is_answered_with_its_mtu() {
+    let link = LinkConfig { mtu: 1400, ..LinkConfig::clean(millis(5)) };
+    let mut net = tunnels(7, &[1, 1], link);
+    net.run_for(Duration::from_secs(60));
+    let (bytes, offload) = datagram(0, 1, 1380);
+    net.tun_read(0, 0, &bytes, offload);
+    net.run_for(Duration::from_secs(1));
+    let [(answer, _)] = &written(&mut net, 0)[..] else { panic!("one answer") };
+    let header = Ip::parse(answer).expect("a packet");
+    assert_eq!((header.source, header.destination, header.protocol), (inside(1), inside(0), ip::ICMP));
+    let mtu = usize::from(ip::half(answer, 26));
+    assert_eq!(mtu + PACKET_OVERHEAD, 1392, "the largest that is tried below the path's");
+    let (fits, offload) = datagram(0, 1, mtu - 28);
+    net.tun_read(0, 0, &fits, offload);
+    net.run_for(Duration::from_secs(1));
+    assert_eq!(packets(&written(&mut net, 1)), [fits]);
+    assert_eq!(counter(&mut net, 0, "tunnel_dropped_too_big"), 1);
+}
+
+#[test]
+fn a_get_and_a_tunnel_share_a_session() {
+    let mut net = tunnels(8, &[1, 1], LinkConfig::clean(millis(5)));
+    let tree = tree(8);
+    let reference = put(&mut net, &[0], &tree);
+    get(&mut net, 1, 1, &reference, &[]);
+    let mut sent = Vec::new();
+    for turn in 0..400 {
+        let one = datagram(0, 1, 200 + turn);
+        net.tun_read(0, 0, &one.0, one.1);
+        sent.push(one);
+        net.run_for(Duration::from_millis(5));
+    }
+    finish(&mut net, 1, 1, 60).expect("the get is done");
+    assert_eq!(packets(&written(&mut net, 1)).len(), sent.len());
+}
