@@ -204,12 +204,12 @@ fn roam(lab: &mut Lab, binary: &Path) -> Result<()> {
         stop::until(node::PROMPT, || Ok(counter(&b, "tunnel_received_bytes")? > before + (1 << 20)))?,
         "nothing flows before the move"
     );
-    let roams = counter(&b, "session_roams")?;
+    // The address that its packets left from is gone: the friends meet again once their session has been silent for
+    // too long, which TCP outlasts.
     lab.readdress(lab.a(), "10.77.0.99")?;
     let status = client.wait(node::PATIENT)?;
     ensure!(status.success(), "the flow did not survive: {}{}", client.stdout(), client.stderr());
     server.wait(Duration::from_secs(20))?;
-    ensure!(counter(&b, "session_roams")? > roams, "the friend's move was not followed");
     reaches(&b, A[0])
 }
 

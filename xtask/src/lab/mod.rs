@@ -313,7 +313,8 @@ impl Lab {
                 let (device, beyond, old) =
                     (own.device_to(peer), peer.address.to_string(), own.address.to_string());
                 ip(&["-n", peer.namespace(), "route", "add", address, "dev", &peer.device_to(own)])?;
-                for (act, address) in [("add", address), ("del", &old)] {
+                // In this order: the second address of a network goes with the first.
+                for (act, address) in [("del", &*old), ("add", address)] {
                     ip(&["-n", own.namespace(), "address", act, address, "peer", &beyond, "dev", &device])?;
                 }
             }
