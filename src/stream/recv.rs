@@ -138,6 +138,11 @@ impl RecvHalf {
     }
 
     /// Takes the bytes of a frame. `room` is what the session's window still allows.
+    ///
+    /// Inlined for the sake of what it returns: small fields that are written one by one and read together cannot be
+    /// forwarded between the two, so that the reader waited until the bytes that the sink had just copied had left
+    /// the store buffer: 15 % of a receiver's time (docs/benchmarks.md).
+    #[inline(always)]
     pub fn on_data(
         &mut self,
         id: StreamId,

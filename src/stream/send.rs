@@ -67,6 +67,8 @@ pub struct SendHalf {
     /// Code and whether the peer knows.
     reset: Option<(u64, bool)>,
     wants_room: bool,
+    /// The segment that was read last: the next packet mostly goes on there.
+    reading: usize,
 }
 
 impl SendHalf {
@@ -84,6 +86,7 @@ impl SendHalf {
             fin: Fin::Open,
             reset: None,
             wants_room: false,
+            reading: 0,
         }
     }
 
@@ -240,14 +243,15 @@ impl SendHalf {
 
     /// Copies bytes of the stream.
     pub fn read(
-        &self,
+        &mut self,
         range: Range<u64>,
         mut into: &mut [u8],
         sources: &mut impl SourceRead,
     ) -> Result<(), SourceFault> {
         let mut at = range.start;
-        let mut index = match self.segments.front() {
-            Some(first) if at < first.start + first.len => 0,
+        let holds = |segment: &Segment| segment.start <= at && at < segment.start + segment.len;
+        let mut index = match self.segments.get(self.reading) {
+            Some(segment) if holds(segment) => self.reading,
             _ => self.segments.partition_point(|segment| segment.start + segment.len <= at),
         };
         while !into.is_empty() {
@@ -259,6 +263,7 @@ impl SendHalf {
                 Content::Bytes(run) => head.copy_from_slice(&run[skip as usize..skip as usize + len]),
                 Content::Source(source) => sources.read(*source, skip, head)?,
             }
+            self.reading = index;
             (into, at, index) = (rest, at + len as u64, index + 1);
         }
         Ok(())
@@ -295,6 +300,7 @@ impl SendHalf {
                 self.buffered -= run.len();
             }
             self.segments.pop_front();
+            self.reading = self.reading.saturating_sub(1);
         }
     }
 

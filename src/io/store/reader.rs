@@ -400,6 +400,8 @@ impl ChunkRead for StoreReader {
             let (now, later) = into.split_at_mut(count);
             if start + count <= main.len() {
                 now.copy_from_slice(&main[start..start + count]);
+                // The next packet's bytes come from memory while this one is being sealed.
+                memory::prefetch(&main[start + count..main.len().min(start + 2 * count)]);
             } else {
                 let from_main = main.len().saturating_sub(start);
                 now[..from_main].copy_from_slice(&main[main.len() - from_main..]);

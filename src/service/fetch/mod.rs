@@ -249,6 +249,8 @@ impl Fetch {
             }
             match self.peers.pick(share, &chunk.without) {
                 Some(peer) => return self.request(now, peer, id, order, share),
+                // The one peer there is may have the oldest chunk, and has no room for it: nothing overtakes that one.
+                None if sharers == 1 && self.peers.honest() == 1 => return None,
                 // Looked at once: with many chunks wanted and all peers nearly full, most need no search.
                 None if room == usize::MAX => room = self.peers.most_room(),
                 None => {}
@@ -307,7 +309,7 @@ impl Fetch {
     pub fn data(&mut self, now: Time, peer: PeerId, stream: StreamId, offset: u64, bytes: &[u8]) {
         let Some(transfer) = self.transfers.get_mut(&(peer, stream)) else { return };
         transfer.data(now, offset, bytes);
-        self.peers.update(peer, |state| state.took(now, bytes.len() as u64));
+        self.peers.took(peer, now, bytes.len() as u64);
         if transfer.wants_attention() {
             self.advance(peer, stream);
         }

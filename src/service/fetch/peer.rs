@@ -1,10 +1,15 @@
 //! What a fetch knows of one peer: how much it was asked for, and how it answers.
 
+use std::time::Duration;
+
 use crate::base::Time;
 use crate::limits::{REQUESTS_PER_SESSION_MAX, SLICE_SIZE, SLICES_AHEAD_PER_PEER};
 
 /// Misses beyond this say nothing more about a peer.
 pub(super) const MISSES_COUNTED_MAX: u32 = 8;
+
+/// How often the rate is measured.
+const MEASURE: Duration = Duration::from_millis(100);
 
 #[derive(Default)]
 pub(super) struct Peer {
@@ -48,11 +53,16 @@ impl Peer {
         self.ahead().saturating_sub(self.outstanding)
     }
 
+    /// Whether [`Self::took`] measures its rate now.
+    pub(super) fn is_measured_at(&self, now: Time) -> bool {
+        now.since(self.measured_at) >= MEASURE
+    }
+
     /// Counts bytes that arrived, and measures the rate ten times per second.
     pub(super) fn took(&mut self, now: Time, bytes: u64) {
         self.arrived += bytes;
-        let elapsed = now.since(self.measured_at).as_secs_f64();
-        if elapsed >= 0.1 {
+        if self.is_measured_at(now) {
+            let elapsed = now.since(self.measured_at).as_secs_f64();
             let rate = self.arrived as f64 / elapsed;
             self.rate = if self.rate == 0.0 { rate } else { 0.7 * self.rate + 0.3 * rate };
             self.arrived = 0;

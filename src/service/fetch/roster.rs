@@ -89,6 +89,16 @@ impl Roster {
         }
     }
 
+    /// Bytes came from a peer. Only when its rate is measured anew can that change its place.
+    pub(super) fn took(&mut self, id: PeerId, now: Time, bytes: u64) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if peer.is_measured_at(now) {
+            self.update(id, |peer| peer.took(now, bytes));
+        } else {
+            peer.took(now, bytes);
+        }
+    }
+
     /// Whether it is a peer that has not lied.
     pub(super) fn is_honest(&self, id: PeerId) -> bool {
         self.peers.get(&id).is_some_and(|peer| !peer.lied)
@@ -139,6 +149,8 @@ impl Roster {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     /// What the indexes must be, from the peers alone.
@@ -167,6 +179,7 @@ mod tests {
                     4 => roster.update(id, |peer| peer.misses = n as u32),
                     5 => roster.update(id, |peer| peer.busy_until = Some(Time::from_millis(n as u64))),
                     6 => roster.update(id, |peer| peer.stuck = n % 2 == 0),
+                    7 if n % 3 == 0 => roster.took(id, now + Duration::from_millis(n as u64), n as u64 * 1_000_000),
                     7 => roster.update(id, |peer| peer.held = n % 2 == 0),
                     8 => roster.update(id, |peer| (peer.lied, peer.held) = (n % 5 == 0, false)),
                     _ => {
