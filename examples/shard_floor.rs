@@ -110,6 +110,7 @@ fn run<C: Core + Send + 'static>(core: usize, address: &str, make: C) -> Running
         core: Some(core),
         addresses: vec![address.parse().expect("an address")],
         report_local: false,
+        busy_poll: std::time::Duration::ZERO,
         clocks: Clocks::start(),
         shards: Vec::new(),
     };

@@ -275,6 +275,12 @@ pub const SEND_SLOTS: usize = 128;
 pub const RECEIVE_NAME_SIZE: usize = 32;
 /// Room that `recvmsg` is given for control messages (segment size, ECN, local address), bytes.
 pub const RECEIVE_CONTROL_SIZE: usize = 128;
+/// Trains from this size on are sent without a copy where the device allows, bytes.
+pub const ZERO_COPY_SIZE_MIN: usize = 10_000;
+/// Trains that the kernel had to copy after all before a socket may stop trying.
+pub const ZERO_COPY_COPIED_MIN: u32 = 8;
+/// It stops when more than one in so many was copied.
+pub const ZERO_COPY_COPIED_SHARE: u32 = 8;
 /// Receive buffers that lie in the kernel's ring at first; it grows to all of them when it runs dry.
 pub const RECEIVE_LENT_MIN: usize = 64;
 /// Kernel memory that a socket may hold for received datagrams, bytes (when permitted).
@@ -315,6 +321,16 @@ pub const COMPLETIONS_PER_TURN: usize = 64;
 pub const INBOX_PER_TURN: usize = 64;
 /// Outputs carried out in one turn.
 pub const OUTPUTS_PER_TURN: usize = 256;
+/// A shard without work looks for some at most so many microseconds before it sleeps.
+pub const BUSY_POLL_US_MAX: u32 = 1_000_000;
+/// The shortest and the longest duration that latency histograms tell from others, nanoseconds.
+pub const LATENCY_NS_MIN: u64 = 64;
+/// The longest.
+pub const LATENCY_NS_MAX: u64 = 60_000_000_000;
+/// A copy of them is left for readers at most every so many milliseconds.
+pub const LATENCY_SHOWN_MS: u64 = 250;
+/// Of the trains of one turn behind the first, one in so many is timed, so that the clock costs nothing.
+pub const LATENCY_SAMPLE: u64 = 8;
 /// Pause before a deadline that was reported and is still overdue is reported again, microseconds.
 pub const OVERDUE_PAUSE_US: u64 = 500;
 /// Pause before a socket whose receive failed twice in a row is asked again, milliseconds.

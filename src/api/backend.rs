@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::base::Prefix;
+use crate::io::latency::Latencies;
 use crate::node::command::Command;
 
 /// The node's inbox (or the number of jobs) is at its bound; later there is room again.
@@ -25,6 +26,9 @@ pub trait Backend: Send + Sync + 'static {
     /// Monotonic counters of everything outside the node's core (shard, store, imports): name without
     /// the `tornet_` prefix and `_total` suffix, help, value.
     fn counters(&self) -> Vec<(&'static str, &'static str, u64)>;
+
+    /// How long things took, shard by shard.
+    fn latencies(&self) -> Vec<Latencies>;
 
     /// How full the store is.
     fn store_stats(&self) -> StoreStats;

@@ -10,7 +10,8 @@ use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
@@ -19,6 +20,7 @@ use prometheus_client::registry::Registry;
 use super::Api;
 use super::error::ApiError;
 use super::status::View;
+use crate::io::latency::{Latencies, Latency};
 use crate::limits::METRICS_PEERS_MAX;
 use crate::node::command::PeerSnapshot;
 
@@ -85,11 +87,38 @@ impl Collector for Scrape {
                 plain(&mut encoder, name, help, &ConstGauge::new(value))?;
             }
         }
+        self.per_shard(&mut encoder)?;
         self.per_peer(&mut encoder)
     }
 }
 
+/// A latency as a Prometheus histogram.
+struct Shown<'a>(&'a Latency);
+
+impl EncodeMetric for Shown<'_> {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let Self(latency) = self;
+        encoder.encode_histogram::<NoLabelSet>(latency.sum(), latency.count(), &latency.buckets(), None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
 impl Scrape {
+    fn per_shard(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        for (at, (name, help)) in Latencies::ABOUT.iter().enumerate() {
+            let name = format!("shard_{name}_seconds");
+            let mut family = encoder.encode_descriptor(&name, help, None, MetricType::Histogram)?;
+            for (shard, latencies) in self.view.latencies.iter().enumerate() {
+                let label = [("shard", shard.to_string())];
+                Shown(latencies.all()[at]).encode(family.encode_family(&label)?)?;
+            }
+        }
+        Ok(())
+    }
+
     fn per_peer(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         type Read<T> = fn(&PeerSnapshot) -> T;
         let gauges: [(&str, &str, Read<f64>); 4] = [

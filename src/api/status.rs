@@ -13,6 +13,7 @@ use super::tunnels::tunnels_json;
 use super::{Api, PutProgress, StoreStats, lock};
 use crate::base::fileop::JobId;
 use crate::config::Config;
+use crate::io::latency::Latencies;
 use crate::node::command::{GetProgress, PeerSnapshot, Snapshot};
 
 /// One consistent look at everything that is shown.
@@ -23,6 +24,8 @@ pub(super) struct View {
     /// Name without prefix and suffix, help, value; sorted, each name once.
     pub counters: Vec<(&'static str, &'static str, u64)>,
     pub puts: Vec<(u64, PutProgress)>,
+    /// Of each shard.
+    pub latencies: Vec<Latencies>,
     pub uptime_s: u64,
 }
 
@@ -48,7 +51,8 @@ impl View {
         snapshot.gauges.dedup_by_key(|(name, ..)| *name);
         let puts = lock(&api.puts).iter().map(|(id, progress)| (*id, *progress)).collect();
         let uptime_s = api.started.elapsed().as_secs();
-        Ok(Self { snapshot, store: api.backend.store_stats(), counters, puts, uptime_s })
+        let (store, latencies) = (api.backend.store_stats(), api.backend.latencies());
+        Ok(Self { snapshot, store, counters, puts, latencies, uptime_s })
     }
 }
 
@@ -77,6 +81,7 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Result<Response, ApiErr
         view.snapshot.peers.iter().any(|peer| peer.key == *key && peer.connected)
     };
     let tunnels = tunnels_json(&config, &view.snapshot.tunnels, connected);
+    let latency: Vec<Value> = (0..).zip(&view.latencies).map(|(n, one)| latency_json(n, one)).collect();
     let store = view.store;
     Ok(answer(&json!({
         "node_id": api.node.to_string(),
@@ -100,6 +105,7 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Result<Response, ApiErr
         "jobs": jobs,
         "counters": counters,
         "gauges": gauges,
+        "latency": latency,
     })))
 }
 
@@ -121,6 +127,22 @@ fn peer_json(peer: &PeerSnapshot, config: &Config) -> Value {
         "mtu_bytes": peer.mtu,
         "agent": peer.agent,
     })
+}
+
+/// What a shard measured: microseconds at some shares.
+fn latency_json(shard: usize, latencies: &Latencies) -> Value {
+    let mut json = json!({ "shard": shard });
+    for ((name, _), one) in Latencies::ABOUT.iter().zip(latencies.all()) {
+        json[*name] = json!({
+            "count": one.count(),
+            "p50_us": one.quantile_us(0.5),
+            "p90_us": one.quantile_us(0.9),
+            "p99_us": one.quantile_us(0.99),
+            "p999_us": one.quantile_us(0.999),
+            "max_us": one.quantile_us(1.0),
+        });
+    }
+    json
 }
 
 /// A `get`'s progress.

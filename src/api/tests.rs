@@ -4,6 +4,7 @@ mod tunnels;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,6 +16,7 @@ use crate::base::fileop::JobId;
 use crate::base::{ChunkId, NodeId, PublicKey};
 use crate::config::ConfigFile;
 use crate::crypto::{Identity, Secret};
+use crate::io::latency::{Board, Latencies, Recorder};
 use crate::node::command::{GetProgress, PeerSnapshot, Report, Snapshot};
 use crate::wire::invite::{Invite, network_hash};
 use crate::wire::locator::Locator;
@@ -81,6 +83,14 @@ impl Backend for Fake {
 
     fn counters(&self) -> Vec<(&'static str, &'static str, u64)> {
         vec![("store_commits", "Group commits", 3), ("packets_received", "Packets received", 1)]
+    }
+
+    fn latencies(&self) -> Vec<Latencies> {
+        let (mut recorder, board) = (Recorder::new(), Board::new());
+        recorder.own.queueing.record(Duration::from_micros(3), 4);
+        recorder.touch();
+        recorder.publish(&board);
+        vec![Board::new().read(), board.read()]
     }
 
     fn store_stats(&self) -> StoreStats {
@@ -257,6 +267,10 @@ fn status_shows_the_node_its_peers_and_counters() {
         assert_eq!(status["store"]["local_bytes"], 2 << 20);
         assert_eq!(status["jobs"][0]["id"], 7);
         assert_eq!(status["counters"]["packets_received"], 42, "counters of one name are summed");
+        let latency = &status["latency"][1];
+        assert_eq!((&latency["shard"], &latency["queueing"]["count"]), (&json!(1), &json!(4)));
+        assert!(latency["queueing"]["p99_us"].as_f64().is_some_and(|us| (us - 3.0).abs() < 0.1));
+        assert_eq!(status["latency"][0]["round_trip"]["max_us"], 0.0);
     });
 }
 
@@ -285,7 +299,10 @@ fn metrics_are_valid_openmetrics() {
             assert!(value.parse::<f64>().is_ok(), "{line}");
             let name = series.split('{').next().expect("a name");
             assert!(name.starts_with("tornet_"), "{line}");
-            let family = ["_total", "_info"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+            let family = ["_total", "_info", "_sum", "_count", "_bucket"]
+                .iter()
+                .find_map(|end| name.strip_suffix(end))
+                .unwrap_or(name);
             let kind = types.get(family).unwrap_or_else(|| panic!("no type for {line}"));
             assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
         }
@@ -294,6 +311,16 @@ fn metrics_are_valid_openmetrics() {
         assert!(text.iter().any(|line| line.starts_with("tornet_build_info{version=")));
         let peer = format!("tornet_peer_rtt_seconds{{peer=\"{}\"}} 0.0015", NodeId([0xbb; 20]));
         assert!(text.contains(&peer.as_str()));
+        // Buckets add up, and each shard has its own.
+        for (line, count) in [
+            ("tornet_shard_queueing_seconds_bucket{le=\"0.000002\",shard=\"1\"}", 0),
+            ("tornet_shard_queueing_seconds_bucket{le=\"0.000005\",shard=\"1\"}", 4),
+            ("tornet_shard_queueing_seconds_bucket{le=\"+Inf\",shard=\"1\"}", 4),
+            ("tornet_shard_queueing_seconds_count{shard=\"1\"}", 4),
+            ("tornet_shard_processing_seconds_count{shard=\"0\"}", 0),
+        ] {
+            assert!(text.contains(&format!("{line} {count}").as_str()), "{line}: {text:#?}");
+        }
     });
 }
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::api::{
     Backend, Busy, PutEvent, PutHandle, PutProgress, PutRequest, Reports, StoreStats, TunnelPlan,
@@ -11,6 +12,7 @@ use crate::config::{Config, NodeDir};
 use crate::crypto::rank::PLACE_FLOOR_BITS;
 use crate::crypto::{Identity, Secret};
 use crate::io::entropy;
+use crate::io::latency::Latencies;
 use crate::io::netconf::{self, Plan};
 use crate::io::store::StoreConfig;
 use crate::io::tree::Unreadable;
@@ -34,6 +36,7 @@ pub(super) fn start(
         listen: config.listen.iter().map(|ip| SocketAddr::new(*ip, config.port)).collect(),
         shards: config.shards_count.min(SHARDS_MAX.into()) as u8,
         pin: config.shards_pin,
+        busy_poll: Duration::from_micros(config.shards_busy_poll_us.into()),
         store: StoreConfig { local_limit: config.store_local_max, cache_limit: config.store_cache_max },
     };
     // Of a daemon that was killed. Where tunnels come up again they make the host what it shall be without a gap.
@@ -90,6 +93,10 @@ impl Backend for Linked {
         };
         let cancel = self.daemon.import(import, Box::new(tell)).map_err(|_| Busy)?;
         Ok(PutHandle::new(move || cancel.store(true, Ordering::Relaxed)))
+    }
+
+    fn latencies(&self) -> Vec<Latencies> {
+        self.daemon.latencies()
     }
 
     fn counters(&self) -> Vec<(&'static str, &'static str, u64)> {

@@ -231,6 +231,9 @@ mod tests {
         fn counters(&self) -> Vec<(&'static str, &'static str, u64)> {
             Vec::new()
         }
+        fn latencies(&self) -> Vec<crate::io::latency::Latencies> {
+            Vec::new()
+        }
         fn store_stats(&self) -> api::StoreStats {
             api::StoreStats::default()
         }

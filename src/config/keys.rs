@@ -10,7 +10,7 @@ use std::str::FromStr;
 use super::{Config, ConfigError};
 use crate::base::units::{parse_size, show_size};
 use crate::limits::{
-    ADDRESSES_PER_PEER_MAX, DEVICE_NAME_MAX, LABEL_MAX, LISTEN_ADDRESSES_MAX, SHARDS_MAX, TUNNEL_DNS_MAX,
+    ADDRESSES_PER_PEER_MAX, BUSY_POLL_US_MAX, DEVICE_NAME_MAX, LABEL_MAX, LISTEN_ADDRESSES_MAX, SHARDS_MAX, TUNNEL_DNS_MAX,
     TUNNEL_MTU_MAX, TUNNEL_MTU_MIN,
 };
 
@@ -152,6 +152,20 @@ pub const KEYS: &[Key] = &[
         what: "whether each shard stays on one core",
         read: |c, v| parse(one(v)?, "true or false").map(|on| c.shards_pin = on),
         show: |c| vec![c.shards_pin.to_string()],
+    },
+    Key {
+        name: "shards.busy_poll_us",
+        kind: Kind::Number,
+        live: false,
+        what: "microseconds for which a shard without work keeps looking before it sleeps, at a whole core's cost",
+        read: |c, v| match one(v)?.parse() {
+            Ok(us @ 0..=BUSY_POLL_US_MAX) => {
+                c.shards_busy_poll_us = us;
+                Ok(())
+            }
+            _ => Err(format!("microseconds, 0 to {BUSY_POLL_US_MAX}; 0 sleeps at once")),
+        },
+        show: |c| vec![c.shards_busy_poll_us.to_string()],
     },
     Key {
         name: "store.local_max",
@@ -406,6 +420,8 @@ mod tests {
             ("log", " __\u{624}=Q'III[}4"),
             ("shards.count", "0"),
             ("shards.count", "65"),
+            ("shards.busy_poll_us", "-1"),
+            ("shards.busy_poll_us", "1000001"),
             ("store.local_max", "1KiB"),
             ("store.cache_max", "1000TiB"),
             ("network", "two words"),

@@ -92,6 +92,8 @@ pub struct Config {
     pub shards_count: u16,
     /// Whether each shard is pinned to a core.
     pub shards_pin: bool,
+    /// Microseconds for which a shard without work looks for some before it sleeps.
+    pub shards_busy_poll_us: u32,
     /// Bytes that published chunks may take.
     pub store_local_max: u64,
     /// Bytes that cached chunks may take.
@@ -122,6 +124,7 @@ impl Default for Config {
             log: "info".to_owned(),
             shards_count: 1,
             shards_pin: true,
+            shards_busy_poll_us: 0,
             store_local_max: 64 << 30,
             store_cache_max: 16 << 30,
             tunnel_device: DEFAULT_DEVICE.to_owned(),

@@ -6,6 +6,7 @@ pub mod entropy;
 pub mod files;
 #[cfg(any(test, feature = "sim"))]
 pub mod fuzzing;
+pub mod latency;
 pub mod netconf;
 pub mod store;
 pub mod tally;

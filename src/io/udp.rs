@@ -11,10 +11,13 @@
 //! ones could overtake it: it goes back to its place in the queue until the socket is writable again.
 //! `docs/decisions/0004-io-uring-receive.md` holds the reasons and measurements.
 
+mod zero_copy;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use self::zero_copy::Judge;
 use crate::base::{BufId, Path, Place, Time};
 use crate::io::tally::counters;
 use crate::limits::{
@@ -52,6 +55,9 @@ counters! {
         udp_send_forbidden: "sends that a firewall forbade (EPERM, EACCES)",
         udp_send_no_memory: "sends for which the kernel had no memory (ENOBUFS, ENOMEM)",
         udp_send_failed: "sends that failed with any other error",
+        udp_zero_copy_avoided: "trains that the device read where they lay",
+        udp_zero_copy_copied: "trains that were to be sent without a copy and were copied after all",
+        udp_zero_copy_ended: "sockets that stopped trying to send without a copy, since the kernel copies there",
         udp_send_no_socket: "trains dropped because no socket of theirs is bound",
     }
 }
@@ -77,6 +83,8 @@ struct Bound {
     rearm_at: Time,
     /// Whether the kernel segments trains for this socket.
     segments: bool,
+    /// Whether trains are sent without a copy.
+    zero_copy: Judge,
     /// Whether a `poll_writable` is out.
     blocked: bool,
     /// Send buffers to submit, in the order of their numbers in `Job::order`.
@@ -94,12 +102,15 @@ struct Job {
     /// Bytes submitted so far, when `singly`.
     submitted: u32,
     in_flight: u16,
+    /// Sends that are done while the kernel still reads the buffer.
+    held: u16,
 }
 
 #[derive(Clone, Copy, Default)]
 struct Flight {
     job: u16,
     len: u32,
+    zero_copy: bool,
 }
 
 /// The UDP sockets of one shard.
@@ -128,6 +139,7 @@ impl Udp {
                 failures: 0,
                 rearm_at: Time::ZERO,
                 segments: true,
+                zero_copy: Judge::default(),
                 blocked: false,
                 queue: VecDeque::with_capacity(SEND_BUFFERS),
             });
@@ -272,8 +284,15 @@ impl Udp {
         let singly = segments > 1 && !bound.segments;
         self.counters.udp_send_singly += u64::from(singly);
         let index = job_of(train.place.buf);
-        self.jobs[usize::from(index)] =
-            Some(Job { train, socket: number, order: self.order, singly, submitted: 0, in_flight: 0 });
+        self.jobs[usize::from(index)] = Some(Job {
+            train,
+            socket: number,
+            order: self.order,
+            singly,
+            submitted: 0,
+            in_flight: 0,
+            held: 0,
+        });
         self.order += 1;
         bound.queue.push_back(index);
     }
@@ -333,9 +352,11 @@ impl Udp {
             };
             // Datagrams of a train that is sent singly may wait in the kernel: putting a part of a train
             // back is not worth the trouble.
-            let message = Message { to: train.path.remote, place, control, now_or_never: !job.singly };
+            let zero_copy = !job.singly && bound.zero_copy.wants(place.len);
+            let message =
+                Message { to: train.path.remote, place, control, now_or_never: !job.singly, zero_copy };
             ring.send(&bound.socket, slot, &message);
-            self.flights[usize::from(slot)] = Flight { job: index, len: place.len };
+            self.flights[usize::from(slot)] = Flight { job: index, len: place.len, zero_copy };
             job.in_flight += 1;
             job.submitted += place.len;
             if job.submitted == train.place.len {
@@ -344,15 +365,19 @@ impl Udp {
         }
     }
 
-    /// Takes a send completion. True when a send buffer became free.
-    pub fn sent(&mut self, ring: &mut Ring, slot: u16, result: Result<u32, i32>) -> bool {
-        self.slots.push(slot);
-        let Flight { job: index, len } = self.flights[usize::from(slot)];
+    /// Takes a send completion; `held` when the kernel goes on reading until [`Self::released`]. True when a send
+    /// buffer became free.
+    pub fn sent(&mut self, ring: &mut Ring, slot: u16, result: Result<u32, i32>, held: bool) -> bool {
+        if !held {
+            self.slots.push(slot);
+        }
+        let Flight { job: index, len, zero_copy } = self.flights[usize::from(slot)];
         let job = self.jobs[usize::from(index)].as_mut().expect("a job in flight is there");
         let number = job.socket;
         let bound = &mut self.sockets[usize::from(number)];
         let counters = &mut self.counters;
         job.in_flight -= 1;
+        job.held += u16::from(held);
         let train = job.train;
         let is_train = train.segment < train.place.len;
         match result {
@@ -378,6 +403,14 @@ impl Udp {
                 self.requeue(index);
                 return false;
             }
+            // It may not pin so much memory (RLIMIT_MEMLOCK), or cannot do it at all.
+            Err(libc::ENOMEM | libc::ENOBUFS | libc::EOPNOTSUPP) if zero_copy => {
+                bound.zero_copy.refuse();
+                counters.udp_zero_copy_ended += 1;
+                job.submitted = 0;
+                self.requeue(index);
+                return false;
+            }
             Err(libc::EIO | libc::EINVAL) if is_train && !job.singly => {
                 counters.udp_send_gso_refused += 1;
                 counters.udp_send_singly += 1;
@@ -388,10 +421,34 @@ impl Udp {
             }
             Err(errno) => *cause(counters, errno) += 1,
         }
-        if job.in_flight > 0 || job.submitted < train.place.len {
+        self.finish(ring, index)
+    }
+
+    /// The kernel has read what it was left; `copied` when it had made a copy instead. True when a send buffer became
+    /// free.
+    pub fn released(&mut self, ring: &mut Ring, slot: u16, copied: bool) -> bool {
+        self.slots.push(slot);
+        let index = self.flights[usize::from(slot)].job;
+        let job = self.jobs[usize::from(index)].as_mut().expect("a job whose buffer is read is there");
+        job.held -= 1;
+        let (bound, counters) = (&mut self.sockets[usize::from(job.socket)], &mut self.counters);
+        *(if copied { &mut counters.udp_zero_copy_copied } else { &mut counters.udp_zero_copy_avoided }) += 1;
+        if bound.zero_copy.report(copied) {
+            counters.udp_zero_copy_ended += 1;
+            let address = bound.socket.local();
+            tracing::debug!(%address, "the kernel copies what it was to send in place: not tried any more");
+        }
+        self.finish(ring, index)
+    }
+
+    /// Gives a job's buffer back, if all of it was sent and nobody reads it any more.
+    fn finish(&mut self, ring: &mut Ring, index: u16) -> bool {
+        let Some(job) = &self.jobs[usize::from(index)] else { return false };
+        let train = job.train;
+        if job.in_flight > 0 || job.held > 0 || job.submitted < train.place.len {
             return false;
         }
-        counters.udp_sent_trains += 1;
+        self.counters.udp_sent_trains += 1;
         self.jobs[usize::from(index)] = None;
         ring.buffers().sent(train.place.buf);
         true

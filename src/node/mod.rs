@@ -188,6 +188,8 @@ pub struct Node {
     foreign: VecDeque<Foreign>,
     tunnels: Tunnels,
     counters: Counters,
+    /// The last round trip that a peer's acknowledgement showed, until it is asked for.
+    round_trip: Option<Duration>,
 }
 
 /// Datagrams of another shard.
@@ -242,7 +244,13 @@ impl Node {
             foreign: VecDeque::new(),
             tunnels: Tunnels::default(),
             counters: Counters::default(),
+            round_trip: None,
         }
+    }
+
+    /// A round trip that was measured since this was last asked.
+    pub fn take_round_trip(&mut self) -> Option<Duration> {
+        self.round_trip.take()
     }
 
     /// Whether it has friends away and no handshake to any of them under way.

@@ -154,6 +154,7 @@ impl Node {
     fn end_of_batch(&mut self, clock: Clock, id: PeerId) {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.connection.end_of_batch(clock.now);
+            self.round_trip = peer.connection.take_round_trip().or(self.round_trip);
         }
         self.touch(id);
     }

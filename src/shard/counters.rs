@@ -7,6 +7,8 @@ counters! {
     pub struct LoopCounters {
         shard_turns: "turns of the loop",
         shard_turns_cut: "turns that ended at a bound with work left, so that receiving, commands and sending take turns",
+        shard_enters: "system calls: times the loop entered the kernel",
+        shard_polls: "turns without work after which the loop looked again at once, as shards.busy_poll_us wants it",
         shard_parks: "times the loop had nothing left to do but wait for the kernel",
         shard_wakes: "times another thread woke the loop",
         shard_completions: "io_uring completions handled",

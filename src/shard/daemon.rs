@@ -16,6 +16,7 @@ use crate::base::{ReadFault, Rng, Time, UnixMs};
 use crate::crypto::{Identity, Suite};
 use crate::io::clock::Clocks;
 use crate::io::files::Files;
+use crate::io::latency::Latencies;
 use crate::io::netconf::{self, Applied, Plan};
 use crate::io::store::{Readers, Store, StoreConfig, StoreHandle, StoreReader, StoreStats};
 use crate::io::tun;
@@ -36,6 +37,10 @@ impl Core for Node {
 
     fn poll_timeout(&self) -> Option<Time> {
         Node::poll_timeout(self)
+    }
+
+    fn take_round_trip(&mut self) -> Option<Duration> {
+        Node::take_round_trip(self)
     }
 }
 
@@ -74,6 +79,8 @@ pub struct DaemonConfig {
     pub shards: u8,
     /// Whether each shard stays on one core.
     pub pin: bool,
+    /// For how long a shard without work looks for some before it sleeps.
+    pub busy_poll: Duration,
     /// Sizes of the store.
     pub store: StoreConfig,
 }
@@ -170,6 +177,7 @@ impl Daemon {
             core: if config.pin { core_of(&listen, index) } else { None },
             report_local: listen.len() > 1,
             addresses: listen,
+            busy_poll: config.busy_poll,
             clocks,
             shards: handles.to_vec(),
         };
@@ -299,6 +307,11 @@ impl Daemon {
     /// Counters of the loops, summed.
     pub fn counters(&self) -> Vec<(&'static str, &'static str, u64)> {
         self.shards.counters()
+    }
+
+    /// How long things took, shard by shard.
+    pub fn latencies(&self) -> Vec<Latencies> {
+        self.shards.latencies()
     }
 
     /// The store's numbers.

@@ -19,10 +19,11 @@ use super::{ChunkStoreDriver, Core, Handle, LoopCounters};
 use crate::base::fileop::{FileDone, FileFault, FileOp};
 use crate::base::{BufId, ChunkId, ChunkRead, Memory, Place, ReadFault, StoredChunk, Time};
 use crate::io::clock::Clocks;
+use crate::io::latency::Recorder;
 use crate::io::udp::{Datagrams, Udp};
 use crate::limits::{
-    COMPLETIONS_PER_TURN, FILE_OPS_MAX, INBOX_PER_TURN, OUTPUTS_PER_TURN, OVERDUE_PAUSE_US, SHARD_LAST_MS,
-    SHARD_STOP_MS,
+    COMPLETIONS_PER_TURN, FILE_OPS_MAX, INBOX_PER_TURN, LATENCY_SAMPLE, LATENCY_SHOWN_MS, OUTPUTS_PER_TURN,
+    OVERDUE_PAUSE_US, SHARD_LAST_MS, SHARD_STOP_MS,
 };
 use crate::node::{Clock, Command, Input, Output, Report, Train, World};
 use crate::sys::buffers::{Buffers, Lender};
@@ -53,6 +54,15 @@ pub struct Shard<C, S> {
     pub(super) reports: Reports,
     pub(super) warmer: Warmer,
     pub(super) counters: LoopCounters,
+    pub(super) latencies: Recorder,
+    /// For how long to go on looking when there is nothing left to do, and until when now.
+    pub(super) busy_poll: Duration,
+    pub(super) busy_until: Time,
+    /// Whether the last turn left completions, and since when what is in their queue has been there.
+    pub(super) left: bool,
+    pub(super) fresh_at: Time,
+    /// When a copy of the latencies was left for readers.
+    pub(super) shown_at: Time,
     /// File operations without an answer; at most [`FILE_OPS_MAX`], so that the answers' queue never overflows.
     pub(super) files_out: usize,
     /// The operation that had no room; nothing is polled while there is one.
@@ -134,7 +144,7 @@ impl<C: Core, S: ChunkStoreDriver> Shard<C, S> {
                 let finished =
                     clock.now >= stay_until && !work_left && self.held.is_none() && self.udp.is_idle();
                 if finished || clock.now >= at {
-                    self.fold();
+                    self.fold(clock);
                     return Ok((self.core, self.store));
                 }
             }
@@ -161,20 +171,29 @@ impl<C: Core, S: ChunkStoreDriver> Shard<C, S> {
     fn turn(&mut self, clock: Clock) -> bool {
         self.store.turn();
         self.counters.shard_turns += 1;
+        let before = self.counters.shard_completions + self.counters.shard_commands;
         self.device_packets(clock);
         let mut work_left = self.completions(clock);
         work_left |= self.messages(clock);
+        if self.counters.shard_completions + self.counters.shard_commands != before {
+            self.busy_until = clock.now + self.busy_poll;
+        }
         self.tick(clock);
         work_left |= self.outputs(clock);
         self.counters.shard_turns_cut += u64::from(work_left);
         self.counters.shard_warm_requests += self.warmer.submit(&mut self.store, &mut self.ring);
         self.udp.flush(&mut self.ring);
         self.device.flush(&mut self.ring);
-        self.fold();
+        self.fold(clock);
         work_left | self.device.has_next(&mut self.ring)
     }
 
     fn completions(&mut self, clock: Clock) -> bool {
+        // What the last turn left has been there since then.
+        if !std::mem::take(&mut self.left) {
+            self.fresh_at = clock.now;
+        }
+        let mut trains = 0;
         for _ in 0..COMPLETIONS_PER_TURN {
             let Some(completion) = self.ring.completion() else { return false };
             self.counters.shard_completions += 1;
@@ -182,12 +201,15 @@ impl<C: Core, S: ChunkStoreDriver> Shard<C, S> {
                 Completion::Received { socket, result, buffer, more } => {
                     let train = self.udp.received(&mut self.ring, socket, result, buffer, more, clock.now);
                     if let Some(train) = train {
-                        self.input(clock, Input::Train(to_node(train)));
-                        self.ring.buffers().release(train.place.buf);
+                        self.train(clock, train, trains);
+                        trains += 1;
                     }
                 }
-                Completion::Sent { slot, result } => {
-                    self.udp.sent(&mut self.ring, slot, result);
+                Completion::Sent { slot, result, held } => {
+                    self.udp.sent(&mut self.ring, slot, result, held);
+                }
+                Completion::Released { slot, copied } => {
+                    self.udp.released(&mut self.ring, slot, copied);
                 }
                 Completion::Writable { socket } => self.udp.writable(socket),
                 Completion::Woken => {
@@ -212,7 +234,26 @@ impl<C: Core, S: ChunkStoreDriver> Shard<C, S> {
                 }
             }
         }
-        self.ring.has_completions()
+        self.left = self.ring.has_completions();
+        self.left
+    }
+
+    /// Hands a train to the core, and times the first of a turn and some of the others.
+    fn train(&mut self, clock: Clock, train: Datagrams, before: u64) {
+        let weight = if before == 0 { 1 } else { LATENCY_SAMPLE };
+        let timed = before.is_multiple_of(LATENCY_SAMPLE).then(|| self.clocks.now());
+        self.input(clock, Input::Train(to_node(train)));
+        self.ring.buffers().release(train.place.buf);
+        if let Some(began) = timed {
+            let recorded = &mut self.latencies.own;
+            recorded.queueing.record(began.since(self.fresh_at), weight);
+            recorded.processing.record(self.clocks.now().since(began), weight);
+            self.latencies.touch();
+        }
+        if let Some(time) = self.core.take_round_trip() {
+            self.latencies.own.round_trip.record(time, 1);
+            self.latencies.touch();
+        }
     }
 
     /// Packets of the device, as far as there are send buffers for them.
@@ -237,6 +278,8 @@ impl<C: Core, S: ChunkStoreDriver> Shard<C, S> {
         for _ in 0..INBOX_PER_TURN {
             let Some(command) = self.handle.shared().next_command() else { break };
             self.counters.shard_commands += 1;
+            // Whoever asks for the state looks at this too.
+            self.latencies.publish(&self.handle.shared().latencies);
             self.input(clock, Input::Command(command));
         }
         for _ in 0..INBOX_PER_TURN {
@@ -330,22 +373,33 @@ impl<C: Core, S: ChunkStoreDriver> Shard<C, S> {
 
     /// Enters the kernel: submits, runs completions, and sleeps when there is time to.
     fn enter(&mut self, wait: Option<Duration>, stopping: bool) -> Result<(), Fault> {
-        let wait = wait.filter(|_| self.handle.shared().park(stopping));
+        // Without sleeping: the ring is looked at, and so are the queues of other threads in the next turn.
+        let polls = wait.is_some() && !stopping && self.clocks.now() < self.busy_until;
+        if polls {
+            self.counters.shard_polls += 1;
+        }
+        let wait = if polls { None } else { wait.filter(|_| self.handle.shared().park(stopping)) };
         if wait.is_some() {
             self.counters.shard_parks += 1;
             self.store.park();
         }
-        let entered = self.ring.enter(wait);
+        let entered = if polls { self.ring.look() } else { self.ring.enter(wait) };
         if wait.is_some() {
             self.handle.shared().unpark();
         }
-        self.counters.shard_completion_overflows += u64::from(entered?.overflowed);
+        let entered = entered?;
+        self.counters.shard_enters += u64::from(entered.called);
+        self.counters.shard_completion_overflows += u64::from(entered.overflowed);
         Ok(())
     }
 
-    fn fold(&mut self) {
+    fn fold(&mut self, clock: Clock) {
         self.counters.shard_send_buffers_refused = self.ring.buffers().refused();
         self.counters.shard_receive_buffers_lent = self.ring.buffers().lent_target(Lender::Udp) as u64;
+        if clock.now.since(self.shown_at) >= Duration::from_millis(LATENCY_SHOWN_MS) {
+            self.shown_at = clock.now;
+            self.latencies.publish(&self.handle.shared().latencies);
+        }
         let counters = self.counters.values().chain(self.udp.counters.values());
         self.handle.shared().tally.store(counters.chain(self.device.counters().values()));
     }

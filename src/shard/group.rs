@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::{Full, Handle};
 use crate::base::PublicKey;
 use crate::base::fileop::JobId;
+use crate::io::latency::Latencies;
 use crate::limits::API_QUESTIONS_MAX;
 use crate::node::command::{Friend, Snapshot};
 use crate::node::{Command, Report};
@@ -125,6 +126,11 @@ impl Group {
     /// All shards.
     pub(super) fn shards(&self) -> &[Handle] {
         &self.0.shards
+    }
+
+    /// How long things took in each.
+    pub(super) fn latencies(&self) -> Vec<Latencies> {
+        self.0.shards.iter().map(Handle::latencies).collect()
     }
 
     /// Name, help and sum of each counter of the loops.

@@ -13,6 +13,7 @@ use crossbeam::queue::ArrayQueue;
 
 use super::LoopCounters;
 use crate::base::fileop::FileDone;
+use crate::io::latency::{Board, Latencies};
 use crate::io::tally::Tally;
 use crate::io::tun::{Queue, TunCounters};
 use crate::io::udp::UdpCounters;
@@ -44,6 +45,7 @@ pub(super) struct Shared {
     parked: AtomicBool,
     pub(super) event: EventFd,
     pub(super) tally: Tally,
+    pub(super) latencies: Board,
 }
 
 impl Handle {
@@ -62,6 +64,7 @@ impl Handle {
             parked: AtomicBool::new(false),
             event: EventFd::new()?,
             tally: Tally::new(about),
+            latencies: Board::new(),
         })))
     }
 
@@ -121,6 +124,11 @@ impl Handle {
     /// Name, help and value of each counter, as of the shard's last turn.
     pub fn counters(&self) -> Vec<(&'static str, &'static str, u64)> {
         self.0.tally.read()
+    }
+
+    /// How long things took in the shard so far; at most [`crate::limits::LATENCY_SHOWN_MS`] old while it works.
+    pub fn latencies(&self) -> Latencies {
+        self.0.latencies.read()
     }
 
     /// Whether the shard sleeps, or is about to.

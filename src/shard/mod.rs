@@ -23,6 +23,8 @@ mod start;
 mod tests;
 mod warm;
 
+use std::time::Duration;
+
 use crate::base::{ChunkRead, ReadFault, Time};
 use crate::node::{Clock, Input, Output, World};
 
@@ -41,6 +43,10 @@ pub trait Core {
     fn poll<W: World>(&mut self, clock: Clock, world: &mut W) -> Option<Output>;
     /// When it wants [`Input::Tick`].
     fn poll_timeout(&self) -> Option<Time>;
+    /// A round trip that was measured since this was last asked.
+    fn take_round_trip(&mut self) -> Option<Duration> {
+        None
+    }
 }
 
 /// A stored slice whose pages are not resident.

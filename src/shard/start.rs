@@ -16,6 +16,7 @@ use crate::base::Rng;
 use crate::base::fileop::FileOp;
 use crate::io::clock::Clocks;
 use crate::io::entropy::{self, NoEntropy};
+use crate::io::latency::Recorder;
 use crate::io::udp::Udp;
 use crate::limits::{BIND_PAUSE_MS, BIND_TRIES, SOCKET_RECEIVE_BUFFER};
 use crate::node::Clock;
@@ -37,6 +38,9 @@ pub struct Settings {
     /// On wildcard addresses, learn which of the host's addresses each train came to, and answer from it.
     /// For hosts with several addresses of one family.
     pub report_local: bool,
+    /// For how long the loop goes on looking when there is nothing left to do, before it sleeps: a core's whole time
+    /// for some microseconds of every round trip. The kernel is asked to poll the devices as long, where it can.
+    pub busy_poll: Duration,
     /// The daemon's clocks.
     pub clocks: Clocks,
     /// The handles of all shards of the node, this one's among them at its index; empty when it is alone.
@@ -143,7 +147,12 @@ fn open<C, S>(
             source,
         })?;
     }
-    let ring = Ring::new()?;
+    let mut ring = Ring::new()?;
+    if !settings.busy_poll.is_zero() && !ring.poll_devices(settings.busy_poll) {
+        tracing::info!(
+            "this kernel does not poll network devices for a ring (NAPI); the shard polls its ring alone"
+        );
+    }
     let udp = patiently(
         || Udp::bind(&settings.addresses, settings.report_local),
         || thread::sleep(Duration::from_millis(BIND_PAUSE_MS)),
@@ -172,6 +181,12 @@ fn open<C, S>(
         warmer: Warmer::new(),
         device: Device::default(),
         counters: LoopCounters::default(),
+        latencies: Recorder::new(),
+        busy_poll: settings.busy_poll,
+        busy_until: clock.now,
+        left: false,
+        fresh_at: clock.now,
+        shown_at: clock.now,
         files_out: 0,
         held: None,
         ticked: None,

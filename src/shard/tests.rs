@@ -16,12 +16,15 @@ use crate::node::{Command, Report, Train};
 use crate::sys::kernel::KernelError;
 
 mod effects;
+mod waiting;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn settings(index: usize, address: &str) -> Settings {
     let addresses = vec![address.parse().expect("an address")];
-    Settings { index, core: None, addresses, report_local: true, clocks: Clocks::start(), shards: Vec::new() }
+    let clocks = Clocks::start();
+    let (shards, busy_poll) = (Vec::new(), Duration::ZERO);
+    Settings { index, core: None, addresses, report_local: true, busy_poll, clocks, shards }
 }
 
 /// Starts a shard, or says why it cannot run here.

@@ -2,6 +2,7 @@
 //! `transmit`, acknowledgements and timers in `recovery`.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::controller::Controller;
 use super::cubic::Cubic;
@@ -84,6 +85,8 @@ pub struct Connection {
     /// Bytes that the front stream may send before the next has its turn.
     pub(super) turn: u64,
     pub(super) stats: Stats,
+    /// The last sample, until it is asked for.
+    pub(super) round_trip: Option<Duration>,
 }
 
 /// New streams and datagrams are put off while so many events wait; what is left is room for the events
@@ -133,6 +136,7 @@ impl Connection {
             fresh_blocked: false,
             turn: STREAM_QUANTUM,
             stats: Stats::default(),
+            round_trip: None,
             controller,
             config,
         };
@@ -320,6 +324,11 @@ impl Connection {
     /// The round-trip estimator.
     pub fn rtt(&self) -> &Rtt {
         &self.rtt
+    }
+
+    /// The last round trip that was measured since this was last asked.
+    pub fn take_round_trip(&mut self) -> Option<Duration> {
+        self.round_trip.take()
     }
 
     /// Figures.

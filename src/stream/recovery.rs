@@ -212,6 +212,7 @@ impl Connection {
             self.rtt.update(measured, Duration::from_micros(ack.delay_us));
             self.recovery.first_sample.get_or_insert(now);
             sample = Some(measured);
+            self.round_trip = sample;
         }
         if eliciting {
             self.recovery.timeouts = 0;

@@ -2,6 +2,7 @@
 //! queues, and the options of sockets and devices that no safe crate knows. What is public here is safe to call.
 
 pub mod affinity;
+pub mod allocations;
 pub mod buffers;
 pub mod eventfd;
 pub mod fault;

@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
+use io_uring::types::{CancelBuilder, Fd, Napi, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
 use super::buffers::{Buffers, Lender};
@@ -35,6 +35,10 @@ const GROUP: u16 = 0;
 /// The one that all TUN queues of a ring are read into.
 const TUN_GROUP: u16 = 1;
 const PAGE: usize = 4096;
+/// `IORING_SEND_ZC_REPORT_USAGE`: a flag of sends without a copy.
+const REPORT_USAGE: u16 = 1 << 3;
+/// `IORING_NOTIF_USAGE_ZC_COPIED`: the report says that there was a copy.
+const USAGE_COPIED: u32 = 1 << 31;
 
 /// One thing that the kernel finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +60,15 @@ pub enum Completion {
         slot: u16,
         /// Bytes sent, or the error number.
         result: Result<u32, i32>,
+        /// Whether slot and buffer are still the kernel's, until [`Completion::Released`].
+        held: bool,
+    },
+    /// The kernel is done with what a send without a copy left to it.
+    Released {
+        /// The slot given to [`Ring::send`].
+        slot: u16,
+        /// Whether it had to copy after all.
+        copied: bool,
     },
     /// A socket has room for sending again.
     Writable {
@@ -109,6 +122,8 @@ pub struct Message {
     pub control: Control,
     /// Whether to fail with `EAGAIN` rather than wait in the kernel when the socket's buffer is full.
     pub now_or_never: bool,
+    /// Whether the device may read the bytes where they lie, after the send is done.
+    pub zero_copy: bool,
 }
 
 #[repr(C)]
@@ -161,6 +176,8 @@ pub struct Ring {
 pub struct Entered {
     /// Whether completions overflowed their queue and waited in the kernel.
     pub overflowed: bool,
+    /// Whether the kernel was entered: it is not when there is nothing to do there.
+    pub called: bool,
 }
 
 impl Ring {
@@ -223,7 +240,8 @@ impl Ring {
         self.push(entry, Kind::Received, number);
     }
 
-    /// Sends a datagram or train. The slot and the buffer are the kernel's until [`Completion::Sent`].
+    /// Sends a datagram or train. The slot and the buffer are the kernel's until [`Completion::Sent`], or until
+    /// [`Completion::Released`] when that says so.
     pub fn send(&mut self, socket: &Socket, slot: u16, message: &Message) {
         let busy = &mut self.slot_busy[usize::from(slot)];
         assert!(!*busy, "a slot sends one message at a time");
@@ -242,7 +260,12 @@ impl Ring {
             slot.header.msg_iov = &raw mut slot.part;
             slot.header.msg_iovlen = 1;
             let flags = if message.now_or_never { libc::MSG_DONTWAIT as u32 } else { 0 };
-            opcode::SendMsg::new(Fd(socket.as_raw_fd()), &raw const slot.header).flags(flags).build()
+            let (fd, header) = (Fd(socket.as_raw_fd()), &raw const slot.header);
+            if message.zero_copy {
+                opcode::SendMsgZc::new(fd, header).flags(flags).ioprio(REPORT_USAGE).build()
+            } else {
+                opcode::SendMsg::new(fd, header).flags(flags).build()
+            }
         };
         self.push(entry, Kind::Sent, slot);
     }
@@ -309,7 +332,7 @@ impl Ring {
         if !more {
             self.in_flight -= 1;
         }
-        let result = u32::try_from(entry.result()).map_err(|_| -entry.result());
+        let result = u32::try_from(entry.result()).map_err(|_| entry.result().wrapping_neg());
         Some(match entry.user_data() >> 16 {
             kind if kind == Kind::Received as u64 => {
                 assert_eq!(self.home, self.buffers.entries(Lender::Udp).0, "a ring keeps its buffers");
@@ -329,8 +352,12 @@ impl Ring {
             }
             kind if kind == Kind::TunWritable as u64 => Completion::TunWritable { tun: number },
             kind if kind == Kind::Sent as u64 => {
-                self.slot_busy[usize::from(number)] = false;
-                Completion::Sent { slot: number, result }
+                self.slot_busy[usize::from(number)] = more;
+                if cqueue::notif(entry.flags()) {
+                    Completion::Released { slot: number, copied: entry.result() as u32 & USAGE_COPIED != 0 }
+                } else {
+                    Completion::Sent { slot: number, result, held: more }
+                }
             }
             kind if kind == Kind::Writable as u64 => Completion::Writable { socket: number },
             kind if kind == Kind::Populated as u64 => {
@@ -350,7 +377,7 @@ impl Ring {
         let (queued, overflowed) = (submission.len(), submission.cq_overflow());
         let work = submission.taskrun() || overflowed;
         if queued == 0 && !work && wait.is_none() {
-            return Ok(Entered { overflowed });
+            return Ok(Entered { overflowed, called: false });
         }
         drop((submission, completion));
         let mut flags = self.enter_flags;
@@ -365,14 +392,30 @@ impl Ring {
         let result =
             unsafe { submitter.enter(queued as u32, u32::from(wait.is_some()), flags.bits(), Some(&args)) };
         match result {
-            Ok(_) => Ok(Entered { overflowed }),
+            Ok(_) => Ok(Entered { overflowed, called: true }),
             Err(e) => match e.raw_os_error() {
                 // The time is over; a signal came; completions must be taken first; memory is short for
                 // the moment. In each case the caller's next turn goes on where this one stopped.
-                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(Entered { overflowed }),
+                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => {
+                    Ok(Entered { overflowed, called: true })
+                }
                 _ => Err(e),
             },
         }
+    }
+}
+
+impl Ring {
+    /// Submits what was queued and runs completions without waiting for one.
+    pub fn look(&mut self) -> io::Result<Entered> {
+        self.enter(Some(Duration::ZERO))
+    }
+
+    /// Has the kernel poll the devices of the ring's sockets for so long before it sleeps (NAPI); false where it cannot.
+    pub fn poll_devices(&mut self, time: Duration) -> bool {
+        let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+        let mut napi = Napi::new().set_busy_poll_timeout(micros).set_prefer_busy_poll(true);
+        self.io.submitter().register_napi(&mut napi).is_ok()
     }
 }
 
@@ -420,64 +463,4 @@ impl Drop for Ring {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-
-    /// A ring, or `None` where io_uring is not permitted: said aloud, since nothing is tested then.
-    pub(crate) fn ring_or_skip() -> Option<Ring> {
-        match Ring::new() {
-            Ok(ring) => Some(ring),
-            Err(error) => {
-                eprintln!("SKIPPED: {error}");
-                None
-            }
-        }
-    }
-
-    #[test]
-    fn wakes_by_eventfd_and_takes_the_signal() {
-        let Some(mut ring) = ring_or_skip() else { return };
-        let event = EventFd::new().expect("an eventfd");
-        for _ in 0..2 {
-            ring.wait_event(&event);
-            ring.enter(None).expect("entered");
-            assert_eq!(ring.completion(), None);
-            event.signal();
-            ring.enter(Some(Duration::from_secs(10))).expect("entered");
-            assert_eq!(ring.completion(), Some(Completion::Woken));
-        }
-        assert_eq!(ring.in_flight(), 0);
-    }
-
-    #[test]
-    fn faults_in_what_is_mapped_and_reports_what_is_not() {
-        let Some(mut ring) = ring_or_skip() else { return };
-        let bytes = vec![1u8; 3 * PAGE];
-        // Advice that fails, as on memory without a file, wakes and tells nothing.
-        let answer = |ring: &mut Ring| {
-            (0..3).find_map(|_| {
-                ring.enter(Some(Duration::from_secs(10))).expect("entered");
-                ring.completion()
-            })
-        };
-        ring.populate(bytes.as_ptr() as usize + 5, 2 * PAGE, 7);
-        assert_eq!(answer(&mut ring), Some(Completion::Populated { tag: 7, result: Ok(()) }));
-        ring.populate(PAGE, PAGE, 8);
-        assert_eq!(answer(&mut ring), Some(Completion::Populated { tag: 8, result: Err(libc::ENOMEM) }));
-        assert_eq!(ring.in_flight(), 0);
-    }
-
-    #[test]
-    fn a_dropped_ring_takes_its_requests_back() {
-        let Some(mut ring) = ring_or_skip() else { return };
-        let socket = Socket::bind("127.0.0.1:0".parse().expect("an address"), false).expect("a socket");
-        let event = EventFd::new().expect("an eventfd");
-        ring.buffers().lend(Lender::Udp);
-        ring.receive(&socket, 0);
-        ring.wait_event(&event);
-        ring.enter(None).expect("entered");
-        assert_eq!(ring.in_flight(), 2);
-        ring.cancel();
-        assert_eq!(ring.in_flight(), 0, "nothing is left that could touch the memory");
-    }
-}
+pub(crate) mod tests;

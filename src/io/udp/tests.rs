@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 
 use super::*;
 use crate::base::Memory;
-use crate::limits::RECEIVE_LENT_MIN;
+use crate::limits::{RECEIVE_LENT_MIN, ZERO_COPY_COPIED_MIN};
 use crate::sys::ring::Completion;
 use crate::sys::ring::tests::ring_or_skip;
 
@@ -47,9 +47,12 @@ impl Bench {
         let mut left = count;
         while left > 0 {
             match self.ring.completion() {
-                Some(Completion::Sent { slot, result }) => {
-                    self.udp.sent(&mut self.ring, slot, change(result));
+                Some(Completion::Sent { slot, result, held }) => {
+                    self.udp.sent(&mut self.ring, slot, change(result), held);
                     left -= 1;
+                }
+                Some(Completion::Released { slot, copied }) => {
+                    self.udp.released(&mut self.ring, slot, copied);
                 }
                 Some(Completion::Writable { socket }) => self.udp.writable(socket),
                 Some(other) => panic!("{other:?}"),
@@ -245,4 +248,146 @@ fn every_other_ending_is_counted_by_its_cause_and_failures_pause() {
     }
     assert_eq!(bench.udp.rearm(&mut bench.ring, Time::from_millis(RECEIVE_PAUSE_MS)), None);
     assert!(bench.udp.sockets[0].armed);
+}
+
+/// Submits and gathers every completion of so many sends without a copy: two each.
+fn gather(bench: &mut Bench, sends: usize) -> Vec<Completion> {
+    bench.udp.flush(&mut bench.ring);
+    let mut gathered = Vec::new();
+    let ended = |all: &[Completion]| {
+        all.iter().filter(|one| !matches!(one, Completion::Sent { held: true, .. })).count()
+    };
+    while ended(&gathered) < sends {
+        match bench.ring.completion() {
+            Some(completion) => gathered.push(completion),
+            None => bench.wait(),
+        }
+    }
+    gathered
+}
+
+fn hand_in(bench: &mut Bench, completion: Completion) -> bool {
+    match completion {
+        Completion::Sent { slot, result, held } => bench.udp.sent(&mut bench.ring, slot, result, held),
+        Completion::Released { slot, copied } => bench.udp.released(&mut bench.ring, slot, copied),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_buffer_that_the_device_reads_is_free_when_the_kernel_says_so_and_not_before() {
+    let Some(mut bench) = Bench::new() else { return };
+    for mark in 0..6 {
+        let train = bench.train(mark, 20, 1000);
+        bench.udp.send(&mut bench.ring, train);
+    }
+    let gathered = gather(&mut bench, 6);
+    let (sent, released): (Vec<_>, Vec<_>) =
+        gathered.into_iter().partition(|one| matches!(one, Completion::Sent { .. }));
+    assert!(
+        sent.iter().all(|one| matches!(one, Completion::Sent { result: Ok(19_999), held: true, .. })),
+        "{sent:?}"
+    );
+    // The sends are done, and the last word on each is withheld: nothing is free, no slot is used again.
+    for completion in sent {
+        assert!(!hand_in(&mut bench, completion));
+    }
+    assert_eq!(bench.udp.counters.udp_sent_segments, 120);
+    assert_eq!(
+        (bench.ring.buffers().free_count(), bench.udp.slots.len()),
+        (SEND_BUFFERS - 6, SEND_SLOTS - 6)
+    );
+    assert!(!bench.udp.is_idle());
+    // Then it comes in another order.
+    for (done, at) in [5, 2, 0, 4, 1, 3].into_iter().enumerate() {
+        assert!(hand_in(&mut bench, released[at]));
+        assert_eq!(bench.ring.buffers().free_count(), SEND_BUFFERS - 5 + done);
+    }
+    assert!(bench.udp.is_idle());
+    assert_eq!(bench.udp.counters.udp_sent_trains, 6);
+}
+
+#[test]
+fn a_train_that_is_put_back_is_not_free_before_its_first_reader_is_done() {
+    let Some(mut bench) = Bench::new() else { return };
+    let train = bench.train(1, 20, 1000);
+    bench.udp.send(&mut bench.ring, train);
+    let gathered = gather(&mut bench, 1);
+    let [Completion::Sent { slot, held: true, .. }, released] = gathered[..] else { panic!("{gathered:?}") };
+    // The segmentation was refused, says the test: the datagrams go out singly, while the kernel still has a page.
+    bench.udp.sent(&mut bench.ring, slot, Err(libc::EIO), true);
+    bench.finish(20, |result| result);
+    assert!(!bench.udp.is_idle(), "sent, and still read");
+    assert!(hand_in(&mut bench, released));
+    assert!(bench.udp.is_idle());
+    assert_eq!(bench.ring.buffers().free_count(), SEND_BUFFERS);
+}
+
+#[test]
+fn over_loopback_the_kernel_copies_and_it_is_not_tried_any_more() {
+    let Some(mut bench) = Bench::new() else { return };
+    for round in 0..2 * ZERO_COPY_COPIED_MIN {
+        let small = bench.train(0, 2, 1000);
+        let large = bench.train(1, 20, 1000);
+        bench.udp.send(&mut bench.ring, small);
+        bench.udp.send(&mut bench.ring, large);
+        let gathered = gather(&mut bench, 2);
+        let held = gathered.iter().filter(|one| matches!(one, Completion::Sent { held: true, .. })).count();
+        assert_eq!(held, usize::from(round < ZERO_COPY_COPIED_MIN), "round {round}: {gathered:?}");
+        gathered.into_iter().for_each(|one| _ = hand_in(&mut bench, one));
+        assert_eq!(bench.marks(22, 1000).iter().map(|mark| u32::from(*mark)).sum::<u32>(), 20);
+    }
+    let counters = &bench.udp.counters;
+    assert_eq!(counters.udp_zero_copy_copied, u64::from(ZERO_COPY_COPIED_MIN));
+    assert_eq!((counters.udp_zero_copy_avoided, counters.udp_zero_copy_ended), (0, 1));
+    assert_eq!(bench.ring.buffers().free_count(), SEND_BUFFERS);
+}
+
+/// A device that takes nothing for a while, or is gone: datagrams are lost, as anywhere on their way, and nothing else.
+#[test]
+fn a_storm_of_refusals_costs_trains_and_no_buffers() {
+    let Some(mut bench) = Bench::new() else { return };
+    let refusals = [libc::ENOBUFS, libc::ENOMEM, libc::ENETDOWN, libc::ENODEV, libc::EPERM, libc::EMSGSIZE];
+    for (round, errno) in refusals.into_iter().cycle().take(30).enumerate() {
+        for mark in 0..SEND_BUFFERS as u8 {
+            let train = bench.train(mark, 2, 100);
+            bench.udp.send(&mut bench.ring, train);
+        }
+        bench.finish(SEND_BUFFERS, |_| Err(errno));
+        bench.marks(2 * SEND_BUFFERS, 100);
+        assert!(bench.udp.is_idle(), "round {round}");
+        assert_eq!(bench.ring.buffers().free_count(), SEND_BUFFERS, "round {round}");
+    }
+    let (counters, each) = (&bench.udp.counters, 5 * SEND_BUFFERS as u64);
+    assert_eq!((counters.udp_send_no_memory, counters.udp_send_failed), (2 * each, each));
+    assert_eq!((counters.udp_send_unreachable, counters.udp_send_forbidden), (each, each));
+    assert_eq!((counters.udp_send_too_big, counters.udp_sent_bytes), (each, 0));
+    // Then it takes them again.
+    let train = bench.train(9, 2, 100);
+    bench.udp.send(&mut bench.ring, train);
+    bench.finish(1, |result| result);
+    assert_eq!(bench.marks(2, 100), [9, 9]);
+}
+
+#[test]
+fn a_train_that_may_not_be_pinned_is_sent_with_a_copy() {
+    let Some(mut bench) = Bench::new() else { return };
+    for (errno, mark) in [(libc::ENOMEM, 1), (libc::ENOBUFS, 2)] {
+        bench.udp.sockets[0].zero_copy = Judge::default();
+        let train = bench.train(mark, 20, 1000);
+        bench.udp.send(&mut bench.ring, train);
+        let gathered = gather(&mut bench, 1);
+        let [Completion::Sent { slot, held: true, .. }, released] = gathered[..] else {
+            panic!("{gathered:?}")
+        };
+        bench.udp.sent(&mut bench.ring, slot, Err(errno), true);
+        hand_in(&mut bench, released);
+        assert!(!bench.udp.is_idle(), "it waits to be sent again");
+        let again = gather(&mut bench, 1);
+        assert!(matches!(again[..], [Completion::Sent { result: Ok(19_999), held: false, .. }]), "{again:?}");
+        assert!(hand_in(&mut bench, again[0]));
+        // Once as the test said it was not, and once more.
+        assert_eq!(bench.marks(40, 1000), vec![mark; 40]);
+    }
+    assert_eq!(bench.udp.counters.udp_send_no_memory, 0);
 }
