@@ -10,8 +10,8 @@ use std::str::FromStr;
 use super::{Config, ConfigError};
 use crate::base::units::{parse_size, show_size};
 use crate::limits::{
-    ADDRESSES_PER_PEER_MAX, BUSY_POLL_US_MAX, DEVICE_NAME_MAX, LABEL_MAX, LISTEN_ADDRESSES_MAX, SHARDS_MAX, TUNNEL_DNS_MAX,
-    TUNNEL_MTU_MAX, TUNNEL_MTU_MIN,
+    ADDRESSES_PER_PEER_MAX, BUSY_POLL_US_MAX, DEVICE_NAME_MAX, LABEL_MAX, LISTEN_ADDRESSES_MAX, SHARDS_MAX,
+    TUNNEL_DNS_MAX, TUNNEL_MTU_MAX, TUNNEL_MTU_MIN,
 };
 
 /// How a value is written in TOML.

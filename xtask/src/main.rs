@@ -61,6 +61,13 @@ cargo xtask COMMAND
   bench hostile  [--rate N] [--seconds S] [--rounds N] [--kinds A,B] [--no-judge]
                  [--binary PATH] [--tool PATH]
                     a node pelted with hostile datagrams, beside a receiver that discards them
+  bench floor    [--parts A,B] [--size BYTES] [--runs N] [--seconds S] [--offloads on|off]
+                 [--json FILE] [--tool PATH]
+                    session datagrams and a stream beside the sum of their unavoidable parts, and quinn
+  bench latency  [--runs N] [--seconds S] [--size BYTES] [--json FILE] [--tool PATH]
+                    round trips when nothing else goes on, beside a bare io_uring echo
+  bench sessions [--sessions N] [--size BYTES] [--json FILE] [--tool PATH]
+                    100,000 sessions on one node: memory, handshakes, packets
   bench churn [--capacity SIZE] [--factor N] [--scratch DIR] [--json FILE]
                     a full cache that is written over, beside a new one
   lab   up [FILE | --link TEXT | --rate RATE] [--binary PATH] | check | clean

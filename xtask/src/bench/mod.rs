@@ -3,10 +3,14 @@
 mod bittorrent;
 mod churn;
 mod curl;
+mod floor;
 pub mod hostile;
+mod latency;
 mod machine;
 mod peer;
+mod plane;
 mod report;
+mod sessions;
 mod tornet;
 mod transfer;
 mod tunnel;
@@ -23,10 +27,14 @@ pub fn command(mut args: Args) -> Result<()> {
         Some("tunnel") => tunnel::command(args),
         Some("churn") => churn::command(args),
         Some("hostile") => hostile::command(args),
-        _ => {
-            bail!(
-                "`bench transfer`, `bench tunnel`, `bench churn` or `bench hostile`; `cargo xtask help` lists their flags"
-            )
-        }
+        Some("floor") => floor::command(args),
+        Some("latency") => latency::command(args),
+        Some("sessions") => sessions::command(args),
+        _ => bail!("`cargo xtask help` lists the benchmarks and their flags"),
     }
+}
+
+/// How one figure stands to another, for a table.
+fn ratio(own: f64, theirs: Option<f64>) -> String {
+    theirs.map_or("–".into(), |it| format!("{:.2}", own / it))
 }

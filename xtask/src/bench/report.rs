@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::peer::Sample;
+use super::ratio;
 
 /// What one contestant showed.
 pub struct Row {
@@ -52,7 +53,6 @@ pub fn median(values: impl Iterator<Item = f64>) -> f64 {
 /// fast as tornet, a cost of 2.0 twice as dear.
 pub fn table(rows: &[Row], size: u64) -> String {
     let tornet = rows.iter().find(|row| row.name == "tornet");
-    let ratio = |own: f64, theirs: Option<f64>| theirs.map_or("–".into(), |it| format!("{:.2}", own / it));
     let mut text = String::from(
         "| peer | protection | Gbit/s | lowest–highest | ÷ tornet | CPU s/Gbit | ÷ tornet |\n\
          |---|---|--:|--:|--:|--:|--:|\n",
