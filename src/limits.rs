@@ -579,10 +579,12 @@ pub const ADDRESSES_PER_PEER_MAX: usize = 8;
 
 /// Peers that one shard shapes at most: its sessions, and those that are being set up.
 pub const SHAPED_PEERS_MAX: usize = SESSIONS_MAX;
-/// One datagram on the wire at most, bytes: what a sender must be allowed at once, IPv6 header included.
-pub const WIRE_PACKET_MAX: u64 = DATAGRAM_MAX as u64 + 48;
+/// What IP and UDP add to a datagram at most, bytes (IPv6).
+pub const IP_HEADER_MAX: u64 = 48;
+/// One datagram on the wire at most, bytes: what a sender must be allowed at once.
+pub const WIRE_PACKET_MAX: u64 = DATAGRAM_MAX as u64 + IP_HEADER_MAX;
 /// One train on the wire at most, bytes.
-pub const WIRE_TRAIN_MAX: u64 = TRAIN_SIZE_MAX as u64 + 48 * TRAIN_SEGMENTS_MAX as u64;
+pub const WIRE_TRAIN_MAX: u64 = TRAIN_SIZE_MAX as u64 + IP_HEADER_MAX * TRAIN_SEGMENTS_MAX as u64;
 /// A control packet needs so much at least, bytes on the wire.
 pub const CONTROL_WIRE_MIN: u64 = 256;
 /// Any configured rate at least, bits per second: a full packet every 12 s.
@@ -598,6 +600,18 @@ pub const SHAPE_QUANTUM_US: u64 = 2_000;
 pub const SHAPE_NODE_QUANTUM_US: u64 = 500;
 /// What an idle bucket saves up unless told otherwise, microseconds of its rate.
 pub const SHAPE_BURST_US: u64 = 4_000;
+/// Shards ask for their part of the node's rate, and get it, once in so long, microseconds.
+pub const EXCHANGE_US: u64 = 1_000;
+/// Tokens for control that an idle shard keeps, bytes: an acknowledgement waits for nobody.
+pub const LEASE_CONTROL_KEPT: u64 = 2 * WIRE_PACKET_MAX;
+/// What one request asks for at most under a limit of what comes, microseconds of its rate; a slice at least.
+pub const DOWN_REQUEST_US: u64 = 20_000;
+/// Times of the day with rates of their own at most.
+pub const LIMIT_WINDOWS_MAX: usize = 32;
+/// Peers with limits of their own at most.
+pub const LIMITED_PEERS_MAX: usize = 4096;
+/// The effective rates are looked at again after so long, milliseconds: a schedule counts in minutes.
+pub const LIMITS_REVIEW_MS: u64 = 15_000;
 /// Weight of a peer at most; the usual one is [`WEIGHT_USUAL`].
 pub const WEIGHT_MAX: u16 = 100;
 /// Weight of a peer about which nothing is known.
@@ -610,6 +624,8 @@ pub const URGENT_SHARE_MILLI_MAX: u64 = 950;
 pub const RESERVED_SHARE_MILLI_MAX: u64 = 800;
 /// Delay that a reservation may ask for, microseconds.
 pub const RESERVED_DELAY_US_MIN: u64 = 1_000;
+/// Delay of a reservation that asks for none, microseconds.
+pub const RESERVED_DELAY_US_USUAL: u64 = 20_000;
 /// Delay that a reservation may ask for at most, microseconds: the deadlines' calendar reaches a little further.
 pub const RESERVED_DELAY_US_MAX: u64 = 250_000;
 /// Packets that wait in the queues of one shard at most (tunnels and cells; streams have none).

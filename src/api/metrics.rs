@@ -23,6 +23,7 @@ use super::status::View;
 use crate::io::latency::{Latencies, Latency};
 use crate::limits::METRICS_PEERS_MAX;
 use crate::node::command::PeerSnapshot;
+use crate::shape::ClassStats;
 
 pub(super) async fn show(State(api): State<Arc<Api>>) -> Result<Response, ApiError> {
     let view = View::take(&api).await?;
@@ -88,6 +89,7 @@ impl Collector for Scrape {
             }
         }
         self.per_shard(&mut encoder)?;
+        self.per_class(&mut encoder)?;
         self.per_peer(&mut encoder)
     }
 }
@@ -119,6 +121,35 @@ impl Scrape {
         Ok(())
     }
 
+    fn per_class(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        type Read = fn(&ClassStats) -> u64;
+        let counters: [(&str, &str, Read); 3] = [
+            ("class_sent_bytes", "Bytes sent in this class, IP headers included", |c| c.sent_bytes),
+            ("class_grants", "Times that something of this class was let", |c| c.grants),
+            ("class_delayed", "Of those, grants whose wait was measured", |c| c.delay.count()),
+        ];
+        let classes = &self.view.snapshot.classes;
+        for (name, help, read) in counters {
+            let metric = |stats: &ClassStats| ConstCounter::new(read(stats));
+            let Some((_, first)) = classes.first() else { return Ok(()) };
+            let mut family = encoder.encode_descriptor(name, help, None, metric(first).metric_type())?;
+            for (class, stats) in classes {
+                metric(stats).encode(family.encode_family(&[("class", class.name())])?)?;
+            }
+        }
+        let shares = [("0.5", 0.5), ("0.99", 0.99), ("1", 1.0)];
+        let help = "Wait for leave to send, by quantile since the start";
+        let kind = ConstGauge::new(0.0).metric_type();
+        let mut family = encoder.encode_descriptor("class_delay_seconds", help, None, kind)?;
+        for (class, stats) in classes {
+            for (label, share) in shares {
+                let value = ConstGauge::new(stats.delay.quantile(share).as_secs_f64());
+                value.encode(family.encode_family(&[("class", class.name()), ("quantile", label)])?)?;
+            }
+        }
+        Ok(())
+    }
+
     fn per_peer(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         type Read<T> = fn(&PeerSnapshot) -> T;
         let gauges: [(&str, &str, Read<f64>); 4] = [
@@ -129,7 +160,10 @@ impl Scrape {
             ("peer_window_bytes", "Congestion window", |p| p.window as f64),
             ("peer_mtu_bytes", "UDP payload that the path carries", |p| f64::from(p.mtu)),
         ];
-        let counters: [(&str, &str, Read<u64>); 3] = [
+        let counters: [(&str, &str, Read<u64>); 4] = [
+            ("peer_wire_sent_bytes", "Bytes sent to this peer, IP headers included", |p| {
+                p.shaped.wire_sent_bytes
+            }),
             ("peer_sent_bytes", "UDP payload sent to this peer", |p| p.sent_bytes),
             ("peer_received_bytes", "UDP payload received from this peer", |p| p.received_bytes),
             ("peer_lost_packets", "Packets to this peer declared lost", |p| p.lost_packets),

@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
@@ -35,11 +35,11 @@ pub use reports::Reports;
 pub use routes::{Door, router};
 pub use server::serve;
 
-use crate::base::NodeId;
+use crate::base::{NodeId, UnixMs};
 use crate::config::{Config, ConfigError, ConfigFile, FriendEntry};
 use crate::crypto::IdentityCard;
-use crate::limits::API_ANSWER_MS_MAX;
-use crate::node::command::{Command, Friend, Snapshot};
+use crate::limits::{API_ANSWER_MS_MAX, LIMITS_REVIEW_MS};
+use crate::node::command::{Command, Friend, NodeLimits, PeerLimits, Snapshot};
 
 /// What the handlers share.
 pub struct Api {
@@ -53,6 +53,8 @@ pub struct Api {
     editing: Mutex<()>,
     /// Held while a tunnel is brought up or taken down.
     tunnelling: tokio::sync::Mutex<()>,
+    /// The limits that the node was told last.
+    told_limits: Mutex<NodeLimits>,
     started: Instant,
     jobs_begun: AtomicU64,
     puts: Mutex<BTreeMap<u64, PutProgress>>,
@@ -80,6 +82,7 @@ impl Api {
             config: Mutex::new(config.config().clone()),
             editing: Mutex::new(()),
             tunnelling: tokio::sync::Mutex::new(()),
+            told_limits: Mutex::default(),
             started: Instant::now(),
             jobs_begun: AtomicU64::new(0),
             puts: Mutex::new(BTreeMap::new()),
@@ -114,6 +117,37 @@ impl Api {
         };
         let friends: Vec<Friend> = self.config().friends.iter().map(friend).collect();
         self.command(|| Command::Friends(friends.clone())).await
+    }
+
+    /// Tells the node what it may use now, unless it knows.
+    pub async fn tell_limits(&self) -> Result<(), ApiError> {
+        let limits = {
+            let config = self.config();
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let now = UnixMs(now.as_millis() as u64);
+            let (up, down) = config.limits.at(now);
+            let mut peers: BTreeMap<NodeId, PeerLimits> = config.limits_peers.iter().copied().collect();
+            for promise in config.limits_reserved.iter().filter(|promise| promise.holds(now)) {
+                peers.entry(promise.node).or_default().reserved = Some(promise.reservation);
+            }
+            NodeLimits { up, down, burst: config.limits_burst, peers: peers.into_iter().collect() }
+        };
+        if *lock(&self.told_limits) == limits {
+            return Ok(());
+        }
+        self.command(|| Command::Limits(Box::new(limits.clone()))).await?;
+        *lock(&self.told_limits) = limits;
+        Ok(())
+    }
+
+    /// Follows the schedule, for as long as it is polled.
+    pub async fn follow_limits(&self) {
+        loop {
+            tokio::time::sleep(Duration::from_millis(LIMITS_REVIEW_MS)).await;
+            if let Err(error) = self.tell_limits().await {
+                tracing::warn!("limits: {}", error.line);
+            }
+        }
     }
 
     /// Asks the node for a snapshot; an error when it does not answer in time.

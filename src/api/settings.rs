@@ -57,6 +57,9 @@ pub(super) async fn change(State(api): State<Arc<Api>>, request: Body) -> Result
     if keys.iter().any(|key| key.name == "log") {
         (api.log_changed)(&log);
     }
+    if keys.iter().any(|key| key.name.starts_with("limits.")) {
+        api.tell_limits().await?;
+    }
     let restart: Vec<&str> = keys.iter().filter(|key| !key.live).map(|key| key.name).collect();
     Ok(answer(&json!({ "restart_needed_for": restart })))
 }

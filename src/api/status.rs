@@ -15,6 +15,7 @@ use crate::base::fileop::JobId;
 use crate::config::Config;
 use crate::io::latency::Latencies;
 use crate::node::command::{GetProgress, PeerSnapshot, Snapshot};
+use crate::shape::{Class, ClassStats};
 
 /// One consistent look at everything that is shown.
 #[derive(Debug)]
@@ -82,6 +83,12 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Result<Response, ApiErr
     };
     let tunnels = tunnels_json(&config, &view.snapshot.tunnels, connected);
     let latency: Vec<Value> = (0..).zip(&view.latencies).map(|(n, one)| latency_json(n, one)).collect();
+    let classes: Map<String, Value> = view
+        .snapshot
+        .classes
+        .iter()
+        .map(|(class, stats)| (class.name().to_owned(), class_json(stats)))
+        .collect();
     let store = view.store;
     Ok(answer(&json!({
         "node_id": api.node.to_string(),
@@ -103,6 +110,7 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Result<Response, ApiErr
         },
         "tunnels": tunnels,
         "jobs": jobs,
+        "classes": classes,
         "counters": counters,
         "gauges": gauges,
         "latency": latency,
@@ -126,6 +134,26 @@ fn peer_json(peer: &PeerSnapshot, config: &Config) -> Value {
         "window_bytes": peer.window,
         "mtu_bytes": peer.mtu,
         "agent": peer.agent,
+        "wire_sent_bytes": peer.shaped.wire_sent_bytes,
+        "waiting": peer.shaped.waiting,
+        "class": peer.shaped.class.map(Class::name),
+        "weight": peer.shaped.weight,
+        "cap_bits": peer.shaped.cap,
+        "floor_bits": peer.shaped.floor,
+        "reserved_bits": peer.shaped.reserved,
+        "overuse_bytes": peer.shaped.overuse_bytes,
+    })
+}
+
+/// What a class sent, and how long it waited for leave.
+fn class_json(stats: &ClassStats) -> Value {
+    let us = |share: f64| stats.delay.quantile(share).as_micros() as u64;
+    json!({
+        "sent_bytes": stats.sent_bytes,
+        "grants": stats.grants,
+        "delay_p50_us": us(0.5),
+        "delay_p99_us": us(0.99),
+        "delay_max_us": stats.delay.max().as_micros() as u64,
     })
 }
 

@@ -18,6 +18,7 @@ use crate::config::ConfigFile;
 use crate::crypto::{Identity, Secret};
 use crate::io::latency::{Board, Latencies, Recorder};
 use crate::node::command::{GetProgress, PeerSnapshot, Report, Snapshot};
+use crate::shape::{Class, ClassStats};
 use crate::wire::invite::{Invite, network_hash};
 use crate::wire::locator::Locator;
 use crate::wire::reference::{Blob, Reference};
@@ -30,6 +31,7 @@ enum Told {
     Friends(usize),
     Tunnels(usize),
     Host(Option<TunnelPlan>),
+    Limits(Option<u64>, Option<u64>, usize),
     Get(JobId, Vec<Vec<u8>>, String, Option<Vec<u8>>, bool, bool),
     Put(PutRequest),
     Cancel(JobId),
@@ -58,6 +60,7 @@ impl Backend for Fake {
                 self.reports.deliver(Report::Status(token, Box::new(snapshot())));
                 return Ok(());
             }
+            Command::Limits(limits) => Told::Limits(limits.up, limits.down, limits.peers.len()),
             Command::Shutdown => Told::Shutdown,
         };
         let _ = self.told.send(told);
@@ -121,6 +124,7 @@ fn snapshot() -> Snapshot {
         window: 14_720,
         mtu: 1472,
         agent: "tornet 0.1.0".into(),
+        shaped: crate::node::command::ShapedSnapshot::default(),
     };
     Snapshot {
         peers: vec![peer],
@@ -128,6 +132,7 @@ fn snapshot() -> Snapshot {
         gauges: vec![("slices_free", "Slice buffers that are free", 768.0)],
         jobs: vec![(JobId(7), GetProgress::default())],
         tunnels: Vec::new(),
+        classes: Class::ALL.map(|class| (class, ClassStats::default())).to_vec(),
     }
 }
 

@@ -23,7 +23,7 @@ fn bad(text: &str, wanted: &'static str) -> BadQuantity {
 }
 
 /// A rate in bits per second, as `tc` reads it: `50mbit`, `1gbit`, `8kbit`, `64bit`; also in bytes,
-/// `10kbps` and IEC `1mibit`. A bare number is bits per second.
+/// `10kbps`, and IEC `1mibit`, `1mibps`. A bare number is bits per second.
 pub fn parse_rate(text: &str) -> Result<u64, BadQuantity> {
     const WANTED: &str = "a rate such as 50mbit, 1gbit or 8kbit";
     let (number, unit) = split(text).ok_or_else(|| bad(text, WANTED))?;
@@ -36,10 +36,16 @@ pub fn parse_rate(text: &str) -> Result<u64, BadQuantity> {
         "kibit" => 1024.0,
         "mibit" => 1_048_576.0,
         "gibit" => 1_073_741_824.0,
+        "tibit" => 1_099_511_627_776.0,
         "bps" => 8.0,
         "kbps" => 8e3,
         "mbps" => 8e6,
         "gbps" => 8e9,
+        "tbps" => 8e12,
+        "kibps" => 8.0 * 1024.0,
+        "mibps" => 8.0 * 1_048_576.0,
+        "gibps" => 8.0 * 1_073_741_824.0,
+        "tibps" => 8.0 * 1_099_511_627_776.0,
         _ => return Err(bad(text, WANTED)),
     };
     to_u64(number * factor).ok_or_else(|| bad(text, WANTED))
@@ -62,6 +68,26 @@ pub fn parse_size(text: &str) -> Result<u64, BadQuantity> {
         _ => return Err(bad(text, WANTED)),
     };
     to_u64(number * factor).ok_or_else(|| bad(text, WANTED))
+}
+
+/// A duration: `90s`, `15min`, `2.5h`, `3d`, `20ms`. A bare number is seconds.
+pub fn parse_duration(text: &str) -> Result<Duration, BadQuantity> {
+    const WANTED: &str = "a duration such as 90s, 15min, 2.5h or 3d";
+    let (number, unit) = split(text).ok_or_else(|| bad(text, WANTED))?;
+    let factor = match unit.as_str() {
+        "ms" => 1e-3,
+        "" | "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        "d" => 86_400.0,
+        _ => return Err(bad(text, WANTED)),
+    };
+    let seconds = number * factor;
+    // A thousand years are enough, and far from what a Duration holds.
+    if !(0.0..3.2e10).contains(&seconds) {
+        return Err(bad(text, WANTED));
+    }
+    Ok(Duration::from_secs_f64(seconds))
 }
 
 fn to_u64(value: f64) -> Option<u64> {
@@ -112,11 +138,23 @@ mod tests {
         assert_eq!(parse_rate("50mbit"), Ok(50_000_000));
         assert_eq!(parse_rate("1.5Gbit"), Ok(1_500_000_000));
         assert_eq!(parse_rate("10kbps"), Ok(80_000));
+        assert_eq!(parse_rate("2KiBps"), Ok(16_384));
+        assert_eq!(parse_rate("1tibit"), Ok(1 << 40));
         assert_eq!(parse_size("1.5GiB"), Ok(1_610_612_736));
         assert_eq!(parse_size("20 MB"), Ok(20_000_000));
         for wrong in ["", "mbit", "-1mbit", "1 parsec", "9e99", "1e400gbit", "٣mbit"] {
             assert!(parse_rate(wrong).is_err(), "{wrong}");
             assert!(parse_size(wrong).is_err() || wrong.is_empty(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn durations_are_read() {
+        assert_eq!(parse_duration("2.5h"), Ok(Duration::from_secs(9000)));
+        assert_eq!(parse_duration("15 min"), Ok(Duration::from_secs(900)));
+        assert_eq!(parse_duration("20ms"), Ok(Duration::from_millis(20)));
+        for wrong in ["", "h", "-1s", "9e9d", "1 fortnight"] {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -46,6 +46,9 @@ pub(super) enum Command {
     /// Shows and changes settings
     #[command(subcommand)]
     Config(Config),
+    /// Limits what this node, or one peer, may use
+    #[command(subcommand)]
+    Limit(Limit),
     /// Raises this node's rank
     #[command(subcommand)]
     Rank(Rank),
@@ -176,6 +179,71 @@ pub(super) enum Config {
 }
 
 #[derive(Debug, Subcommand)]
+pub(super) enum Limit {
+    /// Sets limits of this node, or of NODE alone; a RATE is 50mbit as in tc, "none" takes one away
+    Set(LimitSet),
+    /// Promises NODE a RATE for a DURATION, such as 80kbit for 2.5h; a later promise replaces it
+    Reserve {
+        /// A friend's name, the beginning of its node id or key, or any peer's whole node id
+        node: String,
+        /// What it gets at least, by its deadline
+        rate: String,
+        /// For how long
+        duration: String,
+        /// What each packet waits at most
+        #[arg(long, value_name = "DURATION", default_value = "20ms")]
+        delay: String,
+        /// Bytes that may come at once
+        #[arg(long, value_name = "SIZE")]
+        burst: Option<String>,
+    },
+    /// Takes back what was promised to NODE
+    Release {
+        /// As for reserve
+        node: String,
+    },
+    /// Takes all limits of NODE away
+    Remove {
+        /// Its name, or the beginning of its node id or key
+        node: String,
+    },
+    /// Shows what is limited
+    #[command(alias = "list")]
+    Show {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct LimitSet {
+    /// A friend's name, the beginning of its node id or key, or any peer's whole node id
+    pub node: Option<String>,
+    /// What is sent at most, in bytes on the wire
+    #[arg(long, value_name = "RATE")]
+    pub up: Option<String>,
+    /// What is asked for at most
+    #[arg(long, value_name = "RATE")]
+    pub down: Option<String>,
+    /// What NODE gets at least, when it has something to get
+    #[arg(long, value_name = "RATE", requires = "node")]
+    pub floor: Option<String>,
+    /// Bytes that may leave at once after a pause
+    #[arg(long, value_name = "SIZE")]
+    pub burst: Option<String>,
+    /// NODE's share among its like
+    #[arg(long, value_name = "1-100", requires = "node")]
+    pub weight: Option<String>,
+    /// Whether NODE's traffic yields to everything else
+    #[arg(long, value_name = "BOOL", requires = "node")]
+    pub background: Option<bool>,
+    /// What may leave in a calendar month, spent evenly
+    #[arg(long, value_name = "SIZE", conflicts_with = "node")]
+    pub quota: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
 pub(super) enum Rank {
     /// Searches for a rank nonce with more work; keeps every improvement, so it may be interrupted
     Raise {
@@ -239,6 +307,14 @@ mod tests {
             "tornet --dir /d config set port 4601",
             "tornet --dir /d config set port",
             "tornet --dir /d rank raise --to 24",
+            "tornet --dir /d limit set --up 50mbit --down 100mbit",
+            "tornet --dir /d limit set bob --up 1mbit --floor 100kbit --weight 20 --background true",
+            "tornet --dir /d limit list",
+            "tornet --dir /d limit reserve bob 80kbit 2.5h",
+            "tornet --dir /d limit reserve bob 80kbit 2.5h --delay 10ms --burst 8KiB",
+            "tornet --dir /d limit release bob",
+            "tornet --dir /d limit show --json",
+            "tornet --dir /d limit remove bob",
         ] {
             let args = parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
             assert_eq!(args.dir, Some("/d".into()), "{line}");
@@ -257,6 +333,8 @@ mod tests {
             "tornet get",
             "tornet friend add x --trust 101",
             "tornet rank raise",
+            "tornet limit set --floor 1mbit",
+            "tornet limit set bob --quota 1GiB",
             "tornet tunnel up",
             "tornet tunnel up --peer bob",
             "tornet tunnel up --addr 10.9.0.1/24",

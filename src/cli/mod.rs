@@ -12,6 +12,7 @@ mod config;
 mod friend;
 mod get;
 mod init;
+mod limit;
 mod mine;
 mod node;
 mod put;
@@ -88,6 +89,7 @@ fn perform(args: args::Args) -> Result<(), Failure> {
         Command::Get(get) => get::get(&dir, get),
         Command::Tunnel(command) => tunnel::tunnel(&dir, command),
         Command::Config(command) => config::config(&dir, command),
+        Command::Limit(command) => limit::limit(&dir, command),
         Command::Rank(args::Rank::Raise { to }) => init::raise(&dir, to),
     }
 }

@@ -62,6 +62,7 @@ async fn control(
     let begun = async {
         api.tell_friends().await.map_err(|error| Failure::new(error.line))?;
         api.start_tunnels().await;
+        api.tell_limits().await.map_err(|error| Failure::new(error.line))?;
         // The first answer shows that the node lives.
         api.snapshot().await.map_err(|error| Failure::new(error.line))
     };
@@ -74,11 +75,14 @@ async fn control(
         let _ = sd_notify::notify(&[NotifyState::Ready]);
         let _ = print("ready");
         let watchdog = tokio::spawn(feed_watchdog(api.clone()));
+        let schedule = api.clone();
+        let schedule = tokio::spawn(async move { schedule.follow_limits().await });
         outcome = tokio::select! {
             () = either(&mut terminate, &mut interrupt) => Ok(()),
             why = reports.failure() => Err(Failure::new(why)),
         };
         watchdog.abort();
+        schedule.abort();
     }
 
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
@@ -214,7 +218,7 @@ mod tests {
                 Command::Friends(_) => told.push("friends"),
                 Command::Status { token } => self.reports.deliver(Report::Status(token, Box::default())),
                 Command::Shutdown => told.push("shutdown"),
-                Command::Get(_) | Command::Cancel(_) | Command::Tunnels(_) => {}
+                Command::Get(_) | Command::Cancel(_) | Command::Tunnels(_) | Command::Limits(_) => {}
             }
             Ok(())
         }

@@ -4,13 +4,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hyper::Method;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::client::{ask, not_running};
 use super::show::{count, number, table};
 use super::{Failure, print};
 use crate::base::units::{show_duration, show_rate, show_size};
 use crate::config::NodeDir;
+use crate::shape::Class;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -71,6 +72,9 @@ fn page(status: &Value, earlier: Option<(Duration, &Value)>) -> String {
         let head = ["PEER", "RANK", "TRUST", "ADDRESS", "RTT", "SENT", "RECEIVED", "LOST", "UP", "DOWN"];
         out.push_str(&table(&head, &[1, 2, 4, 5, 6, 7, 8, 9], &rows));
     }
+    if let Some(classes) = status["classes"].as_object() {
+        out.push_str(&class_table(classes, earlier));
+    }
     let jobs = list("jobs");
     if !jobs.is_empty() {
         out.push_str(&format!("\n{}\n", count(jobs.len() as u64, "job")));
@@ -88,6 +92,30 @@ fn page(status: &Value, earlier: Option<(Duration, &Value)>) -> String {
         out.push_str(&table(&["JOB", "KIND", "FILES", "DONE"], &[0], &rows));
     }
     out
+}
+
+/// What each class sent; nothing while none did.
+fn class_table(classes: &Map<String, Value>, earlier: Option<(Duration, &Value)>) -> String {
+    let ms = |stats: &Value, field: &str| format!("{:.1} ms", number(stats, field) as f64 / 1000.0);
+    let row = |name: &str| {
+        let stats = classes.get(name)?;
+        let sent = number(stats, "sent_bytes");
+        let rate = match earlier {
+            Some((elapsed, old)) if !elapsed.is_zero() => {
+                let bytes = sent.saturating_sub(number(&old["classes"][name], "sent_bytes"));
+                show_rate(bytes as f64 * 8.0 / elapsed.as_secs_f64())
+            }
+            _ => "-".to_owned(),
+        };
+        let delays = ["delay_p50_us", "delay_p99_us", "delay_max_us"].map(|field| ms(stats, field));
+        let cells = [vec![name.to_owned(), show_size(sent), rate], delays.to_vec()].concat();
+        (sent > 0).then_some(cells)
+    };
+    let rows: Vec<Vec<String>> = Class::ALL.iter().filter_map(|class| row(class.name())).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    format!("\n{}", table(&["CLASS", "SENT", "UP", "WAIT P50", "P99", "MAX"], &[1, 2, 3, 4, 5], &rows))
 }
 
 fn peer_row(peer: &Value, earlier: Option<(Duration, &Value)>) -> Vec<String> {

@@ -7,11 +7,11 @@ use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, limits};
 use crate::base::units::{parse_size, show_size};
 use crate::limits::{
-    ADDRESSES_PER_PEER_MAX, BUSY_POLL_US_MAX, DEVICE_NAME_MAX, LABEL_MAX, LISTEN_ADDRESSES_MAX, SHARDS_MAX,
-    TUNNEL_DNS_MAX, TUNNEL_MTU_MAX, TUNNEL_MTU_MIN,
+    ADDRESSES_PER_PEER_MAX, BUSY_POLL_US_MAX, DEVICE_NAME_MAX, LABEL_MAX, LIMIT_WINDOWS_MAX,
+    LIMITED_PEERS_MAX, LISTEN_ADDRESSES_MAX, SHARDS_MAX, TUNNEL_DNS_MAX, TUNNEL_MTU_MAX, TUNNEL_MTU_MIN,
 };
 
 /// How a value is written in TOML.
@@ -235,6 +235,92 @@ pub const KEYS: &[Key] = &[
         read: |c, v| parse(one(v)?, "true or false").map(|on| c.tunnel_kill_switch = on),
         show: |c| vec![c.tunnel_kill_switch.to_string()],
     },
+    Key {
+        name: "limits.up",
+        kind: Kind::Text,
+        live: true,
+        what: "what this node sends at most, such as 50mbit, in bytes on the wire; empty: no limit",
+        read: |c, v| limits::rate(one(v)?).map(|rate| c.limits.up = rate),
+        show: |c| c.limits.up.map(limits::exact_rate).into_iter().collect(),
+    },
+    Key {
+        name: "limits.down",
+        kind: Kind::Text,
+        live: true,
+        what: "what this node asks others for at most, such as 200mbit; empty: no limit",
+        read: |c, v| limits::rate(one(v)?).map(|rate| c.limits.down = rate),
+        show: |c| c.limits.down.map(limits::exact_rate).into_iter().collect(),
+    },
+    Key {
+        name: "limits.burst",
+        kind: Kind::Text,
+        live: true,
+        what: "bytes that may leave at once after a pause, such as 64KiB; empty: what 4 ms of limits.up give",
+        read: |c, v| limits::burst_or_none(one(v)?).map(|burst| c.limits_burst = burst),
+        show: |c| c.limits_burst.map(exact_size).into_iter().collect(),
+    },
+    Key {
+        name: "limits.quota",
+        kind: Kind::Text,
+        live: true,
+        what: "bytes that may leave in a calendar month, spent evenly, such as 500GB; empty: no limit",
+        read: |c, v| match one(v)? {
+            "" => {
+                c.limits.quota = None;
+                Ok(())
+            }
+            text => size(text, 1 << 20).map(|bytes| c.limits.quota = Some(bytes)),
+        },
+        show: |c| c.limits.quota.map(exact_size).into_iter().collect(),
+    },
+    Key {
+        name: "limits.schedule",
+        kind: Kind::List,
+        live: true,
+        what: "times of the day (UTC) with rates of their own, such as 08:00-18:00 up=5mbit down=20mbit",
+        read: |c, v| {
+            if v.len() > LIMIT_WINDOWS_MAX {
+                return Err(format!("at most {LIMIT_WINDOWS_MAX} times"));
+            }
+            c.limits.windows = v.iter().map(|text| limits::parse_window(text)).collect::<Result<_, _>>()?;
+            Ok(())
+        },
+        show: |c| c.limits.windows.iter().map(limits::show_window).collect(),
+    },
+    Key {
+        name: "limits.peers",
+        kind: Kind::List,
+        live: true,
+        what: "peers with limits of their own; see `tornet limit set NODE`",
+        read: |c, v| {
+            if v.len() > LIMITED_PEERS_MAX {
+                return Err(format!("at most {LIMITED_PEERS_MAX} peers"));
+            }
+            let mut peers: Vec<_> =
+                v.iter().map(|text| limits::parse_peer(text)).collect::<Result<_, _>>()?;
+            peers.sort_by_key(|(node, _)| *node);
+            if peers.windows(2).any(|two| two[0].0 == two[1].0) {
+                return Err("one entry for each peer".into());
+            }
+            c.limits_peers = peers;
+            Ok(())
+        },
+        show: |c| c.limits_peers.iter().map(|(node, own)| limits::show_peer(node, own)).collect(),
+    },
+    Key {
+        name: "limits.reserved",
+        kind: Kind::List,
+        live: true,
+        what: "bandwidth promised to peers; see `tornet limit reserve`",
+        read: |c, v| {
+            if v.len() > LIMITED_PEERS_MAX {
+                return Err(format!("at most {LIMITED_PEERS_MAX} promises"));
+            }
+            c.limits_reserved = v.iter().map(|text| limits::parse_promise(text)).collect::<Result<_, _>>()?;
+            Ok(())
+        },
+        show: |c| c.limits_reserved.iter().map(limits::show_promise).collect(),
+    },
 ];
 
 impl Key {
@@ -425,6 +511,13 @@ mod tests {
             ("store.local_max", "1KiB"),
             ("store.cache_max", "1000TiB"),
             ("network", "two words"),
+            ("limits.up", "fast"),
+            ("limits.down", "1bit"),
+            ("limits.burst", "1TiB"),
+            ("limits.quota", "1KiB"),
+            ("limits.schedule", "always up=1mbit"),
+            ("limits.peers", "bob up=1mbit"),
+            ("limits.reserved", "bob rate=1mbit until=1"),
         ];
         for (name, value) in wrong {
             let key = Key::find(name).expect("exists");

@@ -13,17 +13,21 @@ pub mod document;
 pub mod friends;
 pub mod keyfile;
 pub mod keys;
+pub mod limits;
 pub mod tunnels;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
+use crate::base::NodeId;
 use crate::limits::TUNNEL_MTU;
+use crate::shape::{PeerLimits, Plan};
 
 pub use dir::NodeDir;
 pub use document::ConfigFile;
 pub use friends::FriendEntry;
+pub use limits::Promise;
 pub use tunnels::TunnelEntry;
 
 /// The UDP port of shard 0 unless the operator chooses another.
@@ -108,6 +112,14 @@ pub struct Config {
     pub tunnel_kill_switch: bool,
     /// Tunnels to friends, in the file's order.
     pub tunnels: Vec<TunnelEntry>,
+    /// What may leave and be asked for, at which time.
+    pub limits: Plan,
+    /// Bytes that may leave at once after a pause; `None` is the usual.
+    pub limits_burst: Option<u64>,
+    /// Peers with limits of their own.
+    pub limits_peers: Vec<(NodeId, PeerLimits)>,
+    /// What was promised to peers, and until when.
+    pub limits_reserved: Vec<Promise>,
     /// Peers trusted by the operator, in the file's order.
     pub friends: Vec<FriendEntry>,
 }
@@ -132,6 +144,10 @@ impl Default for Config {
             tunnel_dns: Vec::new(),
             tunnel_kill_switch: false,
             tunnels: Vec::new(),
+            limits: Plan::default(),
+            limits_burst: None,
+            limits_peers: Vec::new(),
+            limits_reserved: Vec::new(),
             friends: Vec::new(),
         }
     }

@@ -7,6 +7,8 @@ use crate::base::{NodeId, Prefix, PublicKey};
 use crate::crypto::IdentityCard;
 
 pub use crate::service::get::{GetProgress, GetRequest};
+use crate::shape::{Class, ClassStats};
+pub use crate::shape::{NodeLimits, PeerLimits};
 
 /// A request from the control thread. Each `Get` and `Status` is answered by reports with its number.
 #[derive(Debug)]
@@ -19,6 +21,8 @@ pub enum Command {
     Get(GetRequest),
     /// Gives a job up; its journal stays, so that the same `get` resumes.
     Cancel(JobId),
+    /// What may be sent and asked for from now on.
+    Limits(Box<NodeLimits>),
     /// Asks for a snapshot.
     Status {
         /// Handed back in the report.
@@ -76,6 +80,8 @@ pub struct Snapshot {
     pub jobs: Vec<(JobId, GetProgress)>,
     /// Tunnels, in the order in which they were given.
     pub tunnels: Vec<TunnelSnapshot>,
+    /// What each class of traffic sent, and how long it waited.
+    pub classes: Vec<(Class, ClassStats)>,
 }
 
 impl Snapshot {
@@ -83,6 +89,11 @@ impl Snapshot {
     pub fn add(&mut self, other: Self) {
         self.peers.extend(other.peers);
         self.jobs.extend(other.jobs);
+        if self.classes.is_empty() {
+            self.classes = other.classes;
+        } else {
+            self.classes.iter_mut().zip(&other.classes).for_each(|(sum, one)| sum.1.merge(&one.1));
+        }
         for tunnel in other.tunnels {
             match self.tunnels.iter_mut().find(|known| known.peer == tunnel.peer) {
                 Some(known) => known.add(&tunnel),
@@ -106,6 +117,9 @@ impl Snapshot {
                 session.sent_bytes += lane.sent_bytes;
                 session.received_bytes += lane.received_bytes;
                 session.lost_packets += lane.lost_packets;
+                session.shaped.wire_sent_bytes += lane.shaped.wire_sent_bytes;
+                session.shaped.overuse_bytes += lane.shaped.overuse_bytes;
+                session.shaped.waiting |= lane.shaped.waiting;
                 session.connected |= lane.connected;
             }
             same
@@ -169,4 +183,27 @@ pub struct PeerSnapshot {
     pub mtu: u32,
     /// The program that it says it runs; empty until it has.
     pub agent: String,
+    /// What the shaper does with it.
+    pub shaped: ShapedSnapshot,
+}
+
+/// One peer as the shaper sees it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ShapedSnapshot {
+    /// Bytes sent to it, on the wire.
+    pub wire_sent_bytes: u64,
+    /// Whether it has something to get and must wait.
+    pub waiting: bool,
+    /// The class of its traffic; `None` without a session.
+    pub class: Option<Class>,
+    /// Its share among its like.
+    pub weight: u16,
+    /// Bits per second at most.
+    pub cap: Option<u64>,
+    /// Bits per second at least.
+    pub floor: Option<u64>,
+    /// Bits per second promised.
+    pub reserved: Option<u64>,
+    /// Bytes sent above the promise.
+    pub overuse_bytes: u64,
 }

@@ -3,6 +3,7 @@
 //! After every [`Node::handle`], call [`Node::poll`] until it returns `None`, then wait for the next input
 //! or for [`Node::poll_timeout`].
 
+mod budget;
 pub mod command;
 mod friends;
 mod hello;
@@ -10,6 +11,7 @@ mod peer;
 mod peers;
 mod receive;
 mod send;
+mod shaping;
 mod snapshot;
 mod streams;
 mod timers;
@@ -34,6 +36,7 @@ pub use crate::session::{Config, Cross};
 pub use command::{Command, Report};
 use friends::{Friends, Standing};
 use peer::{Peer, Role};
+use shaping::Shaping;
 use streams::send_request;
 use tunnel::Tunnels;
 
@@ -167,8 +170,8 @@ pub struct Node {
     /// How many slices had come when that number last changed, or nothing was wanted, and when that was.
     fed: (u64, Time),
     next_progress: Option<Time>,
-    /// Peers that may have something to send, in turn.
-    ready: VecDeque<PeerId>,
+    /// Who may send how much now.
+    shaping: Shaping,
     timers: BTreeSet<(Time, PeerId)>,
     /// By when introductions that began must be whole.
     meetings: BTreeSet<(Time, PeerId, StreamId)>,
@@ -178,6 +181,8 @@ pub struct Node {
     touched: Vec<PeerId>,
     /// Scratch: stream bytes that the packet at hand brought.
     taken: Vec<(StreamId, u64)>,
+    /// Bytes of answers that came so far.
+    answered: u64,
     /// Requests that went out with a first flight whose handshake is not finished.
     early: BTreeMap<SessionKey, Early>,
     /// Datagrams for other shards' sessions; at most [`crate::limits::PASSING_MAX`].
@@ -216,6 +221,7 @@ fn is_liar(liars: &BTreeMap<PublicKey, Time>, now: Time, key: &PublicKey) -> boo
 impl Node {
     /// A node without peers.
     pub fn new(config: Config, mut rng: Rng, now: Time) -> Self {
+        let shard = config.shard;
         let sessions = Sessions::new(config, rng.fork(), now);
         Self {
             rng,
@@ -231,13 +237,14 @@ impl Node {
             liars: BTreeMap::new(),
             fed: (0, now),
             next_progress: None,
-            ready: VecDeque::new(),
+            shaping: Shaping::new(shard, now),
             timers: BTreeSet::new(),
             meetings: BTreeSet::new(),
             reports: VecDeque::new(),
             acts: Vec::new(),
             touched: Vec::new(),
             taken: Vec::new(),
+            answered: 0,
             early: BTreeMap::new(),
             passing: VecDeque::new(),
             passed: false,
@@ -306,6 +313,7 @@ impl Node {
             }
             Command::Tunnels(tunnels) => self.set_tunnels(tunnels),
             Command::Get(request) => self.start_get(clock, request),
+            Command::Limits(limits) => self.set_limits(clock.now, *limits),
             Command::Cancel(job) => self.get.cancel(job, "cancelled; the same get resumes"),
             Command::Status { token } => {
                 let snapshot = self.snapshot();
@@ -336,6 +344,7 @@ impl Node {
                 self.fetch.peer_down(*id);
             }
             peer.trust = trust;
+            self.shaping.know(clock.now, peer.slot, &peer.card.node_id(), trust);
         }
     }
 
@@ -370,11 +379,11 @@ impl Node {
         while let Some(id) = self.touched.pop() {
             self.stream_events(clock, id, world);
             self.apply_acts();
-            self.queue(id);
+            self.queue(clock.now, id);
         }
         self.apply_acts();
         while let Some(id) = self.touched.pop() {
-            self.queue(id);
+            self.queue(clock.now, id);
         }
         loop {
             let mut moved = false;
@@ -445,14 +454,16 @@ impl Node {
                     peer.streams.remove(&stream);
                     peer.connection.stop(stream, NOT_WANTED);
                 }
-                self.queue(peer);
+                self.queue(clock.now, peer);
             }
         }
     }
 
     fn send_requests(&mut self, clock: Clock) {
-        while let Some(outgoing) = self.fetch.poll_request(clock.now) {
-            let id = outgoing.peer;
+        while self.shaping.may_ask(clock.now, self.fetch.is_waiting())
+            && let Some(outgoing) = self.fetch.poll_request(clock.now)
+        {
+            let (id, reply_len) = (outgoing.peer, outgoing.reply_len);
             let Some(peer) = self.peers.get_mut(&id) else {
                 self.fetch.no_stream(outgoing);
                 self.fetch.peer_down(id);
@@ -461,8 +472,13 @@ impl Node {
             // Without a stream this peer is asked again when one closes; the others are asked meanwhile.
             if let Some(stream) = send_request(&mut peer.connection, &mut self.fetch, outgoing) {
                 peer.streams.insert(stream, Role::Fetching);
+                self.shaping.asked(clock.now, reply_len);
+                peer.down.take(clock.now, reply_len);
+                if !peer.down.holds(1) {
+                    self.fetch.pause(id, peer.down.holds_at(1));
+                }
             }
-            self.queue(id);
+            self.queue(clock.now, id);
         }
     }
 
@@ -470,16 +486,6 @@ impl Node {
     fn touch(&mut self, id: PeerId) {
         if self.touched.last() != Some(&id) {
             self.touched.push(id);
-        }
-    }
-
-    /// Puts a peer in the queue of those that may send.
-    fn queue(&mut self, id: PeerId) {
-        if let Some(peer) = self.peers.get_mut(&id)
-            && !peer.queued
-        {
-            peer.queued = true;
-            self.ready.push_back(id);
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::service::PeerId;
 use crate::service::fetch::Fetch;
 use crate::service::serve::SliceSource;
 use crate::session::SessionKey;
+use crate::shape::{Bucket, Slot};
 use crate::stream::{Connection, Sink, SourceFault, SourceId, SourceRead};
 use crate::wire::hello::Hello;
 
@@ -43,8 +44,10 @@ pub(super) struct Peer {
     /// What it said of itself: the bytes so far, then the message.
     pub hello: Meeting,
     pub streams: BTreeMap<StreamId, Role>,
-    /// Whether it is in the node's queue of peers that may send.
-    pub queued: bool,
+    /// Its place in the shaper.
+    pub slot: Slot,
+    /// What it may be asked for; a request is a debt of its answer.
+    pub down: Bucket,
     /// The deadline under which it stands in the node's timers.
     pub timer: Option<Time>,
     pub sent_bytes: u64,

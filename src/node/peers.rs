@@ -10,7 +10,7 @@ use crate::base::Time;
 use crate::crypto::IdentityCard;
 use crate::limits::{EARLY_DATA_MAX, STREAM_UNREAD_MAX};
 use crate::service::PeerId;
-use crate::session::{ConnectError, Event as SessionEvent, FailedWhy, SessionKey};
+use crate::session::{CloseCode, ConnectError, Event as SessionEvent, FailedWhy, SessionKey};
 use crate::stream::{self, Connection};
 
 impl Node {
@@ -61,6 +61,11 @@ impl Node {
         };
         let trust = self.friends.get(&card.key).map(|friend| friend.trust);
         let streams = BTreeMap::new();
+        let Some(slot) = self.shaping.add(clock.now, id, &card.node_id(), trust) else {
+            // There are no more sessions than places; without one, nothing could be sent.
+            self.fetch.peer_down(id);
+            return self.sessions.close(clock.now, session, CloseCode::UNWANTED, "no room");
+        };
         let mut peer = Peer {
             session,
             card,
@@ -69,7 +74,8 @@ impl Node {
             trust,
             hello: Meeting::Listening(Vec::new()),
             streams,
-            queued: false,
+            slot,
+            down: self.shaping.down_of(clock.now, &card.node_id()),
             timer: None,
             sent_bytes: 0,
             received_bytes: 0,
@@ -111,6 +117,7 @@ impl Node {
         self.fetch.peer_down(id);
         self.serve.peer_down(id);
         let Some(peer) = self.peers.remove(&id) else { return };
+        self.shaping.remove(peer.slot);
         if let Some(at) = peer.timer {
             self.timers.remove(&(at, id));
         }

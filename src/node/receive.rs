@@ -1,10 +1,11 @@
 //! Datagrams in: a train is opened datagram by datagram, where it lies, and each packet goes to its peer.
 
 use super::peer::ToFetch;
+use super::send::wire_bytes;
 use super::tunnel::Arrived;
 use super::{Clock, Cross, Foreign, Node, Train, World};
 use crate::base::Path;
-use crate::limits::{DATAGRAM_MAX, PACKET_OVERHEAD, PASSING_MAX};
+use crate::limits::{DATAGRAM_MAX, IP_HEADER_MAX, PACKET_OVERHEAD, PASSING_MAX};
 use crate::service::PeerId;
 use crate::session::{CloseCode, DropCause, PacketKind, Received, SessionKey};
 
@@ -14,8 +15,13 @@ impl Node {
         self.counters.trains_in += 1;
         self.counters.bytes_in += u64::from(train.place.len);
         let segment = (train.segment as usize).max(1);
+        let before = self.answered;
         let datagrams = world.bytes_mut(train.place).chunks_mut(segment);
         let news = self.handle_datagrams(clock, train.path, train.ecn, datagrams);
+        if news {
+            // What anybody can send makes nobody ask for less.
+            self.shaping.came(clock.now, wire_bytes(&train), self.answered - before);
+        }
         if self.tunnels.has_arrived() {
             self.take_arrived(train.place, world);
         }
@@ -116,6 +122,16 @@ impl Node {
                 }
                 return false;
             }
+            Cross::Demand { up, down } => {
+                self.shaping.budget.heard(clock.now, from, up, down);
+                self.shaping.handle_timeout(clock.now);
+                return false;
+            }
+            Cross::Tokens { up, down } => {
+                self.shaping.got(up, down);
+                // What waited for them may be asked for now.
+                return down.iter().any(|bytes| *bytes > 0);
+            }
             other => {
                 if let Some((session, request)) =
                     self.sessions.handle_cross(clock.now, clock.wall, from, other)
@@ -141,6 +157,12 @@ impl Node {
         peer.received_bytes += (payload.len() + PACKET_OVERHEAD) as u64;
         let mut sink = ToFetch { fetch: &mut self.fetch, peer: id, now: clock.now, taken: &mut self.taken };
         let handled = peer.connection.handle_payload(clock.now, number, ecn, payload, &mut sink);
+        let wire = (payload.len() + PACKET_OVERHEAD) as u64 + IP_HEADER_MAX;
+        let answered: u64 = self.taken.iter().map(|(_, bytes)| *bytes).sum();
+        if !peer.down.is_unlimited() {
+            peer.down.take(clock.now, wire.saturating_sub(answered));
+        }
+        self.answered += answered;
         for (stream, bytes) in self.taken.drain(..) {
             peer.connection.consumed(stream, bytes);
         }

@@ -4,13 +4,26 @@ use std::time::Duration;
 
 use super::peer::FromStore;
 use super::{Clock, Cross, ECT0, Node, Output, Train, World};
-use crate::base::{BufId, Place};
+use crate::base::{BufId, Path, Place, Time};
 use crate::limits::{
     ACK_DELAY_US_MAX, DATAGRAM_MAX, HEADER_SIZE, PACKET_OVERHEAD, TAG_SIZE, TRAIN_SEGMENTS_MAX,
     TRAIN_SIZE_MAX,
 };
 use crate::service::PeerId;
 use crate::session::PacketKind;
+use crate::shape::{Class, Grant};
+use crate::stream::Wants;
+
+/// What IP and UDP add to each datagram on the wire, bytes.
+fn ip_header(path: &Path) -> u64 {
+    if path.remote.is_ipv4() { 28 } else { 48 }
+}
+
+/// What a train takes on the wire: the IP length of each of its datagrams, bytes.
+pub(super) fn wire_bytes(train: &Train) -> u64 {
+    let datagrams = train.place.len.div_ceil(train.segment.max(1));
+    u64::from(train.place.len) + u64::from(datagrams) * ip_header(&train.path)
+}
 
 impl Node {
     /// The next thing to do.
@@ -27,6 +40,10 @@ impl Node {
         }
         if let Some(packet) = self.tunnels.poll_packet(world) {
             return Some(Output::Tun(packet));
+        }
+        if let Some((shard, cross)) = self.shaping.budget.poll_message() {
+            self.counters.crossings_out += 1;
+            return Some(Output::Cross(shard, cross));
         }
         // What is passed between other shards and their peers takes turns with what is our own.
         self.passed = !self.passed;
@@ -49,34 +66,60 @@ impl Node {
     }
 
     fn poll_own(&mut self, clock: Clock, world: &mut impl World) -> Option<Output> {
-        if let Some(train) = self.poll_session_train(clock, world) {
+        if self.shaping.may_control(clock.now)
+            && let Some(train) = self.poll_session_train(clock, world)
+        {
+            self.shaping.charge_control(clock.now, wire_bytes(&train));
             return Some(self.leave(train, world));
         }
         if let Some(train) = self.tunnels.poll_train(world) {
+            self.shaping.charge_unasked(clock.now, wire_bytes(&train));
             return Some(self.leave(train, world));
         }
-        while let Some(id) = self.ready.pop_front() {
-            let buf = match world.alloc() {
-                Some(buf) => buf,
-                None => {
-                    self.ready.push_front(id);
-                    return None;
-                }
-            };
-            let train = self.poll_peer_train(clock, id, buf, world);
+        while let Some((grant, id)) = self.shaping.next(clock.now) {
+            // A grant that is not settled was none: the peer keeps its place.
+            let buf = world.alloc()?;
+            let train = self.poll_peer_train(clock, id, &grant, buf, world);
+            let (more, bytes) = (
+                train.is_some() && self.has_more(clock.now, id, &grant),
+                train.as_ref().map_or(0, wire_bytes),
+            );
+            self.shaping.settle(clock.now, grant, bytes, more);
+            if !more {
+                self.rest(clock.now, id);
+            }
             match train {
-                Some(train) => {
-                    // It may have more; others come first.
-                    self.ready.push_back(id);
-                    return Some(self.leave(train, world));
-                }
-                None => {
-                    world.free(buf);
-                    self.rest(clock, id);
-                }
+                Some(train) => return Some(self.leave(train, world)),
+                None => world.free(buf),
             }
         }
         None
+    }
+
+    /// Whether a peer that was just served has more to send in the class.
+    fn has_more(&mut self, now: Time, id: PeerId, grant: &Grant) -> bool {
+        let Some(peer) = self.peers.get_mut(&id) else { return false };
+        grant.class != Class::Control && peer.connection.wants(now) == Wants::Data
+    }
+
+    /// Has the shaper know what a peer, to which something happened, would send.
+    pub(super) fn queue(&mut self, now: Time, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let free = self.shaping.is_free(peer.slot);
+        match peer.connection.wants(now) {
+            Wants::Data => {
+                self.shaping.ready_data(now, peer.slot);
+                if !free {
+                    // Its acknowledgements need not wait for its data to be let.
+                    self.shaping.ready_control(now, peer.slot);
+                }
+            }
+            Wants::Acknowledgement => self.shaping.ready_control(now, peer.slot),
+            Wants::Nothing => return self.rest(now, id),
+        }
+        if !free {
+            self.rest(now, id);
+        }
     }
 
     /// A train leaves from our socket, or from that of the one shard whose port its receiver reaches.
@@ -122,26 +165,30 @@ impl Node {
         self.counters.bytes_out += u64::from(train.place.len);
     }
 
-    /// As many packets of one peer as one train carries, sealed where they lie.
+    /// As many packets of one peer as one train carries and the grant allows, sealed where they lie.
     fn poll_peer_train(
         &mut self,
         clock: Clock,
         id: PeerId,
+        grant: &Grant,
         buf: BufId,
         world: &mut impl World,
     ) -> Option<Train> {
         let peer = self.peers.get_mut(&id)?;
         let path = self.sessions.path(peer.session)?;
         let mut budget = self.sessions.budget(peer.session);
+        let (mut allowed, header) = (grant.bytes, ip_header(&path));
+        let acknowledging = grant.class == Class::Control;
         let room = Place::room(buf);
         let mut segment = peer.connection.packet_size();
         let mut len = 0usize;
         for index in 0..TRAIN_SEGMENTS_MAX {
             // Only the first packet may be an MTU probe, larger than the others; it travels alone.
             let size_max = if index == 0 { DATAGRAM_MAX } else { segment };
+            let least = budget.min(allowed.saturating_sub(header));
             let size_max =
-                size_max.min(TRAIN_SIZE_MAX - len).min(usize::try_from(budget).unwrap_or(usize::MAX));
-            if size_max < segment {
+                size_max.min(TRAIN_SIZE_MAX - len).min(usize::try_from(least).unwrap_or(usize::MAX));
+            if size_max < if acknowledging { PACKET_OVERHEAD + 1 } else { segment } {
                 break;
             }
             if let Some(skipped) = self.sessions.take_skipped(peer.session) {
@@ -151,7 +198,11 @@ impl Node {
             let Some(place) = room.part(len as u32, size_max as u32) else { break };
             let (packet, store) = world.split(place);
             let payload = &mut packet[HEADER_SIZE + 1..size_max - TAG_SIZE];
-            let written = peer.connection.poll_payload(clock.now, number, payload, &mut FromStore(store));
+            let written = if acknowledging {
+                peer.connection.poll_acknowledgement(clock.now, number, payload)
+            } else {
+                peer.connection.poll_payload(clock.now, number, payload, &mut FromStore(store))
+            };
             let Some(meta) = written else { break };
             let size = meta.len + PACKET_OVERHEAD;
             if self.sessions.seal(clock.now, peer.session, PacketKind::Stream, &mut packet[..size]).is_err() {
@@ -160,6 +211,7 @@ impl Node {
             }
             peer.sent_bytes += size as u64;
             budget = budget.saturating_sub(size as u64);
+            allowed = allowed.saturating_sub(size as u64 + header);
             len += size;
             if size > segment {
                 segment = size;
@@ -178,13 +230,13 @@ impl Node {
     }
 
     /// A peer has nothing to send for now: its timer says when to look again.
-    fn rest(&mut self, clock: Clock, id: PeerId) {
+    fn rest(&mut self, now: Time, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.queued = false;
         let mut wanted = peer.connection.poll_timeout();
-        if self.sessions.budget(peer.session) < peer.connection.packet_size() as u64 {
-            // What is due waits for the path's budget, not for the time.
-            wanted = wanted.map(|at| at.max(clock.now + Duration::from_micros(ACK_DELAY_US_MAX)));
+        let waits = self.sessions.budget(peer.session) < peer.connection.packet_size() as u64;
+        if waits || !self.shaping.is_free(peer.slot) {
+            // What is due may wait for the path's budget or the shaper, not for the time.
+            wanted = wanted.map(|at| at.max(now + Duration::from_micros(ACK_DELAY_US_MAX)));
         }
         if wanted != peer.timer {
             if let Some(old) = peer.timer {

@@ -1,6 +1,6 @@
 //! What a node shows of itself.
 
-use super::command::{PeerSnapshot, Snapshot};
+use super::command::{PeerSnapshot, ShapedSnapshot, Snapshot};
 use super::friends::Standing;
 use super::peer::Meeting;
 use super::{Counters, Node};
@@ -31,6 +31,7 @@ impl Node {
                         Meeting::Met(hello) => hello.agent.clone(),
                         Meeting::Listening(_) => String::new(),
                     },
+                    shaped: self.shaping.snapshot(peer.slot),
                 }
             })
             .collect();
@@ -51,6 +52,7 @@ impl Node {
                     window: 0,
                     mtu: 0,
                     agent: String::new(),
+                    shaped: ShapedSnapshot::default(),
                 });
             }
         }
@@ -61,6 +63,7 @@ impl Node {
             gauges: self.gauges(),
             jobs,
             tunnels: self.tunnels.snapshot(),
+            classes: self.shaping.classes(),
         }
     }
 

@@ -14,6 +14,7 @@ impl Node {
         let first = self.timers.first().map(|(at, _)| *at);
         let others = [
             self.sessions.poll_timeout(),
+            self.shaping.poll_timeout(),
             self.friends.poll_timeout(),
             self.fetch.poll_timeout(),
             self.serve.poll_timeout(),
@@ -40,6 +41,7 @@ impl Node {
             }
             self.touch(id);
         }
+        self.shaping.handle_timeout(now);
         self.fetch.handle_timeout(now);
         self.serve.handle_timeout(now, &mut self.acts);
         self.end_slow_meetings(now);

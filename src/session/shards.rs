@@ -10,6 +10,7 @@ use super::lanes::Seat;
 use super::noise::Offered;
 use super::sessions::Sessions;
 use super::types::SessionKey;
+use crate::base::budget::{Demand, Tokens};
 use crate::base::{Offload, Path, PublicKey, Time, UnixMs};
 use crate::crypto::{Identity, MaskKey, Secret, hash, kdf};
 use crate::limits::{CROSSINGS_MAX, HANDSHAKE_QUEUE_MAX, SHARDS_MAX};
@@ -82,6 +83,20 @@ pub enum Cross {
         /// Its key and connection id at the sender, and the sender's port; `None` when it has no room.
         seat: Option<(SessionKey, u64, u16)>,
     },
+    /// What the sender would send, and what it would ask others for, told to the owner of the node's rates.
+    Demand {
+        /// To send.
+        up: Demand,
+        /// To be asked for.
+        down: Demand,
+    },
+    /// What the receiver may send and ask for.
+    Tokens {
+        /// To send.
+        up: Tokens,
+        /// To be asked for.
+        down: Tokens,
+    },
     /// A lane has ended.
     LaneOver {
         /// The receiver's session.
@@ -114,6 +129,8 @@ impl Cross {
             Self::LaneAway { .. } => "lane away",
             Self::LaneSeat(_) => "lane",
             Self::LaneSeated { .. } => "lane seated",
+            Self::Demand { .. } => "demand",
+            Self::Tokens { .. } => "tokens",
             Self::LaneOver { .. } => "lane over",
             Self::LaneClose { .. } => "lane close",
         }
@@ -314,11 +331,13 @@ impl Sessions {
             Cross::LaneSeated { home, lane, seat } => self.lane_seated(now, from, home, lane, seat),
             Cross::LaneOver { home, lane } => self.lane_over(home, lane),
             Cross::LaneClose { session } => self.lane_close(now, session),
-            Cross::Offer(_)
-            | Cross::Reply { .. }
-            | Cross::Datagram { .. }
+            // The caller's.
+            Cross::Datagram { .. }
             | Cross::Send { .. }
-            | Cross::Packet { .. } => {}
+            | Cross::Packet { .. }
+            | Cross::Demand { .. }
+            | Cross::Tokens { .. } => {}
+            Cross::Offer(_) | Cross::Reply { .. } => {}
         }
     }
 

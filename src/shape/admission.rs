@@ -76,6 +76,11 @@ impl Admission {
         Ok(())
     }
 
+    /// Counts a promise that was made before, whether it would fit now or not.
+    pub fn keep(&mut self, reservation: Reservation) {
+        self.promised.push(reservation);
+    }
+
     /// Takes a promise back.
     pub fn release(&mut self, reservation: Reservation) {
         if let Some(at) = self.promised.iter().position(|one| *one == reservation) {

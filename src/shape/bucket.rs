@@ -10,6 +10,8 @@ use crate::limits::{
 
 /// Level of one byte: 8 bits × 10⁹ ns.
 const BYTE: i64 = 8_000_000_000;
+/// A debt at most, so that no level overflows.
+const DEBT_MAX: i64 = BURST_BYTES_MAX as i64 * BYTE;
 /// The rate of a bucket that never runs empty.
 const UNLIMITED: u64 = u64::MAX;
 
@@ -125,14 +127,14 @@ impl Bucket {
         self.holds(if dry { u64::from(self.quantum) } else { WIRE_PACKET_MAX })
     }
 
-    /// `bytes` left. What was not there becomes a debt, of at most a burst.
+    /// `bytes` left. What was not there becomes a debt.
     #[inline]
     pub fn take(&mut self, now: Time, bytes: u64) {
         // What came while it was full is lost, whatever leaves now.
         self.fill(now);
         if !self.is_unlimited() {
             let taken = bytes.min(BURST_BYTES_MAX) as i64 * BYTE;
-            self.level = (self.level - taken).max(-self.depth());
+            self.level = (self.level - taken).max(-DEBT_MAX);
         }
     }
 

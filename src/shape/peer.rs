@@ -1,9 +1,7 @@
 //! What the shaper keeps of one peer: a cache line that every decision reads, and beside it what only some need.
 
-use std::time::Duration;
-
 use super::bucket::Bucket;
-use super::types::{Class, Limits, PeerStats};
+use super::types::{Class, Limits, PeerStats, Reservation};
 use crate::base::Time;
 use crate::limits::WEIGHT_USUAL;
 
@@ -22,6 +20,8 @@ pub(super) struct Peer {
     pub(super) cap: Bucket,
     /// When what it waits with came; the delay is counted from there.
     pub(super) since: Time,
+    /// Bytes on the wire so far.
+    pub(super) sent: u64,
     /// Bytes that it may still send in its ring's turn; below zero when it sent more.
     pub(super) deficit: i32,
     pub(super) weight: u16,
@@ -53,7 +53,7 @@ pub(super) const ALIVE: u8 = 1 << 6;
 pub(super) struct Extra {
     pub(super) floor: Bucket,
     pub(super) reserve: Bucket,
-    pub(super) delay: Duration,
+    pub(super) reservation: Option<Reservation>,
     pub(super) stats: PeerStats,
     pub(super) limits: Limits,
 }
@@ -63,6 +63,7 @@ impl Peer {
         Self {
             cap: Bucket::UNLIMITED,
             since: Time::ZERO,
+            sent: 0,
             deficit: 0,
             weight: WEIGHT_USUAL,
             waiting: 0,
@@ -79,7 +80,7 @@ impl Extra {
         Self {
             floor: Bucket::NOTHING,
             reserve: Bucket::NOTHING,
-            delay: Duration::ZERO,
+            reservation: None,
             stats: PeerStats::default(),
             limits: Limits::default(),
         }

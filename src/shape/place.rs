@@ -78,7 +78,7 @@ impl Shaper {
             }
         }
         if hot.flags & (DUE | OWED) != wanted {
-            let deadline = now + extra.delay;
+            let deadline = extra.reservation.map_or(now, |promise| now + promise.delay);
             self.leave_urgent(index);
             match wanted {
                 DUE => self.calendar.insert(&mut self.urgent, index, now, deadline),
@@ -103,17 +103,20 @@ impl Shaper {
         if hot.ring != ring {
             if hot.ring != NO_RING {
                 self.share.remove(&mut self.rings[usize::from(hot.ring)], index);
+                self.ring_weights[usize::from(hot.ring)] -= u32::from(hot.weight);
             }
             hot.ring = ring;
             self.share.push(&mut self.rings[usize::from(ring)], index);
+            self.ring_weights[usize::from(ring)] += u32::from(hot.weight);
         }
     }
 
     #[inline]
-    fn leave_ring(&mut self, index: u32) {
+    pub(super) fn leave_ring(&mut self, index: u32) {
         let hot = &mut self.peers[index as usize];
         if hot.ring != NO_RING {
             self.share.remove(&mut self.rings[usize::from(hot.ring)], index);
+            self.ring_weights[usize::from(hot.ring)] -= u32::from(hot.weight);
             hot.ring = NO_RING;
         }
     }

@@ -14,10 +14,9 @@
 //! A peer whose floor or reservation has run dry for the moment stays in its ring, and its node on the wheel says when it
 //! is owed again. A floor that nobody uses costs nothing: it is an order among those who wait, not a rate kept free.
 
-use std::time::Duration;
-
 use super::bucket::Bucket;
 use super::calendar::Calendar;
+use super::lease::Lease;
 use super::links::{Links, Ring};
 use super::peer::{ALIVE, Extra, FLOOR_DRY, Peer, RESERVE_DRY, RINGS, SPECIAL};
 use super::place::class_of;
@@ -56,6 +55,10 @@ pub struct Shaper {
     /// What a peer of the usual weight may send per turn, bytes.
     pub(super) quantum: i64,
     pub(super) stats: [ClassStats; CLASSES],
+    /// Weights of those in each ring.
+    pub(super) ring_weights: [u32; RINGS.len()],
+    /// The node's rate is another shard's to hand out.
+    pub(super) lease: Option<Lease>,
 }
 
 impl Shaper {
@@ -82,6 +85,8 @@ impl Shaper {
             urgent_share: Bucket::UNLIMITED,
             quantum: WIRE_TRAIN_MAX as i64,
             stats: Default::default(),
+            ring_weights: [0; RINGS.len()],
+            lease: None,
         }
     }
 
@@ -159,6 +164,8 @@ impl Shaper {
     /// Changes what a peer may and is owed, at once: it keeps its place, and what it has saved up as far as the new limits
     /// hold it.
     pub fn limit(&mut self, now: Time, peer: Slot, limits: Limits) {
+        // Its weight counts in the ring that it is in.
+        self.leave_ring(peer.0);
         let (hot, extra) = (&mut self.peers[peer.index()], &mut self.extra[peer.index()]);
         hot.cap.change(now, limits.cap, limits.burst, SHAPE_QUANTUM_US);
         hot.weight = limits.weight.clamp(1, WEIGHT_MAX);
@@ -176,7 +183,7 @@ impl Shaper {
     pub fn reserve(&mut self, now: Time, peer: Slot, reservation: Option<Reservation>) {
         let extra = &mut self.extra[peer.index()];
         owe(&mut extra.reserve, now, reservation.map(|r| r.rate), reservation.map(|r| r.burst));
-        extra.delay = reservation.map_or(Duration::ZERO, |r| r.delay);
+        extra.reservation = reservation;
         self.note_special(peer);
         self.place(now, peer.0);
     }
@@ -194,10 +201,27 @@ impl Shaper {
         self.extra[peer.index()].limits
     }
 
+    /// What was promised to a peer.
+    pub fn reservation(&self, peer: Slot) -> Option<Reservation> {
+        self.extra[peer.index()].reservation
+    }
+
+    /// The class of what is none of the others.
+    #[inline]
+    pub fn base(&self, peer: Slot) -> Class {
+        Class::ALL[usize::from(self.peers[peer.index()].base)]
+    }
+
+    /// Whether neither the node nor the peer has a limit: what is ready leaves at once.
+    #[inline]
+    pub fn is_free(&self, peer: Slot) -> bool {
+        self.lease.is_none() && self.node.is_unlimited() && self.peers[peer.index()].cap.is_unlimited()
+    }
+
     /// A peer's figures.
     pub fn peer_stats(&self, peer: Slot) -> PeerStats {
         let hot = &self.peers[peer.index()];
-        PeerStats { waiting: hot.waiting != 0, ..self.extra[peer.index()].stats }
+        PeerStats { sent_bytes: hot.sent, waiting: hot.waiting != 0, ..self.extra[peer.index()].stats }
     }
 
     /// The figures of a class.
@@ -238,51 +262,46 @@ impl Shaper {
         while let Some(peer) = self.wheel.pop(now) {
             self.place(now, peer);
         }
+        if self.lease.is_some() {
+            return self.next_leased(now);
+        }
         self.node.fill(now);
-        if let Some(grant) = self.next_control(now) {
-            return Some(grant);
+        if !self.control.is_empty() && self.node.holds(CONTROL_WIRE_MIN) {
+            self.control_share.fill(now);
+            if self.control_share.holds(CONTROL_WIRE_MIN) {
+                let allowed = self.node.available().min(self.control_share.available());
+                return Some(self.next_control(now, allowed));
+            }
         }
         if !self.node.is_ready(self.node_dry) {
             self.node_dry = true;
             return None;
         }
         self.node_dry = false;
-        if (!self.calendar.is_empty() || !self.floors.is_empty())
-            && let Some(grant) = self.next_urgent(now)
-        {
-            return Some(grant);
+        if (!self.calendar.is_empty() || !self.floors.is_empty()) && self.may_urgent(now) {
+            return Some(self.next_urgent(now, self.node.available()));
         }
-        self.next_share()
+        let ring = self.ring_in_turn()?;
+        Some(self.next_share(ring, self.node.available()))
     }
 
-    fn next_control(&mut self, now: Time) -> Option<Grant> {
-        if self.control.is_empty() || !self.node.holds(CONTROL_WIRE_MIN) {
-            return None;
-        }
-        self.control_share.fill(now);
-        if !self.control_share.holds(CONTROL_WIRE_MIN) {
-            return None;
-        }
+    pub(super) fn next_control(&mut self, now: Time, allowed: u64) -> Grant {
         let peer = self.control.first();
         let hot = &mut self.peers[peer as usize];
         hot.cap.fill(now);
-        let allowed = hot.cap.available().min(self.node.available()).min(self.control_share.available());
-        Some(Grant {
-            peer: Slot(peer),
-            class: Class::Control,
-            bytes: allowed.min(WIRE_PACKET_MAX),
-            by: By::Control,
-        })
+        let bytes = hot.cap.available().min(allowed).min(WIRE_PACKET_MAX);
+        Grant { peer: Slot(peer), class: Class::Control, bytes, by: By::Control }
     }
 
-    /// By deadline, then those who are owed their floor, as far as both leave something to the others.
-    fn next_urgent(&mut self, now: Time) -> Option<Grant> {
+    /// Whether reservations and floors leave something to the others. With nobody else waiting there is nothing to leave.
+    fn may_urgent(&mut self, now: Time) -> bool {
         self.urgent_share.fill(now);
-        // With nobody else waiting there is nothing to leave.
         let alone = self.rings.iter().all(|ring| ring.is_empty());
-        if !alone && !self.urgent_share.holds(WIRE_PACKET_MAX) {
-            return None;
-        }
+        alone || self.urgent_share.holds(WIRE_PACKET_MAX)
+    }
+
+    /// By deadline, then those who are owed their floor.
+    pub(super) fn next_urgent(&mut self, now: Time, allowed: u64) -> Grant {
         let (peer, by) = match self.calendar.first(now) {
             Some(peer) => (peer, By::Reservation),
             None => (self.floors.first(), By::Floor),
@@ -292,15 +311,15 @@ impl Shaper {
         hot.cap.fill(now);
         let own = if by == By::Reservation { &mut extra.reserve } else { &mut extra.floor };
         own.fill(now);
-        let bytes = own.available().min(hot.cap.available()).min(self.node.available()).min(WIRE_TRAIN_MAX);
+        let bytes = own.available().min(hot.cap.available()).min(allowed).min(WIRE_TRAIN_MAX);
         let class = if by == By::Reservation { Class::Realtime } else { class_of(hot.waiting) };
-        Some(Grant { peer: Slot(peer), class, bytes, by })
+        Grant { peer: Slot(peer), class, bytes, by }
     }
 
-    /// Deficit round robin twice: among the rings, then among the peers of one by weight.
+    /// Deficit round robin among the peers of a ring, by weight.
     #[inline]
-    fn next_share(&mut self) -> Option<Grant> {
-        let ring = self.ring_in_turn()?;
+    pub(super) fn next_share(&mut self, ring: usize, allowed: u64) -> Grant {
+        self.turn = ring;
         let alone = self.share.is_single(self.rings[ring]);
         loop {
             let peer = self.rings[ring].first();
@@ -312,9 +331,9 @@ impl Shaper {
                 continue;
             }
             let turn = if alone { WIRE_TRAIN_MAX } else { (hot.deficit.max(0) as u64).max(WIRE_PACKET_MAX) };
-            let bytes = turn.min(hot.cap.available()).min(self.node.available()).min(WIRE_TRAIN_MAX);
+            let bytes = turn.min(hot.cap.available()).min(allowed).min(WIRE_TRAIN_MAX);
             let class = class_of(hot.waiting);
-            return Some(Grant { peer: Slot(peer), class, bytes, by: By::Share });
+            return Grant { peer: Slot(peer), class, bytes, by: By::Share };
         }
     }
 
@@ -347,7 +366,10 @@ impl Shaper {
     #[inline]
     pub fn settle(&mut self, now: Time, grant: Grant, bytes: u64, more: bool) {
         let index = grant.peer.index();
-        self.node.take(now, bytes);
+        match &mut self.lease {
+            Some(lease) => lease.spend(bytes),
+            None => self.node.take(now, bytes),
+        }
         let hot = &mut self.peers[index];
         hot.cap.take(now, bytes);
         let bit = grant.class.bit();
@@ -359,7 +381,7 @@ impl Shaper {
                 hot.fresh &= !bit;
                 stats.delay.add(now.since(hot.since));
             }
-            self.extra[index].stats.sent_bytes += bytes;
+            hot.sent += bytes;
         }
         match grant.by {
             By::Control => {
@@ -409,7 +431,10 @@ impl Shaper {
 
     /// Bytes that left without a grant, such as handshakes: they count, and others wait for them.
     pub fn charge(&mut self, now: Time, peer: Option<Slot>, class: Class, bytes: u64) {
-        self.node.take(now, bytes);
+        match &mut self.lease {
+            Some(lease) => lease.spend_on(Class::Control, bytes),
+            None => self.node.take(now, bytes),
+        }
         if class == Class::Control {
             self.control_share.take(now, bytes);
         }
@@ -418,33 +443,55 @@ impl Shaper {
         stats.grants += 1;
         if let Some(peer) = peer {
             self.peers[peer.index()].cap.take(now, bytes);
-            self.extra[peer.index()].stats.sent_bytes += bytes;
+            self.peers[peer.index()].sent += bytes;
         }
     }
 
-    /// Whether a control packet without a peer may leave now.
+    /// Whether a control packet without a peer may leave now; else [`Self::may_control_at`].
     pub fn may_control(&mut self, now: Time) -> bool {
+        if let Some(lease) = &self.lease {
+            return lease.holds(Class::Control, WIRE_PACKET_MAX);
+        }
         self.node.fill(now);
-        self.node.holds(WIRE_PACKET_MAX)
+        self.control_share.fill(now);
+        let others = self.is_anybody_served();
+        self.node.holds(WIRE_PACKET_MAX) && (!others || self.control_share.holds(WIRE_PACKET_MAX))
+    }
+
+    /// When such a packet may leave.
+    pub fn may_control_at(&self) -> Option<Time> {
+        // Tokens come when they come.
+        let node = self.lease.is_none().then(|| self.node.holds_at(WIRE_PACKET_MAX))??;
+        let share =
+            if self.is_anybody_served() { self.control_share.holds_at(WIRE_PACKET_MAX)? } else { node };
+        Some(node.max(share))
+    }
+
+    pub(super) fn is_anybody_served(&self) -> bool {
+        !self.control.is_empty()
+            || !self.calendar.is_empty()
+            || !self.floors.is_empty()
+            || self.rings.iter().any(|ring| !ring.is_empty())
     }
 
     /// When [`Self::next`] should be asked again; `None` when only new traffic or new limits can change its answer.
     pub fn poll_timeout(&self) -> Option<Time> {
-        let served = !self.control.is_empty()
-            || !self.calendar.is_empty()
-            || !self.floors.is_empty()
-            || self.rings.iter().any(|ring| !ring.is_empty());
-        let node = served.then(|| self.node_ready_at()).flatten();
+        let node = (self.lease.is_none() && self.is_anybody_served()).then(|| self.node_ready_at()).flatten();
         [node, self.wheel.next()].into_iter().flatten().min()
     }
 
+    /// When the node's rate lets something leave that it does not let now.
     fn node_ready_at(&self) -> Option<Time> {
-        let data = if self.node_dry { self.node.ready_at() } else { self.node.holds_at(WIRE_PACKET_MAX) };
+        let data = if self.node.is_ready(self.node_dry) { None } else { self.node.ready_at() };
         // Control waits for less; what is policed waits with the data.
-        let control = (!self.control.is_empty()).then(|| {
-            Some(self.node.holds_at(CONTROL_WIRE_MIN)?.max(self.control_share.holds_at(CONTROL_WIRE_MIN)?))
-        });
-        [data, control.flatten()].into_iter().flatten().min()
+        let holds = self.node.holds(CONTROL_WIRE_MIN) && self.control_share.holds(CONTROL_WIRE_MIN);
+        let control = if self.control.is_empty() || holds {
+            None
+        } else {
+            let share = self.control_share.holds_at(CONTROL_WIRE_MIN);
+            share.and_then(|share| Some(self.node.holds_at(CONTROL_WIRE_MIN)?.max(share)))
+        };
+        [data, control].into_iter().flatten().min()
     }
 }
 

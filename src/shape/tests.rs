@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{Class, Limits, Reservation, Shaper, Slot};
+use super::{Class, Exchange, Limits, Reservation, Shaper, Slot};
 use crate::base::Time;
 use crate::limits::{WIRE_PACKET_MAX, WIRE_TRAIN_MAX};
 
@@ -408,4 +408,132 @@ fn waiting_for_the_line_earns_nothing() {
     let peer = bench.add(capped(307_607), Class::Market, 64, u64::MAX);
     bench.run(Duration::from_millis(50));
     assert_eq!(exceeds(&bench.sources[peer].granted_at, 307_607, 2 * WIRE_PACKET_MAX), None);
+}
+
+/// Shards with a budget in common: demands and tokens are under way for 100 µs each.
+struct Shards {
+    shards: Vec<Bench>,
+    exchange: Exchange,
+    now: Time,
+    mail: Vec<(Time, usize, super::Tokens)>,
+    posts: Vec<(Time, usize, super::Demand)>,
+    log: Vec<(Time, u64)>,
+}
+
+impl Shards {
+    fn new(count: u8, rate: u64) -> Self {
+        let bench = |_| {
+            let mut bench = Bench::new(None);
+            bench.shaper.set_leased(Time::ZERO, Some(rate));
+            bench
+        };
+        Self {
+            shards: (0..count).map(bench).collect(),
+            exchange: Exchange::new(Time::ZERO, count, rate, None),
+            now: Time::ZERO,
+            mail: Vec::new(),
+            posts: Vec::new(),
+            log: Vec::new(),
+        }
+    }
+
+    /// Steps of 50 µs; each shard says once per millisecond what it wants.
+    fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        let delay = Duration::from_micros(100);
+        while self.now < end {
+            self.now += Duration::from_micros(50);
+            let now = self.now;
+            for (_, shard, demand) in self.posts.extract_if(.., |(at, ..)| *at <= now) {
+                self.exchange.demand(now, shard as u8, demand);
+            }
+            let mail = &mut self.mail;
+            self.exchange.grant(now, |shard, tokens| mail.push((now + delay, usize::from(shard), tokens)));
+            for (_, shard, tokens) in self.mail.extract_if(.., |(at, ..)| *at <= now) {
+                self.shards[shard].shaper.lease(tokens);
+            }
+            for (index, shard) in self.shards.iter_mut().enumerate() {
+                shard.now = now;
+                let before = shard.log.len();
+                shard.drain();
+                self.log.extend_from_slice(&shard.log[before..]);
+                if (now.0 / 50_000 + index as u64).is_multiple_of(20) {
+                    self.posts.push((now + delay, index, shard.shaper.demand()));
+                }
+            }
+        }
+    }
+
+    fn total(&self) -> u64 {
+        self.log.iter().map(|(_, bytes)| bytes).sum()
+    }
+}
+
+#[test]
+fn two_shards_fill_one_cap_whatever_the_split() {
+    for rate in [5_000_000, LINE, 2_000_000_000] {
+        let mut shards = Shards::new(2, rate);
+        for shard in &mut shards.shards {
+            (0..20).for_each(|_| _ = shard.add(Limits::default(), Class::Market, 1500, u64::MAX));
+        }
+        shards.run(Duration::from_millis(200));
+        let (begin, before) = (shards.now, shards.total());
+        // All on one, all on the other, both, uneven: another split every 100 ms.
+        for step in 0..30usize {
+            let busy = [[20, 0], [0, 20], [20, 20], [1, 19], [13, 2]][step % 5];
+            for (shard, busy) in shards.shards.iter_mut().zip(busy) {
+                for (number, source) in shard.sources.iter().enumerate() {
+                    if number < busy {
+                        shard.shaper.ready(shards.now, source.slot, Class::Market);
+                    } else {
+                        shard.shaper.idle(shards.now, source.slot, Class::Market);
+                    }
+                }
+            }
+            shards.run(Duration::from_millis(100));
+        }
+        let due = rate as f64 / 8.0 * shards.now.since(begin).as_secs_f64();
+        let sent = (shards.total() - before) as f64;
+        assert!((sent / due - 1.0).abs() < 0.01, "{sent} of {due} at {rate}");
+        let burst = (rate / 8 * 4 / 1000).max(2 * WIRE_PACKET_MAX);
+        // What is out as tokens when the other shard begins is a second burst at most.
+        assert_eq!(exceeds(&shards.log, rate, 2 * burst), None, "{rate}");
+    }
+}
+
+#[test]
+fn shards_share_by_weight_and_owe_their_floors() {
+    let mut shards = Shards::new(2, LINE);
+    for (shard, count) in [(0, 30), (1, 10)] {
+        (0..count)
+            .for_each(|_| _ = shards.shards[shard].add(Limits::default(), Class::Market, 1500, u64::MAX));
+    }
+    let friend = Limits { floor: Some(20_000_000), base: Class::Friend, weight: 1, ..Limits::default() };
+    let owed = shards.shards[1].add(friend, Class::Market, 1500, 0);
+    let acks = shards.shards[0].add(Limits::default(), Class::Control, 80, 0);
+    shards.run(Duration::from_secs(1));
+    let market = |shards: &Shards, shard: usize| {
+        shards.shards[shard].sources.iter().map(|s| s.sent as f64).sum::<f64>()
+    };
+    let ratio = market(&shards, 0) / market(&shards, 1);
+    assert!((2.8..3.2).contains(&ratio), "thirty equal peers and ten: {ratio}");
+    // A friend with a floor begins on the smaller shard: the larger one does not drain it.
+    let source = &mut shards.shards[1].sources[owed];
+    (source.class, source.backlog) = (Class::Friend, u64::MAX);
+    shards.shards[1].feed(owed, 0);
+    shards.run(Duration::from_millis(100));
+    let before = shards.shards[1].sources[owed].sent;
+    for _ in 0..1000 {
+        shards.shards[0].now = shards.now;
+        shards.shards[0].feed(acks, 80);
+        shards.run(Duration::from_millis(1));
+    }
+    let rate = (shards.shards[1].sources[owed].sent - before) as f64 * 8.0;
+    assert!(rate >= 20_000_000.0 * 0.99, "{rate}");
+    let delay = &shards.shards[0].shaper.class_stats(Class::Control).delay;
+    assert!(
+        delay.count() > 900 && delay.quantile(0.99) < Duration::from_millis(2),
+        "{:?}",
+        delay.quantile(0.99)
+    );
 }

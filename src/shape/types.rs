@@ -121,6 +121,15 @@ pub struct ClassStats {
     pub delay: Histogram,
 }
 
+impl ClassStats {
+    /// Adds another shard's.
+    pub fn merge(&mut self, other: &Self) {
+        self.sent_bytes += other.sent_bytes;
+        self.grants += other.grants;
+        self.delay.merge(&other.delay);
+    }
+}
+
 /// Figures of one peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PeerStats {

@@ -62,6 +62,11 @@ impl Group {
                 shards[shard].command(Command::Get(request))?;
                 state.jobs.insert(job, shard);
             }
+            Command::Limits(limits) => {
+                for shard in shards {
+                    shard.command(Command::Limits(limits.clone()))?;
+                }
+            }
             Command::Cancel(job) => {
                 let shard = self.state().jobs.get(&job).copied();
                 if let Some(shard) = shard {
@@ -166,6 +171,7 @@ mod tests {
             window: 100,
             mtu: 1200,
             agent: String::new(),
+            shaped: crate::node::command::ShapedSnapshot::default(),
         }
     }
 

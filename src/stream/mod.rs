@@ -48,6 +48,7 @@ use crate::wire::Malformed;
 
 pub use connection::Connection;
 pub use rtt::Rtt;
+pub use transmit::Wants;
 
 /// What both ends agreed on, and what this end knows of the path.
 #[derive(Debug, Clone)]

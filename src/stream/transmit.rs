@@ -17,6 +17,17 @@ const STREAM_ROOM_MIN: usize = 32;
 /// ranges can be forgotten.
 const QUIET_RUN_MAX: u32 = 32;
 
+/// What a connection would send now, if it were let.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wants {
+    /// Nothing.
+    Nothing,
+    /// An acknowledgement and nothing else.
+    Acknowledgement,
+    /// Packets that count in flight; window and pacer let them.
+    Data,
+}
+
 /// Whether packets may leave that count in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Gate {
@@ -46,19 +57,58 @@ impl Connection {
         room: &mut [u8],
         sources: &mut impl SourceRead,
     ) -> Option<PacketMeta> {
+        self.payload(now, number, room, sources, false)
+    }
+
+    /// As [`Self::poll_payload`], but an acknowledgement alone, if one is due: whatever else waits is held by the caller,
+    /// who may give less room.
+    pub fn poll_acknowledgement(&mut self, now: Time, number: u64, room: &mut [u8]) -> Option<PacketMeta> {
+        self.payload(now, number, room, &mut (), true)
+    }
+
+    /// What [`Self::poll_payload`] would write now. Where it is less than there is to send, the connection knows what
+    /// keeps it back and when that ends.
+    pub fn wants(&mut self, now: Time) -> Wants {
+        let (gate, probing) = (self.gate(now), self.recovery.probes > 0);
+        let data = self.has_data() || probing;
+        let probe = gate == Gate::Open && self.rtt.sampled() && self.mtu.wanted().is_some();
+        if probing || gate == Gate::Open && data || probe {
+            return Wants::Data;
+        }
+        self.kept_back(now, data, gate);
+        if self.is_ack_due(now) { Wants::Acknowledgement } else { Wants::Nothing }
+    }
+
+    fn is_ack_due(&self, now: Time) -> bool {
+        self.received.due(now) && self.sent.len() < 2 * SENT_PACKETS_MAX
+    }
+
+    fn kept_back(&mut self, now: Time, wants: bool, gate: Gate) {
+        self.recovery.note_limit(now, wants && gate == Gate::Window);
+        self.paced_until = if wants && gate == Gate::Paced { self.pacer.next(now) } else { None };
+    }
+
+    fn payload(
+        &mut self,
+        now: Time,
+        number: u64,
+        room: &mut [u8],
+        sources: &mut impl SourceRead,
+        held: bool,
+    ) -> Option<PacketMeta> {
         let gate = self.gate(now);
         if gate == Gate::Open
+            && !held
             && let Some(meta) = self.poll_probe(now, number, room)
         {
             return Some(meta);
         }
-        let ack_due = self.received.due(now) && self.sent.len() < 2 * SENT_PACKETS_MAX;
-        let probing = self.recovery.probes > 0;
-        let may = gate == Gate::Open || probing;
+        let ack_due = self.is_ack_due(now);
+        let probing = self.recovery.probes > 0 && !held;
+        let may = (gate == Gate::Open || probing) && !held;
         let wants = self.has_data() || probing;
         if !(ack_due || may && wants) {
-            self.recovery.note_limit(now, wants && gate == Gate::Window);
-            self.paced_until = if wants && gate == Gate::Paced { self.pacer.next(now) } else { None };
+            self.kept_back(now, wants, gate);
             return None;
         }
         let full = if self.recovery.suspects_black_hole() {

@@ -70,6 +70,7 @@ cargo xtask COMMAND
                     100,000 sessions on one node: memory, handshakes, packets
   bench churn [--capacity SIZE] [--factor N] [--scratch DIR] [--json FILE]
                     a full cache that is written over, beside a new one
+  bench shaper      what a packet costs in the scheduler, with ten peers and with a hundred thousand
   lab   up [FILE | --link TEXT | --rate RATE] [--binary PATH] | check | clean
                     namespaces joined by links, to play in until Ctrl-C (docs/testing/lab.md) |
                     what the link emulator does and can, measured | remove what dead runs left

@@ -82,6 +82,8 @@ pub struct Fetch {
     changed: bool,
     transfers: BTreeMap<(PeerId, StreamId), Transfer>,
     events: VecDeque<Event>,
+    /// Slices that one request asks for at most.
+    slices_per_request: usize,
     next_order: u64,
     next_check: Option<Time>,
     counters: Counters,
@@ -101,6 +103,7 @@ impl Fetch {
             changed: false,
             transfers: BTreeMap::new(),
             events: VecDeque::new(),
+            slices_per_request: CHUNK_SLICES_MAX,
             next_order: 0,
             next_check: None,
             counters: Counters::default(),
@@ -185,6 +188,19 @@ impl Fetch {
         }
     }
 
+    /// No request asks for more slices than this: a caller that limits what comes does not want a burst of it.
+    pub fn set_slices_per_request(&mut self, slices: usize) {
+        self.slices_per_request = slices.clamp(1, CHUNK_SLICES_MAX);
+    }
+
+    /// A peer is asked for nothing more before `until`, or from now on again.
+    pub fn pause(&mut self, peer: PeerId, until: Option<Time>) {
+        self.peers.update(peer, |state| state.busy_until = until);
+        if let Some(until) = until {
+            self.next_check = Some(self.next_check.map_or(until, |at| at.min(until)));
+        }
+    }
+
     /// A peer that is not connected yet: what was asked went with the first flight, and nothing more is asked
     /// until [`Self::peer_up`] is called again.
     pub fn hold(&mut self, peer: PeerId) {
@@ -236,7 +252,7 @@ impl Fetch {
             // With several sources a chunk is split between them.
             let share =
                 if sharers > 1 { CHUNK_SLICES_MAX.div_ceil(2 * sharers).max(2) } else { CHUNK_SLICES_MAX };
-            let mut share = share.min(chunk.count(SliceState::Missing));
+            let mut share = share.min(chunk.count(SliceState::Missing)).min(self.slices_per_request);
             if self.pool.available() < share {
                 // Wait for buffers rather than ask slice by slice, if any are on their way back.
                 if !self.transfers.is_empty() {

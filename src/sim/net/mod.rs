@@ -165,6 +165,7 @@ impl Net {
             Command::Tunnels(tunnels) => format!("{} tunnels", tunnels.len()),
             Command::Get(request) => format!("get, job {}", request.job.0),
             Command::Cancel(job) => format!("cancel job {}", job.0),
+            Command::Limits(limits) => format!("limits up {:?} down {:?}", limits.up, limits.down),
             Command::Status { token } => format!("status {token}"),
             Command::Shutdown => "shutdown".to_owned(),
         };
@@ -178,6 +179,7 @@ impl Net {
                 Command::Friends(friends) => Command::Friends(friends.clone()),
                 Command::Tunnels(tunnels) => Command::Tunnels(tunnels.clone()),
                 Command::Status { token } => Command::Status { token: *token },
+                Command::Limits(limits) => Command::Limits(limits.clone()),
                 Command::Get(_) | Command::Cancel(_) | Command::Shutdown => Command::Shutdown,
             };
             self.input(node, shard, Input::Command(same));

@@ -11,6 +11,7 @@ mod peer;
 mod plane;
 mod report;
 mod sessions;
+mod shaper;
 mod tornet;
 mod transfer;
 mod tunnel;
@@ -30,6 +31,7 @@ pub fn command(mut args: Args) -> Result<()> {
         Some("floor") => floor::command(args),
         Some("latency") => latency::command(args),
         Some("sessions") => sessions::command(args),
+        Some("shaper") => shaper::command(args),
         _ => bail!("`cargo xtask help` lists the benchmarks and their flags"),
     }
 }

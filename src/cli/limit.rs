@@ -1,0 +1,280 @@
+//! `limit`: bandwidth of the node and of single peers. What is set is a setting like others (docs/operating.md), so that
+//! it is kept in `tornet.toml` and followed at once.
+
+use std::time::{Duration, SystemTime};
+
+use hyper::Method;
+use serde_json::{Map, Value, json};
+
+use super::client::ask;
+use super::friend::offline;
+use super::show::table;
+use super::{Failure, args, print, tell};
+use crate::base::units::{parse_duration, parse_rate, parse_size, show_duration, show_rate};
+use crate::base::{NodeId, UnixMs};
+use crate::config::limits::{Promise, parse_peer, promise, show_peer, show_promise};
+use crate::config::{Config, NodeDir, friends};
+use crate::limits::WIRE_PACKET_MAX;
+use crate::shape::{PeerLimits, Reservation};
+
+pub(super) fn limit(dir: &NodeDir, command: args::Limit) -> Result<(), Failure> {
+    match command {
+        args::Limit::Set(set) => match set.node.clone() {
+            Some(node) => set_peer(dir, &node, set),
+            None => set_node(dir, set),
+        },
+        args::Limit::Reserve { node, rate, duration, delay, burst } => {
+            reserve(dir, &node, &rate, &duration, &delay, burst.as_deref())
+        }
+        args::Limit::Release { node } => release(dir, &node),
+        args::Limit::Remove { node } => remove(dir, &node),
+        args::Limit::Show { json } => show(dir, json),
+    }
+}
+
+/// What takes a limit away.
+fn text(value: &str) -> &str {
+    if value.eq_ignore_ascii_case("none") { "" } else { value }
+}
+
+fn set_node(dir: &NodeDir, set: args::LimitSet) -> Result<(), Failure> {
+    let wanted = [
+        ("limits.up", set.up),
+        ("limits.down", set.down),
+        ("limits.burst", set.burst),
+        ("limits.quota", set.quota),
+    ];
+    let changes: Vec<(&str, String)> =
+        wanted.into_iter().filter_map(|(key, value)| Some((key, text(&value?).to_owned()))).collect();
+    if changes.is_empty() {
+        return Err(Failure::new("nothing to set: give --up, --down, --burst or --quota"));
+    }
+    apply(dir, &changes)
+}
+
+fn set_peer(dir: &NodeDir, who: &str, set: args::LimitSet) -> Result<(), Failure> {
+    let file = dir.load_config()?;
+    let node = find(file.config(), who)?;
+    let mut entry = own(file.config(), &node);
+    let mut words: Vec<String> = show_peer(&node, &entry).split_whitespace().map(str::to_owned).collect();
+    let given = [
+        ("up", set.up),
+        ("down", set.down),
+        ("floor", set.floor),
+        ("burst", set.burst),
+        ("weight", set.weight),
+    ];
+    let mut changed = false;
+    for (name, value) in given {
+        let Some(value) = value else { continue };
+        changed = true;
+        words.retain(|word| word.split('=').next() != Some(name));
+        if !text(&value).is_empty() {
+            words.push(format!("{name}={value}"));
+        }
+    }
+    if let Some(on) = set.background {
+        changed = true;
+        words.retain(|word| word != "background");
+        words.extend(on.then(|| "background".to_owned()));
+    }
+    if !changed {
+        return Err(Failure::new(
+            "nothing to set: give --up, --down, --floor, --burst, --weight or --background",
+        ));
+    }
+    (_, entry) = parse_peer(&words.join(" "))
+        .map_err(|wanted| Failure::new(format!("the limits of {who} will not do, they must be {wanted}")))?;
+    let mut peers = file.config().limits_peers.clone();
+    peers.retain(|(other, _)| *other != node);
+    if entry != PeerLimits::default() {
+        peers.push((node, entry));
+    }
+    apply_peers(dir, &peers)
+}
+
+fn remove(dir: &NodeDir, who: &str) -> Result<(), Failure> {
+    let file = dir.load_config()?;
+    let node = find(file.config(), who)?;
+    let mut peers = file.config().limits_peers.clone();
+    let before = peers.len();
+    peers.retain(|(other, _)| *other != node);
+    if peers.len() == before {
+        return Err(Failure::new(format!("{who} has no limits: see `tornet limit show`")));
+    }
+    apply_peers(dir, &peers)
+}
+
+fn reserve(
+    dir: &NodeDir,
+    who: &str,
+    rate: &str,
+    duration: &str,
+    delay: &str,
+    burst: Option<&str>,
+) -> Result<(), Failure> {
+    let file = dir.load_config()?;
+    let config = file.config();
+    let node = find(config, who)?;
+    let rate = parse_rate(rate).map_err(Failure::new)?;
+    let duration = parse_duration(duration).map_err(Failure::new)?;
+    let delay = parse_duration(delay).map_err(Failure::new)?;
+    let burst = burst.map(parse_size).transpose().map_err(Failure::new)?.unwrap_or(2 * WIRE_PACKET_MAX);
+    let now = now();
+    let until_s = (now.0 / 1000).saturating_add(duration.as_secs().max(1));
+    let wanted = Promise { node, reservation: Reservation { rate, burst, delay }, until_s };
+    let all = promise(config, now, wanted).map_err(|why| Failure::new(format!("refused: {why}")))?;
+    apply_promises(dir, &all)
+}
+
+fn release(dir: &NodeDir, who: &str) -> Result<(), Failure> {
+    let file = dir.load_config()?;
+    let (node, now) = (find(file.config(), who)?, now());
+    let mut all = file.config().limits_reserved.clone();
+    let before = all.len();
+    all.retain(|promise| promise.node != node);
+    if all.len() == before {
+        return Err(Failure::new(format!("nothing was promised to {who}: see `tornet limit show`")));
+    }
+    all.retain(|promise| promise.holds(now));
+    apply_promises(dir, &all)
+}
+
+fn apply_promises(dir: &NodeDir, promises: &[Promise]) -> Result<(), Failure> {
+    let all: Vec<String> = promises.iter().map(show_promise).collect();
+    apply(dir, &[("limits.reserved", all.join(","))])
+}
+
+fn now() -> UnixMs {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    UnixMs(now.as_millis() as u64)
+}
+
+fn apply_peers(dir: &NodeDir, peers: &[(NodeId, PeerLimits)]) -> Result<(), Failure> {
+    let all: Vec<String> = peers.iter().map(|(node, own)| show_peer(node, own)).collect();
+    apply(dir, &[("limits.peers", all.join(","))])
+}
+
+/// Saves settings, and has a running daemon follow them.
+fn apply(dir: &NodeDir, changes: &[(&str, String)]) -> Result<(), Failure> {
+    let body: Map<String, Value> =
+        changes.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
+    match ask(dir, Method::PATCH, "/v1/config", Some(&Value::Object(body)))? {
+        Some(_) => tell("the limits are saved and in use"),
+        None => {
+            let changes: Vec<(&str, Option<&str>)> =
+                changes.iter().map(|(key, value)| (*key, Some(value.as_str()))).collect();
+            offline(dir, |file| file.set(&changes))?;
+            tell("the limits are saved");
+        }
+    }
+    Ok(())
+}
+
+/// The node that is meant: a friend, or any by its whole id.
+fn find(config: &Config, who: &str) -> Result<NodeId, Failure> {
+    if let Ok(node) = who.parse::<NodeId>() {
+        return Ok(node);
+    }
+    let index = friends::find(&config.friends, who)?;
+    Ok(config.friends[index].card.node_id())
+}
+
+fn own(config: &Config, node: &NodeId) -> PeerLimits {
+    config.limits_peers.iter().find(|(other, _)| other == node).map(|(_, own)| *own).unwrap_or_default()
+}
+
+fn show(dir: &NodeDir, as_json: bool) -> Result<(), Failure> {
+    let file = dir.load_config()?;
+    let config = file.config();
+    let name_of = |node: &NodeId| {
+        let friend = config.friends.iter().find(|friend| friend.card.node_id() == *node);
+        friend.and_then(|friend| friend.name.clone())
+    };
+    if as_json {
+        let peer = |(node, own): &(NodeId, PeerLimits)| {
+            json!({
+                "node_id": node.to_string(),
+                "name": name_of(node),
+                "up": own.up,
+                "down": own.down,
+                "floor": own.floor,
+                "burst_bytes": own.burst,
+                "weight": own.weight,
+                "background": own.background,
+            })
+        };
+        let peers: Vec<Value> = config.limits_peers.iter().map(peer).collect();
+        let promised = |promise: &Promise| {
+            json!({
+                "node_id": promise.node.to_string(),
+                "name": name_of(&promise.node),
+                "rate": promise.reservation.rate,
+                "burst_bytes": promise.reservation.burst,
+                "delay_us": promise.reservation.delay.as_micros() as u64,
+                "until_s": promise.until_s,
+            })
+        };
+        let reserved: Vec<Value> =
+            config.limits_reserved.iter().filter(|promise| promise.holds(now())).map(promised).collect();
+        let plan = &config.limits;
+        return print(json!({
+            "up": plan.up,
+            "down": plan.down,
+            "burst_bytes": config.limits_burst,
+            "quota_bytes": plan.quota,
+            "peers": peers,
+            "reserved": reserved,
+        }));
+    }
+    let rate = |rate: Option<u64>| rate.map_or("-".into(), |rate| show_rate(rate as f64));
+    let row = |name: String, own: &PeerLimits| {
+        vec![
+            name,
+            rate(own.up),
+            rate(own.down),
+            rate(own.floor),
+            own.burst.map_or("-".into(), |burst| burst.to_string()),
+            own.weight.map_or("-".into(), |weight| weight.to_string()),
+            if own.background { "background".into() } else { "-".into() },
+        ]
+    };
+    let plan = &config.limits;
+    let whole =
+        PeerLimits { up: plan.up, down: plan.down, burst: config.limits_burst, ..PeerLimits::default() };
+    let mut rows = vec![row("this node".into(), &whole)];
+    for (node, own) in &config.limits_peers {
+        rows.push(row(name_of(node).unwrap_or_else(|| node.to_string()), own));
+    }
+    let mut page =
+        table(&["WHO", "UP", "DOWN", "FLOOR", "BURST", "WEIGHT", "CLASS"], &[1, 2, 3, 4, 5], &rows);
+    if let Some(quota) = plan.quota {
+        page.push_str(&format!("\n{quota} bytes per month, spent evenly\n"));
+    }
+    for window in
+        crate::config::keys::Key::find("limits.schedule")?.show(config).split(',').filter(|w| !w.is_empty())
+    {
+        page.push_str(&format!("\ndaily (UTC): {window}"));
+    }
+    let promises: Vec<Vec<String>> = config
+        .limits_reserved
+        .iter()
+        .filter(|promise| promise.holds(now()))
+        .map(|promise| {
+            let left = Duration::from_secs(promise.until_s.saturating_sub(now().0 / 1000));
+            vec![
+                name_of(&promise.node).unwrap_or_else(|| promise.node.to_string()),
+                show_rate(promise.reservation.rate as f64),
+                format!("{} ms", promise.reservation.delay.as_millis()),
+                show_duration(left),
+            ]
+        })
+        .collect();
+    if !promises.is_empty() {
+        page.push_str(&format!(
+            "\n{}",
+            table(&["PROMISED TO", "RATE", "DELAY", "LEFT"], &[1, 2, 3], &promises)
+        ));
+    }
+    print(page.trim_end())
+}

@@ -1,0 +1,240 @@
+//! The node's side of the shaper: which peer is behind which of its places, and what the operator allows each.
+
+use std::collections::BTreeMap;
+
+use super::Node;
+use super::budget::Budget;
+use super::command::{NodeLimits, PeerLimits, ShapedSnapshot};
+use crate::base::budget::Tokens;
+use crate::base::{NodeId, Time};
+use crate::limits::{
+    CHUNK_SLICES_MAX, DOWN_REQUEST_US, SHAPE_QUANTUM_US, SLICE_SIZE, WEIGHT_MAX, WEIGHT_USUAL,
+};
+use crate::service::PeerId;
+use crate::shape::{Bucket, Class, ClassStats, Grant, Limits, Shaper, Slot};
+
+/// Trust that a friend has unless told otherwise: it counts as much as a stranger in its class.
+const TRUST_USUAL: u16 = 50;
+
+/// The shaper, and what its places stand for.
+pub(super) struct Shaping {
+    shaper: Shaper,
+    /// The peer at each place.
+    peers: Vec<PeerId>,
+    limits: BTreeMap<NodeId, PeerLimits>,
+    /// A packet of the sessions' own may wait for the node's rate.
+    held: bool,
+    /// What may be asked for. A request is a debt of its answer.
+    down: Bucket,
+    /// Something may be wanted, and wait for that.
+    down_held: bool,
+    /// The rates that the shards of the node share.
+    pub(super) budget: Budget,
+}
+
+impl Shaping {
+    pub(super) fn new(shard: (u8, u8), now: Time) -> Self {
+        Self {
+            shaper: Shaper::new(now),
+            peers: Vec::new(),
+            limits: BTreeMap::new(),
+            held: false,
+            down: Bucket::UNLIMITED,
+            down_held: false,
+            budget: Budget::new(shard, now),
+        }
+    }
+
+    /// Enters a peer; `None` when there is no room.
+    pub(super) fn add(&mut self, now: Time, id: PeerId, node: &NodeId, trust: Option<u8>) -> Option<Slot> {
+        let slot = self.shaper.add(now, self.limits_of(node, trust))?;
+        if self.peers.len() <= slot.index() {
+            self.peers.resize(slot.index() + 1, id);
+        }
+        self.peers[slot.index()] = id;
+        self.know(now, slot, node, trust);
+        Some(slot)
+    }
+
+    /// What a new peer may be asked for.
+    pub(super) fn down_of(&self, now: Time, node: &NodeId) -> Bucket {
+        let rate = self.limits.get(node).and_then(|own| own.down);
+        rate.map_or(Bucket::UNLIMITED, |rate| Bucket::new(now, rate, None, SHAPE_QUANTUM_US))
+    }
+
+    pub(super) fn remove(&mut self, slot: Slot) {
+        self.shaper.remove(slot);
+    }
+
+    /// What is known of a peer may have changed.
+    pub(super) fn know(&mut self, now: Time, slot: Slot, node: &NodeId, trust: Option<u8>) {
+        let limits = self.limits_of(node, trust);
+        if limits != self.shaper.limits(slot) {
+            self.shaper.limit(now, slot, limits);
+        }
+        let promised = self.limits.get(node).and_then(|own| own.reserved);
+        if promised != self.shaper.reservation(slot) {
+            self.shaper.reserve(now, slot, promised);
+        }
+    }
+
+    fn limits_of(&self, node: &NodeId, trust: Option<u8>) -> Limits {
+        let own = self.limits.get(node).copied().unwrap_or_default();
+        let standing = trust.map_or(WEIGHT_USUAL, |trust| u16::from(trust) * WEIGHT_USUAL / TRUST_USUAL);
+        let base = match trust {
+            _ if own.background => Class::Background,
+            Some(_) => Class::Friend,
+            None => Class::Market,
+        };
+        // Lanes to a peer may run on every shard; together they keep to what it may.
+        let part = |rate: Option<u64>| rate.map(|rate| rate / u64::from(self.budget.shards()));
+        Limits {
+            cap: part(own.up),
+            floor: part(own.floor),
+            burst: own.burst,
+            weight: own.weight.unwrap_or(standing).clamp(1, WEIGHT_MAX),
+            base,
+        }
+    }
+
+    /// Who may send, and how much.
+    #[inline]
+    pub(super) fn next(&mut self, now: Time) -> Option<(Grant, PeerId)> {
+        let grant = self.shaper.next(now)?;
+        Some((grant, self.peers[grant.peer.index()]))
+    }
+
+    #[inline]
+    pub(super) fn settle(&mut self, now: Time, grant: Grant, bytes: u64, more: bool) {
+        self.shaper.settle(now, grant, bytes, more);
+    }
+
+    #[inline]
+    pub(super) fn ready_data(&mut self, now: Time, slot: Slot) {
+        // What was promised to a peer is for whatever it gets.
+        let promised = self.shaper.reservation(slot).is_some();
+        let class = if promised { Class::Realtime } else { self.shaper.base(slot) };
+        self.shaper.ready(now, slot, class);
+    }
+
+    #[inline]
+    pub(super) fn ready_control(&mut self, now: Time, slot: Slot) {
+        self.shaper.ready(now, slot, Class::Control);
+    }
+
+    #[inline]
+    pub(super) fn is_free(&self, slot: Slot) -> bool {
+        self.shaper.is_free(slot)
+    }
+
+    /// Whether a packet of the sessions' own may leave now; if not, it is asked again in time.
+    pub(super) fn may_control(&mut self, now: Time) -> bool {
+        self.held = !self.shaper.may_control(now);
+        !self.held
+    }
+
+    /// Packets of tunnels leave when they come: they count, and others wait for them.
+    pub(super) fn charge_unasked(&mut self, now: Time, bytes: u64) {
+        self.shaper.charge(now, None, Class::Friend, bytes);
+    }
+
+    pub(super) fn charge_control(&mut self, now: Time, bytes: u64) {
+        self.shaper.charge(now, None, Class::Control, bytes);
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Time> {
+        let held = if self.held { self.shaper.may_control_at() } else { None };
+        let down = if self.down_held { self.down.holds_at(1) } else { None };
+        let shared = self.budget.poll_timeout(&self.shaper);
+        [self.shaper.poll_timeout(), held, down, shared].into_iter().flatten().min()
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Time) {
+        self.budget.handle_timeout(now, &mut self.shaper);
+    }
+
+    /// The owner of the node's rates gave something.
+    pub(super) fn got(&mut self, up: Tokens, down: Tokens) {
+        self.budget.got(&mut self.shaper, up, down);
+    }
+
+    /// Whether something that is `wanted` may be asked of others now; if not, it is asked again in time.
+    pub(super) fn may_ask(&mut self, now: Time, wanted: bool) -> bool {
+        self.down_held = false;
+        if !wanted {
+            return false;
+        }
+        if self.budget.shares_down() {
+            return self.budget.may_ask();
+        }
+        self.down.fill(now);
+        self.down_held = !self.down.holds(1);
+        !self.down_held
+    }
+
+    /// An answer of so many bytes was asked for: they are on their way from now on.
+    pub(super) fn asked(&mut self, now: Time, bytes: u64) {
+        if self.budget.shares_down() {
+            self.budget.asked(bytes);
+        }
+        self.down.take(now, bytes);
+    }
+
+    /// `wire` bytes came, of which `asked` had been asked for and counted then.
+    #[inline]
+    pub(super) fn came(&mut self, now: Time, wire: u64, asked: u64) {
+        if !self.down.is_unlimited() || self.budget.shares_down() {
+            self.asked(now, wire.saturating_sub(asked));
+        }
+    }
+
+    /// One peer, to be shown.
+    pub(super) fn snapshot(&self, slot: Slot) -> ShapedSnapshot {
+        let (limits, stats) = (self.shaper.limits(slot), self.shaper.peer_stats(slot));
+        ShapedSnapshot {
+            wire_sent_bytes: stats.sent_bytes,
+            waiting: stats.waiting,
+            class: Some(limits.base),
+            weight: limits.weight,
+            cap: limits.cap,
+            floor: limits.floor,
+            reserved: self.shaper.reservation(slot).map(|promise| promise.rate),
+            overuse_bytes: stats.overuse_bytes,
+        }
+    }
+
+    /// All classes, to be shown.
+    pub(super) fn classes(&self) -> Vec<(Class, ClassStats)> {
+        Class::ALL.map(|class| (class, self.shaper.class_stats(class).clone())).to_vec()
+    }
+}
+
+/// As many slices as a rate brings in [`DOWN_REQUEST_US`]: one request asks for no more, so that an answer is no burst.
+fn slices_for(rate: Option<u64>) -> usize {
+    let bytes =
+        rate.map_or(u64::MAX, |rate| (u128::from(rate) * u128::from(DOWN_REQUEST_US) / 8_000_000) as u64);
+    (bytes / SLICE_SIZE as u64).clamp(1, CHUNK_SLICES_MAX as u64) as usize
+}
+
+impl Node {
+    /// Other limits hold from now on; what is under way goes on.
+    pub(super) fn set_limits(&mut self, now: Time, limits: NodeLimits) {
+        let least = limits.peers.iter().filter_map(|(_, own)| own.down).chain(limits.down).min();
+        self.shaping.limits = limits.peers.into_iter().collect();
+        let shaping = &mut self.shaping;
+        shaping.budget.set(now, &mut shaping.shaper, limits.up, limits.down, limits.burst);
+        let own = if shaping.budget.shares_down() { None } else { limits.down };
+        shaping.down.change(now, own, None, SHAPE_QUANTUM_US);
+        self.fetch.set_slices_per_request(slices_for(least));
+        for (id, peer) in &mut self.peers {
+            let node = peer.card.node_id();
+            self.shaping.know(now, peer.slot, &node, peer.trust);
+            let own = self.shaping.limits.get(&node).copied().unwrap_or_default();
+            if own.down != peer.down.rate() {
+                peer.down.change(now, own.down, None, SHAPE_QUANTUM_US);
+                self.fetch.pause(*id, None);
+            }
+            self.touched.push(*id);
+        }
+    }
+}
