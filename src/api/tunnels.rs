@@ -201,13 +201,38 @@ fn plan(config: &Config) -> Option<TunnelPlan> {
         list
     };
     let shards = config.shards_count.max(1);
+    let routes: Vec<Prefix> = all(|tunnel| &tunnel.routes).iter().map(|prefix| prefix.network()).collect();
     Some(TunnelPlan {
         device: config.tunnel_device.clone(),
         mtu: config.tunnel_mtu,
         addresses: all(|tunnel| &tunnel.addresses),
-        routes: all(|tunnel| &tunnel.routes).iter().map(|prefix| prefix.network()).collect(),
         dns: config.tunnel_dns.clone(),
         ports: (0..shards).map(|shard| config.port.saturating_add(shard)).collect(),
-        kill_switch: config.tunnel_kill_switch,
+        // Who sends everything through a friend wants nothing to go another way when the tunnel is down.
+        kill_switch: config.tunnel_kill_switch || routes.iter().any(|route| route.is_default()),
+        routes,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::PublicKey;
+
+    #[test]
+    fn a_default_route_brings_the_kill_switch() {
+        let of = |route: &str| {
+            let tunnel = TunnelEntry {
+                peer: PublicKey([1; 32]),
+                addresses: vec!["10.9.0.1/24".parse().expect("a prefix")],
+                allow: Vec::new(),
+                routes: vec![route.parse().expect("a prefix")],
+            };
+            plan(&Config { tunnels: vec![tunnel], ..Config::default() }).expect("there is a tunnel")
+        };
+        assert!(of("0.0.0.0/0").kill_switch && of("::/0").kill_switch);
+        assert!(!of("10.20.0.1/16").kill_switch);
+        assert_eq!(of("10.20.0.1/16").routes, ["10.20.0.0/16".parse().expect("a prefix")], "a network");
+        assert!(plan(&Config::default()).is_none());
+    }
 }

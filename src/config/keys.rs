@@ -231,7 +231,8 @@ pub const KEYS: &[Key] = &[
         name: "tunnel.kill_switch",
         kind: Kind::Switch,
         live: false,
-        what: "whether what tunnels route may leave through nothing else, also while they are down",
+        what: "whether what tunnels route may leave through nothing else, also while they are down; always when they \
+               route everything (0.0.0.0/0 or ::/0)",
         read: |c, v| parse(one(v)?, "true or false").map(|on| c.tunnel_kill_switch = on),
         show: |c| vec![c.tunnel_kill_switch.to_string()],
     },

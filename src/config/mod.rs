@@ -108,7 +108,7 @@ pub struct Config {
     pub tunnel_mtu: u16,
     /// Who answers for names while a tunnel is up; none leaves that as it is.
     pub tunnel_dns: Vec<IpAddr>,
-    /// Whether what tunnels route may leave through nothing else.
+    /// Whether what tunnels route may leave through nothing else, also when they do not route everything.
     pub tunnel_kill_switch: bool,
     /// Tunnels to friends, in the file's order.
     pub tunnels: Vec<TunnelEntry>,
