@@ -231,7 +231,7 @@ pub const SENT_QUIET_MAX: usize = 4096;
 /// One protobuf control message at most, bytes.
 pub const MESSAGE_SIZE_MAX: usize = 64 << 10;
 /// A node's introduction at most, bytes.
-pub const HELLO_SIZE_MAX: usize = 1024;
+pub const HELLO_SIZE_MAX: usize = 2048;
 /// The name that a node gives its program, characters at most.
 pub const HELLO_AGENT_MAX: usize = 64;
 /// Services that a node says it offers, at most.
@@ -550,6 +550,14 @@ pub const BLAME_HALF_LIFE_MS: u64 = 10 * 60 * 1000;
 pub const CIRCUIT_MESSAGES_MAX: usize = 1024;
 /// Events of circuits that wait at most; beyond it, no further build is taken.
 pub const CIRCUIT_EVENTS_MAX: usize = 4096;
+/// Relays that a node tells each friend of, at most, itself among them.
+pub const RELAYS_TOLD_MAX: usize = 16;
+/// Wait before friends are told of news of relays, milliseconds: more may follow.
+pub const RELAYS_TELL_MS: u64 = 2_000;
+/// Circuits that wait for a session with their next hop at most.
+pub const CIRCUIT_CALLS_MAX: usize = 64;
+/// How often sessions that were made for circuits are looked at, milliseconds.
+pub const CIRCUIT_SWEEP_MS: u64 = 30_000;
 /// Cells that wait for one circuit at most.
 pub const CIRCUIT_QUEUE_MAX: usize = 256;
 /// Cells that wait in a shard at most, all circuits together: 2 KiB each.
@@ -761,6 +769,8 @@ const _: () = {
                 + LAYERS_MAX * LAYER_OVERHEAD
     );
     assert!(CELL_DATAGRAM_LARGE <= DATAGRAM_MAX && CELL_DATAGRAM_SMALL <= DATAGRAM_MIN);
+    assert!(RELAYS_TOLD_MAX * 105 + HELLO_SERVICES_MAX * 4 + HELLO_AGENT_MAX + 16 <= HELLO_SIZE_MAX);
+    assert!(HELLO_SIZE_MAX as u64 <= STREAM_UNREAD_MAX);
     assert!(CELL_INNER_LARGE >= 1280, "IPv6 passes");
     assert!(CELL_EPOCH_CELLS_MIN + CELL_EPOCH_CELLS_JITTER <= EPOCH_PACKETS_MAX);
     assert!(

@@ -39,7 +39,7 @@ use crate::base::{NodeId, UnixMs};
 use crate::config::{Config, ConfigError, ConfigFile, FriendEntry};
 use crate::crypto::IdentityCard;
 use crate::limits::{API_ANSWER_MS_MAX, LIMITS_REVIEW_MS};
-use crate::node::command::{Command, Friend, NodeLimits, PeerLimits, Snapshot};
+use crate::node::command::{CircuitRules, Command, Friend, NodeLimits, PeerLimits, Snapshot};
 
 /// What the handlers share.
 pub struct Api {
@@ -148,6 +148,13 @@ impl Api {
                 tracing::warn!("limits: {}", error.line);
             }
         }
+    }
+
+    /// Tells the node what it does for circuits of others.
+    pub async fn tell_relay(&self) -> Result<(), ApiError> {
+        let (relay, named) = (self.config().relay_enabled, self.config().relay_named);
+        // What comes out of a circuit here goes nowhere yet, so none may end here.
+        self.command(|| Command::Relay(CircuitRules { relay, named, exit: false })).await
     }
 
     /// Asks the node for a snapshot; an error when it does not answer in time.

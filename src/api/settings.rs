@@ -60,6 +60,9 @@ pub(super) async fn change(State(api): State<Arc<Api>>, request: Body) -> Result
     if keys.iter().any(|key| key.name.starts_with("limits.")) {
         api.tell_limits().await?;
     }
+    if keys.iter().any(|key| key.name.starts_with("relay.")) {
+        api.tell_relay().await?;
+    }
     let restart: Vec<&str> = keys.iter().filter(|key| !key.live).map(|key| key.name).collect();
     Ok(answer(&json!({ "restart_needed_for": restart })))
 }

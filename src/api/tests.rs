@@ -36,6 +36,7 @@ enum Told {
     Put(PutRequest),
     Cancel(JobId),
     PutDropped,
+    Relay(bool),
     Shutdown,
 }
 
@@ -61,6 +62,8 @@ impl Backend for Fake {
                 return Ok(());
             }
             Command::Limits(limits) => Told::Limits(limits.up, limits.down, limits.peers.len()),
+            Command::Relay(rules) => Told::Relay(rules.relay),
+            Command::Circuit(_) => return Ok(()),
             Command::Shutdown => Told::Shutdown,
         };
         let _ = self.told.send(told);

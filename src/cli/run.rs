@@ -60,6 +60,7 @@ async fn control(
     let served = tokio::spawn(api::serve(api.clone(), unix, tcp));
 
     let begun = async {
+        api.tell_relay().await.map_err(|error| Failure::new(error.line))?;
         api.tell_friends().await.map_err(|error| Failure::new(error.line))?;
         api.start_tunnels().await;
         api.tell_limits().await.map_err(|error| Failure::new(error.line))?;
@@ -218,7 +219,12 @@ mod tests {
                 Command::Friends(_) => told.push("friends"),
                 Command::Status { token } => self.reports.deliver(Report::Status(token, Box::default())),
                 Command::Shutdown => told.push("shutdown"),
-                Command::Get(_) | Command::Cancel(_) | Command::Tunnels(_) | Command::Limits(_) => {}
+                Command::Get(_)
+                | Command::Cancel(_)
+                | Command::Tunnels(_)
+                | Command::Relay(_)
+                | Command::Limits(_)
+                | Command::Circuit(_) => {}
             }
             Ok(())
         }

@@ -168,6 +168,22 @@ pub const KEYS: &[Key] = &[
         show: |c| vec![c.shards_busy_poll_us.to_string()],
     },
     Key {
+        name: "relay.enabled",
+        kind: Kind::Switch,
+        live: true,
+        what: "whether circuits of others go through this node",
+        read: |c, v| parse(one(v)?, "true or false").map(|on| c.relay_enabled = on),
+        show: |c| vec![c.relay_enabled.to_string()],
+    },
+    Key {
+        name: "relay.named",
+        kind: Kind::Switch,
+        live: true,
+        what: "whether friends may tell their friends that this node relays",
+        read: |c, v| parse(one(v)?, "true or false").map(|on| c.relay_named = on),
+        show: |c| vec![c.relay_named.to_string()],
+    },
+    Key {
         name: "store.local_max",
         kind: Kind::Text,
         live: false,

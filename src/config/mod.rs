@@ -98,6 +98,10 @@ pub struct Config {
     pub shards_pin: bool,
     /// Microseconds for which a shard without work looks for some before it sleeps.
     pub shards_busy_poll_us: u32,
+    /// Whether circuits of others go through this node.
+    pub relay_enabled: bool,
+    /// Whether friends may tell theirs that it relays.
+    pub relay_named: bool,
     /// Bytes that published chunks may take.
     pub store_local_max: u64,
     /// Bytes that cached chunks may take.
@@ -137,6 +141,8 @@ impl Default for Config {
             shards_count: 1,
             shards_pin: true,
             shards_busy_poll_us: 0,
+            relay_enabled: true,
+            relay_named: true,
             store_local_max: 64 << 30,
             store_cache_max: 16 << 30,
             tunnel_device: DEFAULT_DEVICE.to_owned(),

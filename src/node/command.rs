@@ -19,6 +19,10 @@ pub enum Command {
     Tunnels(Vec<TunnelPeer>),
     /// Fetches content into files.
     Get(GetRequest),
+    /// What this node does for circuits of others from now on.
+    Relay(CircuitRules),
+    /// Keeps a circuit open from now on, or none any more.
+    Circuit(Option<CircuitWant>),
     /// Gives a job up; its journal stays, so that the same `get` resumes.
     Cancel(JobId),
     /// What may be sent and asked for from now on.
@@ -30,6 +34,35 @@ pub enum Command {
     },
     /// Says goodbye to every peer; the daemon is about to end.
     Shutdown,
+}
+
+/// What a node does for circuits of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CircuitRules {
+    /// Whether it relays.
+    pub relay: bool,
+    /// Whether circuits may end here.
+    pub exit: bool,
+    /// Whether friends may name it to theirs.
+    pub named: bool,
+}
+
+impl Default for CircuitRules {
+    /// A relay that its friends' friends may use, and no exit.
+    fn default() -> Self {
+        Self { relay: true, exit: false, named: true }
+    }
+}
+
+/// What circuit is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CircuitWant {
+    /// Hops, the exit among them.
+    pub hops: u8,
+    /// The exit, if it must be this one.
+    pub exit: Option<PublicKey>,
+    /// Whether one possible first hop will do.
+    pub force: bool,
 }
 
 /// A peer trusted by the operator.

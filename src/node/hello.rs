@@ -12,10 +12,11 @@ use crate::wire::hello::Hello;
 impl Node {
     /// Introduces this node to a peer that just connected.
     pub(super) fn say_hello(&mut self, id: PeerId) {
+        let relays = self.relays_to_tell(id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         // A peer that gives no stream at all is not told; nothing depends on it.
         let Ok(stream) = peer.connection.open(HELLO_CHANNEL, RecvMode::Ordered) else { return };
-        let bytes = Hello::ours(SERVICES).emit();
+        let bytes = Hello { relays, ..Hello::ours(SERVICES) }.emit();
         let written = peer.connection.write(stream, &bytes);
         debug_assert!(written == Ok(bytes.len()), "a new stream takes an introduction");
         peer.connection.finish(stream);
@@ -69,6 +70,7 @@ impl Node {
                 if !serves {
                     self.fetch.peer_down(id);
                 }
+                self.learn_relays(clock, id);
             }
             Err(malformed) => {
                 self.counters.violations += 1;

@@ -4,12 +4,14 @@
 //! or for [`Node::poll_timeout`].
 
 mod budget;
+mod circuits;
 pub mod command;
 mod friends;
 mod hello;
 mod peer;
 mod peers;
 mod receive;
+mod relays;
 mod send;
 mod shaping;
 mod snapshot;
@@ -33,6 +35,7 @@ use crate::session::{CloseCode, SessionKey, Sessions};
 use crate::stream::Connection;
 
 pub use crate::session::{Config, Cross};
+use circuits::Circuits;
 pub use command::{Command, Report};
 use friends::{Friends, Standing};
 use peer::{Peer, Role};
@@ -192,6 +195,7 @@ pub struct Node {
     /// Datagrams of other shards, to be sent from our socket; at most [`crate::limits::PASSING_MAX`].
     foreign: VecDeque<Foreign>,
     tunnels: Tunnels,
+    circuits: Circuits,
     counters: Counters,
     /// The last round trip that a peer's acknowledgement showed, until it is asked for.
     round_trip: Option<Duration>,
@@ -222,6 +226,7 @@ impl Node {
     /// A node without peers.
     pub fn new(config: Config, mut rng: Rng, now: Time) -> Self {
         let shard = config.shard;
+        let circuits = Circuits::new(config.identity.card().key, config.suite, rng.fork(), now);
         let sessions = Sessions::new(config, rng.fork(), now);
         Self {
             rng,
@@ -250,6 +255,7 @@ impl Node {
             passed: false,
             foreign: VecDeque::new(),
             tunnels: Tunnels::default(),
+            circuits,
             counters: Counters::default(),
             round_trip: None,
         }
@@ -312,6 +318,8 @@ impl Node {
                 self.befriend_connected(clock);
             }
             Command::Tunnels(tunnels) => self.set_tunnels(tunnels),
+            Command::Relay(rules) => self.set_circuit_rules(clock.now, rules),
+            Command::Circuit(want) => self.want_circuit(clock, want),
             Command::Get(request) => self.start_get(clock, request),
             Command::Limits(limits) => self.set_limits(clock.now, *limits),
             Command::Cancel(job) => self.get.cancel(job, "cancelled; the same get resumes"),
@@ -420,6 +428,8 @@ impl Node {
         self.call_friends(clock);
         self.send_requests(clock);
         self.send_waiting(clock, world);
+        self.circuits_timeout(clock, world);
+        self.settle_circuits(clock, world);
     }
 
     /// Friends that are not connected and would be asked if they were.

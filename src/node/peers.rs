@@ -24,6 +24,7 @@ impl Node {
                 SessionEvent::Confirmed { session } => {
                     if let Some(id) = self.by_session.get(&session).copied() {
                         self.befriend(clock, id);
+                        self.circuits_usable(clock, id);
                         self.touch(id);
                     }
                 }
@@ -38,8 +39,12 @@ impl Node {
                     if let Some(early) = self.early.remove(&session) {
                         self.fetch.peer_down(early.peer);
                     }
-                    if !matches!(why, FailedWhy::Superseded(_)) {
-                        self.friends.failed(clock.now, session, &mut self.rng);
+                    match why {
+                        FailedWhy::Superseded(other) => self.circuits_moved(session, other),
+                        FailedWhy::NoAnswer | FailedWhy::Cancelled => {
+                            self.circuits_failed(clock, session);
+                            self.friends.failed(clock.now, session, &mut self.rng);
+                        }
                     }
                 }
                 SessionEvent::Closed { session, .. } => self.peer_down(clock, session),
@@ -83,6 +88,7 @@ impl Node {
         peer.streams.extend(self.fetch.streams_of(id).map(|stream| (stream, Role::Fetching)));
         self.peers.insert(id, peer);
         self.by_session.insert(session, id);
+        self.circuits_up(clock, id, initiator);
         if initiator {
             self.befriend(clock, id);
         } else if lane == 0 {
@@ -118,6 +124,8 @@ impl Node {
         self.serve.peer_down(id);
         let Some(peer) = self.peers.remove(&id) else { return };
         self.shaping.remove(peer.slot);
+        self.circuits_down(clock, id, &peer.card.key);
+        self.circuits_failed(clock, session);
         if let Some(at) = peer.timer {
             self.timers.remove(&(at, id));
         }

@@ -25,6 +25,9 @@ impl Node {
         if self.tunnels.has_arrived() {
             self.take_arrived(train.place, world);
         }
+        if self.circuits.has_arrived() {
+            self.take_cells(clock, train.place, world);
+        }
         news
     }
 
@@ -48,11 +51,15 @@ impl Node {
                     let Some(id) = self.peer_of(clock, session) else { continue };
                     if kind != PacketKind::Stream {
                         let range = start + payload.start..start + payload.end;
-                        let is_open = kind == PacketKind::Unsummed;
-                        self.tunnels.note(Arrived { peer: id, range, is_open, ecn });
                         if let Some(peer) = self.peers.get_mut(&id) {
                             peer.received_bytes += datagram.len() as u64;
                         }
+                        if kind == PacketKind::Cell {
+                            self.circuits.note(id, range);
+                            continue;
+                        }
+                        let is_open = kind == PacketKind::Unsummed;
+                        self.tunnels.note(Arrived { peer: id, range, is_open, ecn });
                         continue;
                     }
                     if touched != Some(id)
@@ -107,6 +114,9 @@ impl Node {
                 let news = self.handle_datagrams(clock, path, ecn, std::iter::once(&mut *bytes));
                 if self.tunnels.has_arrived() {
                     self.take_crossed(&bytes, world);
+                }
+                if self.circuits.has_arrived() {
+                    self.take_crossed_cells(clock, &bytes, world);
                 }
                 return news;
             }

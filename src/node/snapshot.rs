@@ -87,6 +87,7 @@ impl Node {
         let serve = self.serve.counters();
         let fetch = self.fetch.counters();
         let (tunnel, joined) = (self.tunnels.counters, self.tunnels.joined());
+        let (cells, onion) = (self.circuits.counters, *self.circuits.onion.counters());
         vec![
             ("node_trains_received", "Trains of datagrams handed in", trains_in),
             ("node_datagrams_received", "Datagrams handed in", datagrams_in),
@@ -140,6 +141,24 @@ impl Node {
             ("fetch_not_found", "Answers that said not found", fetch.not_found),
             ("fetch_liars", "Answers that failed verification", fetch.liars),
             ("fetch_stalled", "Requests given up because nothing came", fetch.stalled),
+            ("circuit_cells_received", "Cells received", cells.received),
+            ("circuit_cells_sent", "Cells sent, passed on ones among them", cells.sent),
+            ("circuit_cells_forward", "Cells passed on from origins", onion.forward),
+            ("circuit_cells_backward", "Cells passed on to origins", onion.backward),
+            ("circuit_cells_forged", "Cells that failed authentication", onion.forged),
+            ("circuit_cells_dropped", "Cells of no circuit, late or seen before", onion.unknown + onion.late + onion.duplicates),
+            ("circuit_cells_lost", "Cells for which there was no session, budget or buffer", cells.no_session + cells.no_budget + cells.no_buffer),
+            ("circuit_cells_unwanted", "Contents of cells that were for nobody", cells.unwanted),
+            ("circuit_builds_asked", "Requests for circuits taken", onion.asked),
+            ("circuit_builds_refused", "Requests for circuits refused", onion.refused),
+            ("circuit_builds_busy", "Requests for circuits beyond a bound", onion.busy),
+            ("circuit_builds_foreign", "Requests for circuits that were for other keys", onion.foreign),
+            ("circuits_relayed", "Circuits led on", onion.relayed),
+            ("circuits_accepted", "Circuits that ended here", onion.accepted),
+            ("circuits_begun", "Circuits of our own begun", onion.begun),
+            ("circuits_opened", "Circuits of our own that opened", onion.opened),
+            ("circuit_pings", "Pings of circuits answered", cells.pings),
+            ("circuit_pongs", "Answers to pings of circuits", cells.pongs),
             ("tunnel_reads", "Packets and superpackets taken from the TUN device", tunnel.reads),
             ("tunnel_sent_packets", "IP packets sent through tunnels", tunnel.sent_packets),
             ("tunnel_sent_bytes", "Their bytes", tunnel.sent_bytes),

@@ -18,6 +18,7 @@ impl Node {
             self.friends.poll_timeout(),
             self.fetch.poll_timeout(),
             self.serve.poll_timeout(),
+            self.circuits.poll_timeout(),
             self.meetings.first().map(|(until, ..)| *until),
             self.next_progress,
             lonely,

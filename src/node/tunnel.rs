@@ -352,6 +352,29 @@ impl Tunnels {
         counters.received_bytes += u64::from(len);
     }
 
+    /// Room for a packet of `size` in the train of a session; the packet counts once [`Self::placed`] says so.
+    pub(super) fn place_for(
+        &mut self,
+        session: SessionKey,
+        path: Path,
+        ecn: u8,
+        size: usize,
+        world: &mut impl Memory,
+    ) -> Option<Place> {
+        let at = self.train_for(session, path, ecn, size, world)?;
+        let train = &self.open[at];
+        let offset = Place::room(train.buf).offset + train.len as u32;
+        Some(Place { buf: train.buf, offset, len: size as u32 })
+    }
+
+    /// The packet that [`Self::place_for`] made room for lies there, sealed.
+    pub(super) fn placed(&mut self, session: SessionKey, ecn: u8, size: usize) {
+        let of = |train: &&mut OpenTrain| (train.session, train.ecn) == (session, ecn);
+        let train = self.open.iter_mut().find(of).expect("room was made in it");
+        train.len += size;
+        train.count += 1;
+    }
+
     /// A train with room for a packet of `size`, which may be its last.
     fn train_for(
         &mut self,

@@ -9,14 +9,7 @@ use zeroize::Zeroizing;
 /// A nonce for keys that seal once.
 pub(super) const ONCE: [u8; 12] = [0; 12];
 
-/// A relay's onion key, as others know it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OnionKey {
-    /// Tells a relay's keys apart; each has the number after the one before, modulo 256.
-    pub number: u8,
-    /// X25519 public key.
-    pub key: [u8; 32],
-}
+pub use crate::wire::build::OnionKey;
 
 /// From the ephemeral-static secret: what a request's slot is opened with.
 pub(super) struct RequestKeys {

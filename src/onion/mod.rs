@@ -189,6 +189,12 @@ impl Onion {
         sealed.ok_or(SealError::Unknown)
     }
 
+    /// Whether a circuit goes over a session with a neighbour.
+    pub fn uses(&self, link: LinkId) -> bool {
+        self.hops.iter().any(|(_, hop)| hop.touches(link))
+            || self.own.iter().any(|(_, own)| own.entry.0 == link)
+    }
+
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()

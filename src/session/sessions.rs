@@ -330,6 +330,11 @@ impl Sessions {
         self.live(key).map_or(0, |session| session.paths.budget())
     }
 
+    /// Who we are.
+    pub fn identity_card(&self) -> &IdentityCard {
+        self.config.identity.card()
+    }
+
     /// Who the peer is.
     pub fn card(&self, key: SessionKey) -> Option<&IdentityCard> {
         self.live(key).map(|session| &session.card)

@@ -56,6 +56,13 @@ impl Group {
                     shard.command(Command::Tunnels(tunnels.clone()))?;
                 }
             }
+            Command::Relay(rules) => {
+                for shard in shards {
+                    shard.command(Command::Relay(rules))?;
+                }
+            }
+            // Where most of the friends' own sessions are does not matter: lanes are made for it.
+            Command::Circuit(want) => shards[0].command(Command::Circuit(want))?,
             Command::Get(request) => {
                 let (mut state, job) = (self.state(), request.job);
                 let shard = self.roomiest(&state);

@@ -36,6 +36,9 @@ pub const ANSWER_SLOT: usize = ANSWER_BODY_AT + ANSWER_BODY + TAG_SIZE;
 /// A whole answer, bytes.
 pub const ANSWER_SIZE: usize = SLOTS * ANSWER_SLOT;
 
+/// An address, or none: family, address, port.
+pub(super) const ADDRESS_SIZE: usize = 1 + 16 + 2;
+
 const RELAY: u8 = 0;
 const END: u8 = 1;
 const AES: u8 = 1;
@@ -43,6 +46,15 @@ const AES: u8 = 1;
 const ROLE_AT: usize = 8;
 const FAMILY_AT: usize = ROLE_AT + IdentityCard::LEN;
 const PORT_AT: usize = FAMILY_AT + 1 + 16;
+
+/// A relay's onion key, as others know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OnionKey {
+    /// Tells a relay's keys apart; each has the number after the one before, modulo 256.
+    pub number: u8,
+    /// X25519 public key.
+    pub key: [u8; 32],
+}
 
 /// The next hop, as the origin knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +97,7 @@ impl Request {
         let role = match body[0] {
             RELAY => Role::Relay(NextHop {
                 card: IdentityCard::from_bytes(body[ROLE_AT..FAMILY_AT].try_into().expect("a card's bytes")),
-                address: parse_address(body)?,
+                address: parse_address(body[FAMILY_AT..PORT_AT + 2].try_into().expect("an address's bytes"))?,
             }),
             END => Role::End { resume: body[ROLE_AT..ROLE_AT + 32].try_into().expect("32 bytes") },
             _ => return Err(Malformed("build: role")),
@@ -109,7 +121,7 @@ impl Request {
             Role::Relay(next) => {
                 body[0] = RELAY;
                 body[ROLE_AT..FAMILY_AT].copy_from_slice(&next.card.to_bytes());
-                emit_address(&mut body, next.address);
+                body[FAMILY_AT..PORT_AT + 2].copy_from_slice(&emit_address(next.address));
             }
             Role::End { resume } => {
                 body[0] = END;
@@ -120,30 +132,34 @@ impl Request {
     }
 }
 
-fn parse_address(body: &[u8; REQUEST_BODY]) -> Result<Option<SocketAddr>, Malformed> {
-    let ip: [u8; 16] = body[FAMILY_AT + 1..PORT_AT].try_into().expect("16 bytes");
-    let ip = match body[FAMILY_AT] {
+/// Reads `family 1 | address 16 | port 2`.
+pub(super) fn parse_address(bytes: &[u8; ADDRESS_SIZE]) -> Result<Option<SocketAddr>, Malformed> {
+    let ip: [u8; 16] = bytes[1..17].try_into().expect("16 bytes");
+    let ip = match bytes[0] {
         0 => return Ok(None),
         4 => IpAddr::V4(Ipv4Addr::from(*ip.first_chunk::<4>().expect("four of 16"))),
         6 => IpAddr::V6(Ipv6Addr::from(ip)),
         _ => return Err(Malformed("build: address")),
     };
-    Ok(Some(SocketAddr::new(ip, u16::from_le_bytes([body[PORT_AT], body[PORT_AT + 1]]))))
+    Ok(Some(SocketAddr::new(ip, u16::from_le_bytes([bytes[17], bytes[18]]))))
 }
 
-fn emit_address(body: &mut [u8; REQUEST_BODY], address: Option<SocketAddr>) {
-    let Some(address) = address else { return };
+/// Writes what [`parse_address`] reads.
+pub(super) fn emit_address(address: Option<SocketAddr>) -> [u8; ADDRESS_SIZE] {
+    let mut out = [0; ADDRESS_SIZE];
+    let Some(address) = address else { return out };
     match address.ip() {
         IpAddr::V4(ip) => {
-            body[FAMILY_AT] = 4;
-            body[FAMILY_AT + 1..FAMILY_AT + 5].copy_from_slice(&ip.octets());
+            out[0] = 4;
+            out[1..5].copy_from_slice(&ip.octets());
         }
         IpAddr::V6(ip) => {
-            body[FAMILY_AT] = 6;
-            body[FAMILY_AT + 1..PORT_AT].copy_from_slice(&ip.octets());
+            out[0] = 6;
+            out[1..17].copy_from_slice(&ip.octets());
         }
     }
-    body[PORT_AT..PORT_AT + 2].copy_from_slice(&address.port().to_le_bytes());
+    out[17..].copy_from_slice(&address.port().to_le_bytes());
+    out
 }
 
 /// Whether a hop does what it was asked for.
@@ -189,6 +205,7 @@ impl Answer {
 const _: () = {
     assert!(MESSAGE_AT + REQUEST_SIZE <= Class::Large.size());
     assert!(MESSAGE_AT + ANSWER_SIZE <= Class::Large.size());
+    assert!(PORT_AT + 2 - FAMILY_AT == ADDRESS_SIZE);
     assert!(PORT_AT + 2 <= REQUEST_BODY && ROLE_AT + 32 <= REQUEST_BODY);
 };
 

@@ -4,8 +4,9 @@
 use prost::Message;
 
 use super::Malformed;
+use super::relay::RelayCard;
 use crate::base::ChannelId;
-use crate::limits::{HELLO_AGENT_MAX, HELLO_SERVICES_MAX, HELLO_SIZE_MAX};
+use crate::limits::{HELLO_AGENT_MAX, HELLO_SERVICES_MAX, HELLO_SIZE_MAX, RELAYS_TOLD_MAX};
 
 /// The version of the protocol between nodes that this program speaks.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -19,6 +20,8 @@ pub struct Hello {
     pub agent: String,
     /// The channels of the services that the sender offers; at most [`HELLO_SERVICES_MAX`].
     pub services: Vec<ChannelId>,
+    /// To friends, of a sender that relays: itself, and then friends of its that agreed; at most [`RELAYS_TOLD_MAX`].
+    pub relays: Vec<RelayCard>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -29,19 +32,22 @@ struct HelloMessage {
     agent: String,
     #[prost(uint32, repeated, tag = "3")]
     services: Vec<u32>,
+    #[prost(bytes = "vec", repeated, tag = "4")]
+    relays: Vec<Vec<u8>>,
 }
 
 impl Hello {
     /// This program's, offering `services`.
     pub fn ours(services: &[ChannelId]) -> Self {
         let agent = concat!("tornet ", env!("CARGO_PKG_VERSION")).to_owned();
-        Self { version: PROTOCOL_VERSION, agent, services: services.to_vec() }
+        Self { version: PROTOCOL_VERSION, agent, services: services.to_vec(), relays: Vec::new() }
     }
 
     /// The message's bytes; it ends with its stream.
     pub fn emit(&self) -> Vec<u8> {
         let services = self.services.iter().map(|channel| u32::from(channel.0)).collect();
-        HelloMessage { version: self.version, agent: self.agent.clone(), services }.encode_to_vec()
+        let relays = self.relays.iter().map(|relay| relay.emit().to_vec()).collect();
+        HelloMessage { version: self.version, agent: self.agent.clone(), services, relays }.encode_to_vec()
     }
 
     /// Reads and checks a whole message.
@@ -63,7 +69,11 @@ impl Hello {
         // Numbers beyond our channels are services of a later version.
         let services =
             message.services.iter().filter_map(|&n| u16::try_from(n).ok().map(ChannelId)).collect();
-        Ok(Self { version: message.version, agent: message.agent, services })
+        if message.relays.len() > RELAYS_TOLD_MAX {
+            return Err(Malformed("hello: relays"));
+        }
+        let relays = message.relays.iter().map(|bytes| RelayCard::parse(bytes)).collect::<Result<_, _>>()?;
+        Ok(Self { version: message.version, agent: message.agent, services, relays })
     }
 }
 
@@ -76,7 +86,7 @@ mod tests {
         #[test]
         fn round_trips(version in 1u32.., agent in "[ -~]{0,64}", services in prop::collection::vec(any::<u16>(), 0..=HELLO_SERVICES_MAX)) {
             let services: Vec<_> = services.into_iter().map(ChannelId).collect();
-            let hello = Hello { version, agent, services };
+            let hello = Hello { version, agent, services, relays: Vec::new() };
             prop_assert_eq!(Hello::parse(&hello.emit()), Ok(hello));
         }
 

@@ -16,6 +16,7 @@ pub mod ip;
 pub mod locator;
 pub mod packet;
 pub mod reference;
+pub mod relay;
 pub mod varint;
 
 /// Bytes that are not the message that they should be. Says which part, for the log; peers that send

@@ -39,6 +39,8 @@ pub enum PacketKind {
     Control = 1,
     /// One IP packet of a tunnel, whole (`docs/protocol/tunnel.md`).
     Datagram = 2,
+    /// A cell of a circuit ([`super::cell`]).
+    Cell = 3,
     /// One IP packet of a tunnel whose TCP or UDP checksum is left to the receiver.
     Unsummed = 4,
 }
@@ -50,6 +52,7 @@ impl PacketKind {
             0 => Some(Self::Stream),
             1 => Some(Self::Control),
             2 => Some(Self::Datagram),
+            3 => Some(Self::Cell),
             4 => Some(Self::Unsummed),
             _ => None,
         }
@@ -59,7 +62,7 @@ impl PacketKind {
     pub fn series(self) -> Series {
         match self {
             Self::Stream | Self::Control => Series::Stream,
-            Self::Datagram | Self::Unsummed => Series::Datagram,
+            Self::Datagram | Self::Cell | Self::Unsummed => Series::Datagram,
         }
     }
 }
@@ -177,7 +180,7 @@ mod tests {
         assert_ne!(nonce(Series::Stream, 7), nonce(Series::Datagram, 7), "one key seals both series");
         assert_eq!(
             [0, 1, 2, 3, 4, 5].map(|b| PacketKind::from_byte(b).map(|k| k as u8)),
-            [Some(0), Some(1), Some(2), None, Some(4), None]
+            [Some(0), Some(1), Some(2), Some(3), Some(4), None]
         );
     }
 }

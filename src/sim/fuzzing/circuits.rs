@@ -10,6 +10,7 @@ use crate::limits::{CELL_INNER_SMALL, CIRCUIT_MS_MAX, LAYERS_MAX};
 use crate::onion::{CircuitKey, Event, HopInfo, LinkId, Onion, Route, Verdict};
 use crate::wire::build::{ANSWER_BODY, Answer, NextHop, REQUEST_BODY, Request, Role, Status};
 use crate::wire::cell::{AREA_AT, CONTENT_AT, Class, Head, Inner};
+use crate::wire::relay::RelayCard;
 
 /// Heads and contents of cells.
 pub fn cell(bytes: &[u8]) {
@@ -49,6 +50,13 @@ pub fn build(bytes: &[u8]) {
     if let Ok(answer) = Answer::parse(body.first_chunk::<ANSWER_BODY>().expect("shorter than a request's")) {
         assert_eq!(Answer::parse(&answer.emit()), Ok(answer));
     }
+}
+
+/// What introductions say of relays.
+pub fn card(bytes: &[u8]) {
+    let Ok(relay) = RelayCard::parse(bytes) else { return };
+    assert!(bytes.len() == RelayCard::LEN && relay.trust <= 100);
+    assert_eq!(RelayCard::parse(&relay.emit()), Ok(relay));
 }
 
 /// A relay whose neighbour, the origin, sends what it likes; behind the relay all are honest.

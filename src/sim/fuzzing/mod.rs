@@ -51,6 +51,7 @@ pub const TARGETS: &[Target] = &[
     ("locator", messages::locator),
     ("packet", messages::packet),
     ("reference", text::reference),
+    ("relay", circuits::card),
     ("varint", frames::varint),
     ("lookup", content::lookup),
     ("seal", content::seal),

@@ -253,6 +253,7 @@ impl Scene {
                     version: input.word(),
                     agent: "x".into(),
                     services: vec![ChannelId(1 + u16::from(input.byte() % 2))],
+                    relays: Vec::new(),
                 };
                 let mut bytes = hello.emit();
                 if input.flag() {

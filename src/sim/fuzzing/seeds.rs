@@ -11,6 +11,7 @@ use crate::config::{Config, FriendEntry};
 use crate::crypto::rank::{PLACE_FLOOR_BITS, place, place_work};
 use crate::crypto::{Identity, IdentityCard};
 use crate::limits::SLICE_SIZE;
+use crate::wire::build::OnionKey;
 use crate::wire::chunkmsg::{ReplyHead, ReplyLayout, SliceRequest, Status};
 use crate::wire::control::{CloseCode, Control};
 use crate::wire::directory::{DirectoryView, Node};
@@ -19,6 +20,7 @@ use crate::wire::handshake::{Init, Reply};
 use crate::wire::invite::{Invite, network_hash};
 use crate::wire::ip::{Ip, TCP, V4_HEADER, V6_HEADER};
 use crate::wire::reference::{Blob, Reference};
+use crate::wire::relay::RelayCard;
 
 /// Seeds of one target.
 pub type Seeds = (&'static str, Vec<Vec<u8>>);
@@ -67,6 +69,7 @@ pub fn seeds() -> Vec<Seeds> {
         ("base32", vec![reference.to_string().into_bytes()]),
         ("invite", invites()),
         ("config", configs()),
+        ("relay", (0..4).map(relay_card).collect()),
         ("keyfile", vec![key_text(&worked(1)).into_bytes()]),
     ];
     for name in SCRIPTS {
@@ -97,6 +100,15 @@ fn random(seed: u64, len: usize) -> Vec<u8> {
     let mut out = vec![0; len];
     Rng::from_number(seed).fill(&mut out);
     out
+}
+
+fn relay_card(seed: u8) -> Vec<u8> {
+    let address = (seed > 1).then(|| ([192, 0, 2, seed], 4600).into());
+    let onion = OnionKey { number: seed, key: [seed; 32] };
+    let card = *identity(1).card();
+    RelayCard { card, onion, address, exit: seed.is_multiple_of(2), named: seed < 2, trust: 25 * seed }
+        .emit()
+        .to_vec()
 }
 
 fn tree() -> Files {

@@ -163,6 +163,8 @@ impl Net {
         let what = match &command {
             Command::Friends(friends) => format!("{} friends", friends.len()),
             Command::Tunnels(tunnels) => format!("{} tunnels", tunnels.len()),
+            Command::Relay(rules) => format!("relay: {}", rules.relay),
+            Command::Circuit(want) => format!("circuit: {} hops", want.map_or(0, |want| want.hops)),
             Command::Get(request) => format!("get, job {}", request.job.0),
             Command::Cancel(job) => format!("cancel job {}", job.0),
             Command::Limits(limits) => format!("limits up {:?} down {:?}", limits.up, limits.down),
@@ -178,9 +180,12 @@ impl Net {
             let same = match &command {
                 Command::Friends(friends) => Command::Friends(friends.clone()),
                 Command::Tunnels(tunnels) => Command::Tunnels(tunnels.clone()),
+                Command::Relay(rules) => Command::Relay(*rules),
                 Command::Status { token } => Command::Status { token: *token },
                 Command::Limits(limits) => Command::Limits(limits.clone()),
-                Command::Get(_) | Command::Cancel(_) | Command::Shutdown => Command::Shutdown,
+                Command::Circuit(_) | Command::Get(_) | Command::Cancel(_) | Command::Shutdown => {
+                    Command::Shutdown
+                }
             };
             self.input(node, shard, Input::Command(same));
         }

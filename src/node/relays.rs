@@ -1,0 +1,77 @@
+//! Which relays a node knows: what friends say of themselves and of theirs, and what it says itself
+//! (docs/protocol/hello.md).
+
+use super::circuits::link;
+use super::peer::Meeting;
+use super::{Clock, Node};
+use crate::limits::RELAYS_TOLD_MAX;
+use crate::onion::HopInfo;
+use crate::onion::path::Relay;
+use crate::service::PeerId;
+use crate::wire::build::NextHop;
+use crate::wire::relay::RelayCard;
+
+impl Node {
+    /// What this node tells a friend of relays: itself, and friends that agreed.
+    pub(super) fn relays_to_tell(&mut self, to: PeerId) -> Vec<RelayCard> {
+        let own = &mut self.circuits;
+        let Some(peer) = self.peers.get(&to) else { return Vec::new() };
+        if !own.rules.relay || peer.trust.is_none() || peer.lane != 0 {
+            return Vec::new();
+        }
+        own.published = true;
+        let (onion, rules) = (own.onion.onion_key(), own.rules);
+        let card = *self.sessions.identity_card();
+        let ours = RelayCard { card, onion, address: None, exit: rules.exit, named: rules.named, trust: 0 };
+        let others = own.heard.values().filter(|card| card.named && card.card.key != peer.card.key);
+        let others = others.filter_map(|card| {
+            let friend = self.friends.get(&card.card.key)?;
+            Some(RelayCard { address: friend.addresses.first().copied(), trust: friend.trust, ..*card })
+        });
+        std::iter::once(ours).chain(others).take(RELAYS_TOLD_MAX).collect()
+    }
+
+    /// Learns of the relays that a friend named.
+    pub(super) fn learn_relays(&mut self, clock: Clock, id: PeerId) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let (Meeting::Met(hello), Some(trust), 0) = (&peer.hello, peer.trust, peer.lane) else { return };
+        let key = peer.card.key;
+        let own = &mut self.circuits;
+        let info = |card: &RelayCard, address| HopInfo {
+            hop: NextHop { card: card.card, address },
+            onion: card.onion,
+        };
+        let mut relays = hello.relays.iter();
+        let itself = relays.next().filter(|card| card.card == peer.card);
+        match itself {
+            Some(card) => {
+                let address = self.friends.get(&key).and_then(|friend| friend.addresses.first().copied());
+                let entry = Some(link(id));
+                own.relays.learn(Relay { hop: info(card, address), trust, exit: card.exit, entry });
+                if own.heard.insert(key, *card) != Some(*card) {
+                    own.news(clock.now);
+                }
+            }
+            None => {
+                own.relays.forget(&key);
+                if own.heard.remove(&key).is_some() {
+                    own.news(clock.now);
+                }
+                return;
+            }
+        }
+        let us = self.sessions.identity_card().key;
+        for card in relays {
+            let other = card.card.key;
+            if other == us || own.heard.contains_key(&other) {
+                continue;
+            }
+            // Trust at second hand is worth at most what both hands are.
+            let trust = (u32::from(trust) * u32::from(card.trust) / 100) as u8;
+            own.relays.learn(Relay { hop: info(card, card.address), trust, exit: card.exit, entry: None });
+        }
+        if let Some(keeper) = &mut own.keeper {
+            keeper.hurry(clock.now);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Circuits through simulated nodes: opened over friends and friends' friends, used, lost and found again.
+
+use super::*;
+use crate::limits::{CIRCUIT_IDLE_MS_MAX, SEND_BUFFERS};
+use crate::node::command::{CircuitRules, CircuitWant};
+use crate::sim::net::Net;
+
+/// Node 0 has the friends 1 and 2; each of these has 3 and 4. Node 4 is an exit.
+fn neighbours(seed: u64, link: LinkConfig) -> Net {
+    let mut net = Net::new(seed, 5, link);
+    let friends: [&[usize]; 5] = [&[1, 2], &[0, 3, 4], &[0, 3, 4], &[1, 2], &[1, 2]];
+    net.command(4, Command::Relay(CircuitRules { exit: true, ..CircuitRules::default() }));
+    for (node, friends) in friends.iter().enumerate() {
+        net.befriend(node, friends);
+    }
+    // Introductions, and what they bring of friends' friends.
+    net.run_for(Duration::from_secs(15));
+    net
+}
+
+fn want(net: &mut Net, hops: u8, force: bool) {
+    net.command(0, Command::Circuit(Some(CircuitWant { hops, exit: None, force })));
+}
+
+fn counts(net: &mut Net, name: &str) -> Vec<u64> {
+    (0..net.nodes.len()).map(|node| counter(net, node, name)).collect()
+}
+
+fn connected(net: &mut Net, node: usize) -> Vec<usize> {
+    net.nodes[node].reports.clear();
+    net.command(node, Command::Status { token: 1 });
+    let keys: Vec<_> = (0..net.nodes.len()).map(|n| net.card(n).key).collect();
+    let snapshot = net.nodes[node].reports.iter().find_map(|report| match report {
+        Report::Status(1, snapshot) => Some(snapshot),
+        _ => None,
+    });
+    let peers = &snapshot.expect("answered").peers;
+    let here = peers.iter().filter(|peer| peer.connected);
+    here.filter_map(|peer| keys.iter().position(|key| *key == peer.key)).collect()
+}
+
+fn warnings(net: &Net, node: usize) -> Vec<&str> {
+    let reports = net.nodes[node].reports.iter();
+    reports
+        .filter_map(|report| if let Report::Warning(text) = report { Some(text.as_str()) } else { None })
+        .collect()
+}
+
+#[test]
+fn a_circuit_over_three_hops_answers_and_its_ends_never_meet() {
+    for seed in 0..6 {
+        let mut net = neighbours(seed, LinkConfig::clean(millis(10)));
+        want(&mut net, 3, false);
+        net.run_for(Duration::from_secs(5));
+        assert_eq!(
+            counts(&mut net, "circuits_opened"),
+            [1, 0, 0, 0, 0],
+            "seed {seed}: {:?}",
+            warnings(&net, 0)
+        );
+        assert_eq!(counts(&mut net, "circuit_pongs")[0], 1, "seed {seed}");
+        assert_eq!(counts(&mut net, "circuit_pings")[4], 1, "seed {seed}: the exit heard it");
+        assert_eq!(counts(&mut net, "circuits_relayed").iter().sum::<u64>(), 2, "seed {seed}");
+        assert_eq!(counts(&mut net, "circuit_cells_forged"), [0; 5]);
+        let met = connected(&mut net, 0);
+        assert!(met.iter().all(|peer| [1, 2].contains(peer)), "seed {seed}: the origin met {met:?}");
+        for node in &net.nodes {
+            assert_eq!(node.world.free_buffers(), SEND_BUFFERS, "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_lost_relay_is_gone_around() {
+    let mut net = neighbours(3, LinkConfig::clean(millis(10)));
+    // With one of two friends gone, the other is the only first hop: aloud.
+    want(&mut net, 2, true);
+    net.run_for(Duration::from_secs(3));
+    let relayed = counts(&mut net, "circuits_relayed");
+    let first = (1..3).find(|node| relayed[*node] == 1).expect("a first hop");
+    net.part(&[first], &[0, 3 - first, 3, 4]);
+    let again = |net: &mut Net| counter(net, 0, "circuit_pongs");
+    let mut seconds = 0;
+    while again(&mut net) < 2 && seconds < 180 {
+        net.run_for(Duration::from_secs(1));
+        seconds += 1;
+    }
+    assert!(seconds <= CIRCUIT_IDLE_MS_MAX / 1000 + 10, "{:?}", warnings(&net, 0));
+    assert!(warnings(&net, 0).iter().any(|text| text.contains("circuit ended")));
+}
+
+#[test]
+fn rules_are_kept_and_refusals_are_said() {
+    let mut net = neighbours(4, LinkConfig::clean(millis(10)));
+    // One friend is too few.
+    net.befriend(0, &[1]);
+    want(&mut net, 3, false);
+    net.run_for(Duration::from_secs(3));
+    assert!(warnings(&net, 0).iter().any(|text| text.contains("--force")), "{:?}", warnings(&net, 0));
+    // No exit any more.
+    net.command(0, Command::Circuit(None));
+    net.befriend(0, &[1, 2]);
+    net.command(4, Command::Relay(CircuitRules::default()));
+    net.run_for(Duration::from_secs(10));
+    want(&mut net, 3, false);
+    net.run_for(Duration::from_secs(3));
+    assert!(warnings(&net, 0).iter().any(|text| text.contains("exit")), "{:?}", warnings(&net, 0));
+    // Whoever does not relay is not asked.
+    net.command(0, Command::Circuit(None));
+    net.command(4, Command::Relay(CircuitRules { exit: true, ..CircuitRules::default() }));
+    for node in [1, 2] {
+        net.command(node, Command::Relay(CircuitRules { relay: false, ..CircuitRules::default() }));
+    }
+    net.run_for(Duration::from_secs(10));
+    want(&mut net, 3, true);
+    net.run_for(Duration::from_secs(3));
+    assert_eq!(counts(&mut net, "circuits_relayed"), [0; 5]);
+}
+
+#[test]
+fn a_bad_network_delays_and_ends_nothing() {
+    let link = LinkConfig::clean(millis(20));
+    let mut net = neighbours(5, link);
+    want(&mut net, 3, false);
+    net.run_for(Duration::from_secs(3));
+    net.change_all(|link| link.noise = Noise::Independent(0.05));
+    // Longer than a session lasts in which one side says nothing.
+    net.run_for(Duration::from_secs(400));
+    assert_eq!(counts(&mut net, "circuit_cells_forged"), [0; 5]);
+    assert!(counts(&mut net, "circuits_opened")[0] <= 2, "{:?}", warnings(&net, 0));
+    assert!(!warnings(&net, 0).iter().any(|text| text.contains("circuit ended")), "{:?}", warnings(&net, 0));
+}
