@@ -45,7 +45,6 @@ use tunnel::Tunnels;
 
 /// The channel of the chunk service (docs/protocol/channels.md).
 pub const CHUNK_CHANNEL: ChannelId = ChannelId(1);
-
 /// The channel on which nodes introduce themselves (docs/protocol/hello.md).
 pub const HELLO_CHANNEL: ChannelId = ChannelId(2);
 /// The services of a node, by number: what its introduction lists.
