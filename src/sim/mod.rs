@@ -15,6 +15,7 @@ pub mod link;
 pub mod link_text;
 pub mod nat;
 pub mod net;
+pub mod nonces;
 pub mod scenario;
 pub mod store;
 pub mod trace;

@@ -161,6 +161,11 @@ impl Net {
     /// answered before could be fresh. Jobs are not started again: that is the user's to do.
     pub fn start(&mut self, node: usize) {
         let rng = self.rng.fork();
+        self.start_with(node, rng);
+    }
+
+    /// The same, with this randomness.
+    pub(in crate::sim) fn start_with(&mut self, node: usize, rng: Rng) {
         let sim = &mut self.nodes[node];
         assert!(!sim.is_up(), "seed {}: node {node} runs already", self.seed);
         self.trace.note(self.now, Traced::Start(node));

@@ -19,6 +19,7 @@ use std::time::Duration;
 use super::buffers::{Buffers, Pool};
 use super::link::{Link, LinkConfig};
 use super::nat::Nat;
+use super::nonces::Nonces;
 use super::trace::{Event as Traced, Seconds, Trace};
 use super::world::SimWorld;
 use crate::base::{Rng, Time, UnixMs};
@@ -63,6 +64,8 @@ pub struct Net {
     pub drop_timers: f64,
     /// What happened.
     pub trace: Trace,
+    /// Whether the nodes use each nonce once.
+    pub nonces: Nonces,
     queue: Queue,
     notices: VecDeque<Notice>,
     /// Which node, and which of its shards, has which address.
@@ -102,6 +105,7 @@ impl Net {
             lose_crossings: 0.0,
             drop_timers: 0.0,
             trace: Trace::default(),
+            nonces: Nonces::default(),
             queue: Queue::default(),
             notices: VecDeque::new(),
             hosts: BTreeMap::new(),

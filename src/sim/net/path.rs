@@ -47,6 +47,9 @@ impl Net {
         let route = self.route(from, shard, target);
         for datagram in bytes.chunks(segment.max(1) as usize) {
             self.nodes[from].datagrams_sent += 1;
+            if let Ok(Route { to, .. }) = route {
+                self.nonces.sent(from, self.nodes[to].card().key, datagram);
+            }
             let (fate, to) = match &route {
                 Ok(route) => (self.pass(from, route, target, datagram, ecn), Some(route.to)),
                 Err(why) => (Fate::Lost(*why), None),

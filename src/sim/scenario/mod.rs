@@ -275,6 +275,9 @@ impl World {
     fn run(&mut self) {
         let deadline = self.net.now + TROUBLE + PATIENCE;
         while !self.is_over() && self.failures.is_empty() {
+            if let Some(what) = self.net.nonces.take_reused() {
+                self.fail(what);
+            }
             let Some(notice) = self.net.run(deadline) else { break };
             match notice {
                 Notice::Call { token, .. } => {
