@@ -1,5 +1,5 @@
 //! Many real sessions in one process, each of which asks a daemon for more than its limit gives, and measures what it
-//! gets: the load of `cargo xtask bench limits` (docs/shaping.md §7).
+//! gets. No benchmark runs it yet (docs/shaping.md §8); by hand it tells how exact limits are on real sockets.
 //!
 //! ```text
 //! shaped content FILE                 writes what the daemon is to publish: one chunk
