@@ -152,7 +152,11 @@ impl Api {
 
     /// Tells the node what it does for circuits of others.
     pub async fn tell_relay(&self) -> Result<(), ApiError> {
-        let (relay, named) = (self.config().relay_enabled, self.config().relay_named);
+        // One look at the settings: a second one in the same statement would wait for the first for ever.
+        let (relay, named) = {
+            let config = self.config();
+            (config.relay_enabled, config.relay_named)
+        };
         // What comes out of a circuit here goes nowhere yet, so none may end here.
         self.command(|| Command::Relay(CircuitRules { relay, named, exit: false })).await
     }
