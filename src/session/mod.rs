@@ -3,7 +3,7 @@
 //! its kind and range, and it seals a payload that the caller wrote (docs/protocol/session.md).
 //!
 //! A packet's way in: [`sessions`] unmasks the header and looks the connection id up → [`lane`] picks the
-//! epoch's key, asks [`window`], opens → [`path`] when the address is new → the caller, or [`control`].
+//! epoch's key, asks the replay window, opens → [`path`] when the address is new → the caller, or [`control`].
 //! A first flight's way in: [`disguise`] → [`gate`] (load, cookies, prefixes) → [`seen`] → [`noise`] →
 //! [`accept`]. Its way out: [`initiate`], with [`pending`] keeping the attempts. What crosses between the shards of
 //! a node: [`shards`], and [`lanes`] for the further lanes of a session.
