@@ -55,7 +55,7 @@ pub const MISTAKES: &[Mistake] = &[
         name: "replay-window",
         about: "a replay window off by one: the last packet is accepted again",
         ring: Ring::Inner,
-        file: "src/session/window.rs",
+        file: "src/base/window.rs",
         right: "        if number >= self.next {\n            return true;",
         wrong: "        if number + 1 >= self.next {\n            return true;",
     },
