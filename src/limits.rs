@@ -159,9 +159,10 @@ pub const LANE_ASK_MS: u64 = 2_000;
 /// Wait of a shard for a lane that another shard agrees on, milliseconds; longer than all those tries.
 pub const LANE_WAIT_MS: u64 = 7_000;
 /// Packets sent straight to where the peer's shard says it is, at most, while a lane goes by way of its home.
-pub const LANE_KNOCKS_MAX: u8 = 6;
-/// Wait before the second of them, milliseconds; doubles with each.
-pub const LANE_KNOCK_MS: u64 = 100;
+pub const LANE_KNOCKS_MAX: u8 = 9;
+/// Wait before the second of them, milliseconds; doubles with each. The first may be lost, or come before the peer's
+/// shard has its end: every packet until the next comes through crosses twice.
+pub const LANE_KNOCK_MS: u64 = 10;
 /// Time for which all packets of a lane must have come by way of its home before it goes back to that way,
 /// milliseconds.
 pub const LANE_DETOUR_MS: u64 = 3_000;

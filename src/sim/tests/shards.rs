@@ -90,8 +90,9 @@ fn every_shard_gets_through_a_lane_of_its_own() {
         // Each lane goes from shard to shard: what crosses is what two homes agree on, and no datagrams.
         let crossed =
             counter(&getter, "node_crossings_received") + counter(&server, "node_crossings_received");
-        // One datagram in a hundred is lost here: where that is a knock, a round more goes the long way.
-        assert!(crossed < 20 * u64::from(shards[0] + shards[1]), "seed {seed}: {crossed} messages crossed");
+        // One datagram in a hundred is lost here. Regression: where that was the first knock, 100 ms of packets went
+        // the long way (116 messages).
+        assert!(crossed < 12 * u64::from(shards[0] + shards[1]), "seed {seed}: {crossed} messages crossed");
     }
 }
 
