@@ -317,8 +317,14 @@ fn a_deadline_is_reported_and_one_that_stays_is_not_spun_on() {
     assert!(counter("shard_overdue") >= 4, "each further report came after a pause");
 }
 
-#[test]
-fn a_flood_while_the_core_is_busy_is_survived() {
+/// A shard that stands still at the first datagram until `open` is told.
+struct Gated {
+    shard: Running<Listener>,
+    hearing: Receiver<u32>,
+    open: Sender<()>,
+}
+
+fn gated() -> Option<Gated> {
     let (reports, _reported) = channel();
     let (heard, hearing) = channel();
     let (open, gate) = channel();
@@ -327,7 +333,13 @@ fn a_flood_while_the_core_is_busy_is_survived() {
         listener.gate = Some(gate);
         (listener, NoChunks)
     };
-    let Some((shard, _files)) = run("127.0.0.1:0", reports, make) else { return };
+    let (shard, _) = run("127.0.0.1:0", reports, make)?;
+    Some(Gated { shard, hearing, open })
+}
+
+#[test]
+fn a_flood_while_the_core_is_busy_is_survived() {
+    let Some(Gated { shard, hearing, open }) = gated() else { return };
     let peer = UdpSocket::bind("127.0.0.1:0").expect("bound");
     peer.connect(shard.addresses[0]).expect("connected");
     peer.send(&[0]).expect("sent");

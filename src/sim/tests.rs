@@ -16,6 +16,7 @@ use super::net::Net;
 use crate::base::Rng;
 use crate::base::fileop::{FileTime, JobId};
 use crate::limits::PIECE_PLAIN_MAX;
+use crate::node::command::Snapshot;
 use crate::node::{Command, Node, Report};
 use crate::service::get::GetRequest;
 use crate::service::put::Put;
@@ -94,6 +95,20 @@ fn get(net: &mut Net, node: usize, job: u64, reference: &Reference, inside: &[&s
         overwrite: true,
     };
     net.command(node, Command::Get(request));
+}
+
+/// A `get` of node 1 into a place of its own: several of them go on at once.
+fn get_apart(net: &mut Net, job: u64, reference: &Reference) {
+    let request = GetRequest {
+        job: JobId(job),
+        reference: reference.clone(),
+        inside: Vec::new(),
+        root: format!("/out{job}"),
+        rename: None,
+        merge: false,
+        overwrite: true,
+    };
+    net.command(1, Command::Get(request));
 }
 
 fn outcome(net: &Net, node: usize, wanted: u64) -> Option<Result<(), String>> {
@@ -304,14 +319,27 @@ fn the_same_seed_gives_the_same_run() {
 }
 
 /// A counter of a node, by its name.
-fn counter(net: &mut Net, node: usize, name: &str) -> u64 {
-    net.nodes[node].reports.retain(|report| !matches!(report, Report::Status(..)));
+/// What all shards of a node say of themselves, as the daemon adds it up. Its other reports stay.
+fn status(net: &mut Net, node: usize) -> Snapshot {
     net.command(node, Command::Status { token: 1 });
-    let snapshot = net.nodes[node].reports.iter().find_map(|report| match report {
-        Report::Status(1, snapshot) => Some(snapshot),
-        _ => None,
-    });
-    snapshot.expect("answered").counters.iter().find(|c| c.0 == name).expect("a counter").2
+    let mut all = Snapshot::default();
+    for report in std::mem::take(&mut net.nodes[node].reports) {
+        match report {
+            Report::Status(1, snapshot) => all.add(*snapshot),
+            other => net.nodes[node].reports.push(other),
+        }
+    }
+    all.join_lanes();
+    all
+}
+
+fn counter(net: &mut Net, node: usize, name: &str) -> u64 {
+    counted(&status(net, node), name)
+}
+
+fn counted(snapshot: &Snapshot, name: &str) -> u64 {
+    let found = snapshot.counters.iter().find(|counter| counter.0 == name);
+    found.unwrap_or_else(|| panic!("no counter {name}")).2
 }
 
 #[test]

@@ -19,9 +19,7 @@ use super::{
     Config, DatagramError, Event, OpenError, ReadState, RecvMode, Sink, SourceId, Stats, WriteError,
 };
 use crate::base::{Bounded, ChannelId, RangeSet, StreamId, Time};
-use crate::limits::{
-    CONNECTION_EVENTS_MAX, DATAGRAM_QUEUE_MAX, SESSION_WINDOW, STREAM_QUANTUM, STREAMS_PER_SESSION_MAX,
-};
+use crate::limits::{CONNECTION_EVENTS_MAX, DATAGRAM_QUEUE_MAX, STREAM_QUANTUM, STREAMS_PER_SESSION_MAX};
 use crate::wire::frame::Writer;
 
 /// What this side may send on all streams together, and how many it may open.
@@ -107,7 +105,7 @@ impl Connection {
             streams: Table::default(),
             allowed: Allowed {
                 sent: 0,
-                max: SESSION_WINDOW,
+                max: config.session_window,
                 opened: 0,
                 streams: STREAMS_PER_SESSION_MAX,
                 refused: false,
@@ -115,7 +113,7 @@ impl Connection {
             granted: Granted {
                 received: 0,
                 consumed: 0,
-                max: SESSION_WINDOW,
+                max: config.session_window,
                 max_due: false,
                 seen: RangeSet::new(),
                 closed: 0,
@@ -372,7 +370,8 @@ impl Connection {
     pub(super) fn settle(&mut self, stream: StreamId, change: Change) {
         self.granted.received += change.counted;
         self.granted.consumed += change.credited;
-        if self.granted.consumed + SESSION_WINDOW >= self.granted.max + SESSION_WINDOW / 4 {
+        let window = self.config.session_window;
+        if self.granted.consumed + window >= self.granted.max + window / 4 {
             self.granted.max_due = true;
         }
         let Some(found) = self.streams.get(stream.0) else { return };

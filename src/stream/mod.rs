@@ -43,7 +43,7 @@ mod transmit;
 use std::time::Duration;
 
 use crate::base::{ChannelId, StreamId};
-use crate::limits::{DATAGRAM_MAX, DATAGRAM_MIN, PACKET_OVERHEAD, STREAM_WINDOW};
+use crate::limits::{DATAGRAM_MAX, DATAGRAM_MIN, PACKET_OVERHEAD, SESSION_WINDOW, STREAM_WINDOW};
 use crate::wire::Malformed;
 
 pub use connection::Connection;
@@ -67,6 +67,9 @@ pub struct Config {
     /// put off. Below the stream's window where services take short messages only, since the peer's first byte
     /// may be the last one of the window.
     pub unread_max: u64,
+    /// Bytes of all streams that may be under way before some were consumed, in both directions: the protocol's
+    /// [`SESSION_WINDOW`], and less in tests, which would send too little to meet it.
+    pub session_window: u64,
 }
 
 impl Config {
@@ -79,6 +82,7 @@ impl Config {
             overhead: PACKET_OVERHEAD as u32,
             rtt_hint: None,
             unread_max: STREAM_WINDOW,
+            session_window: SESSION_WINDOW,
         }
     }
 }

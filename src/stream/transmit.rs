@@ -245,7 +245,7 @@ impl Connection {
 
     fn write_credit(&mut self, out: &mut Writer<'_>) {
         if self.granted.max_due {
-            let max = self.granted.consumed + crate::limits::SESSION_WINDOW;
+            let max = self.granted.consumed + self.config.session_window;
             if out.max_data(max).is_some() {
                 (self.granted.max, self.granted.max_due) = (max, false);
                 self.sent.stage(FrameRef::SessionWindow);

@@ -28,15 +28,8 @@ fn a_shard_that_polls_goes_on_looking_and_sleeps_in_the_end() {
 /// Two shards of one node; one stands still for as long as the test likes.
 #[test]
 fn a_shard_that_stands_still_does_not_hold_its_neighbour_up() {
-    let (reports, _reported) = channel();
-    let (heard, hearing) = channel();
-    let (open, gate) = channel();
-    let make = move || {
-        let mut listener = Listener::new(heard);
-        listener.gate = Some(gate);
-        (listener, NoChunks)
-    };
-    let Some((still, _files)) = run("127.0.0.1:0", reports.clone(), make) else { return };
+    let Some(Gated { shard: still, hearing, open }) = gated() else { return };
+    let (reports, _heard) = channel();
     let Some((moving, _others)) = run("127.0.0.1:0", reports, || (Echo::default(), NoChunks)) else { return };
     let peer = UdpSocket::bind("127.0.0.1:0").expect("bound");
     peer.set_read_timeout(Some(PATIENCE)).expect("set");

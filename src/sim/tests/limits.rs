@@ -2,22 +2,10 @@
 
 use super::*;
 use crate::base::Time;
-use crate::node::command::{NodeLimits, PeerLimits, Snapshot};
+use crate::node::command::{NodeLimits, PeerLimits};
 
 fn limit(net: &mut Net, node: usize, limits: NodeLimits) {
     net.command(node, Command::Limits(Box::new(limits)));
-}
-
-fn status(net: &mut Net, node: usize) -> Snapshot {
-    net.command(node, Command::Status { token: 1 });
-    let mut all = Snapshot::default();
-    for report in std::mem::take(&mut net.nodes[node].reports) {
-        match report {
-            Report::Status(1, snapshot) => all.add(*snapshot),
-            other => net.nodes[node].reports.push(other),
-        }
-    }
-    all
 }
 
 /// Bytes on the wire (IPv4) that a node sent, or received.
@@ -164,16 +152,7 @@ fn the_shards_of_a_node_keep_its_rate_together() {
     limit(&mut net, 1, NodeLimits { down: Some(40_000_000), ..NodeLimits::default() });
     net.befriend(1, &[0]);
     for job in 0..3 {
-        let request = GetRequest {
-            job: JobId(job),
-            reference: reference.clone(),
-            inside: Vec::new(),
-            root: format!("/out{job}"),
-            rename: None,
-            merge: false,
-            overwrite: true,
-        };
-        net.command(1, Command::Get(request));
+        get_apart(&mut net, job, &reference);
     }
     // Long enough to be under way on all shards, and short enough that none is done.
     net.run_for(Duration::from_secs(1));

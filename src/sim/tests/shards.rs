@@ -1,7 +1,6 @@
 //! Nodes of several shards: homes, further lanes, and peers that reach only one port.
 
 use super::*;
-use crate::node::command::Snapshot;
 use crate::sim::Crash;
 use crate::sim::nat::NatConfig;
 
@@ -21,48 +20,11 @@ fn friends(seed: u64, shards: [u8; 2], link: LinkConfig) -> (Net, Reference, Tre
     (net, reference, tree)
 }
 
-/// A `get` into a place of its own: several of them go on at once.
-fn get_apart(net: &mut Net, job: u64, reference: &Reference) {
-    let request = GetRequest {
-        job: JobId(job),
-        reference: reference.clone(),
-        inside: Vec::new(),
-        root: format!("/out{job}"),
-        rename: None,
-        merge: false,
-        overwrite: true,
-    };
-    net.command(1, Command::Get(request));
-}
-
 fn assert_large(net: &Net, job: u64, tree: &Tree) {
     match net.nodes[1].files.entry(&format!("/out{job}/top/large")) {
         Some(Entry::File(got, ..)) => assert!(got == tree["large"], "seed {}: job {job} differs", net.seed),
         other => panic!("seed {}: job {job}: {other:?}", net.seed),
     }
-}
-
-/// What all shards of a node say of themselves, as the daemon adds it up.
-fn status(net: &mut Net, node: usize) -> Snapshot {
-    net.nodes[node].reports.clear();
-    net.command(node, Command::Status { token: 1 });
-    let mut all = Snapshot::default();
-    for report in std::mem::take(&mut net.nodes[node].reports) {
-        if let Report::Status(1, snapshot) = report {
-            all.add(*snapshot);
-        }
-    }
-    all.join_lanes();
-    all
-}
-
-fn counter(snapshot: &Snapshot, name: &str) -> u64 {
-    snapshot
-        .counters
-        .iter()
-        .find(|counter| counter.0 == name)
-        .unwrap_or_else(|| panic!("no counter {name}"))
-        .2
 }
 
 fn gauge(snapshot: &Snapshot, name: &str) -> f64 {
@@ -81,15 +43,15 @@ fn every_shard_gets_through_a_lane_of_its_own() {
         }
         let (server, getter) = (status(&mut net, 0), status(&mut net, 1));
         let lanes = u64::from(shards[1]) - 1;
-        assert!(counter(&getter, "session_lanes_opened") >= lanes, "seed {seed}");
-        assert!(counter(&server, "session_lanes_accepted") >= lanes, "seed {seed}");
+        assert!(counted(&getter, "session_lanes_opened") >= lanes, "seed {seed}");
+        assert!(counted(&server, "session_lanes_accepted") >= lanes, "seed {seed}");
         assert_eq!((getter.peers.len(), server.peers.len()), (1, 1), "lanes are no peers of their own");
         assert!(getter.peers[0].connected && server.peers[0].connected);
         assert!(server.peers[0].sent_bytes > tree.values().map(|bytes| bytes.len() as u64).sum());
-        assert_eq!(counter(&getter, "node_crossings_lost"), 0);
+        assert_eq!(counted(&getter, "node_crossings_lost"), 0);
         // Each lane goes from shard to shard: what crosses is what two homes agree on, and no datagrams.
         let crossed =
-            counter(&getter, "node_crossings_received") + counter(&server, "node_crossings_received");
+            counted(&getter, "node_crossings_received") + counted(&server, "node_crossings_received");
         // One datagram in a hundred is lost here. Regression: where that was the first knock, 100 ms of packets went
         // the long way (116 messages).
         assert!(crossed < 12 * u64::from(shards[0] + shards[1]), "seed {seed}: {crossed} messages crossed");
@@ -132,7 +94,7 @@ fn one_port_is_enough() {
             assert_restored(&net, 1, &tree);
         }
         let server = status(&mut net, 0);
-        assert!(counter(&server, "node_crossings_received") > 100, "seed {seed}: datagrams cross");
+        assert!(counted(&server, "node_crossings_received") > 100, "seed {seed}: datagrams cross");
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::*;
 use crate::base::{Offload, Prefix, Segmentation};
 use crate::limits::PACKET_OVERHEAD;
-use crate::node::command::{Snapshot, TunnelPeer};
+use crate::node::command::TunnelPeer;
 use crate::tunnel::Cut;
 use crate::wire::ip::{self, Ip, TCP, UDP, put_half, put_word, tcp, udp};
 
@@ -97,23 +97,6 @@ fn packets(list: &[(Vec<u8>, Offload)]) -> Vec<Vec<u8>> {
         (0..cut.count()).map(part).collect::<Vec<_>>()
     };
     list.iter().flat_map(cut).collect()
-}
-
-fn status(net: &mut Net, node: usize) -> Snapshot {
-    net.nodes[node].reports.clear();
-    net.command(node, Command::Status { token: 1 });
-    let mut all = Snapshot::default();
-    for report in std::mem::take(&mut net.nodes[node].reports) {
-        if let Report::Status(1, snapshot) = report {
-            all.add(*snapshot);
-        }
-    }
-    all
-}
-
-fn counter(net: &mut Net, node: usize, name: &str) -> u64 {
-    let snapshot = status(net, node);
-    snapshot.counters.iter().find(|(n, ..)| *n == name).expect("there is such a counter").2
 }
 
 fn assert_nothing_leaks(net: &Net) {

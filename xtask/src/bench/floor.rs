@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::plane::{self, Tools, Two};
@@ -75,10 +75,7 @@ pub fn command(mut args: Args) -> Result<()> {
 }
 
 fn choose(named: Option<&str>) -> Result<Vec<&'static str>> {
-    let Some(named) = named else { return Ok(PARTS.to_vec()) };
-    let find = |name: &str| PARTS.iter().find(|part| **part == name).copied();
-    let unknown = |name: &str| format!("no part {name}: {}", PARTS.join(", "));
-    named.split(',').map(|name| find(name).with_context(|| unknown(name))).collect()
+    Ok(super::choose("part", PARTS, named, |part| *part)?.into_iter().copied().collect())
 }
 
 /// Writes a benchmark's JSON.

@@ -17,7 +17,7 @@ mod transfer;
 mod tunnel;
 mod udt;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::args::Args;
 
@@ -39,4 +39,20 @@ pub fn command(mut args: Args) -> Result<()> {
 /// How one figure stands to another, for a table.
 fn ratio(own: f64, theirs: Option<f64>) -> String {
     theirs.map_or("–".into(), |it| format!("{:.2}", own / it))
+}
+
+/// What a comma-separated list names of `all`; all of it without a list. `what` one of them is stands in the error.
+fn choose<T>(
+    what: &str,
+    all: &'static [T],
+    names: Option<&str>,
+    name: fn(&T) -> &str,
+) -> Result<Vec<&'static T>> {
+    let Some(names) = names else { return Ok(all.iter().collect()) };
+    let known = || all.iter().map(name).collect::<Vec<_>>().join(", ");
+    let find = |wanted: &str| all.iter().find(|item| name(item) == wanted);
+    names
+        .split(',')
+        .map(|wanted| find(wanted).with_context(|| format!("no {what} {wanted}: {}", known())))
+        .collect()
 }

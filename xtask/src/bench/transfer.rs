@@ -72,15 +72,7 @@ pub fn command(mut args: Args) -> Result<()> {
 }
 
 fn choose(names: Option<&str>) -> Result<Vec<&'static Entry>> {
-    let Some(names) = names else { return Ok(ENTRIES.iter().collect()) };
-    let find = |name: &str| {
-        let known = || ENTRIES.iter().map(|entry| entry.name).collect::<Vec<_>>().join(", ");
-        ENTRIES
-            .iter()
-            .find(|entry| entry.name == name)
-            .with_context(|| format!("no peer {name}: {}", known()))
-    };
-    names.split(',').map(find).collect()
+    super::choose("peer", ENTRIES, names, |entry| entry.name)
 }
 
 /// Memory if it takes the file some times over (input, store, outputs), else the project's disk.

@@ -28,10 +28,7 @@ pub const LOADS: &[Load] = &[
 
 /// The loads that were asked for.
 pub fn choose(names: Option<&str>) -> Result<Vec<&'static Load>> {
-    let Some(names) = names else { return Ok(LOADS.iter().collect()) };
-    let find =
-        |name: &str| LOADS.iter().find(|load| load.name == name).with_context(|| format!("no load {name}"));
-    names.split(',').map(find).collect()
+    crate::bench::choose("load", LOADS, names, |load| load.name)
 }
 
 /// One measurement.
