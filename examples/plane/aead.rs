@@ -3,18 +3,13 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use nix::time::{ClockId, clock_gettime};
 use tornet::crypto::{AeadKey, Secret, Suite};
 use tornet::limits::{HEADER_SIZE, TAG_SIZE, TRAIN_SEGMENTS_MAX, TRAIN_SIZE_MAX};
 use tornet::sys::affinity;
 use tornet::wire::packet::{Series, nonce};
 
+use super::meter::thread_seconds;
 use super::{Fallible, Plan};
-
-fn cpu() -> Fallible<f64> {
-    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
-    Ok(time.tv_sec() as f64 + time.tv_nsec() as f64 / 1e9)
-}
 
 pub fn run(plan: &Plan) -> Fallible<()> {
     affinity::pin_to(plan.core)?;
@@ -26,7 +21,7 @@ pub fn run(plan: &Plan) -> Fallible<()> {
     while Instant::now() < end {
         // The clock is read once for so many trains that it does not count.
         for (sealing, spent) in [(true, &mut seal), (false, &mut open)] {
-            let before = cpu()?;
+            let before = thread_seconds()?;
             for round in 0..64u64 {
                 // What is sealed again and again cannot be opened as often: opening fails at the last step,
                 // after all of its work.
@@ -42,7 +37,7 @@ pub fn run(plan: &Plan) -> Fallible<()> {
                     }
                 }
             }
-            *spent += cpu()? - before;
+            *spent += thread_seconds()? - before;
         }
         number += 64 * count as u64;
         bytes += 64 * train.len() as u64;

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! plane aead             CORE SECONDS SIZE    seals and opens SIZE-byte datagrams, train by train
+//! plane read             CORE SECONDS SIZE    copies them out of memory that no cache holds
 //! plane sessions         CORE COUNT SIZE      COUNT sessions of one node, and their packets
 //! plane raw       END    CORE SECONDS SIZE    plain sendmsg and recvmsg with GSO and GRO
 //! plane loop      END    CORE SECONDS SIZE    the same bytes through shards, not encrypted
@@ -23,6 +24,7 @@ mod echo;
 mod link;
 mod meter;
 mod raw;
+mod read;
 mod sessions;
 mod stream;
 
@@ -63,6 +65,7 @@ fn main() -> Fallible<()> {
     };
     match words.as_slice() {
         ["aead", core, seconds, size] => aead::run(&plan(core, seconds, size)?),
+        ["read", core, seconds, size] => read::run(&plan(core, seconds, size)?),
         ["sessions", core, count, size] => sessions::run(&plan(core, count, size)?),
         [part, end, address, core, seconds, size] => {
             let end = match *end {

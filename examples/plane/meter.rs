@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::{TimeVal, TimeValLike};
+use nix::time::{ClockId, clock_gettime};
 use tornet::shard::Handle;
 use tornet::sys::allocations::allocations;
 
@@ -84,4 +85,10 @@ pub fn measure(part: &str, seconds: u64, moved: &Moved, handle: Option<&Handle>)
     });
     println!("{line}");
     Ok(())
+}
+
+/// What this thread used of a processor so far, seconds.
+pub fn thread_seconds() -> Fallible<f64> {
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
+    Ok(time.tv_sec() as f64 + time.tv_nsec() as f64 / 1e9)
 }

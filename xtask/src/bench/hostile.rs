@@ -417,12 +417,8 @@ impl<'a> Scene<'a> {
         parse_snmp(&sh::words("ip", &words)?)
     }
 
-    /// Anonymous memory of the victim, bytes: what it allocated, without the store's mapping.
     fn victim_memory(&mut self) -> Result<u64> {
-        let pid = self.victim.daemon()?.pid();
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("no RssAnon")?;
-        Ok(line.split_whitespace().next().unwrap_or_default().parse::<u64>()? << 10)
+        self.victim.daemon()?.anonymous_memory()
     }
 
     fn has_not_grown(&mut self, before: u64, most: u64) -> Result<()> {

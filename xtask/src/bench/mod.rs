@@ -10,6 +10,7 @@ mod machine;
 mod peer;
 mod plane;
 mod report;
+mod serve;
 mod sessions;
 mod shaper;
 mod tornet;
@@ -31,6 +32,7 @@ pub fn command(mut args: Args) -> Result<()> {
         Some("floor") => floor::command(args),
         Some("latency") => latency::command(args),
         Some("sessions") => sessions::command(args),
+        Some("serve") => serve::command(args),
         Some("shaper") => shaper::command(args),
         _ => bail!("`cargo xtask help` lists the benchmarks and their flags"),
     }

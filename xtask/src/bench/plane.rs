@@ -130,13 +130,29 @@ impl Two {
 
 /// Sealing and opening alone, CPU seconds per Gbit each.
 pub fn aead(lab: &Lab, tools: &Tools, size: u64) -> Result<[f64; 2]> {
+    alone(lab, tools, "aead", size, ["seal", "open"])
+}
+
+/// Reading memory that no cache holds, CPU seconds per Gbit.
+pub fn read(lab: &Lab, tools: &Tools, size: u64) -> Result<f64> {
+    alone(lab, tools, "read", size, ["read"]).map(|[read]| read)
+}
+
+fn alone<const N: usize>(
+    lab: &Lab,
+    tools: &Tools,
+    part: &str,
+    size: u64,
+    names: [&str; N],
+) -> Result<[f64; N]> {
     let mut command = lab.a().command(&tools.plane);
-    command.args(["aead", "0", "1", &size.to_string()]);
-    let done = Process::finish("aead", lab.dir(), &mut command, PATIENCE)?;
-    ensure!(done.status.success(), "aead: {}\n{}", done.status, done.stderr);
+    command.args([part, "0", "1", &size.to_string()]);
+    let done = Process::finish(part, lab.dir(), &mut command, PATIENCE)?;
+    ensure!(done.status.success(), "{part}: {}\n{}", done.status, done.stderr);
     let one = One(serde_json::from_str(done.stdout.trim())?);
     let gbit = one.number("bytes") * 8.0 / 1e9;
-    Ok([one.number("seal") / gbit, one.number("open") / gbit])
+    ensure!(gbit > 0.0, "{part}: nothing was measured");
+    Ok(names.map(|name| one.number(name) / gbit))
 }
 
 /// One part from host A to host B, measured for so many seconds.

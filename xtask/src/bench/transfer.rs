@@ -76,7 +76,7 @@ fn choose(names: Option<&str>) -> Result<Vec<&'static Entry>> {
 }
 
 /// Memory if it takes the file some times over (input, store, outputs), else the project's disk.
-fn default_scratch(size: u64) -> PathBuf {
+pub fn default_scratch(size: u64) -> PathBuf {
     let free = sh::words("df", &["--output=avail", "--block-size=1", MEMORY]).unwrap_or_default();
     let free = free.lines().last().and_then(|line| line.trim().parse::<u64>().ok()).unwrap_or(0);
     if free > 6 * size { PathBuf::from(MEMORY) } else { scratch() }

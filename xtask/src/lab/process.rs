@@ -91,6 +91,13 @@ impl Process {
         cpu_seconds(self.pid()).with_context(|| self.label.clone())
     }
 
+    /// Its anonymous memory, bytes: what it allocated, without the store's mapping.
+    pub fn anonymous_memory(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("no RssAnon")?;
+        Ok(line.split_whitespace().next().unwrap_or_default().parse::<u64>()? << 10)
+    }
+
     /// Waits until it has printed `line` on stdout.
     pub fn wait_line(&mut self, line: &str, limit: Duration) -> Result<()> {
         let found = stop::until(limit, || {
