@@ -2,13 +2,17 @@
 //! what it did when it was new. Every ratio is of windows of this one run, medians of many; a new store is
 //! filled once before and once after the churn, so that a machine that changed its speed shows.
 //!
-//! `cargo bench --bench store -- [--capacity MIB] [--factor N] [--window MIB] [--dir DIR] [--json FILE]`
+//! `cargo bench --bench store -- [--capacity MIB] [--factor N] [--window MIB] [--dir DIR] [--json FILE] [--no-judge]`
+//!
+//! Fails when a write was refused, when the file outgrows its limit, and, unless told not to judge on a busy machine, when
+//! a full store is slower than [`WRITE_MIN`] and [`READ_MIN`] say.
 
 #![allow(clippy::disallowed_methods, missing_docs)]
 
 use std::fmt::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -29,6 +33,11 @@ const BESIDE_RATE: f64 = 250.0;
 /// The reader beside reads the newest windows only, as many in a new store as in a full one: else one would read from
 /// the processor's caches and the other from memory.
 const BESIDE_WINDOWS: u64 = 2;
+/// A full, churned cache writes so much of what a new one did, at least, and reads so much of it.
+const WRITE_MIN: f64 = 0.7;
+const READ_MIN: f64 = 0.9;
+/// The file is at most so many times as long as its limit: tables, and pages between two snapshots.
+const OCCUPIED_MAX: f64 = 1.15;
 /// Different bodies; ids are made up, since the store takes its caller's word for them.
 const BODIES: u64 = 96;
 
@@ -47,6 +56,7 @@ struct Options {
     window: u64,
     dir: PathBuf,
     json: Option<PathBuf>,
+    judge: bool,
 }
 
 fn options() -> Options {
@@ -56,10 +66,15 @@ fn options() -> Options {
         window: 64 * MIB,
         dir: PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target"),
         json: None,
+        judge: true,
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         if word == "--bench" {
+            continue;
+        }
+        if word == "--no-judge" {
+            options.judge = false;
             continue;
         }
         let value = words.next().unwrap_or_else(|| panic!("{word} needs a value"));
@@ -70,7 +85,7 @@ fn options() -> Options {
             "--window" => options.window = number() * MIB,
             "--dir" => options.dir = value.into(),
             "--json" => options.json = Some(value.into()),
-            _ => panic!("--capacity, --factor, --window, --dir or --json, not {word}"),
+            _ => panic!("--capacity, --factor, --window, --dir, --json or --no-judge, not {word}"),
         }
     }
     assert!(options.capacity >= 4 * options.window, "at least four windows to a capacity");
@@ -412,12 +427,39 @@ fn report(options: &Options, results: &Results) -> (String, serde_json::Value) {
     (text, all.into())
 }
 
+/// What does not hold.
+fn faults(options: &Options, results: &Results) -> Vec<String> {
+    let mut found = Vec::new();
+    if results.refused > 0 {
+        found.push(format!("{} writes were refused", results.refused));
+    }
+    let most = results.occupied.iter().copied().max().unwrap_or(0) as f64 / options.capacity as f64;
+    if most > OCCUPIED_MAX {
+        found.push(format!("the file came to {most:.2} times its limit, not {OCCUPIED_MAX}"));
+    }
+    let rows = [
+        ("writing", &results.fresh, &results.churn, WRITE_MIN),
+        ("writing, in the last round", &results.fresh, &results.last, WRITE_MIN),
+        ("reading what is resident", &results.read_fresh, &results.read_churned, READ_MIN),
+        ("reading what is cold", &results.cold_fresh, &results.cold_churned, READ_MIN),
+        ("reading beside a writer", &results.read_beside_fresh, &results.read_beside_churn, READ_MIN),
+    ];
+    for (what, new, full, least) in rows.into_iter().filter(|_| options.judge) {
+        let ratio = full.median() / new.median();
+        // Without a figure there is nothing to be content with.
+        if ratio.is_nan() || ratio < least {
+            found.push(format!("{what} came to {ratio:.2} of a new store's, not {least}"));
+        }
+    }
+    found
+}
+
 fn write_json(path: &Path, value: &serde_json::Value) {
     let text = serde_json::to_string_pretty(value).expect("JSON") + "\n";
     std::fs::write(path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }
 
-fn main() {
+fn main() -> ExitCode {
     let options = options();
     let results = run(&options);
     let (text, json) = report(&options, &results);
@@ -425,4 +467,7 @@ fn main() {
     if let Some(path) = &options.json {
         write_json(path, &json);
     }
+    let faults = faults(&options, &results);
+    faults.iter().for_each(|what| println!("\nFAILED: {what}"));
+    if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -60,6 +60,10 @@ effects! {
     Skewed = "first flights refused for a wrong clock",
     /// Processes that died.
     ProcessDied = "processes that died",
+    /// Nodes that were told to stop, and said goodbye.
+    Stopped = "nodes that were told to stop",
+    /// Messages between shards that found no room.
+    CrossLost = "messages between shards that were lost",
     /// Power losses.
     PowerLost = "power losses",
     /// Pages that a power loss left torn between old and new.
@@ -76,8 +80,12 @@ effects! {
     StoreLimit = "store writes above its limit",
     /// Reads that found a slice damaged.
     Damaged = "reads that found a damaged slice",
+    /// Damaged chunks that were put again, and replaced.
+    Repaired = "damaged chunks replaced by another put",
     /// Wrong bytes served as if they were right.
     Lie = "reads that served wrong bytes",
+    /// Nodes that were told of wrong bytes, and whose they were.
+    Blamed = "nodes told of another's wrong bytes",
     /// Reads that failed.
     Unreadable = "reads that failed",
     /// Gets that a person gave up.

@@ -223,7 +223,8 @@ impl Link {
     }
 
     fn up_to(&mut self, most: Duration) -> Duration {
-        Duration::from_nanos(self.rng.below(most.as_nanos() as u64 + 1))
+        let most = u64::try_from(most.as_nanos()).unwrap_or(u64::MAX);
+        Duration::from_nanos(self.rng.below(most.saturating_add(1)))
     }
 }
 

@@ -53,6 +53,8 @@ struct Body {
     is_lie: bool,
     /// Where bits were flipped.
     flips: Vec<usize>,
+    /// It was found damaged: nobody finds it any more, until it is put again.
+    is_marked: bool,
 }
 
 /// Chunks in memory, with the faults that a disk can have.
@@ -134,9 +136,21 @@ impl MapStore {
     fn commit(&mut self, kind: Kind, write: Write) -> Result<(), String> {
         let need = write.weight();
         if let Write::Chunk(id, _) = &write
-            && self.chunks.contains_key(id)
+            && let Some(body) = self.body_mut(id)
         {
-            return Ok(());
+            if !body.is_marked {
+                return Ok(());
+            }
+            // What is damaged is replaced; as in the daemon, once there is room for the new one.
+            let (old, handle) = (body.bytes.len() as u64, body.stored.handle);
+            if self.room.is_some_and(|room| room < need) {
+                self.effects.add(Effect::StoreFull, 1);
+                return Err("store: the disk is full; free space and try again".into());
+            }
+            self.room = self.room.map(|room| room + old);
+            self.chunks.remove(id);
+            self.bodies.remove(&handle);
+            self.effects.add(Effect::Repaired, 1);
         }
         if let Some(limit) = self.limit
             && kind == Kind::Local
@@ -173,7 +187,15 @@ impl MapStore {
         self.chunks.insert(id, handle);
         self.bodies.insert(
             handle,
-            Body { stored, bytes, list, is_damaged: false, is_lie: false, flips: Vec::new() },
+            Body {
+                stored,
+                bytes,
+                list,
+                is_damaged: false,
+                is_lie: false,
+                flips: Vec::new(),
+                is_marked: false,
+            },
         );
     }
 
@@ -184,7 +206,9 @@ impl MapStore {
 
     /// Where a piece with this hash lies, when its chunk is still stored.
     pub fn publication(&self, hash: &[u8; 32]) -> Option<Locator> {
-        self.publications.get(hash).filter(|locator| self.chunks.contains_key(&locator.chunk)).cloned()
+        let body = |chunk: &ChunkId| self.chunks.get(chunk).and_then(|handle| self.bodies.get(handle));
+        let is_there = |locator: &&Locator| body(&locator.chunk).is_some_and(|body| !body.is_marked);
+        self.publications.get(hash).filter(is_there).cloned()
     }
 
     /// The process or the machine stops: what was not committed is lost, after a power loss the cache too.
@@ -258,8 +282,13 @@ impl MapStore {
         self.bodies.get(&handle).ok_or(ReadFault::Gone)
     }
 
-    fn found_damaged(&mut self) -> ReadFault {
+    /// Marked at once, and for good: the daemon's mark is durable a commit later, and one that a crash takes is made
+    /// again by the next reader.
+    fn found_damaged(&mut self, handle: u64) -> ReadFault {
         self.effects.add(Effect::Damaged, 1);
+        if let Some(body) = self.bodies.get_mut(&handle) {
+            body.is_marked = true;
+        }
         ReadFault::Damaged
     }
 
@@ -272,13 +301,14 @@ impl MapStore {
             let good = |bytes: &[u8]| body.list.verify(slice, bytes).is_ok();
             !body.is_damaged || body.is_lie || body.bytes.get(start..end).is_some_and(good)
         });
-        if *good { Ok(()) } else { Err(self.found_damaged()) }
+        if *good { Ok(()) } else { Err(self.found_damaged(handle)) }
     }
 }
 
 impl ChunkRead for MapStore {
     fn find(&mut self, id: &ChunkId) -> Option<StoredChunk> {
-        self.chunks.get(id).and_then(|handle| self.bodies.get(handle)).map(|body| body.stored)
+        let body = self.chunks.get(id).and_then(|handle| self.bodies.get(handle));
+        body.filter(|body| !body.is_marked).map(|body| body.stored)
     }
 
     fn slice_list(&mut self, handle: u64, into: &mut Vec<u8>) -> Result<(), ReadFault> {
@@ -289,7 +319,7 @@ impl ChunkRead for MapStore {
     fn warm(&mut self, handle: u64, slice: u32) -> Result<bool, ReadFault> {
         self.body(handle)?;
         if self.checked.get(&(handle, slice)) == Some(&false) {
-            return Err(self.found_damaged());
+            return Err(self.found_damaged(handle));
         }
         let resident = !self.cold || self.warm.contains(&(handle, slice));
         if !resident {
@@ -390,6 +420,14 @@ mod tests {
         assert_eq!(store.read(handles[1], 0, &mut into), Ok(()), "only the damaged slice is refused");
         assert_eq!(store.read(handles[1], 70_000, &mut into), Err(ReadFault::Damaged));
         assert_eq!(store.warm(handles[1], 1), Err(ReadFault::Damaged));
+        assert_eq!(store.find(&ChunkId([2; 20])), None, "what is damaged is not found again");
+        let (mut rng, write) = (Rng::from_number(1), Write::Chunk(ChunkId([2; 20]), vec![2; 100_000]));
+        store.write(Time::from_millis(5), Kind::Local, write, 1, &mut rng);
+        store.handle_timeout(store.poll_timeout().unwrap());
+        assert!(
+            store.is_sound(&ChunkId([2; 20])) && store.find(&ChunkId([2; 20])).is_some(),
+            "but put again"
+        );
         assert_eq!(store.read(handles[2], 70_000, &mut into), Ok(()));
         assert_ne!(into, [3; 10]);
     }

@@ -9,6 +9,7 @@ use crate::crypto::hash;
 use crate::limits::CLOCK_SKEW_MS_MAX;
 use crate::node::{Command, Input};
 use crate::sim::Crash;
+use crate::sim::effects::Effect;
 use crate::sim::link::{Link, LinkConfig};
 use crate::sim::nat::{Nat, NatConfig};
 
@@ -187,6 +188,7 @@ impl Net {
     /// A node is told to stop: it says goodbye to its peers and ends.
     pub fn stop(&mut self, node: usize) {
         self.command(node, Command::Shutdown);
+        self.trace.observer.effects.add(Effect::Stopped, 1);
         self.crash(node, Crash::Process);
     }
 

@@ -9,6 +9,7 @@ use crate::base::fileop::FileOp;
 use crate::base::{Rng, Time};
 use crate::limits::{FILE_OPS_MAX, OVERDUE_PAUSE_US};
 use crate::node::{Cross, Input, Output, Report};
+use crate::sim::effects::Effect;
 use crate::sim::trace::{Event as Traced, describe};
 
 impl Net {
@@ -159,6 +160,7 @@ impl Net {
     fn cross(&mut self, node: usize, from: u8, to: u8, cross: Cross) {
         self.trace.note(self.now, Traced::Cross(node, from, to, cross.name()));
         if self.lose_crossings > 0.0 && self.rng.chance(self.lose_crossings) {
+            self.trace.observer.effects.add(Effect::CrossLost, 1);
             return;
         }
         let (host, most) = (self.nodes[node].host(node, to), self.nodes[node].delays.cross);

@@ -101,6 +101,20 @@ impl World {
         if excuses.contains(&None) { None } else { excuses.into_iter().flatten().max() }
     }
 
+    /// A node is told that another sent wrong bytes: that must be one that did.
+    pub(super) fn warned(&mut self, node: usize, what: &str) {
+        let Some(rest) = what.strip_prefix("node ") else { return };
+        let Some((name, _)) = rest.split_once(" sent wrong bytes") else { return };
+        let Some(blamed) = self.net.nodes.iter().position(|sim| sim.card().node_id().to_string() == name)
+        else {
+            return self.fail(format!("node {node} blames one that there is not: {what}"));
+        };
+        self.effects.add(Effect::Blamed, 1);
+        if !self.liars[blamed] {
+            self.fail(format!("node {node} blames node {blamed}, which tells the truth: {what}"));
+        }
+    }
+
     /// The user of a get that failed starts it again, and has less and less patience. After the healing that has an
     /// end: no start but the early ones may fail.
     pub(super) fn start_over(&mut self, number: usize, why: &str) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::plan::Fault;
 use super::{Action, World};
-use crate::sim::Crash;
+use crate::sim::net::Net;
 
 impl World {
     pub(super) fn fault(&mut self, fault: Fault) {
@@ -22,7 +22,12 @@ impl World {
                 lasts
             }
             Fault::Rebind(node) => return self.net.rebind(node),
-            Fault::Crash(node, how, lasts) => return self.crash(node, how, lasts),
+            Fault::Crash(node, how, lasts) => return self.end(node, lasts, |net| net.crash(node, how)),
+            Fault::Stop(node, lasts) => return self.end(node, lasts, |net| net.stop(node)),
+            Fault::Crossings(lasts) => {
+                self.net.lose_crossings = 0.1;
+                lasts
+            }
             Fault::Full(node, room, lasts) => {
                 let sim = &mut self.net.nodes[node];
                 (sim.files.disk.room, sim.world.store.room) = (Some(room), Some(room));
@@ -73,6 +78,7 @@ impl World {
                 }
             }
             Fault::Cut(from, to, _) => self.net.heal(from, to),
+            Fault::Crossings(_) => self.net.lose_crossings = 0.0,
             Fault::Full(node, ..) => {
                 let sim = &mut self.net.nodes[node];
                 (sim.files.disk.room, sim.world.store.room) = (None, None);
@@ -83,12 +89,13 @@ impl World {
         }
     }
 
-    fn crash(&mut self, node: usize, how: Crash, lasts: Duration) {
+    /// A node ends, one way or another, and is started again after a time, with what its user had asked for.
+    fn end(&mut self, node: usize, lasts: Duration, how: impl FnOnce(&mut Net)) {
         if !self.net.nodes[node].is_up() {
             return;
         }
         self.count_skewed(node);
-        self.net.crash(node, how);
+        how(&mut self.net);
         for (number, put) in self.puts.iter_mut().enumerate() {
             if self.plan.puts[number].node == node && put.import.take().is_some() {
                 self.next += 1;
@@ -130,6 +137,7 @@ impl World {
         self.net.note(None, "everything heals");
         self.healed = Some(self.net.now);
         self.net.heal_all();
+        self.net.lose_crossings = 0.0;
         for node in 0..self.net.nodes.len() {
             let sim = &mut self.net.nodes[node];
             (sim.files.disk.room, sim.world.store.room, sim.world.store.limit) = (None, None, None);

@@ -130,9 +130,11 @@ impl World {
             Err(why) if model::is_for_want_of_friends(&why) && self.serves(server, node) => {
                 self.soon(3000, Action::Lure(number));
             }
-            Err(_) => {
+            Err(why) => {
                 self.lures[number].is_over = true;
-                self.effects.add(effect, 1);
+                // Of a server that lies, or is out of reach, anything else may be said.
+                let says_it = self.serves(server, node) && !model::is_for_want_of_friends(&why);
+                self.effects.add(effect, says_it.into());
             }
         }
         self.check(node);

@@ -167,9 +167,10 @@ struct Getting {
 }
 
 impl Getting {
-    /// Whether nothing is left to be asked for.
+    /// Whether nothing is left to be asked for. Regression: one that was complete before counted as over while its
+    /// second run had failed and waited to be started again.
     fn is_over(&self) -> bool {
-        self.done.is_some() || self.excused.is_some()
+        self.excused.is_some() || self.is_kept || (self.done.is_some() && !self.again)
     }
 }
 
@@ -287,6 +288,9 @@ impl World {
                 }
                 Notice::Report { node, index } => self.reported(node, index),
             }
+        }
+        if let Some(what) = self.net.nonces.take_reused() {
+            self.fail(what);
         }
         if self.failures.is_empty() {
             self.unfinished();
@@ -428,6 +432,10 @@ impl World {
         let (job, result) = match &self.net.nodes[node].reports[index] {
             Report::Done(job, _) => (*job, Ok(())),
             Report::Failed(job, why) => (*job, Err(why.clone())),
+            Report::Warning(what) => {
+                let what = what.clone();
+                return self.warned(node, &what);
+            }
             _ => return,
         };
         if job.0 & LURES != 0 {

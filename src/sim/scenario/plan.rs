@@ -103,6 +103,10 @@ pub enum Fault {
     Rebind(usize),
     /// A node ends and comes back.
     Crash(usize, Crash, Duration),
+    /// A node is told to stop, ends and comes back.
+    Stop(usize, Duration),
+    /// One message in ten between shards finds no room.
+    Crossings(Duration),
     /// A node's disk has room for so many bytes more.
     Full(usize, u64, Duration),
     /// A node's store reaches its limit.
@@ -215,6 +219,10 @@ impl Plan {
                 let (node, tree, salt) = ((first + copy) % count, tree.clone(), salt.clone());
                 self.puts.push(PlannedPut { node, tree, salt, at: millis(rng, 0, 3000) });
             }
+            if rng.chance(0.3) {
+                // Once more in the midst of it: what was damaged meanwhile is mended.
+                self.puts.push(PlannedPut { node: first, tree, salt, at: millis(rng, 8000, 20_000) });
+            }
         }
         for _ in 0..2 + rng.below(8) {
             let put = rng.below(self.puts.len() as u64) as usize;
@@ -260,7 +268,7 @@ impl Plan {
             let at = millis(rng, 0, 22_000);
             let node = rng.below(count) as usize;
             let long = millis(rng, 50, 8000);
-            let fault = match rng.below(18) {
+            let fault = match rng.below(20) {
                 0 | 1 => Fault::Part((0..count as usize).filter(|_| rng.chance(0.4)).collect(), long),
                 2 => Fault::Cut(node, rng.below(count) as usize, long),
                 3 => Fault::Rebind(node),
@@ -272,6 +280,8 @@ impl Plan {
                 14 => Fault::Lie(node, rng.next_u64()),
                 15 => Fault::Unreadable(node, 1 + rng.below(40) as u32),
                 16 => Fault::Skew(node, rng.below(240_000) as i64 - 120_000, long),
+                17 => Fault::Stop(node, long),
+                18 => Fault::Crossings(long),
                 _ => Fault::Hostile(node, 1 + rng.below(200)),
             };
             // Puts are early.

@@ -17,6 +17,7 @@ pub fn command(mut args: Args) -> Result<()> {
     let factor = args.number("--factor", 10)?.max(1);
     let dir = args.value("--scratch")?.map_or_else(|| sh::root().join("target"), PathBuf::from);
     let json = args.value("--json")?;
+    let judge = !args.flag("--no-judge");
     args.finish()?;
     let free = sh::words("df", &["--output=avail", "--block-size=1", &dir.to_string_lossy()])?;
     let free: u64 = free.lines().last().unwrap_or_default().trim().parse()?;
@@ -26,6 +27,9 @@ pub fn command(mut args: Args) -> Result<()> {
     let mut command = sh::cargo();
     command.args(["bench", "--quiet", "--bench", "store", "--", "--dir"]).arg(&dir);
     command.args(["--capacity", &(capacity >> 20).to_string(), "--factor", &factor.to_string()]);
+    if !judge {
+        command.arg("--no-judge");
+    }
     if let Some(json) = json {
         command.args(["--json", &json]);
     }

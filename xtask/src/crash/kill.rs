@@ -277,7 +277,9 @@ impl Get {
         for kill in 1..=kills {
             let begin = received(&b.host)? - start;
             let moment = begin + (rng.fraction() * 1.02 * whole.saturating_sub(begin) as f64) as u64;
-            stop::until(node::PATIENT, || Ok(received(&b.host)? - start >= moment || get.ended()?))?;
+            let reached =
+                stop::until(node::PATIENT, || Ok(received(&b.host)? - start >= moment || get.ended()?))?;
+            ensure!(reached, "the get before kill {kill} neither went on nor ended");
             let who = ["b", "b", "b", "a", "a", "get", "get", "both"][rng.below(8) as usize];
             let who = if daemon && kill == 1 { "b" } else { who };
             let context = format!("kill {kill} of {kills}: {who}, {} received", show_size(moment));

@@ -448,7 +448,8 @@ pub fn getter(run: &mut Run<'_>) -> Result<String> {
     let before = received(&b.node.host)?;
     let mut get = b.node.launch(&words)?;
     let half = before + content.bytes()? / 2;
-    stop::until(node::PATIENT, || Ok(received(&b.node.host)? >= half || get.ended()?))?;
+    let reached = stop::until(node::PATIENT, || Ok(received(&b.node.host)? >= half || get.ended()?))?;
+    ensure!(reached, "the get neither went on nor ended");
     get.signal(Signal::SIGINT)?;
     ensure!(!get.wait(node::PROMPT)?.success(), "the get was over before it was interrupted");
     run.lab.unlimit()?;

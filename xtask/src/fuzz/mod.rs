@@ -43,7 +43,8 @@ pub fn command(mut args: Args) -> Result<()> {
     let list = args.flag("--list");
     let cmin = args.flag("--cmin");
     let input = args.value("--input")?.map(PathBuf::from);
-    let seconds = args.number("--seconds", 60)?;
+    // libFuzzer takes 0 for no end.
+    let seconds = args.number("--seconds", 60)?.max(1);
     let jobs = args.number("--jobs", 1)?.clamp(1, 64) as usize;
     let mut wanted = Vec::new();
     while let Some(word) = args.word() {

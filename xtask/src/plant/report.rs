@@ -76,8 +76,9 @@ pub fn write() -> Result<()> {
 
 fn table(known: &Map<String, Value>) -> String {
     let mut text = String::from("| mistake | what is wrong | found by | after |\n|---|---|---|--:|\n");
-    let (mut tried, mut found) = (0, 0);
+    let (mut tried, mut found, mut all) = (0, 0, 0);
     for Mistake { name, about, ring, .. } in MISTAKES {
+        all += u64::from(*ring == Ring::Inner);
         let Some(result) = known.get(*name) else {
             text += &format!("| {name} | {about} | not tried yet | |\n");
             continue;
@@ -91,8 +92,10 @@ fn table(known: &Map<String, Value>) -> String {
             found += u64::from(by.is_some() && seconds <= SECONDS_MAX);
         }
     }
-    text +=
-        &format!("\n{found} of {tried} that count were found within {:.0} minutes.\n", SECONDS_MAX / 60.0);
+    let untried = all - tried;
+    let untried = if untried == 0 { String::new() } else { format!(" {untried} were not tried yet.") };
+    let minutes = SECONDS_MAX / 60.0;
+    text += &format!("\n{found} of the {all} that count were found within {minutes:.0} minutes.{untried}\n");
     text
 }
 
@@ -131,7 +134,7 @@ mod tests {
             known.insert(name.to_string(), json!({ "found_by": by, "seconds": seconds }));
         }
         let text = table(&known);
-        assert!(text.contains("1 of 3 that count"), "{text}");
+        assert!(text.contains("1 of the 12 that count") && text.contains(" 9 were not tried"), "{text}");
         assert!(text.contains("| crash, not counted | 9.0 s |") && text.contains("not tried yet"));
     }
 }
