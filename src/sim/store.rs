@@ -267,6 +267,11 @@ impl MapStore {
         self.chunks.get(id).and_then(|handle| self.bodies.get(handle)).is_some_and(|body| !body.is_damaged)
     }
 
+    /// Whether a chunk is stored and was found damaged.
+    pub fn is_marked(&self, id: &ChunkId) -> bool {
+        self.chunks.get(id).and_then(|handle| self.bodies.get(handle)).is_some_and(|body| body.is_marked)
+    }
+
     /// Slices that were asked to be faulted in; they are resident from now on.
     pub fn take_faulted(&mut self) -> Vec<(u64, u32)> {
         self.warm.extend(self.faulting.iter().copied());

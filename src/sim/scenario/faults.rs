@@ -145,5 +145,19 @@ impl World {
             self.net.set_clock(node, 0);
             self.start(node);
         }
+        self.mend();
+    }
+
+    /// Most of those whose daemon told them of damage put the same content again, as it advised.
+    fn mend(&mut self) {
+        for number in 0..self.puts.len() {
+            let store = &self.net.nodes[self.plan.puts[number].node].world.store;
+            let is_marked = |id| store.is_marked(id);
+            let done = self.puts[number].done.as_ref();
+            if done.is_some_and(|done| done.chunks.iter().any(is_marked)) && self.rng.chance(0.8) {
+                self.puts[number].done = None;
+                self.soon(1000, Action::Put(number));
+            }
+        }
     }
 }

@@ -220,7 +220,7 @@ impl Plan {
                 self.puts.push(PlannedPut { node, tree, salt, at: millis(rng, 0, 3000) });
             }
             if rng.chance(0.3) {
-                // Once more in the midst of it: what was damaged meanwhile is mended.
+                // Once more in the midst of it.
                 self.puts.push(PlannedPut { node: first, tree, salt, at: millis(rng, 8000, 20_000) });
             }
         }
@@ -268,7 +268,7 @@ impl Plan {
             let at = millis(rng, 0, 22_000);
             let node = rng.below(count) as usize;
             let long = millis(rng, 50, 8000);
-            let fault = match rng.below(20) {
+            let fault = match rng.below(21) {
                 0 | 1 => Fault::Part((0..count as usize).filter(|_| rng.chance(0.4)).collect(), long),
                 2 => Fault::Cut(node, rng.below(count) as usize, long),
                 3 => Fault::Rebind(node),
@@ -282,6 +282,7 @@ impl Plan {
                 16 => Fault::Skew(node, rng.below(240_000) as i64 - 120_000, long),
                 17 => Fault::Stop(node, long),
                 18 => Fault::Crossings(long),
+                19 => Fault::Rot(node, rng.next_u64(), rng.next_u64()),
                 _ => Fault::Hostile(node, 1 + rng.below(200)),
             };
             // Puts are early.

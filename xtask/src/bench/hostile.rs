@@ -6,6 +6,7 @@
 
 mod measure;
 mod outside;
+mod row;
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use anyhow::{Context, Result, ensure};
 
 use self::measure::{Cpu, parse_snmp};
 use self::outside::{HERE, Outside, received_packets};
+use self::row::{Cost, Row};
 use crate::able::{self, NAMESPACES};
 use crate::args::Args;
 use crate::lab::node::{PROMPT, text};
@@ -30,22 +32,11 @@ const SHAPED: &[&str] = &["flipped", "shaped", "replayed-init"];
 /// handshakes without a fault.
 const KNOWING: &[&str] = &["sealed", "genuine"];
 
-/// The victim's CPU time per datagram may be so many times a bare receiver's …
-const RATIO_MAX: f64 = 1.5;
-/// … and this more for what is shaped like a handshake, nanoseconds.
-const HANDSHAKE_NS_MAX: f64 = 1000.0;
 /// Growth of the victim's anonymous memory under the flood, after a first one, bytes.
 const GROWTH_MAX: u64 = 8 << 20;
 /// The same with a transfer, which touches packet buffers for the first time: 256 to receive, 64 to send, 68 KiB
 /// each, allocated once for the daemon's life.
 const TRANSFER_GROWTH_MAX: u64 = GROWTH_MAX + (256 + 64) * (68 << 10);
-/// Of what the attacker sent, so much has to have been taken by the victim, or nothing was shown: on a busy machine,
-/// and where the figures are judged.
-const TAKEN_MIN: f64 = 0.2;
-const TAKEN_MIN_JUDGED: f64 = 0.9;
-/// The same for what the attacker sent, of what it was to send.
-const SENT_MIN: f64 = 0.1;
-const SENT_MIN_JUDGED: f64 = 0.9;
 /// What the victim counts when it refuses a datagram (`tornet status --json`).
 const REFUSALS: &[&str] = &[
     "session_strangers",
@@ -60,11 +51,6 @@ const REFUSALS: &[&str] = &[
 ];
 /// And when it takes a first flight for what it is.
 const HANDSHAKES: &str = "session_handshakes_in";
-/// Answers to those who know the identity, per second of a flood: twice what was measured with 512 sources
-/// (docs/testing/hostile.md). The protocol's own bound (session.md §4: 500 handshakes and 12,500 cookies) is wider, since
-/// cookies are drawn by chance among all who ask.
-const ANSWERS_PER_SECOND_MAX: f64 = 4_300.0;
-
 const VICTIM_PORT: u16 = 4001;
 const BARE_PORT: u16 = 4999;
 const SOURCES_FEW: u32 = 4;
@@ -175,103 +161,6 @@ fn build_tool() -> Result<PathBuf> {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| sh::root().join("target"), PathBuf::from);
     Ok(sh::root().join(target).join("release/examples/hostile"))
-}
-
-/// What one mixture cost.
-struct Row {
-    name: String,
-    seconds: f64,
-    bare: Cost,
-    victim: Cost,
-    answers: u64,
-    /// First flights that the victim took for what they are.
-    handshakes: u64,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Cost {
-    sent: u64,
-    taken: u64,
-    lost: u64,
-    ns: f64,
-}
-
-impl Cost {
-    fn each(&self) -> f64 {
-        self.ns / self.taken.max(1) as f64
-    }
-
-    /// Of what was sent, what was taken.
-    fn share(&self) -> f64 {
-        self.taken as f64 / self.sent.max(1) as f64
-    }
-}
-
-impl Row {
-    fn print(&self) {
-        println!(
-            "{:<28} {:>8.0} {:>8.0} {:>6.2} {:>9.0} {:>9.0} {:>6.2} {:>9} {:>8} {:>8} {:>10}",
-            self.name,
-            self.victim.sent as f64 / self.seconds,
-            self.victim.taken as f64 / self.seconds,
-            self.victim.share(),
-            self.bare.each(),
-            self.victim.each(),
-            self.victim.each() / self.bare.each(),
-            self.bare.lost,
-            self.victim.lost,
-            self.answers,
-            self.handshakes
-        );
-    }
-
-    fn judge(&self, shaped: bool, knowing: bool, plan: &Plan, faults: &mut Vec<String>) -> Result<()> {
-        // Silence and bounds hold on any machine; how long things take only on a quiet one.
-        if knowing {
-            let most = self.answers_max(plan);
-            ensure!(self.answers as f64 <= most, "{}: {} answers, not {most:.0}", self.name, self.answers);
-            // Else the silence towards strangers could be that of a counter that counts nothing.
-            ensure!(self.answers > 0, "{}: void: nobody was answered", self.name);
-            ensure!(self.handshakes > 0, "{}: void: no handshake without a fault was taken", self.name);
-        } else {
-            ensure!(self.answers == 0, "{}: strangers were answered {} times", self.name, self.answers);
-        }
-        self.void(plan)?;
-        self.costs(shaped, plan, faults);
-        Ok(())
-    }
-
-    /// The most answers that may leave: those of each second, also of one that was cut.
-    fn answers_max(&self, plan: &Plan) -> f64 {
-        ANSWERS_PER_SECOND_MAX * (self.seconds + f64::from(plan.rounds))
-    }
-
-    /// An error when too little was sent or taken for the row to mean anything.
-    fn void(&self, plan: &Plan) -> Result<()> {
-        let (sent_min, taken_min) =
-            if plan.judge { (SENT_MIN_JUDGED, TAKEN_MIN_JUDGED) } else { (SENT_MIN, TAKEN_MIN) };
-        let asked = plan.rate as f64 * self.seconds;
-        for (whose, cost) in [("the bare receiver", &self.bare), ("the victim", &self.victim)] {
-            let (sent, share, name) = (cost.sent as f64 / asked, cost.share(), &self.name);
-            ensure!(
-                sent >= sent_min && share >= taken_min,
-                "{name}: void: {sent:.2} of the datagrams were sent (at least {sent_min}) and {whose} took {share:.2} \
-                 of those (at least {taken_min}): is the machine busy?"
-            );
-        }
-        Ok(())
-    }
-
-    fn costs(&self, shaped: bool, plan: &Plan, faults: &mut Vec<String>) {
-        let allowed = RATIO_MAX * self.bare.each() + if shaped { HANDSHAKE_NS_MAX } else { 0.0 };
-        if plan.judge && self.victim.each() > allowed {
-            faults.push(format!(
-                "{}: {:.0} ns per datagram, not {allowed:.0}",
-                self.name,
-                self.victim.each()
-            ));
-        }
-    }
 }
 
 struct Scene<'a> {

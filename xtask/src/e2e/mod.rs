@@ -9,6 +9,7 @@ mod resume;
 mod shards;
 mod store;
 mod stranger;
+mod syncs;
 mod tunnel;
 
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::able::{self, NAMESPACES, TUN};
+use crate::able::{self, NAMESPACES, TRACING, TUN};
 use crate::args::Args;
 use crate::lab::{Finished, Lab, Wiring, scratch};
 use crate::{setup, sh, stop};
@@ -37,6 +38,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
         shards::CASES,
         faults::CASES,
         store::CASES,
+        syncs::CASES,
         links::CASES,
         stranger::CASES,
         tunnel::CASES,
@@ -79,7 +81,7 @@ pub fn command(mut args: Args) -> Result<()> {
 
 /// Runs the cases that were asked for; all of them, also after one fails.
 pub fn run(options: &Options) -> Result<()> {
-    able::ensure(&[NAMESPACES, TUN])?;
+    able::ensure(&[NAMESPACES, TUN, TRACING])?;
     stop::listen();
     for name in &options.names {
         ensure!(cases().any(|case| case.name == name), "no case {name}; `cargo xtask e2e --list`");
