@@ -637,6 +637,15 @@ pub const RESERVED_DELAY_US_MIN: u64 = 1_000;
 pub const RESERVED_DELAY_US_USUAL: u64 = 20_000;
 /// Delay that a reservation may ask for at most, microseconds: the deadlines' calendar reaches a little further.
 pub const RESERVED_DELAY_US_MAX: u64 = 250_000;
+/// Promises that friends may have asked for on one shard at most.
+pub const PROMISES_MAX: usize = 1024;
+/// A promise that a friend asks for lasts at most so long, seconds: a week.
+pub const RESERVED_S_MAX: u32 = 604_800;
+/// Time that a peer has to send a whole request for a promise, milliseconds.
+pub const RESERVE_MS_MAX: u64 = 10_000;
+/// Share of the node's rate that friends may have promised to them by asking, thousandths, unless told otherwise: what
+/// the operator's own promises leave of [`URGENT_SHARE_MILLI_MAX`].
+pub const ASKED_SHARE_MILLI_USUAL: u64 = URGENT_SHARE_MILLI_MAX - RESERVED_SHARE_MILLI_MAX;
 /// Packets that wait in the queues of one shard at most (tunnels and cells; streams have none).
 pub const SHAPED_PACKETS_MAX: usize = 16_384;
 /// Packets of one queue at most.

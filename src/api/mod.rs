@@ -39,7 +39,7 @@ use crate::base::{NodeId, UnixMs};
 use crate::config::{Config, ConfigError, ConfigFile, FriendEntry};
 use crate::crypto::IdentityCard;
 use crate::limits::{API_ANSWER_MS_MAX, LIMITS_REVIEW_MS};
-use crate::node::command::{CircuitRules, Command, Friend, NodeLimits, PeerLimits, Snapshot};
+use crate::node::command::{Asked, CircuitRules, Command, Friend, NodeLimits, PeerLimits, Snapshot};
 
 /// What the handlers share.
 pub struct Api {
@@ -130,7 +130,17 @@ impl Api {
             for promise in config.limits_reserved.iter().filter(|promise| promise.holds(now)) {
                 peers.entry(promise.node).or_default().reserved = Some(promise.reservation);
             }
-            NodeLimits { up, down, burst: config.limits_burst, peers: peers.into_iter().collect() }
+            for wanted in config.limits_asked.iter().filter(|wanted| wanted.holds(now)) {
+                let asked = Asked { reservation: wanted.reservation, until_s: wanted.until_s };
+                peers.entry(wanted.node).or_default().asked = Some(asked);
+            }
+            NodeLimits {
+                up,
+                down,
+                burst: config.limits_burst,
+                peers: peers.into_iter().collect(),
+                asked_share_milli: Some(u64::from(config.limits_askable) * 10),
+            }
         };
         if *lock(&self.told_limits) == limits {
             return Ok(());

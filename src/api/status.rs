@@ -14,7 +14,7 @@ use super::{Api, PutProgress, StoreStats, lock};
 use crate::base::fileop::JobId;
 use crate::config::Config;
 use crate::io::latency::Latencies;
-use crate::node::command::{GetProgress, PeerSnapshot, Snapshot};
+use crate::node::command::{AskedSnapshot, GetProgress, PeerSnapshot, Snapshot, Verdict};
 use crate::shape::{Class, ClassStats};
 
 /// One consistent look at everything that is shown.
@@ -141,7 +141,27 @@ fn peer_json(peer: &PeerSnapshot, config: &Config) -> Value {
         "cap_bits": peer.shaped.cap,
         "floor_bits": peer.shaped.floor,
         "reserved_bits": peer.shaped.reserved,
+        "reserved_left_s": peer.shaped.reserved_left_s,
+        "asked": peer.shaped.asked.map(|asked| asked_json(&asked)),
         "overuse_bytes": peer.shaped.overuse_bytes,
+    })
+}
+
+/// What the peer was asked to promise.
+fn asked_json(asked: &AskedSnapshot) -> Value {
+    let said = asked.verdict.map(|verdict| match verdict {
+        Verdict::Promised => "promised",
+        Verdict::Unwilling => "unwilling",
+        Verdict::Rate => "rate",
+        Verdict::Cap => "cap",
+        Verdict::Burst => "burst",
+        Verdict::Full => "full",
+    });
+    json!({
+        "rate_bits": asked.reservation.rate,
+        "said": said,
+        "left_s": asked.left_s,
+        "most": asked.most,
     })
 }
 

@@ -183,24 +183,14 @@ pub(super) enum Limit {
     /// Sets limits of this node, or of NODE alone; a RATE is 50mbit as in tc, "none" takes one away
     Set(LimitSet),
     /// Promises NODE a RATE for a DURATION, such as 80kbit for 2.5h; a later promise replaces it
-    Reserve {
-        /// A friend's name, the beginning of its node id or key, or any peer's whole node id
-        node: String,
-        /// What it gets at least, by its deadline
-        rate: String,
-        /// For how long
-        duration: String,
-        /// What each packet waits at most
-        #[arg(long, value_name = "DURATION", default_value = "20ms")]
-        delay: String,
-        /// Bytes that may come at once
-        #[arg(long, value_name = "SIZE")]
-        burst: Option<String>,
-    },
+    Reserve(LimitReserve),
     /// Takes back what was promised to NODE
     Release {
         /// As for reserve
         node: String,
+        /// Gives back what NODE was asked to promise
+        #[arg(long)]
+        from: bool,
     },
     /// Takes all limits of NODE away
     Remove {
@@ -214,6 +204,25 @@ pub(super) enum Limit {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct LimitReserve {
+    /// A friend's name, the beginning of its node id or key, or any peer's whole node id
+    pub node: String,
+    /// What it gets at least, by its deadline
+    pub rate: String,
+    /// For how long
+    pub duration: String,
+    /// What each packet waits at most
+    #[arg(long, value_name = "DURATION", default_value = "20ms")]
+    pub delay: String,
+    /// Bytes that may come at once
+    #[arg(long, value_name = "SIZE")]
+    pub burst: Option<String>,
+    /// Asks NODE to promise this node so much of what it sends, and says what it answers
+    #[arg(long)]
+    pub from: bool,
 }
 
 #[derive(Debug, ClapArgs)]

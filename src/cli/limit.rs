@@ -9,13 +9,12 @@ use serde_json::{Map, Value, json};
 use super::client::ask;
 use super::friend::offline;
 use super::show::table;
-use super::{Failure, args, print, tell};
-use crate::base::units::{parse_duration, parse_rate, parse_size, show_duration, show_rate};
+use super::{Failure, args, print, reserve, tell};
+use crate::base::units::{show_duration, show_rate};
 use crate::base::{NodeId, UnixMs};
-use crate::config::limits::{Promise, parse_peer, promise, show_peer, show_promise};
+use crate::config::limits::{Promise, parse_peer, show_peer};
 use crate::config::{Config, NodeDir, friends};
-use crate::limits::WIRE_PACKET_MAX;
-use crate::shape::{PeerLimits, Reservation};
+use crate::shape::PeerLimits;
 
 pub(super) fn limit(dir: &NodeDir, command: args::Limit) -> Result<(), Failure> {
     match command {
@@ -23,10 +22,8 @@ pub(super) fn limit(dir: &NodeDir, command: args::Limit) -> Result<(), Failure> 
             Some(node) => set_peer(dir, &node, set),
             None => set_node(dir, set),
         },
-        args::Limit::Reserve { node, rate, duration, delay, burst } => {
-            reserve(dir, &node, &rate, &duration, &delay, burst.as_deref())
-        }
-        args::Limit::Release { node } => release(dir, &node),
+        args::Limit::Reserve(wanted) => reserve::reserve(dir, &wanted),
+        args::Limit::Release { node, from } => reserve::release(dir, &node, from),
         args::Limit::Remove { node } => remove(dir, &node),
         args::Limit::Show { json } => show(dir, json),
     }
@@ -105,47 +102,7 @@ fn remove(dir: &NodeDir, who: &str) -> Result<(), Failure> {
     apply_peers(dir, &peers)
 }
 
-fn reserve(
-    dir: &NodeDir,
-    who: &str,
-    rate: &str,
-    duration: &str,
-    delay: &str,
-    burst: Option<&str>,
-) -> Result<(), Failure> {
-    let file = dir.load_config()?;
-    let config = file.config();
-    let node = find(config, who)?;
-    let rate = parse_rate(rate).map_err(Failure::new)?;
-    let duration = parse_duration(duration).map_err(Failure::new)?;
-    let delay = parse_duration(delay).map_err(Failure::new)?;
-    let burst = burst.map(parse_size).transpose().map_err(Failure::new)?.unwrap_or(2 * WIRE_PACKET_MAX);
-    let now = now();
-    let until_s = (now.0 / 1000).saturating_add(duration.as_secs().max(1));
-    let wanted = Promise { node, reservation: Reservation { rate, burst, delay }, until_s };
-    let all = promise(config, now, wanted).map_err(|why| Failure::new(format!("refused: {why}")))?;
-    apply_promises(dir, &all)
-}
-
-fn release(dir: &NodeDir, who: &str) -> Result<(), Failure> {
-    let file = dir.load_config()?;
-    let (node, now) = (find(file.config(), who)?, now());
-    let mut all = file.config().limits_reserved.clone();
-    let before = all.len();
-    all.retain(|promise| promise.node != node);
-    if all.len() == before {
-        return Err(Failure::new(format!("nothing was promised to {who}: see `tornet limit show`")));
-    }
-    all.retain(|promise| promise.holds(now));
-    apply_promises(dir, &all)
-}
-
-fn apply_promises(dir: &NodeDir, promises: &[Promise]) -> Result<(), Failure> {
-    let all: Vec<String> = promises.iter().map(show_promise).collect();
-    apply(dir, &[("limits.reserved", all.join(","))])
-}
-
-fn now() -> UnixMs {
+pub(super) fn now() -> UnixMs {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     UnixMs(now.as_millis() as u64)
 }
@@ -156,7 +113,7 @@ fn apply_peers(dir: &NodeDir, peers: &[(NodeId, PeerLimits)]) -> Result<(), Fail
 }
 
 /// Saves settings, and has a running daemon follow them.
-fn apply(dir: &NodeDir, changes: &[(&str, String)]) -> Result<(), Failure> {
+pub(super) fn apply(dir: &NodeDir, changes: &[(&str, String)]) -> Result<(), Failure> {
     let body: Map<String, Value> =
         changes.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
     match ask(dir, Method::PATCH, "/v1/config", Some(&Value::Object(body)))? {
@@ -172,7 +129,7 @@ fn apply(dir: &NodeDir, changes: &[(&str, String)]) -> Result<(), Failure> {
 }
 
 /// The node that is meant: a friend, or any by its whole id.
-fn find(config: &Config, who: &str) -> Result<NodeId, Failure> {
+pub(super) fn find(config: &Config, who: &str) -> Result<NodeId, Failure> {
     if let Ok(node) = who.parse::<NodeId>() {
         return Ok(node);
     }
@@ -217,6 +174,8 @@ fn show(dir: &NodeDir, as_json: bool) -> Result<(), Failure> {
         };
         let reserved: Vec<Value> =
             config.limits_reserved.iter().filter(|promise| promise.holds(now())).map(promised).collect();
+        let asked: Vec<Value> =
+            config.limits_asked.iter().filter(|one| one.holds(now())).map(promised).collect();
         let plan = &config.limits;
         return print(json!({
             "up": plan.up,
@@ -225,6 +184,7 @@ fn show(dir: &NodeDir, as_json: bool) -> Result<(), Failure> {
             "quota_bytes": plan.quota,
             "peers": peers,
             "reserved": reserved,
+            "asked": asked,
         }));
     }
     let rate = |rate: Option<u64>| rate.map_or("-".into(), |rate| show_rate(rate as f64));
@@ -256,25 +216,23 @@ fn show(dir: &NodeDir, as_json: bool) -> Result<(), Failure> {
     {
         page.push_str(&format!("\ndaily (UTC): {window}"));
     }
-    let promises: Vec<Vec<String>> = config
-        .limits_reserved
-        .iter()
-        .filter(|promise| promise.holds(now()))
-        .map(|promise| {
-            let left = Duration::from_secs(promise.until_s.saturating_sub(now().0 / 1000));
-            vec![
-                name_of(&promise.node).unwrap_or_else(|| promise.node.to_string()),
-                show_rate(promise.reservation.rate as f64),
-                format!("{} ms", promise.reservation.delay.as_millis()),
-                show_duration(left),
-            ]
-        })
-        .collect();
-    if !promises.is_empty() {
-        page.push_str(&format!(
-            "\n{}",
-            table(&["PROMISED TO", "RATE", "DELAY", "LEFT"], &[1, 2, 3], &promises)
-        ));
+    for (head, promises) in [("PROMISED TO", &config.limits_reserved), ("ASKED OF", &config.limits_asked)] {
+        let rows: Vec<Vec<String>> = promises
+            .iter()
+            .filter(|promise| promise.holds(now()))
+            .map(|promise| {
+                let left = Duration::from_secs(promise.until_s.saturating_sub(now().0 / 1000));
+                vec![
+                    name_of(&promise.node).unwrap_or_else(|| promise.node.to_string()),
+                    show_rate(promise.reservation.rate as f64),
+                    format!("{} ms", promise.reservation.delay.as_millis()),
+                    show_duration(left),
+                ]
+            })
+            .collect();
+        if !rows.is_empty() {
+            page.push_str(&format!("\n{}", table(&[head, "RATE", "DELAY", "LEFT"], &[1, 2, 3], &rows)));
+        }
     }
     print(page.trim_end())
 }

@@ -16,6 +16,7 @@ mod limit;
 mod mine;
 mod node;
 mod put;
+mod reserve;
 mod run;
 mod show;
 mod status;

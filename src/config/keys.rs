@@ -11,7 +11,8 @@ use super::{Config, ConfigError, limits};
 use crate::base::units::{parse_size, show_size};
 use crate::limits::{
     ADDRESSES_PER_PEER_MAX, BUSY_POLL_US_MAX, DEVICE_NAME_MAX, LABEL_MAX, LIMIT_WINDOWS_MAX,
-    LIMITED_PEERS_MAX, LISTEN_ADDRESSES_MAX, SHARDS_MAX, TUNNEL_DNS_MAX, TUNNEL_MTU_MAX, TUNNEL_MTU_MIN,
+    LIMITED_PEERS_MAX, LISTEN_ADDRESSES_MAX, RESERVED_SHARE_MILLI_MAX, SHARDS_MAX, TUNNEL_DNS_MAX,
+    TUNNEL_MTU_MAX, TUNNEL_MTU_MIN,
 };
 
 /// How a value is written in TOML.
@@ -338,6 +339,35 @@ pub const KEYS: &[Key] = &[
         },
         show: |c| c.limits_reserved.iter().map(limits::show_promise).collect(),
     },
+    Key {
+        name: "limits.asked",
+        kind: Kind::List,
+        live: true,
+        what: "bandwidth that peers are asked to promise; see `tornet limit reserve --from`",
+        read: |c, v| {
+            if v.len() > LIMITED_PEERS_MAX {
+                return Err(format!("at most {LIMITED_PEERS_MAX} requests"));
+            }
+            c.limits_asked = v.iter().map(|text| limits::parse_promise(text)).collect::<Result<_, _>>()?;
+            Ok(())
+        },
+        show: |c| c.limits_asked.iter().map(limits::show_promise).collect(),
+    },
+    Key {
+        name: "limits.askable",
+        kind: Kind::Number,
+        live: true,
+        what: "what friends may have promised to them by asking, percent of limits.up; 0: nothing",
+        read: |c, v| {
+            let most = RESERVED_SHARE_MILLI_MAX / 10;
+            match one(v)?.parse() {
+                Ok(percent) if u64::from(percent) <= most => c.limits_askable = percent,
+                _ => return Err(format!("a number from 0 to {most}")),
+            }
+            Ok(())
+        },
+        show: |c| vec![c.limits_askable.to_string()],
+    },
 ];
 
 impl Key {
@@ -535,6 +565,8 @@ mod tests {
             ("limits.schedule", "always up=1mbit"),
             ("limits.peers", "bob up=1mbit"),
             ("limits.reserved", "bob rate=1mbit until=1"),
+            ("limits.asked", "bob rate=1mbit until=1"),
+            ("limits.askable", "81"),
         ];
         for (name, value) in wrong {
             let key = Key::find(name).expect("exists");

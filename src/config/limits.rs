@@ -151,8 +151,11 @@ pub fn promise(config: &Config, now: UnixMs, wanted: Promise) -> Result<Vec<Prom
         .copied()
         .collect();
     let mut admission = Admission::default();
-    let floors = config.limits_peers.iter().filter_map(|(_, own)| own.floor).sum();
-    admission.set_line(config.limits.at(now).0, floors);
+    let floors: u64 = config.limits_peers.iter().filter_map(|(_, own)| own.floor).sum();
+    let up = config.limits.at(now).0;
+    // What friends may have by asking is theirs.
+    let askable = up.unwrap_or(0) / 100 * u64::from(config.limits_askable);
+    admission.set_line(up, floors + askable);
     for one in &others {
         // What was promised when there was more stays promised.
         admission.keep(one.reservation);

@@ -21,7 +21,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use crate::base::NodeId;
-use crate::limits::TUNNEL_MTU;
+use crate::limits::{ASKED_SHARE_MILLI_USUAL, TUNNEL_MTU};
 use crate::shape::{PeerLimits, Plan};
 
 pub use dir::NodeDir;
@@ -124,6 +124,10 @@ pub struct Config {
     pub limits_peers: Vec<(NodeId, PeerLimits)>,
     /// What was promised to peers, and until when.
     pub limits_reserved: Vec<Promise>,
+    /// What peers are asked to promise, and until when.
+    pub limits_asked: Vec<Promise>,
+    /// What friends may have promised to them by asking, percent of what this node may send.
+    pub limits_askable: u8,
     /// Peers trusted by the operator, in the file's order.
     pub friends: Vec<FriendEntry>,
 }
@@ -154,6 +158,8 @@ impl Default for Config {
             limits_burst: None,
             limits_peers: Vec::new(),
             limits_reserved: Vec::new(),
+            limits_asked: Vec::new(),
+            limits_askable: (ASKED_SHARE_MILLI_USUAL / 10) as u8,
             friends: Vec::new(),
         }
     }

@@ -7,8 +7,10 @@ use crate::base::{NodeId, Prefix, PublicKey};
 use crate::crypto::IdentityCard;
 
 pub use crate::service::get::{GetProgress, GetRequest};
+use crate::shape::Reservation;
+pub use crate::shape::{Asked, NodeLimits, PeerLimits};
 use crate::shape::{Class, ClassStats};
-pub use crate::shape::{NodeLimits, PeerLimits};
+pub use crate::wire::reserve::Verdict;
 
 /// A request from the control thread. Each `Get` and `Status` is answered by reports with its number.
 #[derive(Debug)]
@@ -220,6 +222,19 @@ pub struct PeerSnapshot {
     pub shaped: ShapedSnapshot,
 }
 
+/// What a peer was asked to promise, and what it said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AskedSnapshot {
+    /// What.
+    pub reservation: Reservation,
+    /// What it said; `None` until it has.
+    pub verdict: Option<Verdict>,
+    /// For how long it is promised, seconds from now.
+    pub left_s: u64,
+    /// What would fit: bits per second, or bytes for [`Verdict::Burst`].
+    pub most: u64,
+}
+
 /// One peer as the shaper sees it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ShapedSnapshot {
@@ -237,6 +252,10 @@ pub struct ShapedSnapshot {
     pub floor: Option<u64>,
     /// Bits per second promised.
     pub reserved: Option<u64>,
+    /// For how long, seconds, when the peer asked for it itself.
+    pub reserved_left_s: Option<u64>,
+    /// What it was asked to promise, and said.
+    pub asked: Option<AskedSnapshot>,
     /// Bytes sent above the promise.
     pub overuse_bytes: u64,
 }

@@ -23,7 +23,7 @@ impl Node {
         peer.streams.insert(stream, Role::Introducing);
     }
 
-    /// Gives up introductions that did not come in time: each holds a stream.
+    /// Gives up introductions and requests for promises that did not come in time: each holds a stream.
     pub(super) fn end_slow_meetings(&mut self, now: Time) {
         while let Some(&(until, id, stream)) = self.meetings.first()
             && until <= now
@@ -33,7 +33,9 @@ impl Node {
             peer.streams.remove(&stream);
             peer.connection.stop(stream, TOO_SLOW);
             peer.connection.reset(stream, TOO_SLOW);
-            if let Meeting::Listening(text) = &mut peer.hello {
+            if peer.request.take_if(|(own, _)| *own == stream).is_none()
+                && let Meeting::Listening(text) = &mut peer.hello
+            {
                 text.clear();
             }
             self.touch(id);

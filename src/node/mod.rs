@@ -10,6 +10,7 @@ mod friends;
 mod hello;
 mod peer;
 mod peers;
+mod promises;
 mod receive;
 mod relays;
 mod send;
@@ -40,24 +41,18 @@ pub use command::{Command, Report};
 use friends::{Friends, Standing};
 use peer::{Peer, Role};
 use shaping::Shaping;
-use streams::send_request;
+use streams::{NOT_WANTED, TOO_SLOW, send_request};
 use tunnel::Tunnels;
 
 /// The channel of the chunk service (docs/protocol/channels.md).
 pub const CHUNK_CHANNEL: ChannelId = ChannelId(1);
 /// The channel on which nodes introduce themselves (docs/protocol/hello.md).
 pub const HELLO_CHANNEL: ChannelId = ChannelId(2);
+/// The channel on which peers ask for promises (docs/protocol/reserve.md).
+pub const RESERVE_CHANNEL: ChannelId = ChannelId(3);
 /// The services of a node, by number: what its introduction lists.
-pub const SERVICES: &[ChannelId] = &[CHUNK_CHANNEL, HELLO_CHANNEL];
+pub const SERVICES: &[ChannelId] = &[CHUNK_CHANNEL, HELLO_CHANNEL, RESERVE_CHANNEL];
 
-/// Stream error: no service has this channel (docs/protocol/channels.md).
-const NO_SUCH_SERVICE: u64 = 1;
-/// Stream error: the answer is not wanted any more.
-const NOT_WANTED: u64 = 2;
-/// Stream error: the stored bytes could not be read.
-const UNREADABLE: u64 = 3;
-/// Stream error: the request did not come in time (docs/protocol/fetch.md).
-const TOO_SLOW: u64 = 4;
 /// ECN-capable transport, code point ECT(0).
 const ECT0: u8 = 2;
 
@@ -320,10 +315,10 @@ impl Node {
             Command::Relay(rules) => self.set_circuit_rules(clock.now, rules),
             Command::Circuit(want) => self.want_circuit(clock, want),
             Command::Get(request) => self.start_get(clock, request),
-            Command::Limits(limits) => self.set_limits(clock.now, *limits),
+            Command::Limits(limits) => self.set_limits(clock, *limits),
             Command::Cancel(job) => self.get.cancel(job, "cancelled; the same get resumes"),
             Command::Status { token } => {
-                let snapshot = self.snapshot();
+                let snapshot = self.snapshot(clock.now);
                 self.reports.push_back(Report::Status(token, Box::new(snapshot)));
             }
             Command::Shutdown => {

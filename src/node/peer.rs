@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::promises::Asking;
 use crate::base::{ChunkRead, StreamId, Time};
 use crate::crypto::IdentityCard;
 use crate::service::PeerId;
@@ -23,6 +24,10 @@ pub(super) enum Role {
     Introducing,
     /// The peer's introduction, which must be whole by then.
     Meeting(Time),
+    /// We asked for a promise.
+    Asking,
+    /// The peer asks for a promise; the request must be whole by then.
+    Asked(Time),
 }
 
 /// A peer's introduction.
@@ -48,6 +53,10 @@ pub(super) struct Peer {
     pub slot: Slot,
     /// What it may be asked for; a request is a debt of its answer.
     pub down: Bucket,
+    /// What this node asked it to promise.
+    pub asking: Option<Asking>,
+    /// What it asks for: the bytes so far, and where they come.
+    pub request: Option<(StreamId, Vec<u8>)>,
     /// The deadline under which it stands in the node's timers.
     pub timer: Option<Time>,
     pub sent_bytes: u64,

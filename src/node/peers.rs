@@ -81,6 +81,8 @@ impl Node {
             streams,
             slot,
             down: self.shaping.down_of(clock.now, &card.node_id()),
+            asking: None,
+            request: None,
             timer: None,
             sent_bytes: 0,
             received_bytes: 0,
@@ -96,6 +98,7 @@ impl Node {
         }
         if lane == 0 {
             self.say_hello(id);
+            self.ask_promise(clock, id);
         }
         self.touch(id);
     }
@@ -130,7 +133,7 @@ impl Node {
             self.timers.remove(&(at, id));
         }
         for (stream, role) in peer.streams {
-            if let Role::Meeting(until) = role {
+            if let Role::Meeting(until) | Role::Asked(until) = role {
                 self.meetings.remove(&(until, id, stream));
             }
         }

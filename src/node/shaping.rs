@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::Node;
 use super::budget::Budget;
 use super::command::{NodeLimits, PeerLimits, ShapedSnapshot};
+use super::peer::Peer;
+use super::promises::Promises;
+use super::{Clock, Node};
 use crate::base::budget::Tokens;
 use crate::base::{NodeId, Time};
 use crate::limits::{
@@ -12,6 +14,7 @@ use crate::limits::{
 };
 use crate::service::PeerId;
 use crate::shape::{Bucket, Class, ClassStats, Grant, Limits, Shaper, Slot};
+use crate::wire::reserve::{Answer, Wanted};
 
 /// Trust that a friend has unless told otherwise: it counts as much as a stranger in its class.
 const TRUST_USUAL: u16 = 50;
@@ -22,6 +25,8 @@ pub(super) struct Shaping {
     /// The peer at each place.
     peers: Vec<PeerId>,
     limits: BTreeMap<NodeId, PeerLimits>,
+    /// What friends asked for and have.
+    pub(super) promises: Promises,
     /// A packet of the sessions' own may wait for the node's rate.
     held: bool,
     /// What may be asked for. A request is a debt of its answer.
@@ -38,6 +43,7 @@ impl Shaping {
             shaper: Shaper::new(now),
             peers: Vec::new(),
             limits: BTreeMap::new(),
+            promises: Promises::of_shards(shard.1),
             held: false,
             down: Bucket::UNLIMITED,
             down_held: false,
@@ -72,10 +78,22 @@ impl Shaping {
         if limits != self.shaper.limits(slot) {
             self.shaper.limit(now, slot, limits);
         }
-        let promised = self.limits.get(node).and_then(|own| own.reserved);
+        let (own, asked) = (self.limits.get(node).and_then(|own| own.reserved), self.promises.of(node));
+        // What the operator promises and what the peer asked for are no sum.
+        let promised = own.into_iter().chain(asked).max_by_key(|promise| promise.rate);
         if promised != self.shaper.reservation(slot) {
             self.shaper.reserve(now, slot, promised);
         }
+    }
+
+    /// What the operator said of a peer.
+    pub(super) fn limits_for(&self, node: &NodeId) -> PeerLimits {
+        self.limits.get(node).copied().unwrap_or_default()
+    }
+
+    /// Looks at what a friend asks to be promised.
+    pub(super) fn decide(&mut self, now: Time, node: NodeId, wanted: &Wanted) -> Answer {
+        self.promises.decide(now, node, wanted, &self.limits)
     }
 
     fn limits_of(&self, node: &NodeId, trust: Option<u8>) -> Limits {
@@ -146,7 +164,8 @@ impl Shaping {
         let held = if self.held { self.shaper.may_control_at() } else { None };
         let down = if self.down_held { self.down.holds_at(1) } else { None };
         let shared = self.budget.poll_timeout(&self.shaper);
-        [self.shaper.poll_timeout(), held, down, shared].into_iter().flatten().min()
+        let promises = self.promises.poll_timeout();
+        [self.shaper.poll_timeout(), held, down, shared, promises].into_iter().flatten().min()
     }
 
     pub(super) fn handle_timeout(&mut self, now: Time) {
@@ -189,7 +208,8 @@ impl Shaping {
     }
 
     /// One peer, to be shown.
-    pub(super) fn snapshot(&self, slot: Slot) -> ShapedSnapshot {
+    pub(super) fn snapshot(&self, now: Time, peer: &Peer) -> ShapedSnapshot {
+        let slot = peer.slot;
         let (limits, stats) = (self.shaper.limits(slot), self.shaper.peer_stats(slot));
         ShapedSnapshot {
             wire_sent_bytes: stats.sent_bytes,
@@ -199,6 +219,8 @@ impl Shaping {
             cap: limits.cap,
             floor: limits.floor,
             reserved: self.shaper.reservation(slot).map(|promise| promise.rate),
+            reserved_left_s: self.promises.left(now, &peer.card.node_id()).map(|left| left.as_secs()),
+            asked: peer.asking.as_ref().map(|asking| asking.snapshot(now)),
             overuse_bytes: stats.overuse_bytes,
         }
     }
@@ -218,9 +240,12 @@ fn slices_for(rate: Option<u64>) -> usize {
 
 impl Node {
     /// Other limits hold from now on; what is under way goes on.
-    pub(super) fn set_limits(&mut self, now: Time, limits: NodeLimits) {
+    pub(super) fn set_limits(&mut self, clock: Clock, limits: NodeLimits) {
+        let now = clock.now;
         let least = limits.peers.iter().filter_map(|(_, own)| own.down).chain(limits.down).min();
         self.shaping.limits = limits.peers.into_iter().collect();
+        self.shaping.promises.up = limits.up;
+        self.shaping.promises.share_milli = limits.asked_share_milli;
         let shaping = &mut self.shaping;
         shaping.budget.set(now, &mut shaping.shaper, limits.up, limits.down, limits.burst);
         let own = if shaping.budget.shares_down() { None } else { limits.down };
@@ -236,5 +261,7 @@ impl Node {
             }
             self.touched.push(*id);
         }
+        let all: Vec<PeerId> = self.peers.keys().copied().collect();
+        all.into_iter().for_each(|id| self.ask_promise(clock, id));
     }
 }

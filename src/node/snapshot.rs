@@ -4,10 +4,11 @@ use super::command::{PeerSnapshot, ShapedSnapshot, Snapshot};
 use super::friends::Standing;
 use super::peer::Meeting;
 use super::{Counters, Node};
+use crate::base::Time;
 
 impl Node {
     /// The node's state now.
-    pub(super) fn snapshot(&self) -> Snapshot {
+    pub(super) fn snapshot(&self, now: Time) -> Snapshot {
         let mut peers: Vec<PeerSnapshot> = self
             .peers
             .values()
@@ -31,7 +32,7 @@ impl Node {
                         Meeting::Met(hello) => hello.agent.clone(),
                         Meeting::Listening(_) => String::new(),
                     },
-                    shaped: self.shaping.snapshot(peer.slot),
+                    shaped: self.shaping.snapshot(now, peer),
                 }
             })
             .collect();

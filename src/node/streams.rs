@@ -3,15 +3,22 @@
 use std::time::Duration;
 
 use super::peer::Role;
-use super::{
-    CHUNK_CHANNEL, Clock, HELLO_CHANNEL, NO_SUCH_SERVICE, NOT_WANTED, Node, TOO_SLOW, UNREADABLE, World,
-};
+use super::{CHUNK_CHANNEL, Clock, HELLO_CHANNEL, Node, RESERVE_CHANNEL, World};
 use crate::base::StreamId;
 use crate::limits::{HELLO_MS_MAX, MESSAGE_SIZE_MAX};
 use crate::service::PeerId;
 use crate::service::fetch::{self, Fetch};
 use crate::service::serve::Act;
 use crate::stream::{Connection, Event as StreamEvent, ReadState, RecvMode, SourceId};
+
+/// Stream error: no service has this channel (docs/protocol/channels.md).
+const NO_SUCH_SERVICE: u64 = 1;
+/// Stream error: the answer is not wanted any more.
+pub(super) const NOT_WANTED: u64 = 2;
+/// Stream error: the stored bytes could not be read.
+const UNREADABLE: u64 = 3;
+/// Stream error: the request did not come in time (docs/protocol/fetch.md).
+pub(super) const TOO_SLOW: u64 = 4;
 
 impl Node {
     pub(super) fn stream_events(&mut self, clock: Clock, id: PeerId, world: &mut impl World) {
@@ -28,6 +35,14 @@ impl Node {
                     peer.streams.insert(stream, Role::Meeting(until));
                     self.meetings.insert((until, id, stream));
                 }
+                StreamEvent::Opened { stream, channel } if channel == RESERVE_CHANNEL => {
+                    if !self.begin_request(clock, id, stream)
+                        && let Some(peer) = self.peers.get_mut(&id)
+                    {
+                        peer.connection.stop(stream, NOT_WANTED);
+                        peer.connection.reset(stream, NOT_WANTED);
+                    }
+                }
                 StreamEvent::Opened { stream, .. } => {
                     peer.connection.stop(stream, NO_SUCH_SERVICE);
                     peer.connection.reset(stream, NO_SUCH_SERVICE);
@@ -42,6 +57,8 @@ impl Node {
                             self.serve.data(id, stream, &text, finished, world, &mut self.acts);
                         }
                         Some(Role::Meeting(_)) => self.hear_hello(clock, id, stream, &text, finished),
+                        Some(Role::Asked(_)) => self.hear_request(clock, id, stream, &text, finished),
+                        Some(Role::Asking) => self.hear_promise(clock, id, stream, &text, finished),
                         Some(Role::Introducing) if finished => {
                             peer.streams.remove(&stream);
                         }
@@ -60,15 +77,27 @@ impl Node {
                             peer.connection.reset(stream, NOT_WANTED);
                             self.serve.ended(id, stream);
                         }
-                        Some(&Role::Meeting(until)) if matches!(event, StreamEvent::Reset { .. }) => {
+                        Some(&(Role::Meeting(until) | Role::Asked(until)))
+                            if matches!(event, StreamEvent::Reset { .. }) =>
+                        {
                             peer.streams.remove(&stream);
+                            peer.request.take_if(|(own, _)| *own == stream);
                             self.meetings.remove(&(until, id, stream));
                             peer.connection.reset(stream, NOT_WANTED);
                         }
-                        Some(Role::Introducing) if matches!(event, StreamEvent::Reset { .. }) => {
+                        Some(Role::Introducing | Role::Asking)
+                            if matches!(event, StreamEvent::Reset { .. }) =>
+                        {
                             peer.streams.remove(&stream);
                         }
-                        Some(Role::Serving | Role::Introducing | Role::Meeting(_)) | None => {}
+                        Some(
+                            Role::Serving
+                            | Role::Introducing
+                            | Role::Meeting(_)
+                            | Role::Asking
+                            | Role::Asked(_),
+                        )
+                        | None => {}
                     }
                 }
                 StreamEvent::Acked(stream)

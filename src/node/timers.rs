@@ -43,6 +43,7 @@ impl Node {
             self.touch(id);
         }
         self.shaping.handle_timeout(now);
+        self.end_promises(now);
         self.fetch.handle_timeout(now);
         self.serve.handle_timeout(now, &mut self.acts);
         self.end_slow_meetings(now);

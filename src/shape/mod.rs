@@ -36,7 +36,7 @@ pub use bucket::Bucket;
 pub use codel::Codel;
 pub use exchange::{Demand, Exchange, Tokens};
 pub use histogram::Histogram;
-pub use plan::{NodeLimits, PeerLimits, Plan, Window};
+pub use plan::{Asked, NodeLimits, PeerLimits, Plan, Window};
 pub use queues::{QueueStats, Queues};
 pub use shaper::Shaper;
 pub use types::{CLASSES, Class, ClassStats, Grant, Limits, PeerStats, Reservation, Slot};

@@ -70,6 +70,8 @@ pub struct NodeLimits {
     pub burst: Option<u64>,
     /// Peers with limits of their own.
     pub peers: Vec<(NodeId, PeerLimits)>,
+    /// What friends may have promised to them by asking, thousandths of `up`; `None` is the usual share.
+    pub asked_share_milli: Option<u64>,
 }
 
 /// What one peer may, and is owed.
@@ -89,6 +91,17 @@ pub struct PeerLimits {
     pub background: bool,
     /// What was promised to it.
     pub reserved: Option<Reservation>,
+    /// What it is asked to promise.
+    pub asked: Option<Asked>,
+}
+
+/// A promise that a peer is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    /// What.
+    pub reservation: Reservation,
+    /// Until when, seconds since 1970.
+    pub until_s: u64,
 }
 
 /// How many days the month has in which a day since 1970 lies (the proleptic Gregorian calendar).

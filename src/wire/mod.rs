@@ -17,6 +17,7 @@ pub mod locator;
 pub mod packet;
 pub mod reference;
 pub mod relay;
+pub mod reserve;
 pub mod varint;
 
 /// Bytes that are not the message that they should be. Says which part, for the log; peers that send

@@ -66,6 +66,8 @@ cargo xtask COMMAND
                     session datagrams and a stream beside the sum of their unavoidable parts, and quinn
   bench latency  [--runs N] [--seconds S] [--size BYTES] [--json FILE] [--tool PATH]
                     round trips when nothing else goes on, beside a bare io_uring echo
+  bench limits   [--parts caps,htb,overload,shards] [--peers N] [--seconds S] [--json FILE] [--binary PATH] [--tool PATH]
+                    limits of a thousand peers on real sockets, beside the kernel's HTB; who gets what under overload
   bench sessions [--sessions N] [--size BYTES] [--json FILE] [--tool PATH]
                     100,000 sessions on one node: memory, handshakes, packets
   bench serve    [--downloads A,B] [--size SIZE] [--runs N] [--scratch DIR] [--json FILE] [--binary PATH] [--tool PATH]

@@ -14,6 +14,7 @@ use crate::wire::locator::{self, Locator};
 use crate::wire::packet::{
     Header, NUMBER_BITS, PacketKind, Series, expand_number, nonce, split_sample, toggle_mask,
 };
+use crate::wire::reserve;
 
 /// Headers and their masks; the expansion of numbers.
 pub fn packet(bytes: &[u8]) {
@@ -36,6 +37,21 @@ pub fn packet(bytes: &[u8]) {
     assert_eq!(header, raw);
     if let Some(kind) = PacketKind::from_byte(raw[0]) {
         assert_eq!(kind as u8, raw[0]);
+    }
+}
+
+/// What a peer asks to be promised, and the answer: one form each, within the bounds.
+pub fn reserve(bytes: &[u8]) {
+    if let Ok(request) = reserve::Request::parse(bytes) {
+        assert_eq!(request.emit()[..], *bytes);
+        if let reserve::Request::Ask(wanted) = request {
+            assert!(wanted.is_sound());
+        }
+    }
+    if let Ok(answer) = reserve::Answer::parse(bytes) {
+        assert_eq!(answer.emit()[..], *bytes);
+        let promised = answer.verdict == reserve::Verdict::Promised;
+        assert!(if promised { answer.most == 0 } else { answer.duration_s == 0 });
     }
 }
 

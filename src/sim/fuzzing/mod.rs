@@ -52,6 +52,7 @@ pub const TARGETS: &[Target] = &[
     ("packet", messages::packet),
     ("reference", text::reference),
     ("relay", circuits::card),
+    ("reserve", messages::reserve),
     ("varint", frames::varint),
     ("lookup", content::lookup),
     ("seal", content::seal),

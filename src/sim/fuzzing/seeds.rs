@@ -21,6 +21,7 @@ use crate::wire::invite::{Invite, network_hash};
 use crate::wire::ip::{Ip, TCP, V4_HEADER, V6_HEADER};
 use crate::wire::reference::{Blob, Reference};
 use crate::wire::relay::RelayCard;
+use crate::wire::reserve::{Answer, Request, Verdict, Wanted};
 
 /// Seeds of one target.
 pub type Seeds = (&'static str, Vec<Vec<u8>>);
@@ -70,6 +71,7 @@ pub fn seeds() -> Vec<Seeds> {
         ("invite", invites()),
         ("config", configs()),
         ("relay", (0..4).map(relay_card).collect()),
+        ("reserve", reservations()),
         ("keyfile", vec![key_text(&worked(1)).into_bytes()]),
     ];
     for name in SCRIPTS {
@@ -100,6 +102,18 @@ fn random(seed: u64, len: usize) -> Vec<u8> {
     let mut out = vec![0; len];
     Rng::from_number(seed).fill(&mut out);
     out
+}
+
+fn reservations() -> Vec<Vec<u8>> {
+    let wanted = Wanted { rate: 80_000, burst: 3_040, delay_us: 20_000, duration_s: 9_000 };
+    let answer = Answer { verdict: Verdict::Promised, duration_s: 9_000, most: 0 };
+    let refusal = Answer { verdict: Verdict::Rate, duration_s: 0, most: 40_000 };
+    vec![
+        Request::Ask(wanted).emit().to_vec(),
+        Request::Release.emit().to_vec(),
+        answer.emit().to_vec(),
+        refusal.emit().to_vec(),
+    ]
 }
 
 fn relay_card(seed: u8) -> Vec<u8> {

@@ -187,7 +187,7 @@ impl SimNode {
     }
 
     /// Its clocks. The monotonic one is the world's.
-    pub(super) fn clock(&self, now: Time) -> Clock {
+    pub(in crate::sim) fn clock(&self, now: Time) -> Clock {
         Clock { now, wall: UnixMs((EPOCH.0 + now.0 / 1_000_000).saturating_add_signed(self.skew_ms)) }
     }
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::base::Time;
 use crate::node::command::{NodeLimits, PeerLimits};
 
-fn limit(net: &mut Net, node: usize, limits: NodeLimits) {
+pub(super) fn limit(net: &mut Net, node: usize, limits: NodeLimits) {
     net.command(node, Command::Limits(Box::new(limits)));
 }
 

@@ -6,6 +6,7 @@ mod curl;
 mod floor;
 pub mod hostile;
 mod latency;
+mod limits;
 mod machine;
 mod peer;
 mod plane;
@@ -31,6 +32,7 @@ pub fn command(mut args: Args) -> Result<()> {
         Some("hostile") => hostile::command(args),
         Some("floor") => floor::command(args),
         Some("latency") => latency::command(args),
+        Some("limits") => limits::command(args),
         Some("sessions") => sessions::command(args),
         Some("serve") => serve::command(args),
         Some("shaper") => shaper::command(args),

@@ -1,0 +1,278 @@
+//! Bandwidth that peers ask each other to promise (docs/protocol/reserve.md): what friends asked this node for, within a
+//! share of its rate, and what this node asks its friends for, again with each session until it has an answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::command::{AskedSnapshot, PeerLimits};
+use super::peer::Role;
+use super::{Clock, NOT_WANTED, Node, RESERVE_CHANNEL};
+use crate::base::{NodeId, StreamId, Time};
+use crate::limits::{ASKED_SHARE_MILLI_USUAL, PROMISES_MAX, RESERVE_MS_MAX, RESERVED_S_MAX};
+use crate::service::PeerId;
+use crate::session::CloseCode;
+use crate::shape::{Admission, Asked, Refused, Reservation};
+use crate::stream::RecvMode;
+use crate::wire::reserve::{Answer, Request, Verdict, Wanted};
+
+/// What friends had promised to them by asking.
+#[derive(Default)]
+pub(super) struct Promises {
+    granted: BTreeMap<NodeId, (Reservation, Time)>,
+    ends: BTreeSet<(Time, NodeId)>,
+    /// The node's rate.
+    pub up: Option<u64>,
+    /// What of it may be promised here, thousandths; `None` is the usual share.
+    pub share_milli: Option<u64>,
+    /// Among how many shards the share is divided.
+    pub shards: u8,
+}
+
+impl Promises {
+    /// None yet, on one of so many shards.
+    pub fn of_shards(shards: u8) -> Self {
+        Self { shards, ..Self::default() }
+    }
+
+    /// What a node asked for and has.
+    pub fn of(&self, node: &NodeId) -> Option<Reservation> {
+        self.granted.get(node).map(|(promise, _)| *promise)
+    }
+
+    /// For how long it has it.
+    pub fn left(&self, now: Time, node: &NodeId) -> Option<Duration> {
+        self.granted.get(node).map(|(_, until)| until.since(now))
+    }
+
+    fn release(&mut self, node: &NodeId) {
+        if let Some((_, until)) = self.granted.remove(node) {
+            self.ends.remove(&(until, *node));
+        }
+    }
+
+    /// When the next one ends.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.ends.first().map(|(at, _)| *at)
+    }
+
+    /// The next one that has ended.
+    fn expire(&mut self, now: Time) -> Option<NodeId> {
+        let (at, node) = *self.ends.first()?;
+        (at <= now).then(|| self.release(&node))?;
+        Some(node)
+    }
+
+    /// Looks at what a friend asks for. What is refused changes nothing.
+    pub fn decide(
+        &mut self,
+        now: Time,
+        node: NodeId,
+        wanted: &Wanted,
+        limits: &BTreeMap<NodeId, PeerLimits>,
+    ) -> Answer {
+        let refused = |verdict, most| Answer { verdict, duration_s: 0, most };
+        let milli = self.share_milli.unwrap_or(ASKED_SHARE_MILLI_USUAL);
+        if milli == 0 {
+            return refused(Verdict::Unwilling, 0);
+        }
+        if self.granted.len() >= PROMISES_MAX && !self.granted.contains_key(&node) {
+            return refused(Verdict::Full, 0);
+        }
+        let others = || self.granted.iter().filter(|(other, _)| **other != node).map(|(_, (own, _))| *own);
+        let mut admission = Admission::default();
+        if let Some(up) = self.up {
+            let share = (u128::from(up) * u128::from(milli) / 1000) as u64;
+            let own = share / u64::from(self.shards.max(1));
+            let left = own.saturating_sub(others().map(|one| one.rate).sum());
+            if wanted.rate > left {
+                return refused(Verdict::Rate, left);
+            }
+            // What other shards may promise counts as promised.
+            let floors: u64 = limits.values().filter_map(|own| own.floor).sum();
+            admission.set_line(Some(up), floors + share - own);
+        }
+        others().chain(limits.values().filter_map(|own| own.reserved)).for_each(|one| admission.keep(one));
+        let reservation =
+            Reservation { rate: wanted.rate, burst: u64::from(wanted.burst), delay: wanted.delay() };
+        let cap = limits.get(&node).and_then(|own| own.up);
+        match admission.admit(reservation, cap) {
+            Err(Refused::Cap(most)) => refused(Verdict::Cap, most),
+            Err(Refused::Burst(most)) => refused(Verdict::Burst, most),
+            // The bounds were checked where the request was read.
+            Err(other) => refused(Verdict::Rate, other.most()),
+            Ok(()) => {
+                self.release(&node);
+                let until = now + Duration::from_secs(u64::from(wanted.duration_s));
+                self.granted.insert(node, (reservation, until));
+                self.ends.insert((until, node));
+                Answer { verdict: Verdict::Promised, duration_s: wanted.duration_s, most: 0 }
+            }
+        }
+    }
+}
+
+/// What this node asked a peer for.
+pub(super) struct Asking {
+    asked: Asked,
+    /// Where the answer comes, and its bytes so far.
+    stream: Option<StreamId>,
+    text: Vec<u8>,
+    answer: Option<(Answer, Time)>,
+}
+
+impl Asking {
+    /// To be shown.
+    pub fn snapshot(&self, now: Time) -> AskedSnapshot {
+        let left = |(answer, at): &(Answer, Time)| {
+            let until = *at + Duration::from_secs(u64::from(answer.duration_s));
+            until.since(now).as_secs()
+        };
+        AskedSnapshot {
+            reservation: self.asked.reservation,
+            verdict: self.answer.as_ref().map(|(answer, _)| answer.verdict),
+            left_s: self.answer.as_ref().map_or(0, left),
+            most: self.answer.as_ref().map_or(0, |(answer, _)| answer.most),
+        }
+    }
+}
+
+impl Node {
+    /// Asks a peer for what it is to promise, unless it was asked already; takes back what is not wanted any more.
+    pub(super) fn ask_promise(&mut self, clock: Clock, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.lane == 0) else { return };
+        let limits = self.shaping.limits_for(&peer.card.node_id());
+        let asked = limits.asked.filter(|asked| asked.until_s.saturating_mul(1000) > clock.wall.0);
+        if peer.asking.as_ref().map(|asking| asking.asked) == asked {
+            return;
+        }
+        let before = peer.asking.take();
+        if let Some(stream) = before.and_then(|asking| asking.stream) {
+            // Its answer is of no interest any more.
+            peer.streams.remove(&stream);
+            peer.connection.stop(stream, NOT_WANTED);
+        }
+        let request = match asked {
+            None => Request::Release,
+            Some(asked) => {
+                let left = asked.until_s - clock.wall.0 / 1000;
+                let wanted = Wanted {
+                    rate: asked.reservation.rate,
+                    burst: u32::try_from(asked.reservation.burst).unwrap_or(u32::MAX),
+                    delay_us: asked.reservation.delay.as_micros() as u32,
+                    duration_s: left.clamp(1, u64::from(RESERVED_S_MAX)) as u32,
+                };
+                if !wanted.is_sound() {
+                    return;
+                }
+                Request::Ask(wanted)
+            }
+        };
+        // A peer that gives no stream at all is asked with its next session.
+        let Ok(stream) = peer.connection.open(RESERVE_CHANNEL, RecvMode::Ordered) else { return };
+        let bytes = request.emit();
+        let written = peer.connection.write(stream, &bytes);
+        debug_assert!(written == Ok(bytes.len()), "a new stream takes a request");
+        peer.connection.finish(stream);
+        peer.streams.insert(stream, Role::Asking);
+        peer.asking =
+            asked.map(|asked| Asking { asked, stream: Some(stream), text: Vec::new(), answer: None });
+        self.touch(id);
+    }
+
+    /// A peer begins to ask. False when it is asking already.
+    pub(super) fn begin_request(&mut self, clock: Clock, id: PeerId, stream: StreamId) -> bool {
+        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.request.is_none()) else { return false };
+        let until = clock.now + Duration::from_millis(RESERVE_MS_MAX);
+        peer.request = Some((stream, Vec::new()));
+        peer.streams.insert(stream, Role::Asked(until));
+        self.meetings.insert((until, id, stream));
+        true
+    }
+
+    /// Bytes of what a peer asks for.
+    pub(super) fn hear_request(
+        &mut self,
+        clock: Clock,
+        id: PeerId,
+        stream: StreamId,
+        bytes: &[u8],
+        finished: bool,
+    ) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some((_, text)) = peer.request.as_mut().filter(|(own, _)| *own == stream) else { return };
+        let room = (Request::LEN + 1).saturating_sub(text.len());
+        text.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        if !finished && text.len() <= Request::LEN {
+            return;
+        }
+        let request = Request::parse(text);
+        peer.request = None;
+        if let Some(Role::Asked(until)) = peer.streams.remove(&stream) {
+            self.meetings.remove(&(until, id, stream));
+        }
+        let (session, node, trust, slot) = (peer.session, peer.card.node_id(), peer.trust, peer.slot);
+        let shaping = &mut self.shaping;
+        let answer = match request {
+            Err(malformed) => {
+                self.counters.violations += 1;
+                return self.sessions.close(clock.now, session, CloseCode::MALFORMED, malformed.0);
+            }
+            Ok(Request::Ask(_)) if trust.is_none() => {
+                Answer { verdict: Verdict::Unwilling, duration_s: 0, most: 0 }
+            }
+            Ok(Request::Ask(wanted)) => shaping.decide(clock.now, node, &wanted),
+            Ok(Request::Release) => {
+                shaping.promises.release(&node);
+                Answer { verdict: Verdict::Promised, duration_s: 0, most: 0 }
+            }
+        };
+        shaping.know(clock.now, slot, &node, trust);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let _ = peer.connection.write(stream, &answer.emit());
+        peer.connection.finish(stream);
+        self.touch(id);
+    }
+
+    /// Bytes of a peer's answer.
+    pub(super) fn hear_promise(
+        &mut self,
+        clock: Clock,
+        id: PeerId,
+        stream: StreamId,
+        bytes: &[u8],
+        finished: bool,
+    ) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(asking) = peer.asking.as_mut().filter(|asking| asking.stream == Some(stream)) else {
+            // The answer to a release says nothing.
+            if finished {
+                peer.streams.remove(&stream);
+            }
+            return;
+        };
+        let room = (Answer::LEN + 1).saturating_sub(asking.text.len());
+        asking.text.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        if !finished && asking.text.len() <= Answer::LEN {
+            return;
+        }
+        asking.stream = None;
+        peer.streams.remove(&stream);
+        match Answer::parse(&std::mem::take(&mut asking.text)) {
+            Ok(answer) => asking.answer = Some((answer, clock.now)),
+            Err(malformed) => {
+                self.counters.violations += 1;
+                let session = peer.session;
+                self.sessions.close(clock.now, session, CloseCode::MALFORMED, malformed.0);
+            }
+        }
+    }
+
+    /// Ends promises whose time is over.
+    pub(super) fn end_promises(&mut self, now: Time) {
+        while let Some(node) = self.shaping.promises.expire(now) {
+            for peer in self.peers.values().filter(|peer| peer.card.node_id() == node) {
+                self.shaping.know(now, peer.slot, &node, peer.trust);
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Nodes that ask each other for promises (docs/protocol/reserve.md).
+
+use super::limits::limit;
+use super::*;
+use crate::limits::WIRE_PACKET_MAX;
+use crate::node::command::{Asked, AskedSnapshot, NodeLimits, PeerLimits, Verdict};
+use crate::shape::{Class, Reservation};
+
+const LINE: u64 = 8_000_000;
+/// What friends may have of it by asking: 15 %.
+const SHARE: u64 = 1_200_000;
+
+fn wanted(rate: u64) -> Reservation {
+    Reservation { rate, burst: 2 * WIRE_PACKET_MAX, delay: millis(20) }
+}
+
+/// `from` asks `of`, for so many seconds; or gives it back.
+fn ask(net: &mut Net, from: usize, of: usize, what: Option<(u64, u64)>) {
+    let node = net.card(of).node_id();
+    let now = net.nodes[from].clock(net.now).wall;
+    let until = |seconds: u64| now.0 / 1000 + seconds;
+    let asked = what.map(|(rate, seconds)| Asked { reservation: wanted(rate), until_s: until(seconds) });
+    let peers = vec![(node, PeerLimits { asked, ..PeerLimits::default() })];
+    limit(net, from, NodeLimits { peers, ..NodeLimits::default() });
+}
+
+/// What `of` said to `from`.
+fn said(net: &mut Net, from: usize, of: usize) -> Option<AskedSnapshot> {
+    let node = net.card(of).node_id();
+    status(net, from).peers.iter().find(|peer| peer.node == node).and_then(|peer| peer.shaped.asked)
+}
+
+fn verdict(net: &mut Net, from: usize) -> Option<(Verdict, u64)> {
+    said(net, from, 0).and_then(|asked| Some((asked.verdict?, asked.most)))
+}
+
+/// What `of` has promised to `to`.
+fn reserved(net: &mut Net, of: usize, to: usize) -> Option<u64> {
+    let node = net.card(to).node_id();
+    status(net, of).peers.iter().find(|peer| peer.node == node).and_then(|peer| peer.shaped.reserved)
+}
+
+/// Node 0 and friends of it, connected.
+fn friends(seed: u64, count: usize) -> Net {
+    let mut net = Net::new(seed, count + 1, LinkConfig::clean(millis(5)));
+    limit(&mut net, 0, NodeLimits { up: Some(LINE), ..NodeLimits::default() });
+    let others: Vec<usize> = (1..=count).collect();
+    net.befriend(0, &others);
+    others.iter().for_each(|other| net.befriend(*other, &[0]));
+    net.run_for(Duration::from_secs(2));
+    net
+}
+
+#[test]
+fn a_friend_is_promised_what_fits_and_told_what_would() {
+    let mut net = friends(501, 3);
+    ask(&mut net, 1, 0, Some((2_000_000, 600)));
+    net.run_for(millis(200));
+    assert_eq!(verdict(&mut net, 1), Some((Verdict::Rate, SHARE)));
+    assert_eq!(reserved(&mut net, 0, 1), None);
+    ask(&mut net, 1, 0, Some((1_000_000, 600)));
+    net.run_for(millis(200));
+    assert_eq!(verdict(&mut net, 1), Some((Verdict::Promised, 0)));
+    assert_eq!(reserved(&mut net, 0, 1), Some(1_000_000));
+    ask(&mut net, 2, 0, Some((1_000_000, 600)));
+    net.run_for(millis(200));
+    assert_eq!(verdict(&mut net, 2), Some((Verdict::Rate, 200_000)), "the rest");
+    // Extended, and more of it, in the place of the first.
+    ask(&mut net, 1, 0, Some((1_200_000, 1200)));
+    net.run_for(millis(200));
+    assert_eq!(verdict(&mut net, 1), Some((Verdict::Promised, 0)));
+    assert!(said(&mut net, 1, 0).is_some_and(|asked| asked.left_s > 1190));
+    // A refusal changes nothing.
+    ask(&mut net, 1, 0, Some((5_000_000, 600)));
+    net.run_for(millis(200));
+    assert_eq!(reserved(&mut net, 0, 1), Some(1_200_000));
+    // Given back, it is there for others.
+    ask(&mut net, 1, 0, None);
+    net.run_for(millis(200));
+    assert_eq!((reserved(&mut net, 0, 1), said(&mut net, 1, 0)), (None, None));
+    ask(&mut net, 2, 0, Some((SHARE, 600)));
+    net.run_for(millis(200));
+    assert_eq!(verdict(&mut net, 2), Some((Verdict::Promised, 0)));
+}
+
+#[test]
+fn a_stranger_is_promised_nothing() {
+    let mut net = Net::new(502, 2, LinkConfig::clean(millis(5)));
+    limit(&mut net, 0, NodeLimits { up: Some(LINE), ..NodeLimits::default() });
+    net.befriend(1, &[0]);
+    net.run_for(Duration::from_secs(2));
+    ask(&mut net, 1, 0, Some((8_000, 600)));
+    net.run_for(millis(200));
+    assert_eq!(verdict(&mut net, 1), Some((Verdict::Unwilling, 0)));
+}
+
+#[test]
+fn a_promise_ends_with_its_time_and_not_with_the_session() {
+    let mut net = friends(503, 1);
+    ask(&mut net, 1, 0, Some((1_000_000, 90)));
+    net.run_for(millis(200));
+    assert_eq!(reserved(&mut net, 0, 1), Some(1_000_000));
+    net.restart(1);
+    net.befriend(1, &[0]);
+    net.run_for(Duration::from_secs(10));
+    assert_eq!(reserved(&mut net, 0, 1), Some(1_000_000), "who comes back has it still");
+    net.run_for(Duration::from_secs(85));
+    assert_eq!(reserved(&mut net, 0, 1), None);
+}
+
+/// Five get from one at once; the one that asked first has its rate whatever the others take, and what it takes above is
+/// its other traffic.
+#[test]
+fn what_was_promised_over_the_wire_is_kept_under_load() {
+    let mut net = friends(504, 5);
+    let tree = tree(504);
+    let reference = put(&mut net, &[0], &tree);
+    ask(&mut net, 1, 0, Some((1_200_000, 600)));
+    net.run_for(millis(200));
+    // Its share alone would be less: it weighs a tenth of the others.
+    let others = NodeLimits {
+        up: Some(LINE),
+        peers: vec![(net.card(1).node_id(), PeerLimits { weight: Some(1), ..PeerLimits::default() })],
+        ..NodeLimits::default()
+    };
+    limit(&mut net, 0, others);
+    (1..=5).for_each(|node| get(&mut net, node, 1, &reference, &[]));
+    net.run_for(Duration::from_secs(2));
+    let node = net.card(1).node_id();
+    let sent = |net: &mut Net| {
+        let snapshot = status(net, 0);
+        let peer = snapshot.peers.iter().find(|peer| peer.node == node).expect("connected").shaped;
+        (peer.wire_sent_bytes, peer.overuse_bytes, snapshot)
+    };
+    let (before, over_before, _) = sent(&mut net);
+    net.run_for(Duration::from_secs(5));
+    let (after, over, snapshot) = sent(&mut net);
+    let rate = (after - before) as f64 * 8.0 / 5.0;
+    assert!(rate >= 1_200_000.0 * 0.99, "{rate}");
+    assert!(over > over_before, "what it takes above is demoted");
+    let realtime = snapshot.classes.iter().find(|(class, _)| *class == Class::Realtime).expect("there");
+    assert!(realtime.1.delay.quantile(0.99) <= millis(20), "{:?}", realtime.1.delay.quantile(0.99));
+}
