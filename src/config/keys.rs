@@ -498,6 +498,13 @@ impl FromStr for LogFilter {
         if !text.is_ascii() {
             return Err(());
         }
+        // A bare word that is no level names a module, whose other messages, and everybody else's, are off then: a
+        // mistyped level would silence the daemon.
+        const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+        let is_level = |word: &str| LEVELS.iter().any(|level| word.eq_ignore_ascii_case(level));
+        if text.split(',').map(str::trim).any(|word| !word.contains(['=', '[']) && !is_level(word)) {
+            return Err(());
+        }
         tracing_subscriber::EnvFilter::try_new(text).map(|_| Self).map_err(|_| ())
     }
 }
@@ -550,6 +557,7 @@ mod tests {
             ("advertise", "0.0.0.0:1"),
             ("api", "localhost:1"),
             ("log", "tornet=loud"),
+            ("log", "inof"),
             ("log", " __\u{624}=Q'III[}4"),
             ("shards.count", "0"),
             ("shards.count", "65"),

@@ -57,6 +57,15 @@ impl TunnelEntry {
         if entry.addresses.is_empty() {
             return Err(wrong("addr", "this host's address in the tunnel, such as [\"10.9.0.1/24\"]"));
         }
+        let own = |prefix: &Prefix| entry.addresses.iter().find(|own| *prefix == Prefix::host(own.address()));
+        if let Some(own) = entry.allowed().iter().find_map(own) {
+            return Err(ConfigError::Invalid(format!(
+                "tunnel.peer {number}: {} is this host's own and cannot be the friend's: give addr the length of a network \
+                 that both are in, such as {}/24, or name the friend's address with allow",
+                own.address(),
+                own.address()
+            )));
+        }
         Ok(entry)
     }
 
@@ -179,5 +188,29 @@ mod tests {
         assert_eq!(tunnel.allowed(), prefixes(&["10.9.0.0/24", "192.168.7.0/24", "fd00::/64"]));
         tunnel.allow = prefixes(&["10.9.0.2"]);
         assert_eq!(tunnel.allowed(), prefixes(&["10.9.0.2/32", "192.168.7.0/24"]));
+    }
+
+    #[test]
+    fn the_own_address_is_not_the_friends() {
+        let key = PublicKey([1; 32]);
+        let read = |rest: &str| {
+            let text = format!("[[tunnel.peer]]\nkey = \"{key}\"\n{rest}\n");
+            let document: DocumentMut = text.parse().expect("TOML");
+            read_all(&document["tunnel"]["peer"]).map(drop).map_err(|error| error.to_string())
+        };
+        for wrong in [
+            "addr = [\"10.9.0.1\"]",
+            "addr = [\"fd00::1/128\"]",
+            "addr = [\"10.9.0.1/24\"]\nallow = [\"10.9.0.1\"]",
+        ] {
+            assert!(
+                read(wrong).is_err_and(|why| why.contains("this host's own")),
+                "{wrong}: {:?}",
+                read(wrong)
+            );
+        }
+        for right in ["addr = [\"10.9.0.1/24\"]", "addr = [\"10.9.0.1\"]\nallow = [\"10.9.0.2\"]"] {
+            assert_eq!(read(right), Ok(()), "{right}");
+        }
     }
 }
