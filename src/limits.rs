@@ -637,6 +637,16 @@ pub const RESERVED_DELAY_US_MIN: u64 = 1_000;
 pub const RESERVED_DELAY_US_USUAL: u64 = 20_000;
 /// Delay that a reservation may ask for at most, microseconds: the deadlines' calendar reaches a little further.
 pub const RESERVED_DELAY_US_MAX: u64 = 250_000;
+/// The line's rate is looked at again after so long, milliseconds, where it is measured.
+pub const LINE_ROUND_MS: u64 = 100;
+/// A wait on the way that is none yet, microseconds: below it the rate is raised.
+pub const LINE_LOW_US: u64 = 5_000;
+/// A wait that must drain, microseconds.
+pub const LINE_HIGH_US: u64 = 20_000;
+/// One part in so many of the rate is the largest raise.
+pub const LINE_STEP_MAX: u64 = 8;
+/// A measured rate at least, bits per second.
+pub const LINE_RATE_MIN: u64 = 64_000;
 /// Promises that friends may have asked for on one shard at most.
 pub const PROMISES_MAX: usize = 1024;
 /// A promise that a friend asks for lasts at most so long, seconds: a week.
@@ -757,6 +767,7 @@ const _: () = {
     );
     assert!(CONTROL_SHARE_MILLI_MAX + URGENT_SHARE_MILLI_MAX < 1000, "something is left for everybody");
     assert!(RESERVED_SHARE_MILLI_MAX < URGENT_SHARE_MILLI_MAX);
+    assert!(LINE_LOW_US < LINE_HIGH_US && LINE_RATE_MIN >= RATE_BITS_MIN);
     assert!(SHAPE_BURST_US >= 2 * SHAPE_QUANTUM_US && SHAPE_QUANTUM_US >= SHAPE_NODE_QUANTUM_US);
     assert!(BURST_BYTES_MAX < (1 << 62) / 8_000_000_000, "a bucket's level fits in 63 bits twice");
     assert!(BURST_BYTES_MAX >= RATE_BITS_MAX / 8 / 1_000_000 * 64, "64 µs of the highest rate");

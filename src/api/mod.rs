@@ -138,6 +138,7 @@ impl Api {
                 up,
                 down,
                 burst: config.limits_burst,
+                measure: config.limits_measure,
                 peers: peers.into_iter().collect(),
                 asked_share_milli: Some(u64::from(config.limits_askable) * 10),
             }

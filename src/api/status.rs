@@ -143,6 +143,7 @@ fn peer_json(peer: &PeerSnapshot, config: &Config) -> Value {
         "reserved_bits": peer.shaped.reserved,
         "reserved_left_s": peer.shaped.reserved_left_s,
         "asked": peer.shaped.asked.map(|asked| asked_json(&asked)),
+        "queued_bytes": peer.shaped.queued_bytes,
         "overuse_bytes": peer.shaped.overuse_bytes,
     })
 }

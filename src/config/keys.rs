@@ -278,6 +278,14 @@ pub const KEYS: &[Key] = &[
         show: |c| c.limits_burst.map(exact_size).into_iter().collect(),
     },
     Key {
+        name: "limits.measure",
+        kind: Kind::Switch,
+        live: true,
+        what: "whether limits.up is measured while it is empty, and followed as the line changes (with one shard)",
+        read: |c, v| parse(one(v)?, "true or false").map(|on| c.limits_measure = on),
+        show: |c| vec![c.limits_measure.to_string()],
+    },
+    Key {
         name: "limits.quota",
         kind: Kind::Text,
         live: true,

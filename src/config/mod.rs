@@ -120,6 +120,8 @@ pub struct Config {
     pub limits: Plan,
     /// Bytes that may leave at once after a pause; `None` is the usual.
     pub limits_burst: Option<u64>,
+    /// Whether what this node may send is measured where it is not said.
+    pub limits_measure: bool,
     /// Peers with limits of their own.
     pub limits_peers: Vec<(NodeId, PeerLimits)>,
     /// What was promised to peers, and until when.
@@ -156,6 +158,7 @@ impl Default for Config {
             tunnels: Vec::new(),
             limits: Plan::default(),
             limits_burst: None,
+            limits_measure: false,
             limits_peers: Vec::new(),
             limits_reserved: Vec::new(),
             limits_asked: Vec::new(),

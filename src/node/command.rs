@@ -256,6 +256,8 @@ pub struct ShapedSnapshot {
     pub reserved_left_s: Option<u64>,
     /// What it was asked to promise, and said.
     pub asked: Option<AskedSnapshot>,
+    /// Bytes of tunnels and circuits that wait for leave.
+    pub queued_bytes: u64,
     /// Bytes sent above the promise.
     pub overuse_bytes: u64,
 }

@@ -8,6 +8,7 @@ mod circuits;
 pub mod command;
 mod friends;
 mod hello;
+mod line;
 mod peer;
 mod peers;
 mod promises;
@@ -19,6 +20,7 @@ mod snapshot;
 mod streams;
 mod timers;
 mod tunnel;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -43,6 +45,7 @@ use peer::{Peer, Role};
 use shaping::Shaping;
 use streams::{NOT_WANTED, TOO_SLOW, send_request};
 use tunnel::Tunnels;
+use waiting::Waiting;
 
 /// The channel of the chunk service (docs/protocol/channels.md).
 pub const CHUNK_CHANNEL: ChannelId = ChannelId(1);
@@ -189,6 +192,7 @@ pub struct Node {
     /// Datagrams of other shards, to be sent from our socket; at most [`crate::limits::PASSING_MAX`].
     foreign: VecDeque<Foreign>,
     tunnels: Tunnels,
+    waiting: Waiting,
     circuits: Circuits,
     counters: Counters,
     /// The last round trip that a peer's acknowledgement showed, until it is asked for.
@@ -249,6 +253,7 @@ impl Node {
             passed: false,
             foreign: VecDeque::new(),
             tunnels: Tunnels::default(),
+            waiting: Waiting::default(),
             circuits,
             counters: Counters::default(),
             round_trip: None,

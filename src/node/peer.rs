@@ -59,6 +59,10 @@ pub(super) struct Peer {
     pub request: Option<(StreamId, Vec<u8>)>,
     /// The deadline under which it stands in the node's timers.
     pub timer: Option<Time>,
+    /// Whether what waits in its queue is next, or its streams.
+    pub queue_turn: bool,
+    /// Bytes known to have arrived when that was last looked at.
+    pub arrived: u64,
     pub sent_bytes: u64,
     pub received_bytes: u64,
 }

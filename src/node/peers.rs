@@ -84,6 +84,8 @@ impl Node {
             asking: None,
             request: None,
             timer: None,
+            queue_turn: false,
+            arrived: 0,
             sent_bytes: 0,
             received_bytes: 0,
         };
@@ -126,6 +128,7 @@ impl Node {
         self.fetch.peer_down(id);
         self.serve.peer_down(id);
         let Some(peer) = self.peers.remove(&id) else { return };
+        self.waiting.clear(peer.slot);
         self.shaping.remove(peer.slot);
         self.circuits_down(clock, id, &peer.card.key);
         self.circuits_failed(clock, session);

@@ -15,7 +15,7 @@ use crate::shape::{Class, Grant};
 use crate::stream::Wants;
 
 /// What IP and UDP add to each datagram on the wire, bytes.
-fn ip_header(path: &Path) -> u64 {
+pub(super) fn ip_header(path: &Path) -> u64 {
     if path.remote.is_ipv4() { 28 } else { 48 }
 }
 
@@ -72,14 +72,13 @@ impl Node {
             self.shaping.charge_control(clock.now, wire_bytes(&train));
             return Some(self.leave(train, world));
         }
-        if let Some(train) = self.tunnels.poll_train(world) {
-            self.shaping.charge_unasked(clock.now, wire_bytes(&train));
+        if let Some(train) = self.poll_unasked(clock, world) {
             return Some(self.leave(train, world));
         }
         while let Some((grant, id)) = self.shaping.next(clock.now) {
             // A grant that is not settled was none: the peer keeps its place.
             let buf = world.alloc()?;
-            let train = self.poll_peer_train(clock, id, &grant, buf, world);
+            let train = self.poll_granted(clock, id, &grant, buf, world);
             let (more, bytes) = (
                 train.is_some() && self.has_more(clock.now, id, &grant),
                 train.as_ref().map_or(0, wire_bytes),
@@ -96,10 +95,33 @@ impl Node {
         None
     }
 
+    /// What a peer sends on a grant: what waits in its queue and what its streams have take turns.
+    fn poll_granted(
+        &mut self,
+        clock: Clock,
+        id: PeerId,
+        grant: &Grant,
+        buf: BufId,
+        world: &mut impl World,
+    ) -> Option<Train> {
+        if grant.class == Class::Control || !self.waits(id) {
+            return self.poll_peer_train(clock, id, grant, buf, world);
+        }
+        let peer = self.peers.get_mut(&id)?;
+        peer.queue_turn = !peer.queue_turn;
+        if !peer.queue_turn
+            && let Some(train) = self.poll_peer_train(clock, id, grant, buf, world)
+        {
+            return Some(train);
+        }
+        self.poll_waiting_train(clock, id, grant, buf, world)
+    }
+
     /// Whether a peer that was just served has more to send in the class.
     fn has_more(&mut self, now: Time, id: PeerId, grant: &Grant) -> bool {
+        let waits = self.waits(id);
         let Some(peer) = self.peers.get_mut(&id) else { return false };
-        grant.class != Class::Control && peer.connection.wants(now) == Wants::Data
+        grant.class != Class::Control && (waits || peer.connection.wants(now) == Wants::Data)
     }
 
     /// Has the shaper know what a peer, to which something happened, would send.

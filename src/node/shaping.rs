@@ -1,6 +1,7 @@
 //! The node's side of the shaper: which peer is behind which of its places, and what the operator allows each.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::budget::Budget;
 use super::command::{NodeLimits, PeerLimits, ShapedSnapshot};
@@ -11,9 +12,10 @@ use crate::base::budget::Tokens;
 use crate::base::{NodeId, Time};
 use crate::limits::{
     CHUNK_SLICES_MAX, DOWN_REQUEST_US, SHAPE_QUANTUM_US, SLICE_SIZE, WEIGHT_MAX, WEIGHT_USUAL,
+    WIRE_PACKET_MAX,
 };
 use crate::service::PeerId;
-use crate::shape::{Bucket, Class, ClassStats, Grant, Limits, Shaper, Slot};
+use crate::shape::{Bucket, Class, ClassStats, Grant, Limits, Line, Round, Shaper, Slot};
 use crate::wire::reserve::{Answer, Wanted};
 
 /// Trust that a friend has unless told otherwise: it counts as much as a stranger in its class.
@@ -25,6 +27,9 @@ pub(super) struct Shaping {
     /// The peer at each place.
     peers: Vec<PeerId>,
     limits: BTreeMap<NodeId, PeerLimits>,
+    /// The node's rate, where it is measured, and what had been sent when it was last looked at.
+    line: Option<Line>,
+    line_sent: u64,
     /// What friends asked for and have.
     pub(super) promises: Promises,
     /// A packet of the sessions' own may wait for the node's rate.
@@ -43,6 +48,8 @@ impl Shaping {
             shaper: Shaper::new(now),
             peers: Vec::new(),
             limits: BTreeMap::new(),
+            line: None,
+            line_sent: 0,
             promises: Promises::of_shards(shard.1),
             held: false,
             down: Bucket::UNLIMITED,
@@ -151,9 +158,38 @@ impl Shaping {
         !self.held
     }
 
-    /// Packets of tunnels leave when they come: they count, and others wait for them.
-    pub(super) fn charge_unasked(&mut self, now: Time, bytes: u64) {
-        self.shaper.charge(now, None, Class::Friend, bytes);
+    /// Packets of tunnels and circuits left without having waited: they count.
+    pub(super) fn charge_unasked(&mut self, now: Time, slot: Slot, bytes: u64) {
+        let class = self.shaper.base(slot);
+        self.shaper.charge(now, Some(slot), class, bytes);
+    }
+
+    /// How long a full packet takes at a peer's cap.
+    pub(super) fn packet_time(&self, slot: Slot) -> Duration {
+        let cap = self.shaper.limits(slot).cap.or(self.shaper.node_rate());
+        cap.map_or(Duration::ZERO, |cap| Duration::from_nanos(WIRE_PACKET_MAX * 8_000_000_000 / cap.max(1)))
+    }
+
+    /// When the line is looked at again.
+    pub(super) fn line_at(&self) -> Option<Time> {
+        self.line.as_ref().map(Line::poll_timeout)
+    }
+
+    /// What the line carries, as far as is known; configured or measured.
+    pub(super) fn rate(&self) -> Option<u64> {
+        self.promises.up
+    }
+
+    /// A round of measuring is over.
+    pub(super) fn line_round(&mut self, now: Time, round: Round) {
+        let sent: u64 = Class::ALL.iter().map(|class| self.shaper.class_stats(*class).sent_bytes).sum();
+        let new = sent - std::mem::replace(&mut self.line_sent, sent);
+        let Some(line) = &mut self.line else { return };
+        line.round(now, Round { sent: new, ..round });
+        if line.rate() != self.promises.up {
+            self.promises.up = line.rate();
+            self.shaper.set_node(now, line.rate(), None);
+        }
     }
 
     pub(super) fn charge_control(&mut self, now: Time, bytes: u64) {
@@ -165,7 +201,7 @@ impl Shaping {
         let down = if self.down_held { self.down.holds_at(1) } else { None };
         let shared = self.budget.poll_timeout(&self.shaper);
         let promises = self.promises.poll_timeout();
-        [self.shaper.poll_timeout(), held, down, shared, promises].into_iter().flatten().min()
+        [self.shaper.poll_timeout(), held, down, shared, promises, self.line_at()].into_iter().flatten().min()
     }
 
     pub(super) fn handle_timeout(&mut self, now: Time) {
@@ -214,6 +250,7 @@ impl Shaping {
         ShapedSnapshot {
             wire_sent_bytes: stats.sent_bytes,
             waiting: stats.waiting,
+            queued_bytes: 0,
             class: Some(limits.base),
             weight: limits.weight,
             cap: limits.cap,
@@ -248,6 +285,13 @@ impl Node {
         self.shaping.promises.share_milli = limits.asked_share_milli;
         let shaping = &mut self.shaping;
         shaping.budget.set(now, &mut shaping.shaper, limits.up, limits.down, limits.burst);
+        // Shards would measure each other's queues; one that is alone knows all that leaves.
+        let measured = limits.measure && limits.up.is_none() && shaping.budget.shards() == 1;
+        shaping.line = measured.then(|| shaping.line.take().unwrap_or_else(|| Line::new(now)));
+        if let Some(rate) = shaping.line.as_ref().and_then(Line::rate) {
+            shaping.promises.up = Some(rate);
+            shaping.shaper.set_node(now, Some(rate), limits.burst);
+        }
         let own = if shaping.budget.shares_down() { None } else { limits.down };
         shaping.down.change(now, own, None, SHAPE_QUANTUM_US);
         self.fetch.set_slices_per_request(slices_for(least));

@@ -32,7 +32,10 @@ impl Node {
                         Meeting::Met(hello) => hello.agent.clone(),
                         Meeting::Listening(_) => String::new(),
                     },
-                    shaped: self.shaping.snapshot(now, peer),
+                    shaped: ShapedSnapshot {
+                        queued_bytes: self.waiting.bytes(peer.slot),
+                        ..self.shaping.snapshot(now, peer)
+                    },
                 }
             })
             .collect();
@@ -76,6 +79,11 @@ impl Node {
             ("lanes", "Further lanes of sessions", (self.peers.len() - sessions) as f64),
             ("friends", "Friends configured", self.friends.home_len() as f64),
             ("friends_connected", "Friends with a session", connected as f64),
+            (
+                "line_bits_per_second",
+                "What this node may send, configured or measured; 0 without a limit",
+                self.shaping.rate().unwrap_or(0) as f64,
+            ),
             ("requests_serving", "Chunk requests being answered", self.serve.active() as f64),
             ("gets_running", "Gets under way", self.get.progress().count() as f64),
         ]
@@ -88,6 +96,7 @@ impl Node {
         let serve = self.serve.counters();
         let fetch = self.fetch.counters();
         let (tunnel, joined) = (self.tunnels.counters, self.tunnels.joined());
+        let waited = self.waiting.stats();
         let (cells, onion) = (self.circuits.counters, *self.circuits.onion.counters());
         vec![
             ("node_trains_received", "Trains of datagrams handed in", trains_in),
@@ -127,6 +136,9 @@ impl Node {
             ("session_closed", "Sessions closed for any reason", session.closed),
             ("session_lanes_opened", "Further lanes asked of peers and got", session.lanes_opened),
             ("session_lanes_accepted", "Further lanes that peers asked for and got", session.lanes_accepted),
+            ("queue_packets", "Packets of tunnels and circuits that waited for leave", waited.packets),
+            ("queue_late", "Of those, dropped because their queue stood for too long", waited.late),
+            ("queue_full", "Of those, dropped for want of room", waited.full),
             ("serve_requests", "Chunk requests answered from the store", serve.served),
             ("serve_slices", "Slices sent", serve.slices),
             ("serve_bytes", "Ciphertext bytes of slices sent", serve.bytes),

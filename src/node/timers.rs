@@ -44,6 +44,7 @@ impl Node {
         }
         self.shaping.handle_timeout(now);
         self.end_promises(now);
+        self.measure_line(now);
         self.fetch.handle_timeout(now);
         self.serve.handle_timeout(now, &mut self.acts);
         self.end_slow_meetings(now);

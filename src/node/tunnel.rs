@@ -34,7 +34,7 @@ pub(super) struct Tunnels {
     by_key: BTreeMap<PublicKey, u32>,
     /// Trains that take further packets, at most one for each session and ECN code point.
     open: Vec<OpenTrain>,
-    trains: VecDeque<Train>,
+    trains: VecDeque<(SessionKey, Train)>,
     answers: VecDeque<TunPacket>,
     coalescer: Coalescer,
     /// Packets that the train at hand brought.
@@ -390,7 +390,7 @@ impl Tunnels {
                 return Some(at);
             }
             let full = self.open.swap_remove(at);
-            self.trains.push_back(full.closed());
+            self.trains.push_back((session, full.closed()));
         }
         if self.trains.len() >= TUNNEL_TRAINS_MAX {
             return None;
@@ -401,13 +401,13 @@ impl Tunnels {
     }
 
     /// The next train, once everything that the device had was handed in.
-    pub(super) fn poll_train(&mut self, world: &mut impl Memory) -> Option<Train> {
+    pub(super) fn poll_train(&mut self, world: &mut impl Memory) -> Option<(SessionKey, Train)> {
         if self.trains.is_empty() {
             for train in self.open.drain(..) {
                 if train.len == 0 {
                     world.free(train.buf);
                 } else {
-                    self.trains.push_back(train.closed());
+                    self.trains.push_back((train.session, train.closed()));
                 }
             }
         }

@@ -68,6 +68,8 @@ pub struct NodeLimits {
     pub down: Option<u64>,
     /// Bytes that may leave at once after a pause; `None` is some milliseconds of the rate.
     pub burst: Option<u64>,
+    /// Whether `up` is measured while it is `None`.
+    pub measure: bool,
     /// Peers with limits of their own.
     pub peers: Vec<(NodeId, PeerLimits)>,
     /// What friends may have promised to them by asking, thousandths of `up`; `None` is the usual share.

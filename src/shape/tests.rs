@@ -247,6 +247,38 @@ fn reservations_meet_their_deadlines_and_overuse_is_demoted() {
     assert!(over > 0.0 && over < 1.5 * market, "it competes like anybody: {over} beside {market}");
 }
 
+/// Ten minutes of virtual time on a small line, under ten times as much as it carries.
+#[test]
+fn reservations_hold_for_ten_minutes() {
+    let mut bench = Bench::new(Some(LINE / 20));
+    for _ in 0..20 {
+        bench.add(Limits::default(), Class::Market, 1500, u64::MAX);
+    }
+    let promise = Reservation { rate: 400_000, burst: 3040, delay: Duration::from_millis(25) };
+    let reserving: Vec<usize> = (0..5)
+        .map(|_| {
+            let source = bench.add(Limits::default(), Class::Realtime, 1000, 0);
+            bench.shaper.reserve(bench.now, bench.sources[source].slot, Some(promise));
+            source
+        })
+        .collect();
+    let mut late = 0;
+    // 1000 bytes per 20 ms are exactly the rate.
+    for step in 0..600_000u64 / 5 {
+        if step % 4 == 0 {
+            reserving.iter().for_each(|source| bench.feed(*source, 1000));
+        }
+        bench.run(Duration::from_millis(5));
+        // 25 ms after each was fed, it must be gone: what is left may be the next one.
+        late += reserving.iter().filter(|source| bench.sources[**source].backlog >= 2000).count();
+    }
+    assert_eq!(late, 0);
+    for source in reserving {
+        assert!(bench.sources[source].sent >= 400_000 / 8 * 600 - 2000, "{}", bench.sources[source].sent);
+    }
+    assert!(bench.total() as f64 >= (LINE / 20 / 8 * 600) as f64 * 0.995, "and the rest is used");
+}
+
 #[test]
 fn background_is_kept_alive() {
     let mut bench = Bench::new(Some(LINE));

@@ -3,6 +3,7 @@
 mod circuits;
 mod faults;
 mod limits;
+mod line;
 mod promises;
 mod shards;
 mod trace;

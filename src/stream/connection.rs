@@ -333,6 +333,7 @@ impl Connection {
     pub fn stats(&self) -> Stats {
         Stats {
             rtt: self.rtt.smoothed(),
+            rtt_latest: self.rtt.latest(),
             rtt_min: self.rtt.min(),
             window: self.controller.window(),
             in_flight: self.sent.in_flight(),

@@ -287,6 +287,8 @@ pub struct PacketMeta {
 pub struct Stats {
     /// Smoothed round trip.
     pub rtt: Duration,
+    /// The last round trip.
+    pub rtt_latest: Duration,
     /// Smallest round trip on this path.
     pub rtt_min: Duration,
     /// Congestion window, bytes.

@@ -9,7 +9,7 @@ pub(super) fn limit(net: &mut Net, node: usize, limits: NodeLimits) {
 }
 
 /// Bytes on the wire (IPv4) that a node sent, or received.
-fn wire(net: &mut Net, node: usize, way: &str) -> u64 {
+pub(super) fn wire(net: &mut Net, node: usize, way: &str) -> u64 {
     let snapshot = status(net, node);
     let of = |name: &str| {
         let full = format!("node_{name}_{way}");

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::*;
 use crate::base::{Offload, Prefix, Segmentation};
 use crate::limits::PACKET_OVERHEAD;
-use crate::node::command::TunnelPeer;
+use crate::node::command::{NodeLimits, PeerLimits, TunnelPeer};
 use crate::tunnel::Cut;
 use crate::wire::ip::{self, Ip, TCP, UDP, put_half, put_word, tcp, udp};
 
@@ -227,4 +227,67 @@ fn a_get_and_a_tunnel_share_a_session() {
     }
     finish(&mut net, 1, 1, 60).expect("the get is done");
     assert_eq!(packets(&written(&mut net, 1)).len(), sent.len());
+}
+
+/// Under the node's rate, a flood to one friend fills its own queue: another's few packets all arrive, and soon.
+#[test]
+fn a_flood_waits_in_its_own_queue_and_keeps_the_nodes_rate() {
+    let mut net = tunnels(11, &[1, 1, 1], LinkConfig::clean(millis(5)));
+    let rate = 4_000_000;
+    super::limits::limit(&mut net, 0, NodeLimits { up: Some(rate), ..NodeLimits::default() });
+    net.run_for(millis(100));
+    let before = super::limits::wire(&mut net, 0, "sent");
+    let (mut flood, mut few, mut late) = (0u64, 0, 0);
+    for step in 0..4000u64 {
+        let (bytes, offload) = datagram(0, 1, 1200);
+        net.tun_read(0, 0, &bytes, offload);
+        if step % 20 == 0 {
+            let (bytes, offload) = datagram(0, 2, 500);
+            net.tun_read(0, 0, &bytes, offload);
+        }
+        net.run_for(millis(1));
+        flood += packets(&written(&mut net, 1)).len() as u64;
+        let came = packets(&written(&mut net, 2)).len();
+        few += came;
+        if step % 20 == 15 {
+            // Within 15 ms of being read, 5 of them on the way.
+            late += usize::from((step / 20 + 1) as usize > few);
+        }
+    }
+    let sent = (super::limits::wire(&mut net, 0, "sent") - before) as f64 * 8.0 / 4.0;
+    assert!((0.97..1.01).contains(&(sent / rate as f64)), "{sent} of {rate}");
+    assert_eq!((few, late), (200, 0), "the quiet one lost nothing and waited for nobody");
+    let got = flood as f64 * (1200.0 + 28.0 + 28.0 + PACKET_OVERHEAD as f64) * 8.0 / 4.0;
+    assert!(got > 0.85 * rate as f64, "{got}: the rest is the flood's");
+    let dropped = counter(&mut net, 0, "queue_late") + counter(&mut net, 0, "queue_full");
+    assert!(dropped > 500, "{dropped} of the flood were dropped");
+}
+
+/// A friend's cap holds for its tunnel, and is shared with what is served to it.
+#[test]
+fn a_cap_holds_for_a_tunnel_beside_a_transfer() {
+    let mut net = tunnels(12, &[1, 1], LinkConfig::clean(millis(5)));
+    let tree = tree(12);
+    let reference = put(&mut net, &[0], &tree);
+    let (rate, node) = (3_000_000, net.card(1).node_id());
+    let peers = vec![(node, PeerLimits { up: Some(rate), ..PeerLimits::default() })];
+    super::limits::limit(&mut net, 0, NodeLimits { peers, ..NodeLimits::default() });
+    get(&mut net, 1, 1, &reference, &[]);
+    net.run_for(millis(500));
+    let (before, mut tunnel) = (super::limits::wire(&mut net, 0, "sent"), 0);
+    for _ in 0..2000 {
+        let (bytes, offload) = datagram(0, 1, 1200);
+        net.tun_read(0, 0, &bytes, offload);
+        net.run_for(millis(1));
+        tunnel += packets(&written(&mut net, 1)).len();
+    }
+    let sent = (super::limits::wire(&mut net, 0, "sent") - before) as f64 * 8.0 / 2.0;
+    assert!((0.97..1.02).contains(&(sent / rate as f64)), "{sent} of {rate}");
+    let share = tunnel as f64 * 1290.0 * 8.0 / 2.0 / rate as f64;
+    assert!((0.3..0.7).contains(&share), "{share}: packets and streams take turns");
+    super::limits::limit(&mut net, 0, NodeLimits::default());
+    assert_eq!(finish(&mut net, 1, 1, 60), Ok(()));
+    assert_restored(&net, 1, &tree);
+    net.run_for(Duration::from_secs(1));
+    assert_nothing_leaks(&net);
 }
