@@ -559,6 +559,46 @@ pub const RELAYS_TELL_MS: u64 = 2_000;
 pub const CIRCUIT_CALLS_MAX: usize = 64;
 /// How often sessions that were made for circuits are looked at, milliseconds.
 pub const CIRCUIT_SWEEP_MS: u64 = 30_000;
+/// For how long a person waits for a circuit.
+pub const CIRCUIT_WAIT_MS_MAX: u64 = 15_000;
+/// Circuits that are built beside one another for one purpose, at most.
+pub const CIRCUITS_BESIDE_MAX: usize = 5;
+/// For how long each of the first two is waited for before another is begun; each next one waits twice as long.
+pub const BUILD_PATIENCE_MS: u64 = 500;
+/// Paths to the exit that a circuit had that come to nothing before another exit is taken.
+pub const PINNED_ATTEMPTS_MAX: u32 = 4;
+/// A circuit in use on which nothing comes for so long is asked whether it lives.
+pub const ALIVE_PING_MS: u64 = 200;
+/// The longest pause between two such questions.
+pub const ALIVE_PING_MS_MAX: u64 = 2_000;
+/// A circuit that answers nothing for so long (or four of its round trips) is dead.
+pub const ALIVE_MS_MAX: u64 = 800;
+/// A circuit is in use for so long after its last packet.
+pub const ALIVE_USED_MS: u64 = 15_000;
+/// A circuit that ends here from which nothing came for so long may be dead: packets for it are kept, too.
+pub const HELD_AFTER_MS: u64 = 300;
+/// For how long they are.
+pub const HELD_MS_MAX: u64 = 3_000;
+/// So many per shard, at most.
+pub const HELD_PACKETS_MAX: usize = 256;
+/// None is longer, bytes.
+pub const HELD_SIZE_MAX: usize = 2048;
+/// Addresses that an exit has given out, at most.
+pub const EXIT_LEASES_MAX: usize = 1 << 14;
+/// For how long an address waits for the origin that had it.
+pub const EXIT_LEASE_MS: u64 = 10 * 60 * 1000;
+/// What an exit with a rate lets through at once, bytes, however low the rate.
+pub const EXIT_BURST_MIN: u64 = 64 << 10;
+/// Draws for an address before a pool is full.
+pub const EXIT_TRIES_MAX: usize = 256;
+/// Rules and pools of an exit, at most.
+pub const EXIT_RULES_MAX: usize = 256;
+/// Networks that go through a circuit, at most.
+pub const ONION_ROUTES_MAX: usize = 64;
+/// How often the shards of a node tell one another again what concerns circuits: onion keys.
+pub const CIRCUIT_SHARE_MS: u64 = 10_000;
+/// How often the shard with the node's own circuit looks for friends that it has no lane to.
+pub const CIRCUIT_ENTRIES_MS: u64 = 2_000;
 /// Cells that wait for one circuit at most.
 pub const CIRCUIT_QUEUE_MAX: usize = 256;
 /// Cells that wait in a shard at most, all circuits together: 2 KiB each.

@@ -59,6 +59,8 @@ pub struct TunnelPlan {
     pub ports: Vec<u16>,
     /// Whether what `routes` names may leave through nothing else.
     pub kill_switch: bool,
+    /// Networks of the circuits that end here, whose packets the host lets out; none when none may.
+    pub exit: Vec<Prefix>,
 }
 
 /// What to publish.

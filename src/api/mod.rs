@@ -9,6 +9,7 @@
 #![allow(clippy::disallowed_methods)]
 
 pub mod backend;
+pub mod circuits;
 pub mod error;
 pub mod friends;
 mod host;
@@ -39,7 +40,7 @@ use crate::base::{NodeId, UnixMs};
 use crate::config::{Config, ConfigError, ConfigFile, FriendEntry};
 use crate::crypto::IdentityCard;
 use crate::limits::{API_ANSWER_MS_MAX, LIMITS_REVIEW_MS};
-use crate::node::command::{Asked, CircuitRules, Command, Friend, NodeLimits, PeerLimits, Snapshot};
+use crate::node::command::{Asked, Command, Friend, NodeLimits, PeerLimits, Snapshot};
 
 /// What the handlers share.
 pub struct Api {
@@ -159,17 +160,6 @@ impl Api {
                 tracing::warn!("limits: {}", error.line);
             }
         }
-    }
-
-    /// Tells the node what it does for circuits of others.
-    pub async fn tell_relay(&self) -> Result<(), ApiError> {
-        // One look at the settings: a second one in the same statement would wait for the first for ever.
-        let (relay, named) = {
-            let config = self.config();
-            (config.relay_enabled, config.relay_named)
-        };
-        // What comes out of a circuit here goes nowhere yet, so none may end here.
-        self.command(|| Command::Relay(CircuitRules { relay, named, exit: false })).await
     }
 
     /// Asks the node for a snapshot; an error when it does not answer in time.

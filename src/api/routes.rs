@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::error::ApiError;
-use super::{Api, friends, host, jobs, metrics, settings, status, tunnels};
+use super::{Api, circuits, friends, host, jobs, metrics, settings, status, tunnels};
 use crate::limits::{API_BODY_MAX, API_BODY_MS_MAX};
 
 /// How a request came in.
@@ -41,6 +41,7 @@ pub fn router(api: Arc<Api>, door: Door) -> Router {
             .route("/v1/friends/{who}", delete(friends::remove))
             .route("/v1/tunnels", get(tunnels::list).post(tunnels::up).delete(tunnels::down))
             .route("/v1/tunnels/{who}", delete(tunnels::down))
+            .route("/v1/circuit", post(circuits::up).delete(circuits::down))
             .route("/v1/config", get(settings::show).patch(settings::change))
             .route("/v1/put", post(jobs::put))
             .route("/v1/get", post(jobs::get)),

@@ -47,6 +47,7 @@ pub(super) async fn change(State(api): State<Arc<Api>>, request: Body) -> Result
         };
         texts.push((key, text));
     }
+    let before = api.config().clone();
     let keys = api
         .edit(move |file| {
             let changes: Vec<_> = texts.iter().map(|(key, text)| (key.as_str(), text.as_deref())).collect();
@@ -60,8 +61,20 @@ pub(super) async fn change(State(api): State<Arc<Api>>, request: Body) -> Result
     if keys.iter().any(|key| key.name.starts_with("limits.")) {
         api.tell_limits().await?;
     }
-    if keys.iter().any(|key| key.name.starts_with("relay.")) {
-        api.tell_relay().await?;
+    if keys.iter().any(|key| key.name.starts_with("relay.") || key.name.starts_with("exit.")) {
+        let _one = api.tunnelling.lock().await;
+        if let Err(error) = api.apply_tunnels().await {
+            // As it was: what the host does not let us do is not remembered.
+            let keys: Vec<_> = keys.iter().map(|key| (key.name, key.show(&before))).collect();
+            let undo = move |file: &mut crate::config::ConfigFile| {
+                let changes: Vec<_> = keys.iter().map(|(name, text)| (*name, Some(text.as_str()))).collect();
+                file.set(&changes).map(drop)
+            };
+            if api.edit(undo).await.is_ok() {
+                let _ = api.apply_tunnels().await;
+            }
+            return Err(error);
+        }
     }
     let restart: Vec<&str> = keys.iter().filter(|key| !key.live).map(|key| key.name).collect();
     Ok(answer(&json!({ "restart_needed_for": restart })))

@@ -17,7 +17,7 @@ use crate::base::{ChunkId, NodeId, PublicKey};
 use crate::config::ConfigFile;
 use crate::crypto::{Identity, Secret};
 use crate::io::latency::{Board, Latencies, Recorder};
-use crate::node::command::{GetProgress, PeerSnapshot, Report, Snapshot};
+use crate::node::command::{CircuitSnapshot, GetProgress, PeerSnapshot, Report, Snapshot};
 use crate::shape::{Class, ClassStats};
 use crate::wire::invite::{Invite, network_hash};
 use crate::wire::locator::Locator;
@@ -63,7 +63,7 @@ impl Backend for Fake {
             }
             Command::Limits(limits) => Told::Limits(limits.up, limits.down, limits.peers.len()),
             Command::Relay(rules) => Told::Relay(rules.relay),
-            Command::Circuit(_) => return Ok(()),
+            Command::Circuit(_) | Command::Exit(_) => return Ok(()),
             Command::Shutdown => Told::Shutdown,
         };
         let _ = self.told.send(told);
@@ -130,6 +130,11 @@ fn snapshot() -> Snapshot {
         shaped: crate::node::command::ShapedSnapshot::default(),
     };
     Snapshot {
+        circuit: Some(CircuitSnapshot {
+            hops: 3,
+            path: vec![PublicKey([7; 32])],
+            ..CircuitSnapshot::default()
+        }),
         peers: vec![peer],
         counters: vec![("packets_received", "Packets received", 41)],
         gauges: vec![("slices_free", "Slice buffers that are free", 768.0)],

@@ -1,5 +1,6 @@
 //! Tunnels to friends: brought up, taken down, listed.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -9,13 +10,15 @@ use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::circuits::circuit_json;
 use super::error::ApiError;
 use super::routes::{answer, body};
 use super::{Api, TunnelPlan};
 use crate::base::Prefix;
 use crate::config::{Config, ConfigError, FriendEntry, TunnelEntry, friends};
-use crate::limits::TUNNEL_LISTED_MAX;
+use crate::limits::{CELL_INNER_LARGE, TUNNEL_LISTED_MAX};
 use crate::node::command::{Command, TunnelPeer, TunnelSnapshot};
+use crate::onion::exit::CLIENT;
 
 /// `POST /v1/tunnels`.
 #[derive(Deserialize)]
@@ -97,10 +100,12 @@ pub(super) async fn down(
     let peer = who.map(|Path(who)| named(&api.config(), &who)).transpose()?;
     let _one = api.tunnelling.lock().await;
     let removed = api.edit(move |file| file.remove_tunnels(peer.as_ref())).await?;
+    // All of them: the circuit, too.
+    let circuit = peer.is_none() && api.take_circuit_down().await?;
     api.apply_tunnels().await?;
     let config = api.config().clone();
     let removed: Vec<Value> = removed.iter().map(|tunnel| tunnel_json(tunnel, &config)).collect();
-    Ok(answer(&json!({ "removed": removed })))
+    Ok(answer(&json!({ "removed": removed, "circuit": circuit })))
 }
 
 /// The peer of the tunnel that a person means.
@@ -124,6 +129,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>) -> Result<Response, ApiErr
     let config = api.config().clone();
     Ok(answer(&json!({
         "device": config.tunnel_device,
+        "circuit": circuit_json(&config, snapshot.circuit.as_ref()),
         "tunnels": tunnels_json(&config, &snapshot.tunnels, |key| {
             snapshot.peers.iter().any(|peer| peer.key == *key && peer.connected)
         }),
@@ -168,6 +174,9 @@ impl Api {
     /// Brings up what the configuration says of tunnels at the daemon's start. A host that does not let us leaves the
     /// rest of the node as useful as it is.
     pub async fn start_tunnels(self: &Arc<Self>) {
+        if let Err(error) = self.tell_circuit().await {
+            tracing::error!("the circuit is down: {}", error.line);
+        }
         if let Err(error) = self.apply_tunnels().await {
             tracing::error!("the tunnels are down: {}", error.line);
         }
@@ -185,33 +194,59 @@ impl Api {
         let (api, plan) = (self.clone(), plan(&config));
         let applied = tokio::task::spawn_blocking(move || api.backend.tunnel(plan)).await;
         let applied = applied.map_err(|_| ApiError::internal("the tunnel could not be set up"))?;
+        // Without its device an exit lets nothing out.
+        self.tell_relay_as(applied.is_ok()).await?;
         applied.map_err(|line| ApiError::new(StatusCode::CONFLICT, line))
     }
 }
 
-/// What the host needs for the tunnels of a configuration; nothing when there are none.
+/// What the host needs for the tunnels of a configuration, its circuit, and those that end here; nothing when there are
+/// none.
 fn plan(config: &Config) -> Option<TunnelPlan> {
-    if config.tunnels.is_empty() {
+    let (has_circuit, is_exit) = (config.onion_hops > 0, !config.exit_allow.is_empty());
+    if config.tunnels.is_empty() && !has_circuit && !is_exit {
         return None;
     }
-    let all = |of: fn(&TunnelEntry) -> &[Prefix]| {
-        let mut list: Vec<Prefix> = config.tunnels.iter().flat_map(of).copied().collect();
+    let all = |of: fn(&TunnelEntry) -> &[Prefix]| -> Vec<Prefix> {
+        config.tunnels.iter().flat_map(of).copied().collect()
+    };
+    let mut routes: Vec<Prefix> =
+        all(|tunnel| &tunnel.routes).iter().map(|prefix| prefix.network()).collect();
+    let mut addresses = all(|tunnel| &tunnel.addresses);
+    let mut mtu = config.tunnel_mtu;
+    if has_circuit {
+        routes.extend(&config.onion_routes);
+        addresses.extend(CLIENT.iter().map(Prefix::host));
+    }
+    let exit = if is_exit { config.exit_pool.clone() } else { Vec::new() };
+    // The device has the first address of each pool.
+    addresses.extend(exit.iter().filter_map(|pool| Prefix::new(next(pool.network().address()), pool.len())));
+    if has_circuit || is_exit {
+        mtu = mtu.min(CELL_INNER_LARGE as u16);
+    }
+    for list in [&mut routes, &mut addresses] {
         list.sort();
         list.dedup();
-        list
-    };
+    }
     let shards = config.shards_count.max(1);
-    let routes: Vec<Prefix> = all(|tunnel| &tunnel.routes).iter().map(|prefix| prefix.network()).collect();
     Some(TunnelPlan {
         device: config.tunnel_device.clone(),
-        mtu: config.tunnel_mtu,
-        addresses: all(|tunnel| &tunnel.addresses),
+        mtu,
+        addresses,
         dns: config.tunnel_dns.clone(),
         ports: (0..shards).map(|shard| config.port.saturating_add(shard)).collect(),
         // Who sends everything through a friend wants nothing to go another way when the tunnel is down.
         kill_switch: config.tunnel_kill_switch || routes.iter().any(|route| route.is_default()),
         routes,
+        exit,
     })
+}
+
+fn next(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => IpAddr::V4((v4.to_bits() + 1).into()),
+        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() + 1).into()),
+    }
 }
 
 #[cfg(test)]
@@ -234,5 +269,16 @@ mod tests {
         assert!(!of("10.20.0.1/16").kill_switch);
         assert_eq!(of("10.20.0.1/16").routes, ["10.20.0.0/16".parse().expect("a prefix")], "a network");
         assert!(plan(&Config::default()).is_none());
+    }
+
+    #[test]
+    fn a_circuit_takes_everything_and_an_exit_has_an_address_in_its_pool() {
+        let with = plan(&Config { onion_hops: 3, ..Config::default() }).expect("a circuit");
+        assert!(with.kill_switch && with.routes.len() == 2 && usize::from(with.mtu) == CELL_INNER_LARGE);
+        assert_eq!(with.addresses.len(), 2);
+        let rule = "0.0.0.0/0 443".parse().expect("a rule");
+        let exit = plan(&Config { exit_allow: vec![rule], ..Config::default() }).expect("an exit");
+        assert_eq!(exit.addresses, ["10.117.0.1/16".parse().expect("a prefix")]);
+        assert!(exit.routes.is_empty() && !exit.kill_switch && exit.exit.len() == 1);
     }
 }

@@ -40,7 +40,7 @@ pub(super) enum Command {
     Put(Put),
     /// Fetches what a reference names; the same command resumes what was interrupted
     Get(Get),
-    /// Tunnels to friends: any application's packets
+    /// Tunnels to friends and through circuits: any application's packets
     #[command(subcommand)]
     Tunnel(Tunnel),
     /// Shows and changes settings
@@ -127,23 +127,35 @@ pub(super) struct Get {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Tunnel {
-    /// Brings a tunnel to a friend up, or changes it; it comes up again with the daemon until it is taken down
+    /// Brings a tunnel to a friend up (--peer), or a circuit through several relays (--hops), or changes it; it comes up
+    /// again with the daemon until it is taken down
     Up {
         /// The friend: its name, or the beginning of its node id or key
-        #[arg(long, value_name = "NODE")]
-        peer: String,
+        #[arg(long, value_name = "NODE", requires = "addr", required_unless_present = "hops")]
+        peer: Option<String>,
         /// This host's address in the tunnel, with the length of its network, such as 10.9.0.1/24
-        #[arg(long, value_name = "CIDR", required = true)]
+        #[arg(long, value_name = "CIDR", requires = "peer")]
         addr: Vec<String>,
         /// Addresses that are the friend's: what goes to them goes through the tunnel, and nothing else is believed
         /// from it [default: the networks of --addr]
-        #[arg(long, value_name = "CIDR")]
+        #[arg(long, value_name = "CIDR", requires = "peer")]
         allow: Vec<String>,
-        /// Networks behind the friend, to be reached through the tunnel; allowed too
+        /// Networks behind the friend, to be reached through the tunnel; allowed too. With --hops: what goes through the
+        /// circuit [default: everything]
         #[arg(long, value_name = "CIDR")]
         route: Vec<String>,
+        /// Everything goes through a circuit of so many relays, 1 to 5, that know only their neighbours; the last lets
+        /// it out
+        #[arg(long, value_name = "N", conflicts_with = "peer", value_parser = clap::value_parser!(u8).range(1..=5))]
+        hops: Option<u8>,
+        /// The circuit's exit: a friend's name, or any exit's key [default: chosen at random, and kept]
+        #[arg(long, value_name = "NODE", requires = "hops")]
+        exit: Option<String>,
+        /// Also with one connected friend that relays: it then knows that you are the origin
+        #[arg(long, requires = "hops")]
+        force: bool,
     },
-    /// Takes tunnels down for good: the one to a friend, or all of them
+    /// Takes tunnels down for good: the one to a friend, or all of them and the circuit
     Down {
         /// The friend
         #[arg(long, value_name = "NODE")]

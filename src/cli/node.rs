@@ -134,6 +134,7 @@ impl Backend for Linked {
             dns: plan.dns,
             ports: plan.ports,
             kill_switch: plan.kill_switch,
+            exit: plan.exit,
         });
         self.daemon.tunnel(plan.as_ref())
     }

@@ -224,6 +224,7 @@ mod tests {
                 | Command::Tunnels(_)
                 | Command::Relay(_)
                 | Command::Limits(_)
+                | Command::Exit(_)
                 | Command::Circuit(_) => {}
             }
             Ok(())

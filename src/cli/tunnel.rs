@@ -7,13 +7,19 @@ use super::client::{ask, segment};
 use super::friend::offline;
 use super::show::table;
 use super::{Failure, args, print, tell};
+use crate::api::circuits::{circuit_json, settings};
 use crate::api::tunnels::{entry, named, tunnel_json};
 use crate::base::units::show_size;
 use crate::config::NodeDir;
 
 pub(super) fn tunnel(dir: &NodeDir, command: args::Tunnel) -> Result<(), Failure> {
     match command {
-        args::Tunnel::Up { peer, addr, allow, route } => up(dir, &peer, &addr, &allow, &route),
+        args::Tunnel::Up { hops: Some(hops), route, exit, force, .. } => {
+            up_circuit(dir, hops, &route, exit.as_deref(), force)
+        }
+        args::Tunnel::Up { peer, addr, allow, route, .. } => {
+            up(dir, &peer.unwrap_or_default(), &addr, &allow, &route)
+        }
         args::Tunnel::Down { peer } => down(dir, peer.as_deref()),
         args::Tunnel::List { json } => list(dir, json),
     }
@@ -38,18 +44,55 @@ fn up(dir: &NodeDir, peer: &str, addr: &[String], allow: &[String], route: &[Str
     Ok(())
 }
 
-fn down(dir: &NodeDir, peer: Option<&str>) -> Result<(), Failure> {
-    let path = peer.map_or("/v1/tunnels".to_owned(), |who| format!("/v1/tunnels/{}", segment(who)));
-    let removed = match ask(dir, Method::DELETE, &path, None)? {
-        Some(answer) => answer["removed"].as_array().cloned().unwrap_or_default(),
+fn up_circuit(
+    dir: &NodeDir,
+    hops: u8,
+    route: &[String],
+    exit: Option<&str>,
+    force: bool,
+) -> Result<(), Failure> {
+    let body = json!({ "hops": hops, "route": route, "exit": exit, "force": force });
+    let (circuit, state) = match ask(dir, Method::POST, "/v1/circuit", Some(&body))? {
+        Some(answer) => {
+            let device = answer["device"].as_str().unwrap_or_default().to_owned();
+            (answer["circuit"].clone(), format!("is up on {device}"))
+        }
         None => offline(dir, |file| {
-            let peer = peer.map(|who| named(file.config(), who)).transpose()?;
-            let config = file.config().clone();
-            let removed = file.remove_tunnels(peer.as_ref())?;
-            Ok(removed.iter().map(|tunnel| tunnel_json(tunnel, &config)).collect())
+            let wanted = settings(file.config(), hops, route, exit, force)?;
+            let changes: Vec<_> = wanted.iter().map(|(name, text)| (*name, Some(text.as_str()))).collect();
+            file.set(&changes)?;
+            let state = "is saved; no daemon runs now, and it comes up when one does";
+            Ok((circuit_json(file.config(), None), state.to_owned()))
         })?,
     };
-    if removed.is_empty() {
+    let path = list_of(&circuit, "path").replace(' ', " > ");
+    let by = if path.is_empty() { String::new() } else { format!(", by way of {path}") };
+    tell(format!("the circuit of {hops} hops {state}: {} goes through it{by}", list_of(&circuit, "route")));
+    Ok(())
+}
+
+fn down(dir: &NodeDir, peer: Option<&str>) -> Result<(), Failure> {
+    let path = peer.map_or("/v1/tunnels".to_owned(), |who| format!("/v1/tunnels/{}", segment(who)));
+    let (removed, circuit) = match ask(dir, Method::DELETE, &path, None)? {
+        Some(answer) => {
+            (answer["removed"].as_array().cloned().unwrap_or_default(), answer["circuit"] == true)
+        }
+        None => offline(dir, |file| {
+            let named = peer.map(|who| named(file.config(), who)).transpose()?;
+            let config = file.config().clone();
+            let removed = file.remove_tunnels(named.as_ref())?;
+            let circuit = peer.is_none() && config.onion_hops > 0;
+            if circuit {
+                file.set(&[("onion.hops", None)])?;
+            }
+            let removed: Vec<Value> = removed.iter().map(|tunnel| tunnel_json(tunnel, &config)).collect();
+            Ok((removed, circuit))
+        })?,
+    };
+    if circuit {
+        tell("the circuit is down");
+    }
+    if removed.is_empty() && !circuit {
         tell("there was no tunnel");
     }
     removed.iter().for_each(|tunnel| tell(format!("the tunnel to {} is down", text(tunnel, "peer"))));
@@ -63,7 +106,8 @@ fn list(dir: &NodeDir, as_json: bool) -> Result<(), Failure> {
             let file = dir.load_config()?;
             let config = file.config();
             let tunnels: Vec<Value> = config.tunnels.iter().map(|one| tunnel_json(one, config)).collect();
-            json!({ "device": config.tunnel_device, "tunnels": tunnels })
+            let circuit = circuit_json(config, None);
+            json!({ "device": config.tunnel_device, "circuit": circuit, "tunnels": tunnels })
         }
     };
     if as_json {
@@ -80,7 +124,19 @@ fn list(dir: &NodeDir, as_json: bool) -> Result<(), Failure> {
             amount(tunnel, "received_bytes"),
         ]
     };
-    let rows: Vec<Vec<String>> = answer["tunnels"].as_array().into_iter().flatten().map(row).collect();
+    let mut rows: Vec<Vec<String>> = answer["tunnels"].as_array().into_iter().flatten().map(row).collect();
+    let circuit = &answer["circuit"];
+    if !circuit.is_null() {
+        let path = list_of(circuit, "path").replace(' ', " > ");
+        rows.push(vec![
+            format!("{} hops", circuit["hops"]),
+            if path.is_empty() { circuit["why"].as_str().unwrap_or("-").to_owned() } else { path },
+            list_of(circuit, "route"),
+            if circuit["open"] == true { "yes" } else { "no" }.to_owned(),
+            amount(circuit, "sent_bytes"),
+            amount(circuit, "received_bytes"),
+        ]);
+    }
     print(
         table(&["FRIEND", "ADDRESS", "ALLOWED", "CONNECTED", "SENT", "RECEIVED"], &[4, 5], &rows).trim_end(),
     )

@@ -8,10 +8,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use super::{Config, ConfigError, limits};
+use crate::base::Prefix;
 use crate::base::units::{parse_size, show_size};
 use crate::limits::{
-    ADDRESSES_PER_PEER_MAX, BUSY_POLL_US_MAX, DEVICE_NAME_MAX, LABEL_MAX, LIMIT_WINDOWS_MAX,
-    LIMITED_PEERS_MAX, LISTEN_ADDRESSES_MAX, RESERVED_SHARE_MILLI_MAX, SHARDS_MAX, TUNNEL_DNS_MAX,
+    ADDRESSES_PER_PEER_MAX, BUSY_POLL_US_MAX, DEVICE_NAME_MAX, EXIT_RULES_MAX, LABEL_MAX, LAYERS_MAX,
+    LIMIT_WINDOWS_MAX, LIMITED_PEERS_MAX, LISTEN_ADDRESSES_MAX, ONION_ROUTES_MAX, RESERVED_SHARE_MILLI_MAX, SHARDS_MAX, TUNNEL_DNS_MAX,
     TUNNEL_MTU_MAX, TUNNEL_MTU_MIN,
 };
 
@@ -183,6 +184,97 @@ pub const KEYS: &[Key] = &[
         what: "whether friends may tell their friends that this node relays",
         read: |c, v| parse(one(v)?, "true or false").map(|on| c.relay_named = on),
         show: |c| vec![c.relay_named.to_string()],
+    },
+    Key {
+        name: "exit.allow",
+        kind: Kind::List,
+        live: true,
+        what: "what circuits of others may reach through this node, such as 0.0.0.0/0 443: networks with ports or \
+               without; local networks only by their own names; empty: none ends here",
+        read: |c, v| {
+            let wanted = "networks with ports or without, such as 0.0.0.0/0 443 or 2000::/3";
+            list(v, EXIT_RULES_MAX, wanted).map(|list| c.exit_allow = list)
+        },
+        show: |c| texts(&c.exit_allow),
+    },
+    Key {
+        name: "exit.pool",
+        kind: Kind::List,
+        live: true,
+        what: "private networks that give those circuits their addresses, one of each family at most",
+        read: |c, v| {
+            let wanted = "one network of IPv4 (/8 to /29), one of IPv6 (/48 to /120) or one of each";
+            let pools = list::<Prefix>(v, 2, wanted)?;
+            let fits = |p: &Prefix| {
+                if p.is_ipv4() { (8..=29).contains(&p.len()) } else { (48..=120).contains(&p.len()) }
+            };
+            let same = pools.len() == 2 && pools[0].is_ipv4() == pools[1].is_ipv4();
+            if pools.is_empty() || same || !pools.iter().all(fits) {
+                return Err(wanted.into());
+            }
+            c.exit_pool = pools.iter().map(|pool| pool.network()).collect();
+            Ok(())
+        },
+        show: |c| texts(&c.exit_pool),
+    },
+    Key {
+        name: "exit.rate",
+        kind: Kind::Text,
+        live: true,
+        what: "what all of them use at most, both ways together, such as 50mbit; empty: no limit",
+        read: |c, v| limits::rate(one(v)?).map(|rate| c.exit_rate = rate),
+        show: |c| c.exit_rate.map(limits::exact_rate).into_iter().collect(),
+    },
+    Key {
+        name: "onion.hops",
+        kind: Kind::Number,
+        live: false,
+        what: "hops of the circuit that the tunnels' device leads into, 0 for none; see `tornet tunnel up --hops`",
+        read: |c, v| match one(v)?.parse() {
+            Ok(hops) if usize::from(hops) <= LAYERS_MAX => {
+                c.onion_hops = hops;
+                Ok(())
+            }
+            _ => Err(format!("a number from 0 to {LAYERS_MAX}")),
+        },
+        show: |c| vec![c.onion_hops.to_string()],
+    },
+    Key {
+        name: "onion.routes",
+        kind: Kind::List,
+        live: false,
+        what: "what goes through it, as far as no tunnel to a friend takes it",
+        read: |c, v| {
+            let routes = list::<Prefix>(v, ONION_ROUTES_MAX, "networks such as 0.0.0.0/0")?;
+            if routes.is_empty() {
+                return Err("at least one network, such as 0.0.0.0/0".into());
+            }
+            c.onion_routes = routes.iter().map(|route| route.network()).collect();
+            Ok(())
+        },
+        show: |c| texts(&c.onion_routes),
+    },
+    Key {
+        name: "onion.exit",
+        kind: Kind::Text,
+        live: false,
+        what: "its exit's key, if it must be this one",
+        read: |c, v| {
+            c.onion_exit = match one(v)? {
+                "" => None,
+                text => Some(parse(text, "the exit's key, 64 hexadecimal digits")?),
+            };
+            Ok(())
+        },
+        show: |c| c.onion_exit.iter().map(ToString::to_string).collect(),
+    },
+    Key {
+        name: "onion.force",
+        kind: Kind::Switch,
+        live: false,
+        what: "whether one connected friend that relays is enough to begin with",
+        read: |c, v| parse(one(v)?, "true or false").map(|on| c.onion_force = on),
+        show: |c| vec![c.onion_force.to_string()],
     },
     Key {
         name: "store.local_max",

@@ -20,8 +20,9 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
-use crate::base::NodeId;
+use crate::base::{NodeId, Prefix, PublicKey};
 use crate::limits::{ASKED_SHARE_MILLI_USUAL, TUNNEL_MTU};
+use crate::onion::policy::Rule;
 use crate::shape::{PeerLimits, Plan};
 
 pub use dir::NodeDir;
@@ -34,6 +35,10 @@ pub use tunnels::TunnelEntry;
 pub const DEFAULT_PORT: u16 = 4600;
 /// The tunnels' network device.
 pub const DEFAULT_DEVICE: &str = "tornet0";
+/// Addresses of circuits that end here: private ones, which the host's NAT hides.
+const POOL: [&str; 1] = ["10.117.0.0/16"];
+/// What goes through a circuit unless the operator says otherwise.
+const EVERYTHING: [&str; 2] = ["0.0.0.0/0", "::/0"];
 /// The network that nodes join unless told otherwise.
 pub const DEFAULT_NETWORK: &str = "tornet";
 
@@ -102,6 +107,20 @@ pub struct Config {
     pub relay_enabled: bool,
     /// Whether friends may tell theirs that it relays.
     pub relay_named: bool,
+    /// What circuits that end here may reach; nothing: none may end here.
+    pub exit_allow: Vec<Rule>,
+    /// Where they get their addresses from, at most one network of each family.
+    pub exit_pool: Vec<Prefix>,
+    /// Bits per second of all of them together, both ways.
+    pub exit_rate: Option<u64>,
+    /// Hops of the circuit that the tunnels' device leads into; 0: there is none.
+    pub onion_hops: u8,
+    /// What goes through it.
+    pub onion_routes: Vec<Prefix>,
+    /// Its exit's key, if it must be this one.
+    pub onion_exit: Option<PublicKey>,
+    /// Whether one possible first hop will do.
+    pub onion_force: bool,
     /// Bytes that published chunks may take.
     pub store_local_max: u64,
     /// Bytes that cached chunks may take.
@@ -149,6 +168,13 @@ impl Default for Config {
             shards_busy_poll_us: 0,
             relay_enabled: true,
             relay_named: true,
+            exit_allow: Vec::new(),
+            exit_pool: POOL.iter().filter_map(|text| text.parse().ok()).collect(),
+            exit_rate: None,
+            onion_hops: 0,
+            onion_routes: EVERYTHING.iter().filter_map(|text| text.parse().ok()).collect(),
+            onion_exit: None,
+            onion_force: false,
             store_local_max: 64 << 30,
             store_cache_max: 16 << 30,
             tunnel_device: DEFAULT_DEVICE.to_owned(),
@@ -184,6 +210,13 @@ impl Config {
                 "port {} leaves no room below 65536 for {} shards: choose a lower port",
                 self.port, self.shards_count
             )));
+        }
+        if self.onion_hops > 0 && !self.exit_allow.is_empty() {
+            return Err(ConfigError::Conflict(
+                "an exit has no circuit of its own, or what it lets out would go round in circles: \
+                 `tornet tunnel down`, or `tornet config set exit.allow \"\"`"
+                    .into(),
+            ));
         }
         tunnels::check(&self.tunnels, &self.friends)
     }

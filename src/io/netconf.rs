@@ -8,6 +8,7 @@
 
 mod device;
 mod dns;
+mod exit;
 #[cfg(test)]
 pub(in crate::io) mod namespace;
 mod netlink;
@@ -44,6 +45,8 @@ pub struct Plan {
     pub ports: Vec<u16>,
     /// Whether what `routes` names may leave through nothing else, also while the tunnel is down.
     pub kill_switch: bool,
+    /// Networks of an exit's circuits, whose packets are forwarded; none when the node is no exit.
+    pub exit: Vec<Prefix>,
 }
 
 /// Why the host was not changed, and what to do.
@@ -68,7 +71,7 @@ pub enum NetError {
     #[error("a tunnel's MTU is at least {TUNNEL_MTU_MIN} bytes, which IPv6 asks for")]
     Mtu,
     /// No nft.
-    #[error("the kill switch needs the program nft: install the package nftables")]
+    #[error("the kill switch and exits need the program nft: install the package nftables")]
     NoNft,
     /// It did not like it.
     #[error("nft: {0}")]
@@ -151,6 +154,11 @@ pub fn apply(plan: &Plan) -> Result<Applied, NetError> {
     if !plan.kill_switch || plan.routes.is_empty() {
         switch::remove(&plan.device)?;
     }
+    if plan.exit.is_empty() {
+        exit::remove(&plan.device)?;
+    } else {
+        exit::install(&plan.device, &plan.exit)?;
+    }
     Ok(Applied { device: plan.device.clone(), index: device.index, was_down: !device.up })
 }
 
@@ -165,6 +173,7 @@ pub fn clean(name: &str) -> Result<bool, NetError> {
         device::set_addresses(&mut netlink, device.index, &[])
             .map_err(os("taking the tunnel's addresses from its device"))?;
     }
+    left |= exit::remove(name)?;
     left |= switch::remove(name)?;
     Ok(left)
 }

@@ -5,32 +5,37 @@
 //! of the next neighbour, and sealed there. Nobody acknowledges cells; they pass by the session's congestion control, as
 //! packets of tunnels do.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
 use super::command::{CircuitRules, CircuitWant};
+use super::exits::Exit;
 use super::{Clock, Node, Report, World};
-use crate::base::{Place, PublicKey, Rng, Time};
-use crate::crypto::Suite;
-use crate::limits::{
-    CIRCUIT_CALLS_MAX, CIRCUIT_SWEEP_MS, HEADER_SIZE, PACKET_OVERHEAD, RELAYS_TELL_MS, TAG_SIZE,
-};
+use crate::base::{Place, Prefix, PublicKey, Rng, Time};
+use crate::crypto::{IdentityCard, Suite};
+use crate::limits::{HEADER_SIZE, PACKET_OVERHEAD, RELAYS_TELL_MS, TAG_SIZE};
+use crate::onion::alive::Alive;
+use crate::onion::held::Held;
 use crate::onion::keep::{Keeper, Kept};
 use crate::onion::path::{Relays, Want};
 use crate::onion::{CircuitKey, Event, LinkId, Onion, Verdict};
 use crate::service::PeerId;
-use crate::session::{CloseCode, ConnectError, PacketKind, SessionKey};
-use crate::wire::build::{NextHop, Status};
+use crate::session::{CircuitCross, CloseCode, PacketKind, SessionKey};
+use crate::wire::build::Status;
 use crate::wire::cell::{CONTENT_AT, Class, Inner};
 use crate::wire::relay::RelayCard;
 
+/// The shard that has what there is once: onion keys, an exit's addresses, the node's own circuit.
+pub(super) const FIRST: u8 = 0;
 /// A message between the ends of a circuit: are you there? With 8 bytes that come back.
 const PING: u8 = 0;
 /// The answer.
 const PONG: u8 = 1;
 /// Length of either.
 const PING_SIZE: usize = 9;
+/// Pings whose answers are told from one another.
+const PINGS_MAX: usize = 8;
 
 /// What a node has to do with circuits.
 pub(super) struct Circuits {
@@ -40,21 +45,46 @@ pub(super) struct Circuits {
     /// What friends said of themselves.
     pub(super) heard: BTreeMap<PublicKey, RelayCard>,
     /// The session to use with each neighbour.
-    by_key: BTreeMap<PublicKey, PeerId>,
+    pub(super) by_key: BTreeMap<PublicKey, PeerId>,
     /// Circuits that wait for a session with their next hop; at most [`CIRCUIT_CALLS_MAX`].
-    calling: BTreeMap<SessionKey, Vec<CircuitKey>>,
+    pub(super) calling: BTreeMap<SessionKey, Vec<CircuitKey>>,
+    /// Those whose next hop's home is another shard, which calls it.
+    pub(super) asking: BTreeMap<PublicKey, Asking>,
+    /// The lanes among those that they wait for.
+    pub(super) lanes: BTreeMap<PublicKey, SessionKey>,
+    /// Shards that wait for a session with a peer whose home this is.
+    pub(super) calling_for: BTreeMap<SessionKey, BTreeSet<(u8, PublicKey)>>,
+    /// Which shard this is, of how many.
+    pub(super) shard: (u8, u8),
     /// Sessions with others than friends that are kept for circuits.
-    called: BTreeSet<PeerId>,
-    sweep_at: Option<Time>,
+    pub(super) called: BTreeSet<PeerId>,
+    pub(super) sweep_at: Option<Time>,
+    /// When the other shards are told again what they may have missed, and friends get lanes to this one.
+    pub(super) share_at: Option<Time>,
     /// When friends are told what changed.
     tell_at: Option<Time>,
     /// Whether anybody knows our onion key.
     pub(super) published: bool,
     pub(super) keeper: Option<Keeper>,
-    rng: Rng,
+    pub(super) rng: Rng,
     arrived: Vec<Arrived>,
-    pinged: Option<([u8; 8], Time)>,
+    /// Pings that may come back, oldest first; at most [`PINGS_MAX`].
+    pinged: VecDeque<([u8; 8], Time)>,
+    /// Whether the circuit in use carries anything.
+    pub(super) alive: Option<(CircuitKey, Alive)>,
+    /// What of the device's packets goes through it.
+    pub(super) routes: Vec<Prefix>,
+    pub(super) exit: Exit,
+    /// Packets that our circuit may not have carried.
+    pub(super) held: Held,
     pub(super) counters: Counters,
+}
+
+/// Circuits whose next hop another shard calls.
+pub(super) struct Asking {
+    pub since: Time,
+    pub card: IdentityCard,
+    pub circuits: Vec<CircuitKey>,
 }
 
 /// A cell in the train at hand.
@@ -72,8 +102,23 @@ pub(super) struct Counters {
     pub no_session: u64,
     pub no_budget: u64,
     pub no_buffer: u64,
-    /// Content at an end that is for nobody yet.
+    /// Content at an end that is for nobody.
     pub unwanted: u64,
+    /// IP packets through our own circuit, and their bytes.
+    pub sent_packets: u64,
+    pub sent_bytes: u64,
+    pub received_packets: u64,
+    pub received_bytes: u64,
+    /// Of the device, while no circuit was open.
+    pub no_circuit: u64,
+    /// Circuits of ours that fell silent.
+    pub dead: u64,
+    /// At an exit: what left and came back for others, and what did not.
+    pub exit_out: u64,
+    pub exit_back: u64,
+    pub exit_refused: u64,
+    pub exit_over_rate: u64,
+    pub exit_strays: u64,
     pub pings: u64,
     pub pongs: u64,
     /// The last round trip over a circuit of ours, microseconds.
@@ -86,22 +131,36 @@ pub(super) fn link(peer: PeerId) -> LinkId {
 }
 
 impl Circuits {
-    pub(super) fn new(identity: PublicKey, suite: Suite, mut rng: Rng, now: Time) -> Self {
+    pub(super) fn new(identity: PublicKey, suite: Suite, shard: (u8, u8), mut rng: Rng, now: Time) -> Self {
+        let mut onion = Onion::new(identity, suite, rng.fork(), now);
+        if shard.0 != FIRST {
+            onion.leave_keys();
+        }
         Self {
-            onion: Onion::new(identity, suite, rng.fork(), now),
+            onion,
             relays: Relays::default(),
             rules: CircuitRules::default(),
             heard: BTreeMap::new(),
             by_key: BTreeMap::new(),
             calling: BTreeMap::new(),
+            asking: BTreeMap::new(),
+            lanes: BTreeMap::new(),
+            calling_for: BTreeMap::new(),
+            shard,
             called: BTreeSet::new(),
             sweep_at: None,
+            share_at: (shard.1 > 1).then_some(now),
             tell_at: None,
-            published: false,
+            // Other shards publish the key of this one.
+            published: shard.1 > 1,
             keeper: None,
             rng,
             arrived: Vec::new(),
-            pinged: None,
+            pinged: VecDeque::new(),
+            alive: None,
+            routes: Vec::new(),
+            exit: Exit::default(),
+            held: Held::default(),
             counters: Counters::default(),
         }
     }
@@ -119,7 +178,15 @@ impl Circuits {
     pub(super) fn poll_timeout(&self) -> Option<Time> {
         let keys = (self.published || !self.onion.is_empty()).then(|| self.onion.poll_timeout()).flatten();
         let keeper = self.keeper.as_ref().and_then(Keeper::poll_timeout);
-        [keys, keeper, self.sweep_at, self.tell_at].into_iter().flatten().min()
+        let alive = self.alive.as_ref().and_then(|(_, alive)| alive.poll_timeout());
+        [keys, keeper, alive, self.sweep_at, self.share_at, self.tell_at].into_iter().flatten().min()
+    }
+
+    /// News of relays came: what found no path may find one now.
+    pub(super) fn hurry(&mut self, now: Time) {
+        if let Some(keeper) = &mut self.keeper {
+            keeper.hurry(now);
+        }
     }
 
     /// Friends are to hear of what changed.
@@ -127,8 +194,14 @@ impl Circuits {
         self.tell_at.get_or_insert(now + Duration::from_millis(RELAYS_TELL_MS));
     }
 
-    fn call_count(&self) -> usize {
-        self.calling.values().map(Vec::len).sum()
+    pub(super) fn call_count(&self) -> usize {
+        let asking = self.asking.values().map(|asking| asking.circuits.len());
+        self.calling.values().map(Vec::len).chain(asking).sum()
+    }
+
+    /// Whether a friend is one of those that our own circuit may begin with.
+    pub(super) fn is_entry(&self, key: &PublicKey) -> bool {
+        self.keeper.is_some() && self.heard.contains_key(key)
     }
 }
 
@@ -147,61 +220,16 @@ impl Node {
         if let Some(before) = own.keeper.take() {
             before.close(&mut own.onion);
         }
+        (own.alive, own.routes) = (None, want.as_ref().map_or(Vec::new(), |want| want.routes.clone()));
+        if own.shard.0 != FIRST {
+            return;
+        }
         own.keeper = want.map(|want| {
             let resume = own.rng.bytes();
             Keeper::new(clock.now, Want { hops: want.hops, exit: want.exit, force: want.force, resume })
         });
-    }
-
-    /// A session is there.
-    pub(super) fn circuits_up(&mut self, clock: Clock, id: PeerId, initiator: bool) {
-        self.circuits.onion.link_up(clock.now, link(id), initiator);
-        if initiator {
-            self.circuits_usable(clock, id);
-        }
-    }
-
-    /// Both sides of a session are known to have it: circuits may go through it.
-    pub(super) fn circuits_usable(&mut self, clock: Clock, id: PeerId) {
-        let Some(peer) = self.peers.get(&id) else { return };
-        let (key, session) = (peer.card.key, peer.session);
-        self.circuits.by_key.insert(key, id);
-        let waiting = self.circuits.calling.remove(&session).unwrap_or_default();
-        if !waiting.is_empty() {
-            self.circuits.called.insert(id);
-            self.circuits.sweep_at.get_or_insert(clock.now + Duration::from_millis(CIRCUIT_SWEEP_MS));
-            self.sessions.set_keepalive(session, true);
-        }
-        for circuit in waiting {
-            self.circuits.onion.extend(clock.now, circuit, link(id));
-        }
-    }
-
-    /// A session is over.
-    pub(super) fn circuits_down(&mut self, clock: Clock, id: PeerId, key: &PublicKey) {
-        let own = &mut self.circuits;
-        own.onion.link_down(link(id));
-        own.called.remove(&id);
-        if own.by_key.get(key) == Some(&id) {
-            own.by_key.remove(key);
-            if own.heard.remove(key).is_some() {
-                own.relays.forget(key);
-                own.news(clock.now);
-            }
-        }
-    }
-
-    /// A session that circuits waited for will not be.
-    pub(super) fn circuits_failed(&mut self, clock: Clock, session: SessionKey) {
-        for circuit in self.circuits.calling.remove(&session).unwrap_or_default() {
-            self.circuits.onion.refuse(clock.now, circuit, Status::Unreachable);
-        }
-    }
-
-    /// Another session took the place of one that circuits waited for.
-    pub(super) fn circuits_moved(&mut self, from: SessionKey, to: SessionKey) {
-        if let Some(waiting) = self.circuits.calling.remove(&from) {
-            self.circuits.calling.entry(to).or_default().extend(waiting);
+        if own.share_at.is_some() {
+            own.share_at = Some(clock.now);
         }
     }
 
@@ -217,8 +245,9 @@ impl Node {
                     self.send_cell(clock, PeerId(link.0), Cell::At(place), world)
                 }
                 Ok(Verdict::Content { circuit, kind, content }) => {
-                    let content = cell[content].to_vec();
-                    self.circuit_content(clock, circuit, kind, &content, world);
+                    let content =
+                        place.part(content.start as u32, content.len() as u32).expect("inside its cell");
+                    self.circuit_content(clock, circuit, kind, content, world);
                 }
                 Ok(Verdict::Handled) => self.keep_link(clock, peer),
                 Ok(Verdict::Dropped(_)) => {}
@@ -232,19 +261,6 @@ impl Node {
         }
         self.circuits.arrived = arrived;
         self.settle_circuits(clock, world);
-    }
-
-    /// A session over which circuits go is kept by both sides: nobody acknowledges cells, and a circuit may be used one way
-    /// alone. Friends' are kept anyway.
-    fn keep_link(&mut self, clock: Clock, id: PeerId) {
-        let own = &mut self.circuits;
-        let Some(peer) = self.peers.get(&id) else { return };
-        if peer.trust.is_some() || own.called.contains(&id) || !own.onion.uses(link(id)) {
-            return;
-        }
-        own.called.insert(id);
-        own.sweep_at.get_or_insert(clock.now + Duration::from_millis(CIRCUIT_SWEEP_MS));
-        self.sessions.set_keepalive(peer.session, true);
     }
 
     /// The same of a datagram that lies in no buffer, as another shard passed it on.
@@ -265,23 +281,57 @@ impl Node {
         clock: Clock,
         circuit: CircuitKey,
         kind: Inner,
-        content: &[u8],
+        place: Place,
         world: &mut impl World,
     ) {
-        match (kind, content) {
-            (Inner::Message, [PING, token @ ..]) if token.len() == PING_SIZE - 1 => {
+        if !circuit.is_own() {
+            self.guest_heard(clock, circuit, world);
+        } else if let Some((_, alive)) = self.circuits.alive.as_mut().filter(|(key, _)| *key == circuit) {
+            alive.heard(clock.now, kind == Inner::Packet);
+        }
+        if kind == Inner::Packet {
+            return match circuit.is_own() {
+                true => self.circuit_packet_came(place, world),
+                false => self.guest_packet(clock, circuit, place, world),
+            };
+        }
+        let mut message = [0; PING_SIZE];
+        let content = world.bytes(place);
+        if content.len() != PING_SIZE {
+            self.circuits.counters.unwanted += 1;
+            return;
+        }
+        message.copy_from_slice(content);
+        let [what, token @ ..] = message;
+        match what {
+            PING => {
                 self.circuits.counters.pings += 1;
-                self.send_message(clock, circuit, PONG, token, world);
+                self.send_message(clock, circuit, PONG, &token, world);
             }
-            (Inner::Message, [PONG, token @ ..]) => {
+            PONG => {
                 let own = &mut self.circuits;
-                if let Some((_, since)) = own.pinged.take_if(|(sent, _)| &sent[..] == token) {
-                    own.counters.pongs += 1;
-                    own.counters.rtt_us = clock.now.since(since).as_micros() as u64;
+                let Some(at) = own.pinged.iter().position(|(sent, _)| *sent == token) else { return };
+                let (_, since) = own.pinged.drain(..=at).next_back().expect("it is there");
+                let rtt = clock.now.since(since);
+                own.counters.pongs += 1;
+                own.counters.rtt_us = rtt.as_micros() as u64;
+                if let Some((_, alive)) = own.alive.as_mut().filter(|(key, _)| *key == circuit) {
+                    alive.measured(rtt);
+                    alive.answered(clock.now);
                 }
             }
             _ => self.circuits.counters.unwanted += 1,
         }
+    }
+
+    /// Asks the other end of our circuit whether it is there.
+    pub(super) fn ping(&mut self, clock: Clock, circuit: CircuitKey, world: &mut impl World) {
+        let token = self.circuits.rng.bytes();
+        if self.circuits.pinged.len() >= PINGS_MAX {
+            self.circuits.pinged.pop_front();
+        }
+        self.circuits.pinged.push_back((token, clock.now));
+        self.send_message(clock, circuit, PING, &token, world);
     }
 
     fn send_message(
@@ -350,13 +400,18 @@ impl Node {
     pub(super) fn settle_circuits(&mut self, clock: Clock, world: &mut impl World) {
         while let Some(event) = self.circuits.onion.poll_event() {
             match event {
+                Event::Open { circuit, request } => {
+                    let circuit = circuit.to_number();
+                    self.circuit_cross(FIRST, CircuitCross::Open { circuit, request });
+                }
                 Event::Relay { circuit, next } => self.lead_on(clock, circuit, &next),
-                Event::End { circuit, .. } if self.circuits.rules.exit => {
-                    self.circuits.onion.accept(clock.now, circuit);
+                Event::End { circuit, resume } if self.circuits.rules.exit => {
+                    self.lease(clock, circuit, resume);
                 }
                 Event::End { circuit, .. } => {
                     self.circuits.onion.refuse(clock.now, circuit, Status::Unwilling);
                 }
+                Event::Ended { circuit, .. } if !circuit.is_own() => self.guest_gone(clock.now, circuit),
                 Event::Opened { .. } | Event::Aging { .. } | Event::Ended { .. } => {
                     let own = &mut self.circuits;
                     if let Some(keeper) = &mut own.keeper {
@@ -368,11 +423,12 @@ impl Node {
         while let Some(kept) = self.circuits.keeper.as_mut().and_then(Keeper::poll_event) {
             match kept {
                 Kept::Ready(circuit) => {
-                    let token = self.circuits.rng.bytes();
-                    self.circuits.pinged = Some((token, clock.now));
-                    self.send_message(clock, circuit, PING, &token, world);
+                    self.circuits.alive = Some((circuit, Alive::new(clock.now)));
+                    self.ping(clock, circuit, world);
+                    self.send_held(clock, world);
                 }
                 Kept::Down(why) => {
+                    self.circuits.alive = None;
                     self.reports.push_back(Report::Warning(format!("the circuit ended: {why}")))
                 }
                 Kept::Stuck(why) => self.reports.push_back(Report::Warning(format!("no circuit: {why}"))),
@@ -381,34 +437,6 @@ impl Node {
         let mut room = [0; Class::Large.size()];
         while let Some((to, len)) = self.circuits.onion.poll_transmit(&mut room) {
             self.send_cell(clock, PeerId(to.0), Cell::Bytes(&room[..len]), world);
-        }
-    }
-
-    /// Leads a circuit on: over the session with its next hop, or a new one.
-    fn lead_on(&mut self, clock: Clock, circuit: CircuitKey, next: &NextHop) {
-        let own = &mut self.circuits;
-        let key = next.card.key;
-        if !own.rules.relay {
-            return own.onion.refuse(clock.now, circuit, Status::Unwilling);
-        }
-        if let Some(id) = own.by_key.get(&key) {
-            return own.onion.extend(clock.now, circuit, link(*id));
-        }
-        if own.call_count() >= CIRCUIT_CALLS_MAX {
-            return own.onion.refuse(clock.now, circuit, Status::Busy);
-        }
-        let call = if self.sessions.is_home(&key) {
-            // The address is the origin's word; whoever is there must be the one that it named.
-            let addresses: Vec<_> = next.address.into_iter().collect();
-            self.sessions.connect(clock.now, clock.wall, &next.card, &addresses, b"")
-        } else {
-            self.sessions.open_lane(clock.now, &next.card)
-        };
-        match call {
-            Ok(session) | Err(ConnectError::Connecting(session)) => {
-                own.calling.entry(session).or_default().push(circuit);
-            }
-            Err(_) => own.onion.refuse(clock.now, circuit, Status::Unreachable),
         }
     }
 
@@ -422,22 +450,17 @@ impl Node {
         if own.onion.handle_timeout(now) {
             own.news(now);
         }
+        self.watch_circuit(clock, world);
+        let own = &mut self.circuits;
         if let Some(keeper) = &mut own.keeper {
-            keeper.handle_timeout(now, &mut own.onion, &own.relays, &mut own.rng);
+            keeper.handle_timeout(now, &mut own.onion, &mut own.relays, &mut own.rng);
         }
-        if own.sweep_at.take_if(|at| *at <= now).is_some() {
-            let idle: Vec<PeerId> =
-                own.called.iter().copied().filter(|id| !own.onion.uses(link(*id))).collect();
-            for id in idle {
-                own.called.remove(&id);
-                if let Some(peer) = self.peers.get(&id)
-                    && peer.trust.is_none()
-                {
-                    self.sessions.set_keepalive(peer.session, false);
-                }
-            }
-            own.sweep_at = (!own.called.is_empty()).then(|| now + Duration::from_millis(CIRCUIT_SWEEP_MS));
+        self.sweep_links(now);
+        let own = &mut self.circuits;
+        if own.share_at.take_if(|at| *at <= now).is_some() {
+            self.share_again(clock);
         }
+        let own = &mut self.circuits;
         if own.tell_at.take_if(|at| *at <= now).is_some() {
             let friends: Vec<PeerId> = self
                 .peers

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use crate::base::fileop::JobId;
 use crate::base::{NodeId, Prefix, PublicKey};
 use crate::crypto::IdentityCard;
+use crate::onion::policy::Policy;
 
 pub use crate::service::get::{GetProgress, GetRequest};
 use crate::shape::Reservation;
@@ -23,6 +24,8 @@ pub enum Command {
     Get(GetRequest),
     /// What this node does for circuits of others from now on.
     Relay(CircuitRules),
+    /// What leaves through this node for others from now on, when it is an exit.
+    Exit(Box<ExitRules>),
     /// Keeps a circuit open from now on, or none any more.
     Circuit(Option<CircuitWant>),
     /// Gives a job up; its journal stays, so that the same `get` resumes.
@@ -56,8 +59,19 @@ impl Default for CircuitRules {
     }
 }
 
+/// What an exit lets out, and under which addresses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExitRules {
+    /// What may be reached.
+    pub policy: Policy,
+    /// Where circuits get their addresses from, behind the node's device.
+    pub pools: Vec<Prefix>,
+    /// Bytes per second of all circuits together, both ways; `None`: no limit.
+    pub rate: Option<u64>,
+}
+
 /// What circuit is wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CircuitWant {
     /// Hops, the exit among them.
     pub hops: u8,
@@ -65,6 +79,8 @@ pub struct CircuitWant {
     pub exit: Option<PublicKey>,
     /// Whether one possible first hop will do.
     pub force: bool,
+    /// What of the device's packets goes through it, as far as no tunnel to a friend takes it.
+    pub routes: Vec<Prefix>,
 }
 
 /// A peer trusted by the operator.
@@ -115,6 +131,8 @@ pub struct Snapshot {
     pub jobs: Vec<(JobId, GetProgress)>,
     /// Tunnels, in the order in which they were given.
     pub tunnels: Vec<TunnelSnapshot>,
+    /// The circuit of our own, if one is wanted.
+    pub circuit: Option<CircuitSnapshot>,
     /// What each class of traffic sent, and how long it waited.
     pub classes: Vec<(Class, ClassStats)>,
 }
@@ -124,6 +142,7 @@ impl Snapshot {
     pub fn add(&mut self, other: Self) {
         self.peers.extend(other.peers);
         self.jobs.extend(other.jobs);
+        self.circuit = self.circuit.take().or(other.circuit);
         if self.classes.is_empty() {
             self.classes = other.classes;
         } else {
@@ -185,6 +204,29 @@ impl TunnelSnapshot {
         self.received_packets += other.received_packets;
         self.received_bytes += other.received_bytes;
     }
+}
+
+/// The node's own circuit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CircuitSnapshot {
+    /// How many hops it is to have.
+    pub hops: u8,
+    /// Those of the one that is open, the exit last; none when none is.
+    pub path: Vec<PublicKey>,
+    /// Why none is, if that is known.
+    pub why: Option<String>,
+    /// The last round trip over it that was measured, microseconds.
+    pub rtt_us: u64,
+    /// Circuits that were opened so far.
+    pub opened: u64,
+    /// IP packets sent through circuits, and their bytes.
+    pub sent_packets: u64,
+    /// Bytes sent.
+    pub sent_bytes: u64,
+    /// IP packets that came.
+    pub received_packets: u64,
+    /// Their bytes.
+    pub received_bytes: u64,
 }
 
 /// One peer.

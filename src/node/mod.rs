@@ -4,8 +4,12 @@
 //! or for [`Node::poll_timeout`].
 
 mod budget;
+mod circuit_links;
+mod circuit_packets;
+mod circuit_shards;
 mod circuits;
 pub mod command;
+mod exits;
 mod friends;
 mod hello;
 mod line;
@@ -43,6 +47,7 @@ pub use command::{Command, Report};
 use friends::{Friends, Standing};
 use peer::{Peer, Role};
 use shaping::Shaping;
+use snapshot::Counters;
 use streams::{NOT_WANTED, TOO_SLOW, send_request};
 use tunnel::Tunnels;
 use waiting::Waiting;
@@ -135,23 +140,6 @@ pub trait World: Memory + ChunkRead {
     fn split(&mut self, place: Place) -> (&mut [u8], &mut Self::Store);
 }
 
-/// Totals of a node that no part of it counts itself.
-#[derive(Debug, Clone, Copy, Default)]
-struct Counters {
-    trains_in: u64,
-    datagrams_in: u64,
-    bytes_in: u64,
-    trains_out: u64,
-    datagrams_out: u64,
-    bytes_out: u64,
-    crossings_in: u64,
-    crossings_out: u64,
-    crossings_lost: u64,
-    violations: u64,
-    gets_done: u64,
-    gets_failed: u64,
-}
-
 /// One shard's node.
 pub struct Node {
     rng: Rng,
@@ -224,7 +212,7 @@ impl Node {
     /// A node without peers.
     pub fn new(config: Config, mut rng: Rng, now: Time) -> Self {
         let shard = config.shard;
-        let circuits = Circuits::new(config.identity.card().key, config.suite, rng.fork(), now);
+        let circuits = Circuits::new(config.identity.card().key, config.suite, shard, rng.fork(), now);
         let sessions = Sessions::new(config, rng.fork(), now);
         Self {
             rng,
@@ -318,6 +306,7 @@ impl Node {
             }
             Command::Tunnels(tunnels) => self.set_tunnels(tunnels),
             Command::Relay(rules) => self.set_circuit_rules(clock.now, rules),
+            Command::Exit(rules) => self.set_exit(clock.now, *rules),
             Command::Circuit(want) => self.want_circuit(clock, want),
             Command::Get(request) => self.start_get(clock, request),
             Command::Limits(limits) => self.set_limits(clock, *limits),

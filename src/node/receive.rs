@@ -124,6 +124,10 @@ impl Node {
                 self.handle_crossed_packet(clock, &peer, offload, &bytes, world);
                 return false;
             }
+            Cross::Circuit(message) => {
+                self.handle_circuit_cross(clock, from, *message, world);
+                return true;
+            }
             Cross::Send { path, segment, ecn, bytes } => {
                 if self.foreign.len() < PASSING_MAX {
                     self.foreign.push_back(Foreign { path, segment, ecn, bytes });

@@ -1,15 +1,23 @@
 //! Which relays a node knows: what friends say of themselves and of theirs, and what it says itself
 //! (docs/protocol/hello.md).
 
-use super::circuits::link;
+use super::circuits::{Circuits, link};
 use super::peer::Meeting;
 use super::{Clock, Node};
+use crate::crypto::IdentityCard;
 use crate::limits::RELAYS_TOLD_MAX;
-use crate::onion::HopInfo;
 use crate::onion::path::Relay;
+use crate::onion::{HopInfo, LinkId};
 use crate::service::PeerId;
 use crate::wire::build::NextHop;
 use crate::wire::relay::RelayCard;
+
+impl Circuits {
+    /// Learns of a relay; whether that is news.
+    fn learn(&mut self, relay: Relay) -> bool {
+        self.relays.get(&relay.hop.hop.card.key) != Some(&relay) && self.relays.learn(relay)
+    }
+}
 
 impl Node {
     /// What this node tells a friend of relays: itself, and friends that agreed.
@@ -19,8 +27,9 @@ impl Node {
         if !own.rules.relay || peer.trust.is_none() || peer.lane != 0 {
             return Vec::new();
         }
+        let Some(onion) = own.onion.onion_key() else { return Vec::new() };
         own.published = true;
-        let (onion, rules) = (own.onion.onion_key(), own.rules);
+        let rules = own.rules;
         let card = *self.sessions.identity_card();
         let ours = RelayCard { card, onion, address: None, exit: rules.exit, named: rules.named, trust: 0 };
         let others = own.heard.values().filter(|card| card.named && card.card.key != peer.card.key);
@@ -34,31 +43,42 @@ impl Node {
     /// Learns of the relays that a friend named.
     pub(super) fn learn_relays(&mut self, clock: Clock, id: PeerId) {
         let Some(peer) = self.peers.get(&id) else { return };
-        let (Meeting::Met(hello), Some(trust), 0) = (&peer.hello, peer.trust, peer.lane) else { return };
-        let key = peer.card.key;
+        let (Meeting::Met(hello), Some(_), 0) = (&peer.hello, peer.trust, peer.lane) else { return };
+        let (card, relays) = (peer.card, hello.relays.clone());
+        self.learn_from(clock, &card, &relays, Some(link(id)));
+        self.share_relays(card, &relays);
+    }
+
+    /// Learns what a friend says, itself first; nothing means that it relays no more. `entry` is the session with it here.
+    pub(super) fn learn_from(
+        &mut self,
+        clock: Clock,
+        friend: &IdentityCard,
+        relays: &[RelayCard],
+        entry: Option<LinkId>,
+    ) {
+        let key = friend.key;
+        let Some((trust, address)) =
+            self.friends.get(&key).map(|friend| (friend.trust, friend.addresses.first().copied()))
+        else {
+            return;
+        };
         let own = &mut self.circuits;
         let info = |card: &RelayCard, address| HopInfo {
             hop: NextHop { card: card.card, address },
             onion: card.onion,
         };
-        let mut relays = hello.relays.iter();
-        let itself = relays.next().filter(|card| card.card == peer.card);
-        match itself {
-            Some(card) => {
-                let address = self.friends.get(&key).and_then(|friend| friend.addresses.first().copied());
-                let entry = Some(link(id));
-                own.relays.learn(Relay { hop: info(card, address), trust, exit: card.exit, entry });
-                if own.heard.insert(key, *card) != Some(*card) {
-                    own.news(clock.now);
-                }
+        let mut relays = relays.iter();
+        let Some(card) = relays.next().filter(|card| card.card == *friend) else {
+            own.relays.forget(&key);
+            if own.heard.remove(&key).is_some() {
+                own.news(clock.now);
             }
-            None => {
-                own.relays.forget(&key);
-                if own.heard.remove(&key).is_some() {
-                    own.news(clock.now);
-                }
-                return;
-            }
+            return;
+        };
+        let mut is_news = own.learn(Relay { hop: info(card, address), trust, exit: card.exit, entry });
+        if own.heard.insert(key, *card) != Some(*card) {
+            own.news(clock.now);
         }
         let us = self.sessions.identity_card().key;
         for card in relays {
@@ -68,10 +88,11 @@ impl Node {
             }
             // Trust at second hand is worth at most what both hands are.
             let trust = (u32::from(trust) * u32::from(card.trust) / 100) as u8;
-            own.relays.learn(Relay { hop: info(card, card.address), trust, exit: card.exit, entry: None });
+            let relay = Relay { hop: info(card, card.address), trust, exit: card.exit, entry: None };
+            is_news |= own.learn(relay);
         }
-        if let Some(keeper) = &mut own.keeper {
-            keeper.hurry(clock.now);
+        if is_news {
+            own.hurry(clock.now);
         }
     }
 }

@@ -1,10 +1,27 @@
 //! What a node shows of itself.
 
+use super::Node;
 use super::command::{PeerSnapshot, ShapedSnapshot, Snapshot};
 use super::friends::Standing;
 use super::peer::Meeting;
-use super::{Counters, Node};
 use crate::base::Time;
+
+/// Totals of a node that no part of it counts itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Counters {
+    pub(super) trains_in: u64,
+    pub(super) datagrams_in: u64,
+    pub(super) bytes_in: u64,
+    pub(super) trains_out: u64,
+    pub(super) datagrams_out: u64,
+    pub(super) bytes_out: u64,
+    pub(super) crossings_in: u64,
+    pub(super) crossings_out: u64,
+    pub(super) crossings_lost: u64,
+    pub(super) violations: u64,
+    pub(super) gets_done: u64,
+    pub(super) gets_failed: u64,
+}
 
 impl Node {
     /// The node's state now.
@@ -67,6 +84,7 @@ impl Node {
             gauges: self.gauges(),
             jobs,
             tunnels: self.tunnels.snapshot(),
+            circuit: self.circuits.snapshot(),
             classes: self.shaping.classes(),
         }
     }
@@ -172,6 +190,15 @@ impl Node {
             ("circuits_opened", "Circuits of our own that opened", onion.opened),
             ("circuit_pings", "Pings of circuits answered", cells.pings),
             ("circuit_pongs", "Answers to pings of circuits", cells.pongs),
+            ("circuit_silent", "Circuits of our own given up because nothing came through", cells.dead),
+            ("circuit_sent_packets", "IP packets sent through circuits of our own", cells.sent_packets),
+            ("circuit_received_packets", "IP packets that came through circuits of our own", cells.received_packets),
+            ("circuit_dropped_no_circuit", "IP packets for a circuit while none was open", cells.no_circuit),
+            ("exit_out_packets", "IP packets let out for circuits", cells.exit_out),
+            ("exit_back_packets", "IP packets and superpackets that came back for circuits", cells.exit_back),
+            ("exit_refused", "IP packets of circuits that the exit's rules forbid", cells.exit_refused),
+            ("exit_over_rate", "IP packets above the exit's rate", cells.exit_over_rate),
+            ("exit_strays", "IP packets for addresses of no circuit", cells.exit_strays),
             ("tunnel_reads", "Packets and superpackets taken from the TUN device", tunnel.reads),
             ("tunnel_sent_packets", "IP packets sent through tunnels", tunnel.sent_packets),
             ("tunnel_sent_bytes", "Their bytes", tunnel.sent_bytes),

@@ -28,7 +28,7 @@ const MARKED: u8 = 3;
 /// The tunnels of a node, as one shard knows them.
 #[derive(Default)]
 pub(super) struct Tunnels {
-    routes: Routes,
+    pub(super) routes: Routes,
     /// By number, as [`Routes`] names them.
     list: Vec<Tunnel>,
     by_key: BTreeMap<PublicKey, u32>,
@@ -36,7 +36,7 @@ pub(super) struct Tunnels {
     open: Vec<OpenTrain>,
     trains: VecDeque<(SessionKey, Train)>,
     answers: VecDeque<TunPacket>,
-    coalescer: Coalescer,
+    pub(super) coalescer: Coalescer,
     /// Packets that the train at hand brought.
     arrived: Vec<Arrived>,
     /// Friends with a session, for whom packets may have waited.
@@ -139,7 +139,13 @@ impl Node {
             own.counters.malformed += 1;
             return;
         };
+        if self.circuits.is_guest(header.destination) {
+            return self.return_packet(clock, packet, &header, false, world);
+        }
         let Some(number) = own.routes.owner(header.destination) else {
+            if self.circuits.takes(header.destination) {
+                return self.circuit_packet(clock, packet, &header, world);
+            }
             own.counters.no_tunnel += 1;
             return;
         };
@@ -421,7 +427,7 @@ impl Tunnels {
         Some(packet)
     }
 
-    fn answer_too_big(&mut self, place: Place, header: &Ip, mtu: u32, world: &mut impl Memory) {
+    pub(super) fn answer_too_big(&mut self, place: Place, header: &Ip, mtu: u32, world: &mut impl Memory) {
         if self.answers.len() >= ANSWERS_MAX {
             return;
         }

@@ -7,6 +7,7 @@
 
 use super::keys::{AnswerKeys, CircuitSecret, ONCE, OnionKey, RequestKeys, apply_stream, ephemeral};
 use crate::base::{PublicKey, Rng};
+use crate::crypto::Secret;
 use crate::crypto::dh::DhSecret;
 use crate::wire::build::{
     ANSWER_BODY, ANSWER_BODY_AT, ANSWER_SIZE, ANSWER_SLOT, Answer, REQUEST_BODY, REQUEST_BODY_AT,
@@ -114,10 +115,33 @@ pub(super) fn open_request(
     secret: &DhSecret,
     public: &[u8; 32],
 ) -> Option<Opened> {
+    let shared = secret.agree(ephemeral_of(bytes)?)?;
+    open_agreed(bytes, relay, &shared, public)
+}
+
+/// What opens one request: X25519 of its ephemeral and the onion key, and that key's public half.
+pub struct Agreed {
+    /// The shared secret.
+    pub shared: Secret,
+    /// The public onion key.
+    pub onion: [u8; 32],
+}
+
+/// The ephemeral of the first slot.
+pub(super) fn ephemeral_of(bytes: &[u8; REQUEST_SIZE]) -> Option<&[u8; 32]> {
+    bytes[REQUEST_EPHEMERAL_AT..].first_chunk()
+}
+
+/// As [`open_request`], with what was agreed already.
+pub(super) fn open_agreed(
+    bytes: &mut [u8; REQUEST_SIZE],
+    relay: &PublicKey,
+    shared: &[u8; 32],
+    public: &[u8; 32],
+) -> Option<Opened> {
+    let ephemeral = *ephemeral_of(bytes)?;
     let (slot, rest) = bytes.split_at_mut(REQUEST_SLOT);
-    let ephemeral: [u8; 32] = slot[REQUEST_EPHEMERAL_AT..REQUEST_BODY_AT].try_into().expect("32 bytes");
-    let shared = secret.agree(&ephemeral)?;
-    let keys = RequestKeys::derive(&shared, &ephemeral, public, relay);
+    let keys = RequestKeys::derive(shared, &ephemeral, public, relay);
     let associated = request_associated(slot, rest);
     let body = keys.body.open(ONCE, &associated, &mut slot[REQUEST_BODY_AT..]).ok()?;
     let request = Request::parse((&*body).try_into().expect("a body's bytes")).ok()?;

@@ -1,8 +1,8 @@
 //! One circuit of others, as one of its hops has it: its states, and what each does with a cell.
 //!
 //! ```text
-//! Asked ── extend ──► Extending ── answer ──► Relaying
-//!   └───── accept ──► Ending
+//! (Opening ──►) Asked ── extend ──► Extending ── answer ──► Relaying
+//!                 └───── accept ──► Ending
 //! ```
 
 use std::time::Duration;
@@ -30,6 +30,8 @@ pub(super) struct Hop {
 }
 
 pub(super) enum State {
+    /// Another shard opens the request; `None` once it has.
+    Opening(Option<Box<[u8; REQUEST_SIZE]>>),
     /// `None` once the caller's answer was heard.
     Asked(Option<Box<Asked>>),
     /// `None` once the next hop's answer was heard.
@@ -141,8 +143,8 @@ impl Relaying {
 }
 
 impl Hop {
-    pub(super) fn new(now: Time, from: Leg, expires: Time, asked: Asked) -> Self {
-        Self { from, expires, heard: now, armed: None, state: State::Asked(Some(Box::new(asked))) }
+    pub(super) fn new(now: Time, from: Leg, expires: Time, state: State) -> Self {
+        Self { from, expires, heard: now, armed: None, state }
     }
 
     /// The next hop's leg, once there is one.
@@ -150,7 +152,7 @@ impl Hop {
         match &self.state {
             State::Extending(to, _) => Some(*to),
             State::Relaying(relaying) => Some(relaying.to),
-            State::Asked(_) | State::Ending(_) => None,
+            State::Opening(_) | State::Asked(_) | State::Ending(_) => None,
         }
     }
 
@@ -158,8 +160,13 @@ impl Hop {
         self.from.0 == link || self.to().is_some_and(|to| to.0 == link)
     }
 
+    /// Whether the circuit ends here.
+    pub(super) fn is_end(&self) -> bool {
+        matches!(self.state, State::Ending(_))
+    }
+
     pub(super) fn is_building(&self) -> bool {
-        matches!(self.state, State::Asked(_) | State::Extending(..))
+        matches!(self.state, State::Opening(_) | State::Asked(_) | State::Extending(..))
     }
 
     /// Seals content for the origin, where the circuit ends here.
@@ -184,7 +191,7 @@ impl Hop {
     #[cfg(test)]
     pub(super) fn end_epoch(&mut self) {
         match &mut self.state {
-            State::Asked(_) | State::Extending(..) => {}
+            State::Opening(_) | State::Asked(_) | State::Extending(..) => {}
             State::Relaying(relaying) => relaying.ends.backward.end_epoch(),
             State::Ending(ending) => ending.ends.backward.end_epoch(),
         }
@@ -201,7 +208,7 @@ impl Hop {
         let idle = self.heard + Duration::from_millis(CIRCUIT_IDLE_MS_MAX);
         let own = match &mut self.state {
             // Nothing is heard while it is being built, and its time is shorter.
-            State::Asked(_) | State::Extending(..) => return self.expires,
+            State::Opening(_) | State::Asked(_) | State::Extending(..) => return self.expires,
             State::Relaying(relaying) => relaying.ends.forward.forget(now),
             State::Ending(ending) => {
                 ending.ends.forward.forget(now).into_iter().chain(ending.padding.next()).min()

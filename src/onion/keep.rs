@@ -7,8 +7,16 @@ use std::time::Duration;
 use super::path::{NoPath, Relays, Want};
 use super::{CircuitKey, EndedWhy, Event, Onion};
 use crate::base::{PublicKey, Rng, Time};
-use crate::limits::{PATH_ATTEMPTS_MAX, PATH_RETRY_MS};
+use crate::crypto::{Secret, kdf};
+use crate::limits::{
+    BUILD_PATIENCE_MS, CIRCUITS_BESIDE_MAX, PATH_ATTEMPTS_MAX, PATH_RETRY_MS, PINNED_ATTEMPTS_MAX,
+};
 use crate::wire::build::Status;
+
+/// What is held against each relay of a circuit that fell silent, but the exit: one of them may be dead.
+const DEAD_BLAME: f64 = 4.0;
+/// What is held against each relay of a path that was not built in time for the next to be tried.
+const SLOW_BLAME: f64 = 2.0;
 
 /// What a keeper has to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,12 +46,16 @@ pub enum StuckWhy {
 /// One purpose's circuits.
 pub struct Keeper {
     want: Want,
+    /// The exit that the last circuit had: flows live as long as it is kept.
+    pinned: Option<PublicKey>,
     current: Option<Circuit>,
-    /// Being built.
-    next: Option<Circuit>,
+    /// Being built, oldest first: another is begun beside one that takes long.
+    next: Vec<Circuit>,
     attempts: u32,
     /// When the next path is tried.
     try_at: Option<Time>,
+    /// What was said last of why there is no circuit.
+    stuck: Option<StuckWhy>,
     events: VecDeque<Kept>,
 }
 
@@ -52,10 +64,25 @@ struct Circuit {
     hops: Vec<PublicKey>,
 }
 
+impl Circuit {
+    fn is(&self, key: &CircuitKey) -> bool {
+        self.key == *key
+    }
+}
+
 impl Keeper {
     /// Wants a circuit from now on.
     pub fn new(now: Time, want: Want) -> Self {
-        Self { want, current: None, next: None, attempts: 0, try_at: Some(now), events: VecDeque::new() }
+        Self {
+            want,
+            pinned: None,
+            current: None,
+            next: Vec::new(),
+            attempts: 0,
+            try_at: Some(now),
+            stuck: None,
+            events: VecDeque::new(),
+        }
     }
 
     /// The circuit to send on.
@@ -66,6 +93,16 @@ impl Keeper {
     /// The hops of that circuit.
     pub fn hops(&self) -> &[PublicKey] {
         self.current.as_ref().map_or(&[], |current| &current.hops)
+    }
+
+    /// How many hops it is to have.
+    pub fn wanted(&self) -> u8 {
+        self.want.hops
+    }
+
+    /// Why there is no circuit, if it is known.
+    pub fn stuck(&self) -> Option<&StuckWhy> {
+        self.stuck.as_ref().filter(|_| self.current.is_none())
     }
 
     /// When [`Self::handle_timeout`] wants to be called.
@@ -79,62 +116,124 @@ impl Keeper {
     }
 
     /// Begins a circuit if it is time.
-    pub fn handle_timeout(&mut self, now: Time, onion: &mut Onion, relays: &Relays, rng: &mut Rng) {
-        if self.next.is_some() || self.try_at.take_if(|at| *at <= now).is_none() {
+    pub fn handle_timeout(&mut self, now: Time, onion: &mut Onion, relays: &mut Relays, rng: &mut Rng) {
+        if self.try_at.take_if(|at| *at <= now).is_none() || self.next.len() >= CIRCUITS_BESIDE_MAX {
             return;
         }
-        let begun = relays.choose(now, rng, &self.want).map_err(StuckWhy::from).and_then(|route| {
-            let key = onion.build(now, &route)?;
-            Ok(Circuit { key, hops: route.keys().collect() })
-        });
-        match begun {
-            Ok(circuit) => self.next = Some(circuit),
+        if let Some(slow) = self.next.last() {
+            // One of them may be dead; the next path had better be another.
+            let (_, before) = slow.hops.split_last().expect("a path has hops");
+            before.iter().for_each(|hop| relays.blame(now, *hop, SLOW_BLAME));
+        }
+        match self.begin(now, onion, relays, rng) {
+            Ok(circuit) => {
+                self.next.push(circuit);
+                // Who answers first wins; a hop that is dead costs no more than this.
+                let doubled = self.next.len().saturating_sub(2);
+                self.try_at = Some(now + Duration::from_millis(BUILD_PATIENCE_MS << doubled));
+            }
+            // Others are on their way.
+            Err(_) if !self.next.is_empty() => {}
             Err(why) => {
                 // To ask again soon would change nothing.
                 self.attempts = PATH_ATTEMPTS_MAX;
+                self.stuck = Some(why.clone());
                 self.events.push_back(Kept::Stuck(why));
                 self.pause(now);
             }
         }
     }
 
+    fn begin(
+        &mut self,
+        now: Time,
+        onion: &mut Onion,
+        relays: &Relays,
+        rng: &mut Rng,
+    ) -> Result<Circuit, StuckWhy> {
+        self.pinned = self.pinned.filter(|key| relays.get(key).is_some_and(|relay| relay.exit));
+        let exit = self.want.exit.or(self.pinned);
+        let chosen = match relays.choose(now, rng, &Want { exit, ..self.want }) {
+            // Better another exit than none.
+            Err(NoPath::Exit | NoPath::Relays(_)) if self.want.exit.is_none() && self.pinned.is_some() => {
+                self.pinned = None;
+                relays.choose(now, rng, &self.want)
+            }
+            other => other,
+        };
+        let mut route = chosen?;
+        if let Some(exit) = route.hops.last() {
+            // So that two exits cannot tell that they serve the same.
+            let secret = Secret::from_bytes(self.want.resume);
+            let own = kdf::expand(&secret, "tornet onion resume", &exit.hop.card.key.0);
+            route.resume = *own.as_bytes();
+        }
+        let key = onion.build(now, &route)?;
+        Ok(Circuit { key, hops: route.keys().collect() })
+    }
+
     /// News of relays came: what found no path may find one now.
     pub fn hurry(&mut self, now: Time) {
-        if let Some(at) = &mut self.try_at {
+        if self.next.is_empty()
+            && let Some(at) = &mut self.try_at
+        {
             *at = now;
+        }
+    }
+
+    /// Nothing comes through the circuit any more: another is built at once, and not over the same relays if others will do.
+    pub fn dead(&mut self, now: Time, onion: &mut Onion, relays: &mut Relays) {
+        let Some(dead) = self.current.take() else { return };
+        onion.close(dead.key);
+        let (exit, before) = dead.hops.split_last().expect("a path has hops");
+        before.iter().for_each(|hop| relays.blame(now, *hop, DEAD_BLAME));
+        relays.blame(now, *exit, 1.0 / dead.hops.len() as f64);
+        self.events.push_back(Kept::Down(EndedWhy::Expired));
+        if self.next.is_empty() {
+            (self.attempts, self.try_at) = (0, Some(now));
         }
     }
 
     /// Hears what happened to a circuit; false when it is none of its own.
     pub fn handle_event(&mut self, now: Time, event: &Event, onion: &mut Onion, relays: &mut Relays) -> bool {
-        let is =
-            |circuit: &Option<Circuit>, key: &CircuitKey| circuit.as_ref().is_some_and(|c| c.key == *key);
+        let is_current = |key: &CircuitKey| self.current.as_ref().is_some_and(|current| current.is(key));
+        let place = |key: &CircuitKey| self.next.iter().position(|next| next.is(key));
         match event {
-            Event::Opened { circuit } if is(&self.next, circuit) => {
-                let opened = self.next.take().expect("it is that one");
+            Event::Opened { circuit } => {
+                let Some(at) = place(circuit) else { return false };
+                let opened = self.next.swap_remove(at);
+                self.next.drain(..).for_each(|other| onion.close(other.key));
                 opened.hops.iter().for_each(|hop| relays.praise(now, hop));
+                self.pinned = opened.hops.last().copied();
                 if let Some(before) = self.current.replace(opened) {
                     onion.retire(now, before.key);
                 }
-                (self.attempts, self.try_at) = (0, None);
+                (self.attempts, self.try_at, self.stuck) = (0, None, None);
                 self.events.push_back(Kept::Ready(*circuit));
             }
-            Event::Aging { circuit } if is(&self.current, circuit) => self.try_at = Some(now),
-            Event::Ended { circuit, why } if is(&self.next, circuit) => {
-                let failed = self.next.take().expect("it is that one");
-                hold_against(relays, now, &failed.hops, why);
-                self.attempts += 1;
-                if self.attempts == PATH_ATTEMPTS_MAX {
-                    self.events.push_back(Kept::Stuck(StuckWhy::Failed(why.clone())));
-                }
-                self.pause(now);
-            }
-            Event::Ended { circuit, why } if is(&self.current, circuit) => {
+            Event::Aging { circuit } if is_current(circuit) => self.try_at = Some(now),
+            Event::Ended { circuit, why } if is_current(circuit) => {
                 let ended = self.current.take().expect("it is that one");
                 hold_against(relays, now, &ended.hops, why);
                 self.events.push_back(Kept::Down(why.clone()));
-                if self.next.is_none() {
+                if self.next.is_empty() {
                     self.try_at = Some(now);
+                }
+            }
+            Event::Ended { circuit, why } => {
+                let Some(at) = place(circuit) else { return false };
+                let failed = self.next.remove(at);
+                hold_against(relays, now, &failed.hops, why);
+                self.attempts += 1;
+                if self.attempts >= PINNED_ATTEMPTS_MAX {
+                    self.pinned = None;
+                }
+                if self.attempts == PATH_ATTEMPTS_MAX {
+                    self.stuck = Some(StuckWhy::Failed(why.clone()));
+                    self.events.push_back(Kept::Stuck(StuckWhy::Failed(why.clone())));
+                }
+                if self.next.is_empty() {
+                    self.pause(now);
                 }
             }
             _ => return false,
@@ -149,8 +248,7 @@ impl Keeper {
 
     /// Wants none any more.
     pub fn close(self, onion: &mut Onion) {
-        let all = [self.current, self.next].into_iter().flatten();
-        all.for_each(|circuit| onion.close(circuit.key));
+        self.current.into_iter().chain(self.next).for_each(|circuit| onion.close(circuit.key));
     }
 }
 

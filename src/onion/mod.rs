@@ -10,7 +10,10 @@
 //! After each call that takes `&mut self` and `now`, the caller drains [`Onion::poll_event`], answering each, then
 //! [`Onion::poll_transmit`], and waits for [`Onion::poll_timeout`].
 
+pub mod alive;
 mod build;
+pub mod exit;
+pub mod held;
 mod hop;
 pub mod keep;
 mod keys;
@@ -20,6 +23,7 @@ mod onionkeys;
 mod origin;
 mod own;
 pub mod path;
+pub mod policy;
 pub mod queue;
 mod relay;
 mod table;
@@ -30,6 +34,7 @@ mod tests;
 
 use std::collections::{BTreeSet, VecDeque};
 
+pub use build::Agreed;
 pub use keys::OnionKey;
 pub use layer::{Direction, OpenFault};
 pub use table::CircuitKey;
@@ -54,7 +59,10 @@ pub struct Onion {
     /// Whether this CPU prefers AES-256-GCM.
     aes: bool,
     rng: Rng,
-    keys: OnionKeys,
+    /// `None` where another shard has them, which opens requests for this one.
+    keys: Option<OnionKeys>,
+    /// The key to publish.
+    public: Option<OnionKey>,
     links: Links,
     hops: Table<Hop>,
     own: Table<Own>,
@@ -69,10 +77,12 @@ pub struct Onion {
 impl Onion {
     /// No circuits yet. `suite` is what this CPU prefers.
     pub fn new(identity: PublicKey, suite: Suite, mut rng: Rng, now: Time) -> Self {
+        let keys = OnionKeys::new(&mut rng, now);
         Self {
             identity,
             aes: suite == Suite::Aes256Gcm,
-            keys: OnionKeys::new(&mut rng, now),
+            public: Some(keys.public()),
+            keys: Some(keys),
             rng,
             links: Links::default(),
             hops: Table::new(false, CIRCUITS_MAX),
@@ -85,9 +95,20 @@ impl Onion {
         }
     }
 
-    /// The onion key to publish. It changes every [`crate::limits::ONION_KEY_MS`]; the one before stays good as long.
-    pub fn onion_key(&self) -> OnionKey {
-        self.keys.public()
+    /// Leaves the onion keys to another shard of the node: [`Event::Open`] has it open requests.
+    pub fn leave_keys(&mut self) {
+        (self.keys, self.public) = (None, None);
+    }
+
+    /// The onion key to publish, if it is known here. It changes every [`crate::limits::ONION_KEY_MS`]; the one before
+    /// stays good as long.
+    pub fn onion_key(&self) -> Option<OnionKey> {
+        self.public
+    }
+
+    /// What the shard with the onion keys publishes; whether that is news.
+    pub fn learn_key(&mut self, key: OnionKey) -> bool {
+        self.keys.is_none() && self.public.replace(key) != Some(key)
     }
 
     /// There is a session with a neighbour; `initiator` says whether we began it.
@@ -189,6 +210,17 @@ impl Onion {
         sealed.ok_or(SealError::Unknown)
     }
 
+    /// The session with the neighbour to which what is sealed for a circuit's other end goes; `None` for no open one.
+    pub fn link_of(&self, circuit: CircuitKey) -> Option<LinkId> {
+        if circuit.is_own() {
+            let own = self.own.get(circuit)?;
+            own.is_open().then_some(own.entry.0)
+        } else {
+            let hop = self.hops.get(circuit)?;
+            hop.is_end().then_some(hop.from.0)
+        }
+    }
+
     /// Whether a circuit goes over a session with a neighbour.
     pub fn uses(&self, link: LinkId) -> bool {
         self.hops.iter().any(|(_, hop)| hop.touches(link))
@@ -209,7 +241,7 @@ impl Onion {
     /// When [`Self::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Time> {
         let first = self.timers.first().map(|(at, _)| *at);
-        Some(first.map_or(self.keys.rotate_at(), |first| first.min(self.keys.rotate_at())))
+        first.into_iter().chain(self.keys.as_ref().map(OnionKeys::rotate_at)).min()
     }
 
     /// Time has passed. Returns whether the onion key changed, and wants to be published.
@@ -225,7 +257,10 @@ impl Onion {
                 self.hop_timeout(now, key);
             }
         }
-        self.keys.rotate(&mut self.rng, now)
+        let Some(keys) = &mut self.keys else { return false };
+        let rotated = keys.rotate(&mut self.rng, now);
+        self.public = Some(keys.public());
+        rotated
     }
 
     /// Ends a circuit of ours, or one that ends here. No event follows.

@@ -54,7 +54,7 @@ impl Onion {
 
     /// Whether content can be sent on it.
     pub fn is_open(&self, circuit: CircuitKey) -> bool {
-        self.own.get(circuit).is_some_and(|own| matches!(own.state, State::Open(_)))
+        self.own.get(circuit).is_some_and(Own::is_open)
     }
 
     pub(super) fn answered(&mut self, now: Time, index: u32, cell: &[u8]) -> Verdict {

@@ -167,6 +167,11 @@ impl Own {
         Some(self.entry.0)
     }
 
+    /// Whether content can be sent on it.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.state, State::Open(_))
+    }
+
     /// The layers, where cells come back.
     pub(super) fn layers(&mut self) -> Option<&mut Layers> {
         match &mut self.state {

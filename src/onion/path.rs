@@ -94,6 +94,15 @@ impl Relays {
         self.known.get(key)
     }
 
+    /// The session with a friend that relays, as far as there is one for circuits to begin on; false when it is not known.
+    pub fn set_entry(&mut self, key: &PublicKey, entry: Option<LinkId>) -> bool {
+        let known = self.known.get_mut(key);
+        known.is_some_and(|relay| {
+            relay.entry = entry;
+            true
+        })
+    }
+
     /// It relays no more, or is gone.
     pub fn forget(&mut self, key: &PublicKey) {
         self.known.remove(key);

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use super::build::{Opened, Reply, open_request, pass_on, reply};
+use super::build::{Agreed, Opened, Reply, ephemeral_of, open_agreed, open_request, pass_on, reply};
 use super::hop::{Asked, Ending, Extending, Hop, Layers, Padding, Relaying, State};
 use super::layer::{Direction, OpenFault, Opening, Sealing};
 use super::links::{Leg, Use};
 use super::onionkeys::NotNew;
 use super::{CircuitKey, DropCause, EndedWhy, Event, LinkId, Onion, Verdict};
 use crate::base::{Rng, Time};
-use crate::crypto::Suite;
+use crate::crypto::{Secret, Suite};
 use crate::limits::{BUILD_RELAY_MS_MAX, BUILDS_BURST, BUILDS_OPEN_MAX, BUILDS_PER_SECOND, CIRCUIT_MS_MAX};
 use crate::wire::Malformed;
 use crate::wire::build::{ANSWER_SIZE, Answer, REQUEST_SIZE, Role, Status};
@@ -29,18 +29,21 @@ impl Onion {
         }
         let message = &cell[MESSAGE_AT..MESSAGE_AT + REQUEST_SIZE];
         let mut request: Box<[u8; REQUEST_SIZE]> = Box::new(message.try_into().expect("a request's bytes"));
-        let opened = match self.open_new(&mut request) {
-            Ok(opened) => opened,
-            Err(cause) => return Ok(self.turn_away(now, leg, cause)),
+        let expires = now + Duration::from_millis(BUILD_RELAY_MS_MAX);
+        let (state, event) = if self.keys.is_some() {
+            match self.open_new(&mut request) {
+                Ok(opened) => {
+                    let event = asks(key, &opened);
+                    (State::Asked(Some(Box::new(Asked { opened, request }))), event)
+                }
+                Err(cause) => return Ok(self.turn_away(now, leg, cause)),
+            }
+        } else {
+            (State::Opening(Some(request.clone())), Event::Open { circuit: key, request })
         };
         self.counters.asked += 1;
         self.building += 1;
-        let expires = now + Duration::from_millis(BUILD_RELAY_MS_MAX);
-        let event = match opened.request.role {
-            Role::Relay(next) => Event::Relay { circuit: key, next },
-            Role::End { resume } => Event::End { circuit: key, resume },
-        };
-        self.hops.insert(key, Hop::new(now, leg, expires, Asked { opened, request }));
+        self.hops.insert(key, Hop::new(now, leg, expires, state));
         self.links.enter(leg, key.index());
         self.arm_hop(now, key);
         self.tell(event);
@@ -49,7 +52,8 @@ impl Onion {
 
     /// Opens a request that was never here before.
     fn open_new(&mut self, request: &mut [u8; REQUEST_SIZE]) -> Result<Opened, DropCause> {
-        let owned = self.keys.find(request[0]).ok_or(DropCause::Foreign)?;
+        let keys = self.keys.as_mut().ok_or(DropCause::Foreign)?;
+        let owned = keys.find(request[0]).ok_or(DropCause::Foreign)?;
         let opened = open_request(request, &self.identity, &owned.secret, &owned.public.key);
         let opened = opened.ok_or(DropCause::Foreign)?;
         owned.remember(opened.keys.replay).map_err(|why| match why {
@@ -57,6 +61,40 @@ impl Onion {
             NotNew::Full => DropCause::Busy,
         })?;
         Ok(opened)
+    }
+
+    /// Another shard got a request: whether it is good and was on none of the node's shards before, and the secrets that
+    /// open it there, too.
+    pub fn agree(&mut self, request: &[u8; REQUEST_SIZE]) -> Result<Agreed, DropCause> {
+        self.open_new(&mut request.clone())?;
+        let owned = self.keys.as_mut().and_then(|keys| keys.find(request[0])).ok_or(DropCause::Foreign)?;
+        let shared = ephemeral_of(request).and_then(|theirs| owned.secret.agree(theirs));
+        let shared = Secret::from_bytes(*shared.ok_or(DropCause::Foreign)?);
+        Ok(Agreed { shared, onion: owned.public.key })
+    }
+
+    /// What the shard with the onion keys said to [`Event::Open`]. A key that is dead by now does nothing.
+    pub fn agreed(&mut self, now: Time, circuit: CircuitKey, agreed: Result<Agreed, DropCause>) {
+        let Some(hop) = self.hops.get_mut(circuit) else { return };
+        let State::Opening(request) = &mut hop.state else { return };
+        let (Some(mut request), from) = (request.take(), hop.from) else { return };
+        let opened = agreed.and_then(|agreed| {
+            let Agreed { shared, onion } = agreed;
+            open_agreed(&mut request, &self.identity, shared.as_bytes(), &onion).ok_or(DropCause::Foreign)
+        });
+        match opened {
+            Ok(opened) => {
+                let event = asks(circuit, &opened);
+                hop.state = State::Asked(Some(Box::new(Asked { opened, request })));
+                self.tell(event);
+            }
+            Err(cause) => {
+                self.building -= 1;
+                self.end_hop_quietly(circuit);
+                self.counters.drop(cause);
+                self.turn_away(now, from, cause);
+            }
+        }
     }
 
     /// What was here before is dropped in silence; of everything else the neighbour hears, that the origin need not wait.
@@ -179,7 +217,7 @@ impl Onion {
                 }
                 Err(fault) => fault,
             },
-            State::Asked(_) | State::Extending(..) => OpenFault::Late,
+            State::Opening(_) | State::Asked(_) | State::Extending(..) => OpenFault::Late,
         };
         match fault {
             OpenFault::Duplicate => Verdict::Dropped(DropCause::Duplicate),
@@ -286,6 +324,14 @@ impl Onion {
             self.timers.remove(&(before, circuit));
         }
         self.timers.insert((at, circuit));
+    }
+}
+
+/// What the caller is asked about an opened request.
+fn asks(circuit: CircuitKey, opened: &Opened) -> Event {
+    match opened.request.role {
+        Role::Relay(next) => Event::Relay { circuit, next },
+        Role::End { resume } => Event::End { circuit, resume },
     }
 }
 

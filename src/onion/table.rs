@@ -19,6 +19,16 @@ impl CircuitKey {
     pub(super) fn index(self) -> u32 {
         self.index
     }
+
+    /// A circuit of others as a number, for other shards to hand back.
+    pub fn to_number(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+
+    /// What [`Self::to_number`] made a number of.
+    pub fn from_number(number: u64) -> Self {
+        Self { own: false, generation: (number >> 32) as u32, index: number as u32 }
+    }
 }
 
 /// At most so many boxed items. Places are reused oldest first, which makes generations last.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::table::CircuitKey;
 use crate::base::PublicKey;
-use crate::wire::build::{NextHop, Status};
+use crate::wire::build::{NextHop, REQUEST_SIZE, Status};
 use crate::wire::cell::{EndWhy, Inner};
 
 /// A session with a neighbour (or one lane of it), as the caller numbers them. Never used again after it ended.
@@ -56,6 +56,14 @@ pub enum DropCause {
 /// What the caller should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
+    /// A request came, and the onion keys are another shard's: its [`super::Onion::agree`] says what
+    /// [`super::Onion::agreed`] wants to know.
+    Open {
+        /// Which circuit.
+        circuit: CircuitKey,
+        /// The request, sealed.
+        request: Box<[u8; REQUEST_SIZE]>,
+    },
     /// A circuit shall be led on. Answer with [`super::Onion::extend`] or [`super::Onion::refuse`].
     Relay {
         /// Which.

@@ -344,6 +344,12 @@ impl Sessions {
         }
     }
 
+    /// At home: whether a session has further lanes, whoever opened them.
+    pub fn has_lanes(&self, key: SessionKey) -> bool {
+        matches!(self.slab.get(key), Some(Slot::Live(session))
+            if session.lanes.as_ref().is_some_and(|lanes| !lanes.list.is_empty()))
+    }
+
     /// At home: a lane has ended on its shard.
     pub(super) fn lane_over(&mut self, home: SessionKey, number: u16) {
         if let Some(Slot::Live(session)) = self.slab.get_mut(home)

@@ -6,10 +6,11 @@
 //! epoch's key, asks the replay window, opens → [`path`] when the address is new → the caller, or [`control`].
 //! A first flight's way in: [`disguise`] → [`gate`] (load, cookies, prefixes) → [`seen`] → [`noise`] →
 //! [`accept`]. Its way out: [`initiate`], with [`pending`] keeping the attempts. What crosses between the shards of
-//! a node: [`shards`], and [`lanes`] for the further lanes of a session.
+//! a node: [`shards`], [`lanes`] for the further lanes of a session, [`circuits`] for what it only carries.
 
 mod accept;
 mod association;
+mod circuits;
 mod control;
 mod disguise;
 #[cfg(any(test, feature = "sim"))]
@@ -37,6 +38,7 @@ mod tests;
 
 pub use crate::wire::control::CloseCode;
 pub use crate::wire::packet::PacketKind;
+pub use circuits::{CircuitCross, NotOpened};
 pub use lanes::Seat;
 pub use sessions::Sessions;
 pub use shards::{Cross, Homes, Offer};

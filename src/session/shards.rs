@@ -5,6 +5,7 @@
 //! A peer's *home* is drawn from its key, so that all that must be decided about a peer in one place (which of two
 //! handshakes at once goes on, which session counts) is decided on one shard, without asking another.
 
+use super::circuits::CircuitCross;
 use super::home::Wanted;
 use super::lanes::Seat;
 use super::noise::Offered;
@@ -97,6 +98,8 @@ pub enum Cross {
         /// To be asked for.
         down: Tokens,
     },
+    /// In matters of circuits.
+    Circuit(Box<CircuitCross>),
     /// A lane has ended.
     LaneOver {
         /// The receiver's session.
@@ -114,7 +117,11 @@ pub enum Cross {
 impl Cross {
     /// Whether it carries datagrams, which anybody can cause to be passed on.
     pub fn is_datagrams(&self) -> bool {
-        matches!(self, Self::Datagram { .. } | Self::Send { .. } | Self::Packet { .. })
+        match self {
+            Self::Datagram { .. } | Self::Send { .. } | Self::Packet { .. } => true,
+            Self::Circuit(message) => message.is_packet(),
+            _ => false,
+        }
     }
 
     /// What it is, for traces.
@@ -125,6 +132,7 @@ impl Cross {
             Self::Datagram { .. } => "datagram",
             Self::Send { .. } => "send",
             Self::Packet { .. } => "packet",
+            Self::Circuit(message) => message.name(),
             Self::LaneWanted { .. } => "lane wanted",
             Self::LaneAway { .. } => "lane away",
             Self::LaneSeat(_) => "lane",
@@ -335,6 +343,7 @@ impl Sessions {
             Cross::Datagram { .. }
             | Cross::Send { .. }
             | Cross::Packet { .. }
+            | Cross::Circuit(_)
             | Cross::Demand { .. }
             | Cross::Tokens { .. } => {}
             Cross::Offer(_) | Cross::Reply { .. } => {}

@@ -61,8 +61,17 @@ impl Group {
                     shard.command(Command::Relay(rules))?;
                 }
             }
-            // Where most of the friends' own sessions are does not matter: lanes are made for it.
-            Command::Circuit(want) => shards[0].command(Command::Circuit(want))?,
+            Command::Exit(rules) => {
+                for shard in shards {
+                    shard.command(Command::Exit(rules.clone()))?;
+                }
+            }
+            // The first keeps it; the others hear what they are to hand it.
+            Command::Circuit(want) => {
+                for shard in shards {
+                    shard.command(Command::Circuit(want.clone()))?;
+                }
+            }
             Command::Get(request) => {
                 let (mut state, job) = (self.state(), request.job);
                 let shard = self.roomiest(&state);

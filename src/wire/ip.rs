@@ -80,6 +80,30 @@ pub mod udp {
     pub const CHECKSUM: usize = 6;
 }
 
+/// One address of each family, as far as there is one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Addresses {
+    /// IPv4.
+    pub v4: Option<Ipv4Addr>,
+    /// IPv6.
+    pub v6: Option<Ipv6Addr>,
+}
+
+impl Addresses {
+    /// That of the family of another.
+    pub fn like(&self, other: IpAddr) -> Option<IpAddr> {
+        match other {
+            IpAddr::V4(_) => self.v4.map(IpAddr::V4),
+            IpAddr::V6(_) => self.v6.map(IpAddr::V6),
+        }
+    }
+
+    /// All that there are.
+    pub fn iter(&self) -> impl Iterator<Item = IpAddr> {
+        self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
+    }
+}
+
 /// What an IP header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ip {
@@ -303,6 +327,20 @@ const V6_MTU_MIN: u32 = 1280;
 /// then (RFC 1191 §4, RFC 4443 §3.2). It comes from where the packet was going. `None` for what is never answered
 /// (RFC 1122 §3.2.2): errors, fragments, what was not sent by or to one host, and for packets that may be cut.
 pub fn too_big(packet: &[u8], ip: &Ip, mtu: u32, out: &mut [u8]) -> Option<usize> {
+    if ip.divisible {
+        return None;
+    }
+    let rest = if ip.is_v6() { mtu.max(V6_MTU_MIN) } else { u16::try_from(mtu).unwrap_or(u16::MAX).into() };
+    error(packet, ip, if ip.is_v6() { (2, 0) } else { (3, 4) }, rest, out)
+}
+
+/// Writes the answer to a packet that a rule forbids (RFC 1812 §5.2.7.1, RFC 4443 §3.1), as [`too_big`] does.
+pub fn prohibited(packet: &[u8], ip: &Ip, out: &mut [u8]) -> Option<usize> {
+    error(packet, ip, if ip.is_v6() { (1, 1) } else { (3, 13) }, 0, out)
+}
+
+/// An error of ICMP: type and code, and the four bytes behind the checksum.
+fn error(packet: &[u8], ip: &Ip, (kind, code): (u8, u8), rest: u32, out: &mut [u8]) -> Option<usize> {
     let first = packet.get(ip.header).copied();
     let (protocol, is_error) = if ip.is_v6() {
         (ICMP6, ip.protocol == ICMP6 && first.is_none_or(|kind| kind < 128))
@@ -312,35 +350,37 @@ pub fn too_big(packet: &[u8], ip: &Ip, mtu: u32, out: &mut [u8]) -> Option<usize
     let hosts = [ip.source, ip.destination];
     let many = hosts.iter().any(|host| host.is_multicast() || host.is_unspecified());
     let broadcast = ip.destination == IpAddr::V4(Ipv4Addr::BROADCAST);
-    if is_error || ip.fragment || ip.divisible || many || broadcast {
+    if is_error || ip.fragment || many || broadcast {
         return None;
     }
     let quote = &packet[..packet.len().min(QUOTE_MAX)];
-    let answer =
-        Ip { source: ip.destination, destination: ip.source, protocol, ecn: 0, fragment: false, ..*ip };
+    let answer = Ip {
+        source: ip.destination,
+        destination: ip.source,
+        protocol,
+        ecn: 0,
+        fragment: false,
+        divisible: false,
+        ..*ip
+    };
     let at = answer.emit(8 + quote.len(), out)?;
     let (headers, message) = out.get_mut(..at + 8 + quote.len())?.split_at_mut(at);
     message[..8].fill(0);
     message[8..].copy_from_slice(quote);
-    let sum = if ip.is_v6() {
-        message[0] = 2;
-        put_word(message, 4, mtu.max(V6_MTU_MIN));
-        pseudo(headers, true, ICMP6, message.len()).and(message)
-    } else {
-        (message[0], message[1]) = (3, 4);
-        put_half(message, 6, u16::try_from(mtu).unwrap_or(u16::MAX));
-        Sum::of(message)
-    };
+    (message[0], message[1]) = (kind, code);
+    put_word(message, 4, rest);
+    let sum =
+        if ip.is_v6() { pseudo(headers, true, ICMP6, message.len()).and(message) } else { Sum::of(message) };
     put_half(message, 2, sum.complement());
     Some(at + message.len())
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn address() -> impl Strategy<Value = (IpAddr, IpAddr)> {
+    pub(crate) fn address() -> impl Strategy<Value = (IpAddr, IpAddr)> {
         prop_oneof![
             any::<(u32, u32)>().prop_map(|(a, b)| (Ipv4Addr::from(a).into(), Ipv4Addr::from(b).into())),
             any::<(u128, u128)>().prop_map(|(a, b)| (Ipv6Addr::from(a).into(), Ipv6Addr::from(b).into())),
@@ -348,7 +388,7 @@ mod tests {
     }
 
     /// RFC 1071's sum as it is written there.
-    fn slow(bytes: &[u8]) -> u16 {
+    pub(crate) fn slow(bytes: &[u8]) -> u16 {
         let mut sum = 0u32;
         for pair in bytes.chunks(2) {
             sum += u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0));
@@ -388,6 +428,7 @@ mod tests {
                 prop_assert!(ip.header <= bytes.len());
                 is_summed(&bytes, &ip);
                 too_big(&bytes, &ip, 1200, &mut [0; 700]);
+                prohibited(&bytes, &ip, &mut [0; 700]);
             }
         }
 

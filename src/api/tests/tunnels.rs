@@ -20,6 +20,7 @@ fn a_tunnel_is_brought_up_listed_and_taken_down() {
         assert_eq!(world.told.recv().await, Some(Told::Tunnels(1)));
         let Some(Told::Host(Some(plan))) = world.told.recv().await else { panic!("the host is asked") };
         assert_eq!((plan.addresses.len(), plan.routes.len(), plan.ports), (1, 1, vec![4700]));
+        assert_eq!(world.told.recv().await, Some(Told::Relay(true)), "an exit may depend on the device");
         assert!(world.settings().contains("[[tunnel.peer]]"));
         let (_, list) = world.unix("GET", "/v1/tunnels", &Value::Null).await;
         assert_eq!(
@@ -55,6 +56,47 @@ fn what_the_host_refuses_is_not_remembered() {
             assert!(answer["error"].as_str().is_some_and(|line| !line.contains('\n')), "{answer}");
             let (_, list) = world.unix("GET", "/v1/tunnels", &Value::Null).await;
             assert_eq!(list["tunnels"], json!([]), "{body}");
+        }
+    });
+}
+
+#[test]
+fn a_circuit_is_brought_up_listed_and_taken_down() {
+    block_on(async {
+        let mut world = world().await;
+        let (code, answer) = world.unix("POST", "/v1/circuit", &json!({ "hops": 3 })).await;
+        assert_eq!((code, &answer["circuit"]["open"]), (200, &json!(true)), "{answer}");
+        assert_eq!(world.told.recv().await, Some(Told::Tunnels(0)));
+        let Some(Told::Host(Some(plan))) = world.told.recv().await else { panic!("the host is asked") };
+        assert!(plan.kill_switch && plan.routes.len() == 2 && plan.addresses.len() == 2, "{plan:?}");
+        assert_eq!(world.told.recv().await, Some(Told::Relay(true)));
+        assert!(world.settings().contains("hops = 3"));
+        let (_, list) = world.unix("GET", "/v1/tunnels", &Value::Null).await;
+        assert_eq!((&list["circuit"]["hops"], &list["tunnels"]), (&json!(3), &json!([])), "{list}");
+        // An exit has none.
+        let exit = json!({ "exit.allow": "0.0.0.0/0 443" });
+        let (code, answer) = world.unix("PATCH", "/v1/config", &exit).await;
+        assert_eq!(code, 409, "{answer}");
+        let (code, answer) = world.unix("DELETE", "/v1/circuit", &Value::Null).await;
+        assert_eq!((code, &answer["removed"]), (200, &json!(true)));
+        assert_eq!(world.told.recv().await, Some(Told::Tunnels(0)));
+        assert_eq!(world.told.recv().await, Some(Told::Host(None)));
+        assert_eq!(world.told.recv().await, Some(Told::Relay(true)));
+        let (code, answer) = world.unix("PATCH", "/v1/config", &exit).await;
+        assert_eq!(code, 200, "{answer}");
+        assert_eq!(world.told.recv().await, Some(Told::Tunnels(0)));
+        let Some(Told::Host(Some(plan))) = world.told.recv().await else { panic!("the host is asked") };
+        assert_eq!((plan.exit.len(), plan.kill_switch), (1, false));
+        for (body, wanted) in [
+            (json!({ "hops": 0 }), 400),
+            (json!({ "hops": 6 }), 400),
+            (json!({ "hops": 2, "exit": "nobody" }), 404),
+            (json!({ "hops": 2, "route": ["everything"] }), 400),
+            (json!({ "hops": 2 }), 409),
+        ] {
+            let (code, answer) = world.unix("POST", "/v1/circuit", &body).await;
+            assert_eq!(code, wanted, "{body}: {answer}");
+            assert!(answer["error"].as_str().is_some_and(|line| !line.contains('\n')), "{answer}");
         }
     });
 }

@@ -31,21 +31,30 @@ pub(super) fn install(plan: &Plan, connected: &[Prefix]) -> Result<(), NetError>
 /// Takes the table away; true when there was one.
 pub(super) fn remove(device: &str) -> Result<bool, NetError> {
     let name = table(device);
-    let listed = match start(&["list", "table", "inet", &name], "") {
+    match list(&name)? {
+        None => Ok(false),
+        Some(_) => run(&format!("delete table inet {name}\n")).map(|()| true),
+    }
+}
+
+/// What a table says; `None` when there is none of this name.
+pub(super) fn list(name: &str) -> Result<Option<String>, NetError> {
+    let listed = match start(&["list", "table", "inet", name], "") {
         // Without the program no table of ours can be there.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(|e| NetError::os("running nft", e))?,
     };
-    if !listed.status.success() {
-        return Ok(false);
-    }
-    run(&format!("delete table inet {name}\n")).map(|()| true)
+    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+    Ok(listed.status.success().then_some(text))
 }
 
 fn table(device: &str) -> String {
-    // Names of devices may hold dots and dashes, names of tables may not begin with some.
-    let plain: String = device.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-    format!("tornet_{plain}")
+    format!("tornet_{}", plain(device))
+}
+
+/// Names of devices may hold dots and dashes, names of tables may not begin with some.
+pub(super) fn plain(device: &str) -> String {
+    device.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
 }
 
 fn start(words: &[&str], script: &str) -> io::Result<Output> {
@@ -66,7 +75,8 @@ fn start(words: &[&str], script: &str) -> io::Result<Output> {
     Err(last)
 }
 
-fn run(script: &str) -> Result<(), NetError> {
+/// Has nft carry out a script, all of it or nothing.
+pub(super) fn run(script: &str) -> Result<(), NetError> {
     match start(&["-f", "-"], script) {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => {
@@ -166,6 +176,7 @@ mod tests {
             dns: Vec::new(),
             ports: vec![4001],
             kill_switch: true,
+            exit: Vec::new(),
         }
     }
 

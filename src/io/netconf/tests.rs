@@ -57,6 +57,7 @@ fn plan(routes: &[&str]) -> Plan {
         dns: Vec::new(),
         ports: vec![4001],
         kill_switch: false,
+        exit: Vec::new(),
     }
 }
 

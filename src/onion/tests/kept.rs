@@ -37,7 +37,7 @@ impl Scene {
         let until = self.net.now + Duration::from_millis(ms);
         while self.net.now < until {
             let mut rng = self.net.rng.fork();
-            self.keeper.handle_timeout(self.net.now, &mut self.net.nodes[0], &self.relays, &mut rng);
+            self.keeper.handle_timeout(self.net.now, &mut self.net.nodes[0], &mut self.relays, &mut rng);
             self.net.settle(0);
             let own: Vec<Event> = self.net.events[self.heard..]
                 .iter()

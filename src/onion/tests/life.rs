@@ -176,3 +176,34 @@ fn every_epoch_of_every_layer_goes_on_where_the_one_before_ended() {
     }
     assert_eq!(net.drops, []);
 }
+
+#[test]
+fn a_shard_without_onion_keys_asks_the_one_that_has_them_and_a_replay_is_one_on_all() {
+    let mut net = Net::new(5, 3);
+    for node in 1..4 {
+        let mut holder = Onion::new(super::net::key(node), Suite::Aes256Gcm, Rng::from_number(9), net.now);
+        net.nodes[node].leave_keys();
+        assert!(net.nodes[node].onion_key().is_none() && !holder.learn_key(holder.onion_key().unwrap()));
+        assert!(net.nodes[node].learn_key(holder.onion_key().unwrap()));
+        net.keys.insert(node, holder);
+    }
+    net.open(1);
+    // The same request, on two shards of a node.
+    let mut net2 = Net::new(6, 1);
+    let mut holder = Onion::new(super::net::key(1), Suite::Aes256Gcm, Rng::from_number(9), net2.now);
+    net2.nodes[1].leave_keys();
+    net2.nodes[1].learn_key(holder.onion_key().unwrap());
+    let route = net2.route(0);
+    net2.nodes[0].build(net2.now, &route).expect("a path");
+    let mut cell = [0; Class::Large.size()];
+    net2.nodes[0].poll_transmit(&mut cell).expect("a request");
+    let now = net2.now;
+    assert_eq!(net2.nodes[1].handle_cell(now, LinkId(0), &mut cell), Ok(Verdict::Handled));
+    let Some(Event::Open { circuit, request }) = net2.nodes[1].poll_event() else { panic!("it asks") };
+    assert!(holder.agree(&request).is_ok());
+    let again = holder.agree(&request);
+    assert!(matches!(again, Err(DropCause::Duplicate)));
+    net2.nodes[1].agreed(now, circuit, again);
+    assert_eq!((net2.nodes[1].len(), net2.nodes[1].poll_event()), ((0, 0), None));
+    assert!(net2.nodes[1].poll_transmit(&mut cell).is_none(), "a replay is dropped in silence");
+}

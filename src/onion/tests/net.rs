@@ -37,6 +37,8 @@ pub(super) struct Net {
     pub arrived: Vec<Arrived>,
     pub events: Vec<(usize, Event)>,
     pub drops: Vec<(usize, DropCause)>,
+    /// The onion keys of nodes that have none themselves.
+    pub keys: BTreeMap<usize, Onion>,
     /// What nodes answer to those who ask for more than cells on.
     pub refusing: BTreeMap<usize, Status>,
     /// Circuits that end at a node, latest last.
@@ -65,6 +67,7 @@ impl Net {
             arrived: Vec::new(),
             events: Vec::new(),
             drops: Vec::new(),
+            keys: BTreeMap::new(),
             refusing: BTreeMap::new(),
             ends: Vec::new(),
         };
@@ -91,7 +94,7 @@ impl Net {
                 card: IdentityCard { key: key(n), place_nonce: n as u64, rank_nonce: 0 },
                 address: None,
             },
-            onion: self.nodes[n].onion_key(),
+            onion: self.nodes[n].onion_key().expect("each has keys of its own"),
         };
         let hops = (1..self.nodes.len()).map(hop).collect();
         Route { link: link(1), hops, imaginary, resume: [7; 32] }
@@ -121,6 +124,13 @@ impl Net {
     pub(super) fn settle(&mut self, node: usize) {
         while let Some(event) = self.nodes[node].poll_event() {
             let now = self.now;
+            if let Event::Open { circuit, request } = event {
+                // The keys are another shard's, which is at hand.
+                let agreed =
+                    self.keys.get_mut(&node).expect("it has left its keys to somebody").agree(&request);
+                self.nodes[node].agreed(now, circuit, agreed);
+                continue;
+            }
             match (&event, self.refusing.get(&node)) {
                 (Event::Relay { circuit, .. } | Event::End { circuit, .. }, Some(status)) => {
                     self.nodes[node].refuse(now, *circuit, *status);

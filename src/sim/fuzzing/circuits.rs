@@ -164,7 +164,10 @@ impl Line {
                 let hops = 1 + input.below(2);
                 let hop = |n: usize| {
                     let card = IdentityCard { key: key(n), place_nonce: 0, rank_nonce: 0 };
-                    HopInfo { hop: NextHop { card, address: None }, onion: self.nodes[n].onion_key() }
+                    HopInfo {
+                        hop: NextHop { card, address: None },
+                        onion: self.nodes[n].onion_key().expect("each has its own"),
+                    }
                 };
                 let hops = (RELAY..=hops).map(hop).collect();
                 let route = Route { link: LinkId(RELAY as u64), hops, imaginary: 1, resume: [7; 32] };
@@ -253,6 +256,7 @@ impl Line {
         for n in 0..3 {
             while let Some(event) = self.nodes[n].poll_event() {
                 match event {
+                    Event::Open { .. } => unreachable!("each has keys of its own"),
                     Event::Relay { circuit, next } if !input.one_in(8) => {
                         let to = (0..3).find(|n| key(*n) == next.card.key).unwrap_or(7);
                         self.nodes[n].extend(self.now, circuit, LinkId(to as u64));

@@ -168,7 +168,8 @@ impl Net {
             Command::Friends(friends) => format!("{} friends", friends.len()),
             Command::Tunnels(tunnels) => format!("{} tunnels", tunnels.len()),
             Command::Relay(rules) => format!("relay: {}", rules.relay),
-            Command::Circuit(want) => format!("circuit: {} hops", want.map_or(0, |want| want.hops)),
+            Command::Exit(rules) => format!("exit: {} rules", rules.policy.0.len()),
+            Command::Circuit(want) => format!("circuit: {} hops", want.as_ref().map_or(0, |want| want.hops)),
             Command::Get(request) => format!("get, job {}", request.job.0),
             Command::Cancel(job) => format!("cancel job {}", job.0),
             Command::Limits(limits) => format!("limits up {:?} down {:?}", limits.up, limits.down),
@@ -187,9 +188,9 @@ impl Net {
                 Command::Relay(rules) => Command::Relay(*rules),
                 Command::Status { token } => Command::Status { token: *token },
                 Command::Limits(limits) => Command::Limits(limits.clone()),
-                Command::Circuit(_) | Command::Get(_) | Command::Cancel(_) | Command::Shutdown => {
-                    Command::Shutdown
-                }
+                Command::Exit(rules) => Command::Exit(rules.clone()),
+                Command::Circuit(want) => Command::Circuit(want.clone()),
+                Command::Get(_) | Command::Cancel(_) | Command::Shutdown => Command::Shutdown,
             };
             self.input(node, shard, Input::Command(same));
         }

@@ -161,10 +161,11 @@ impl SimNode {
                 let shard = (job.0 % u64::from(self.shard_count)) as u8;
                 shard..shard + 1
             }
-            Command::Circuit(_) => 0..1,
             Command::Friends(_)
             | Command::Tunnels(_)
             | Command::Relay(_)
+            | Command::Exit(_)
+            | Command::Circuit(_)
             | Command::Limits(_)
             | Command::Status { .. }
             | Command::Shutdown => 0..self.shard_count,

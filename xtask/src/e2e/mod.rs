@@ -5,6 +5,7 @@ mod faults;
 mod hostile;
 mod links;
 mod moving;
+mod onion;
 mod resume;
 mod shards;
 mod store;
@@ -43,6 +44,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
         links::CASES,
         stranger::CASES,
         tunnel::CASES,
+        onion::CASES,
         hostile::CASES,
     ];
     all.into_iter().flatten()

@@ -1,0 +1,212 @@
+//! The node's own circuit, brought up and taken down, and what it does for circuits of others as an exit.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Api;
+use super::error::ApiError;
+use super::routes::{answer, body};
+use crate::base::PublicKey;
+use crate::config::keys::Key;
+use crate::config::{Config, ConfigError, FriendEntry, friends};
+use crate::limits::{CIRCUIT_WAIT_MS_MAX, LAYERS_MAX, ONION_ROUTES_MAX};
+use crate::node::command::{CircuitRules, CircuitSnapshot, CircuitWant, Command, ExitRules};
+use crate::onion::policy::Policy;
+
+/// `POST /v1/circuit`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Up {
+    hops: u8,
+    #[serde(default)]
+    route: Vec<String>,
+    /// A friend's name, the beginning of its node id or key, or any exit's key.
+    exit: Option<String>,
+    #[serde(default)]
+    force: bool,
+}
+
+/// The settings that a circuit is made of.
+const SETTINGS: [&str; 4] = ["onion.hops", "onion.routes", "onion.exit", "onion.force"];
+/// How long a reason must stand before it is believed: a daemon that just started has yet to meet its friends.
+const BELIEVED_MS: u64 = 3_000;
+const LOOK_MS: u64 = 100;
+
+/// The settings of the circuit that the texts of a person mean.
+pub fn settings(
+    config: &Config,
+    hops: u8,
+    route: &[String],
+    exit: Option<&str>,
+    force: bool,
+) -> Result<Vec<(&'static str, String)>, ConfigError> {
+    if hops == 0 || usize::from(hops) > LAYERS_MAX {
+        return Err(ConfigError::Invalid(format!("--hops is a number from 1 to {LAYERS_MAX}")));
+    }
+    if route.len() > ONION_ROUTES_MAX {
+        return Err(ConfigError::Invalid(format!("at most {ONION_ROUTES_MAX} of --route")));
+    }
+    let exit = match exit {
+        None => String::new(),
+        Some(text) => match text.parse::<PublicKey>() {
+            Ok(key) => key.to_string(),
+            Err(_) => config.friends[friends::find(&config.friends, text)?].card.key.to_string(),
+        },
+    };
+    let routes =
+        if route.is_empty() { Key::find("onion.routes")?.show(&Config::default()) } else { route.join(",") };
+    Ok(SETTINGS.into_iter().zip([hops.to_string(), routes, exit, force.to_string()]).collect())
+}
+
+pub(super) async fn up(State(api): State<Arc<Api>>, request: Body) -> Result<Response, ApiError> {
+    let up: Up = body(request).await?;
+    let wanted = settings(&api.config(), up.hops, &up.route, up.exit.as_deref(), up.force)?;
+    let _one = api.tunnelling.lock().await;
+    let before = current(&api.config());
+    api.set_circuit(wanted).await?;
+    let opened = async {
+        api.tell_circuit().await?;
+        let opened = api.await_circuit().await?;
+        api.apply_tunnels().await.map(|()| opened)
+    };
+    match opened.await {
+        Ok(opened) => {
+            let config = api.config().clone();
+            Ok(answer(&json!({
+                "circuit": circuit_json(&config, Some(&opened)),
+                "device": config.tunnel_device,
+            })))
+        }
+        Err(error) => {
+            // As it was: what cannot be brought up is not remembered.
+            if api.set_circuit(before).await.is_ok() {
+                let _ = api.tell_circuit().await;
+                let _ = api.apply_tunnels().await;
+            }
+            Err(error)
+        }
+    }
+}
+
+pub(super) async fn down(State(api): State<Arc<Api>>) -> Result<Response, ApiError> {
+    let _one = api.tunnelling.lock().await;
+    let removed = api.take_circuit_down().await?;
+    api.apply_tunnels().await?;
+    Ok(answer(&json!({ "removed": removed })))
+}
+
+fn current(config: &Config) -> Vec<(&'static str, String)> {
+    let keys = SETTINGS.iter().filter_map(|name| Key::find(name).ok());
+    keys.map(|key| (key.name, key.show(config))).collect()
+}
+
+/// The circuit as it is configured, and as it is. Null when none is wanted.
+pub fn circuit_json(config: &Config, seen: Option<&CircuitSnapshot>) -> Value {
+    if config.onion_hops == 0 {
+        return Value::Null;
+    }
+    let title = |key: &PublicKey| {
+        let friend = config.friends.iter().find(|friend| friend.card.key == *key);
+        friend.map_or_else(|| key.to_string(), FriendEntry::title)
+    };
+    let mut json = json!({
+        "hops": config.onion_hops,
+        "route": config.onion_routes.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "exit": config.onion_exit.as_ref().map(title),
+    });
+    if let Some(seen) = seen {
+        json["open"] = json!(!seen.path.is_empty());
+        json["path"] = json!(seen.path.iter().map(title).collect::<Vec<_>>());
+        json["why"] = json!(seen.why);
+        json["rtt_us"] = json!(seen.rtt_us);
+        json["circuits_opened"] = json!(seen.opened);
+        json["sent_packets"] = json!(seen.sent_packets);
+        json["sent_bytes"] = json!(seen.sent_bytes);
+        json["received_packets"] = json!(seen.received_packets);
+        json["received_bytes"] = json!(seen.received_bytes);
+    }
+    json
+}
+
+impl Api {
+    async fn set_circuit(self: &Arc<Self>, settings: Vec<(&'static str, String)>) -> Result<(), ApiError> {
+        self.edit(move |file| {
+            let changes: Vec<_> = settings.iter().map(|(name, text)| (*name, Some(text.as_str()))).collect();
+            file.set(&changes).map(drop)
+        })
+        .await
+    }
+
+    /// Wants no circuit any more; whether one was.
+    pub(super) async fn take_circuit_down(self: &Arc<Self>) -> Result<bool, ApiError> {
+        if self.config().onion_hops == 0 {
+            return Ok(false);
+        }
+        self.set_circuit(vec![("onion.hops", "0".to_owned())]).await?;
+        self.tell_circuit().await?;
+        Ok(true)
+    }
+
+    /// Tells the node what circuit to keep.
+    pub(super) async fn tell_circuit(&self) -> Result<(), ApiError> {
+        let want = {
+            let config = self.config();
+            (config.onion_hops > 0).then(|| CircuitWant {
+                hops: config.onion_hops,
+                exit: config.onion_exit,
+                force: config.onion_force,
+                routes: config.onion_routes.clone(),
+            })
+        };
+        self.command(|| Command::Circuit(want.clone())).await
+    }
+
+    /// Waits until the circuit is open, or why it is not is known.
+    async fn await_circuit(&self) -> Result<CircuitSnapshot, ApiError> {
+        let mut stuck_ms = 0;
+        let mut why = None;
+        for _ in 0..CIRCUIT_WAIT_MS_MAX / LOOK_MS {
+            tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
+            let seen = self.snapshot().await?.circuit.unwrap_or_default();
+            if !seen.path.is_empty() {
+                return Ok(seen);
+            }
+            stuck_ms = if seen.why.is_some() { stuck_ms + LOOK_MS } else { 0 };
+            why = seen.why.or(why);
+            if stuck_ms >= BELIEVED_MS {
+                break;
+            }
+        }
+        let why = why.unwrap_or_else(|| "the relays do not answer; try again, or see the log".into());
+        Err(ApiError::new(StatusCode::CONFLICT, format!("no circuit: {why}")))
+    }
+
+    /// Tells the node what it does for circuits of others: relays them, and lets them out when the host does.
+    pub async fn tell_relay(&self) -> Result<(), ApiError> {
+        self.tell_relay_as(false).await
+    }
+
+    pub(super) async fn tell_relay_as(&self, exits: bool) -> Result<(), ApiError> {
+        // One look at the settings: a second one in the same statement would wait for the first for ever.
+        let (rules, exit) = {
+            let config = self.config();
+            let exit = exits && !config.exit_allow.is_empty();
+            let rules = CircuitRules { relay: config.relay_enabled, named: config.relay_named, exit };
+            let open = || ExitRules {
+                policy: Policy(config.exit_allow.clone()),
+                pools: config.exit_pool.clone(),
+                rate: config.exit_rate.map(|bits| bits / 8),
+            };
+            (rules, if exit { open() } else { ExitRules::default() })
+        };
+        self.command(|| Command::Exit(Box::new(exit.clone()))).await?;
+        self.command(|| Command::Relay(rules)).await
+    }
+}

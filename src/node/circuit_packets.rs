@@ -1,0 +1,224 @@
+//! IP packets in circuits (docs/protocol/onion.md §8): those of the device become cells, cut where the kernel would have
+//! cut them, each written into the train of the first neighbour and sealed there, and what comes goes to the device.
+
+use super::circuits::{Circuits, FIRST};
+use super::command::CircuitSnapshot;
+use super::tunnel::Tunnels;
+use super::{Clock, Node, World};
+use crate::base::{Memory, Offload, Place, TunPacket};
+use crate::limits::{CELL_INNER_LARGE, HEADER_SIZE, PACKET_OVERHEAD, TAG_SIZE};
+use crate::onion::CircuitKey;
+use crate::onion::alive::Act;
+use crate::onion::exit::CLIENT;
+use crate::onion::keep::Keeper;
+use crate::service::PeerId;
+use crate::session::{CircuitCross, PacketKind};
+use crate::tunnel::Cut;
+use crate::tunnel::readdress::{Side, complete, readdress};
+use crate::wire::cell::{CONTENT_AT, Class, Inner};
+use crate::wire::ip::Ip;
+use std::net::IpAddr;
+
+impl Circuits {
+    /// Whether packets for an address go through our circuit.
+    pub(super) fn takes(&self, address: IpAddr) -> bool {
+        self.routes.iter().any(|route| route.contains(address))
+    }
+
+    /// Our circuit, for people.
+    pub(super) fn snapshot(&self) -> Option<CircuitSnapshot> {
+        let keeper: &Keeper = self.keeper.as_ref()?;
+        Some(CircuitSnapshot {
+            hops: keeper.wanted(),
+            path: keeper.hops().to_vec(),
+            why: keeper.stuck().map(ToString::to_string),
+            rtt_us: self.counters.rtt_us,
+            opened: self.onion.counters().opened,
+            sent_packets: self.counters.sent_packets,
+            sent_bytes: self.counters.sent_bytes,
+            received_packets: self.counters.received_packets,
+            received_bytes: self.counters.received_bytes,
+        })
+    }
+}
+
+impl Tunnels {
+    /// Whether an address is a friend's in a tunnel.
+    pub(super) fn is_friends(&self, address: IpAddr) -> bool {
+        self.routes.owner(address).is_some()
+    }
+
+    /// A whole packet for the device that came through a circuit.
+    pub(super) fn deliver(&mut self, place: Place, header: &Ip, world: &mut impl Memory) {
+        if !self.coalescer.push(place, header, false, world) {
+            self.counters.malformed += 1;
+        }
+    }
+}
+
+impl Node {
+    /// A packet of the device that goes through our circuit, which is the first shard's.
+    pub(super) fn circuit_packet(
+        &mut self,
+        clock: Clock,
+        packet: TunPacket,
+        header: &Ip,
+        world: &mut impl World,
+    ) {
+        let own = &mut self.circuits;
+        // An application may bind to another address: the exit must not learn it.
+        if Some(header.source) != CLIENT.like(header.source) {
+            self.tunnels.counters.not_allowed += 1;
+            return;
+        }
+        if own.shard.0 != FIRST {
+            let bytes = Box::from(world.bytes(packet.place));
+            return self.circuit_cross(FIRST, CircuitCross::Packet { offload: packet.offload, bytes });
+        }
+        let circuit = own.keeper.as_ref().and_then(Keeper::circuit);
+        let silent = own.alive.as_ref().is_none_or(|(_, alive)| alive.is_silent());
+        if silent && own.keeper.is_some() {
+            own.held.keep(clock.now, header, packet.offload, world.bytes(packet.place));
+        }
+        let Some(circuit) = circuit else {
+            own.counters.no_circuit += 1;
+            return;
+        };
+        if let Some((_, alive)) = own.alive.as_mut().filter(|(key, _)| *key == circuit) {
+            alive.sent(clock.now);
+        }
+        let before = own.counters.sent_packets;
+        self.send_on_circuit(clock, circuit, packet, header, None, world);
+        if self.circuits.counters.sent_packets > before {
+            self.circuits.counters.sent_bytes += u64::from(packet.place.len);
+        }
+    }
+
+    /// Asks a silent circuit, and gives up one that does not answer.
+    pub(super) fn watch_circuit(&mut self, clock: Clock, world: &mut impl World) {
+        let own = &mut self.circuits;
+        let Some((circuit, alive)) = &mut own.alive else { return };
+        let circuit = *circuit;
+        match alive.handle_timeout(clock.now) {
+            Some(Act::Ping) => self.ping(clock, circuit, world),
+            Some(Act::Dead) => {
+                own.counters.dead += 1;
+                own.alive = None;
+                if let Some(keeper) = &mut own.keeper {
+                    keeper.dead(clock.now, &mut own.onion, &mut own.relays);
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// A circuit is there again: what the one before may not have carried goes through it.
+    pub(super) fn send_held(&mut self, clock: Clock, world: &mut impl World) {
+        for (offload, bytes) in self.circuits.held.take(clock.now, |_| true) {
+            self.with_copy(&bytes, offload, world, |node, packet, header, world| {
+                node.circuit_packet(clock, packet, header, world);
+            });
+        }
+    }
+
+    /// Puts a packet into a circuit, cut and with its checksum in place, for `to` when that is another address.
+    pub(super) fn send_on_circuit(
+        &mut self,
+        clock: Clock,
+        circuit: CircuitKey,
+        packet: TunPacket,
+        header: &Ip,
+        to: Option<IpAddr>,
+        world: &mut impl World,
+    ) {
+        let Ok(cut) = Cut::new(world.bytes(packet.place), header, &packet.offload) else {
+            self.tunnels.counters.unfit += 1;
+            return;
+        };
+        if cut.size_max() > CELL_INNER_LARGE {
+            self.tunnels.counters.too_big += 1;
+            return self.tunnels.answer_too_big(packet.place, header, CELL_INNER_LARGE as u32, world);
+        }
+        let own = &mut self.circuits;
+        let peer = own.onion.link_of(circuit).and_then(|link| self.peers.get_mut(&PeerId(link.0)));
+        let Some(peer) = peer else {
+            own.counters.no_session += 1;
+            return;
+        };
+        let session = peer.session;
+        let Some(path) = self.sessions.path(session) else { return };
+        for index in 0..cut.count() {
+            let len = cut.size(index);
+            let class = Class::for_content(len).expect("the longest fits");
+            let size = class.size() + PACKET_OVERHEAD;
+            if self.sessions.budget(session) < size as u64 {
+                own.counters.no_budget += 1;
+                return;
+            }
+            let Some(place) = self.tunnels.place_for(session, path, 0, size, world) else {
+                own.counters.no_buffer += 1;
+                return;
+            };
+            let (from, sealed) = world.pair(packet.place, place);
+            let cell = &mut sealed[HEADER_SIZE + 1..size - TAG_SIZE];
+            let content = &mut cell[CONTENT_AT..CONTENT_AT + len];
+            cut.write(from, index, content);
+            if cut.is_open() {
+                complete(content, header);
+            }
+            if let Some(to) = to {
+                readdress(content, header, Side::Destination, to);
+            }
+            if own.onion.seal(clock.now, circuit, Inner::Packet, len, cell).is_err()
+                || self.sessions.seal(clock.now, session, PacketKind::Cell, sealed).is_err()
+            {
+                own.counters.no_session += 1;
+                return;
+            }
+            self.tunnels.placed(session, 0, size);
+            peer.sent_bytes += size as u64;
+            own.counters.sent += 1;
+            own.counters.sent_packets += u64::from(circuit.is_own());
+        }
+    }
+
+    /// A packet that came through our circuit.
+    pub(super) fn circuit_packet_came(&mut self, place: Place, world: &mut impl World) {
+        let counters = &mut self.circuits.counters;
+        let Ok(header) = Ip::parse(world.bytes(place)) else {
+            counters.unwanted += 1;
+            return;
+        };
+        // The exit is believed to be anybody but our friends in their tunnels, and speaks to nobody but us.
+        let to_us = Some(header.destination) == CLIENT.like(header.destination);
+        if !to_us || self.tunnels.is_friends(header.source) {
+            self.tunnels.counters.not_allowed += 1;
+            return;
+        }
+        counters.received_packets += 1;
+        counters.received_bytes += u64::from(place.len);
+        self.tunnels.deliver(place, &header, world);
+    }
+
+    /// Does something with a packet that lies in no buffer.
+    pub(super) fn with_copy<W: World>(
+        &mut self,
+        bytes: &[u8],
+        offload: Offload,
+        world: &mut W,
+        act: impl FnOnce(&mut Self, TunPacket, &Ip, &mut W),
+    ) {
+        let Ok(header) = Ip::parse(bytes) else {
+            self.tunnels.counters.malformed += 1;
+            return;
+        };
+        let Some(buf) = world.alloc() else {
+            self.tunnels.counters.no_buffer += 1;
+            return;
+        };
+        let place = Place { len: bytes.len() as u32, ..Place::room(buf) };
+        world.bytes_mut(place).copy_from_slice(bytes);
+        act(self, TunPacket { place, offload }, &header, world);
+        world.free(buf);
+    }
+}
