@@ -1,6 +1,7 @@
 //! The node's own circuit, brought up and taken down, and what it does for circuits of others as an exit.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -190,14 +191,10 @@ impl Api {
 
     /// Tells the node what it does for circuits of others: relays them, and lets them out when the host does.
     pub async fn tell_relay(&self) -> Result<(), ApiError> {
-        self.tell_relay_as(false).await
-    }
-
-    pub(super) async fn tell_relay_as(&self, exits: bool) -> Result<(), ApiError> {
         // One look at the settings: a second one in the same statement would wait for the first for ever.
         let (rules, exit) = {
             let config = self.config();
-            let exit = exits && !config.exit_allow.is_empty();
+            let exit = self.exits.load(Ordering::Relaxed) && !config.exit_allow.is_empty();
             let rules = CircuitRules { relay: config.relay_enabled, named: config.relay_named, exit };
             let open = || ExitRules {
                 policy: Policy(config.exit_allow.clone()),

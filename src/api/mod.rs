@@ -24,7 +24,7 @@ pub mod tunnels;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -54,6 +54,8 @@ pub struct Api {
     editing: Mutex<()>,
     /// Held while a tunnel is brought up or taken down.
     tunnelling: tokio::sync::Mutex<()>,
+    /// Whether the host has what an exit needs.
+    exits: AtomicBool,
     /// The limits that the node was told last.
     told_limits: Mutex<NodeLimits>,
     started: Instant,
@@ -83,6 +85,7 @@ impl Api {
             config: Mutex::new(config.config().clone()),
             editing: Mutex::new(()),
             tunnelling: tokio::sync::Mutex::new(()),
+            exits: AtomicBool::new(false),
             told_limits: Mutex::default(),
             started: Instant::now(),
             jobs_begun: AtomicU64::new(0),

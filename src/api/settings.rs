@@ -61,7 +61,10 @@ pub(super) async fn change(State(api): State<Arc<Api>>, request: Body) -> Result
     if keys.iter().any(|key| key.name.starts_with("limits.")) {
         api.tell_limits().await?;
     }
-    if keys.iter().any(|key| key.name.starts_with("relay.") || key.name.starts_with("exit.")) {
+    if keys.iter().any(|key| key.name.starts_with("relay.")) {
+        api.tell_relay().await?;
+    }
+    if keys.iter().any(|key| key.name.starts_with("exit.")) {
         let _one = api.tunnelling.lock().await;
         if let Err(error) = api.apply_tunnels().await {
             // As it was: what the host does not let us do is not remembered.

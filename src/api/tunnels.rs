@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -195,7 +196,8 @@ impl Api {
         let applied = tokio::task::spawn_blocking(move || api.backend.tunnel(plan)).await;
         let applied = applied.map_err(|_| ApiError::internal("the tunnel could not be set up"))?;
         // Without its device an exit lets nothing out.
-        self.tell_relay_as(applied.is_ok()).await?;
+        self.exits.store(applied.is_ok(), Ordering::Relaxed);
+        self.tell_relay().await?;
         applied.map_err(|line| ApiError::new(StatusCode::CONFLICT, line))
     }
 }

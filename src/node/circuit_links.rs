@@ -96,11 +96,11 @@ impl Node {
     }
 
     /// A session over which circuits go is kept by both sides: nobody acknowledges cells, and a circuit may be used one way
-    /// alone. Friends' are kept anyway.
+    /// alone. Friends' sessions are kept anyway, but not their lanes.
     pub(super) fn keep_link(&mut self, clock: Clock, id: PeerId) {
         let own = &mut self.circuits;
         let Some(peer) = self.peers.get(&id) else { return };
-        if peer.trust.is_some() || own.called.contains(&id) || !own.onion.uses(link(id)) {
+        if (peer.trust.is_some() && peer.lane == 0) || own.called.contains(&id) || !own.onion.uses(link(id)) {
             return;
         }
         let session = peer.session;
@@ -114,8 +114,9 @@ impl Node {
         if !own.rules.relay {
             return own.onion.refuse(clock.now, circuit, Status::Unwilling);
         }
-        if let Some(id) = own.by_key.get(&key) {
-            return own.onion.extend(clock.now, circuit, link(*id));
+        if let Some(id) = own.by_key.get(&key).copied() {
+            own.onion.extend(clock.now, circuit, link(id));
+            return self.keep_link(clock, id);
         }
         if own.call_count() >= CIRCUIT_CALLS_MAX {
             return own.onion.refuse(clock.now, circuit, Status::Busy);

@@ -163,6 +163,7 @@ impl Node {
         for circuit in circuits {
             if let Some(id) = self.circuits.by_key.get(peer).copied() {
                 self.circuits.onion.extend(clock.now, circuit, link(id));
+                self.keep_link(clock, id);
             } else if !up || !self.lane_to(clock, &card, Some(circuit)) {
                 self.circuits.onion.refuse(clock.now, circuit, Status::Unreachable);
             }

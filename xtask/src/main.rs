@@ -55,6 +55,8 @@ cargo xtask COMMAND
   bench transfer [--size SIZE] [--runs N] [--peers A,B] [--offloads on|off|both]
                  [--scratch DIR] [--json FILE] [--binary PATH]
                     one file between two namespaces, tornet beside its peers
+  bench onion    [--seconds N] [--json FILE] [--binary PATH]
+                    downloads through three relays, tornet beside a private Tor network
   bench tunnel   [--seconds N] [--runs N] [--peers A,B] [--loads A,B] [--echoes N] [--json FILE] [--binary PATH]
                     iperf3 and echoes through a tunnel, tornet beside WireGuard's programs; WIREGUARD_GO names a newer
                     wireguard-go than Debian's

@@ -8,6 +8,7 @@ pub mod hostile;
 mod latency;
 mod limits;
 mod machine;
+mod onion;
 mod peer;
 mod plane;
 mod report;
@@ -28,6 +29,7 @@ pub fn command(mut args: Args) -> Result<()> {
     match args.word().as_deref() {
         Some("transfer") => transfer::command(args),
         Some("tunnel") => tunnel::command(args),
+        Some("onion") => onion::command(args),
         Some("churn") => churn::command(args),
         Some("hostile") => hostile::command(args),
         Some("floor") => floor::command(args),
