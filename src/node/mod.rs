@@ -326,6 +326,7 @@ impl Node {
 
     /// Peers that connected before they became friends can be asked from now on.
     fn befriend_connected(&mut self, clock: Clock) {
+        let mut befriended = Vec::new();
         for (id, peer) in &mut self.peers {
             let trust = self.friends.get(&peer.card.key).map(|friend| friend.trust);
             let both = self.sessions.is_initiator(peer.session) || self.sessions.is_confirmed(peer.session);
@@ -339,8 +340,16 @@ impl Node {
             if trust.is_none() && peer.trust.is_some() {
                 self.fetch.peer_down(*id);
             }
+            if trust.is_some() && peer.trust.is_none() {
+                befriended.push(*id);
+            }
             peer.trust = trust;
             self.shaping.know(clock.now, peer.slot, &peer.card.node_id(), trust);
+        }
+        // What they said of relays counts now, and they are told.
+        for id in befriended {
+            self.learn_relays(clock, id);
+            self.circuits.news(clock.now);
         }
     }
 
