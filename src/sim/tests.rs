@@ -321,7 +321,6 @@ fn the_same_seed_gives_the_same_run() {
     assert_eq!(run(), run());
 }
 
-/// A counter of a node, by its name.
 /// What all shards of a node say of themselves, as the daemon adds it up. Its other reports stay.
 fn status(net: &mut Net, node: usize) -> Snapshot {
     net.command(node, Command::Status { token: 1 });
