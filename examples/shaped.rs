@@ -4,7 +4,7 @@
 //! ```text
 //! shaped content FILE                 writes what the daemon is to publish: one chunk
 //! shaped nodes COUNT                  prints the node ids of the sessions to be, one per line
-//! shaped invitations ADDRESS NETWORK COUNT    prints invitations of the first of them; nobody answers there
+//! shaped invitations NETWORK COUNT    prints invitations of the first of them, without addresses
 //! shaped load INVITATION NETWORK COUNT SECONDS PROBES ALTERNATE LOG
 //! ```
 //! Session `n` has the port `FIRST_PORT + n`. `load` begins when all sessions had some seconds, and writes into `LOG` when
@@ -62,10 +62,10 @@ fn main() -> Fallible<()> {
             (0..count.parse()?).for_each(|number| println!("{}", identity(number).card().node_id()));
             Ok(())
         }
-        ["invitations", address, network, count] => {
+        ["invitations", network, count] => {
             for number in 0..count.parse()? {
                 let (network, identity) = (network_hash(network), identity(number));
-                println!("{}", Invite { network, card: *identity.card(), addresses: vec![address.parse()?] });
+                println!("{}", Invite { network, card: *identity.card(), addresses: Vec::new() });
             }
             Ok(())
         }

@@ -24,6 +24,8 @@ struct Client {
     demand: Demand,
     /// What each ring is owed and was too little to hand out, bytes; below zero after a whole train.
     credit: [i64; RINGS.len()],
+    /// Bytes that it was given since it said last what it wants.
+    unheard: u64,
 }
 
 /// The owner of a node's budget.
@@ -72,6 +74,7 @@ impl Exchange {
         self.node.fill(now);
         self.node.give_back(demand.returned);
         client.demand = Demand { returned: 0, ..demand };
+        client.unheard = 0;
         for (credit, weight) in client.credit.iter_mut().zip(demand.weights) {
             if weight == 0 {
                 *credit = (*credit).min(0);
@@ -123,6 +126,10 @@ impl Exchange {
                 self.clients[shard].demand.urgent -= given;
             }
         }
+        for client in self.clients.iter_mut().filter(|client| client.unheard >= self.node.burst()) {
+            // It does not say what it does with them: it may stand still, and would send them all when it goes on.
+            client.demand.weights = Default::default();
+        }
         self.share(now, &mut tokens, order);
         for Client { demand, .. } in &mut self.clients {
             // Less than can be handed out is not worth another round.
@@ -131,6 +138,7 @@ impl Exchange {
         }
         for (shard, tokens) in tokens.into_iter().enumerate() {
             if tokens.iter().any(|bytes| *bytes > 0) {
+                self.clients[shard].unheard += tokens.iter().sum::<u64>();
                 give(shard as u8, tokens);
             }
         }

@@ -18,12 +18,14 @@ pub(super) const DATA: u8 = !(1 << Class::Control as u8);
 #[repr(align(64))]
 pub(super) struct Peer {
     pub(super) cap: Bucket,
-    /// When what it waits with came; the delay is counted from there.
+    /// When what it waits with came, control apart; the delay is counted from there.
     pub(super) since: Time,
     /// Bytes on the wire so far.
     pub(super) sent: u64,
     /// Bytes that it may still send in its ring's turn; below zero when it sent more.
     pub(super) deficit: i32,
+    /// When control came that waits, microseconds, truncated: it comes and goes while data wait.
+    pub(super) control_since: u32,
     pub(super) weight: u16,
     /// Classes in which it has something to send, by bit.
     pub(super) waiting: u8,
@@ -65,6 +67,7 @@ impl Peer {
             since: Time::ZERO,
             sent: 0,
             deficit: 0,
+            control_since: 0,
             weight: WEIGHT_USUAL,
             waiting: 0,
             fresh: 0,

@@ -14,11 +14,13 @@
 //! A peer whose floor or reservation has run dry for the moment stays in its ring, and its node on the wheel says when it
 //! is owed again. A floor that nobody uses costs nothing: it is an order among those who wait, not a rate kept free.
 
+use std::time::Duration;
+
 use super::bucket::Bucket;
 use super::calendar::Calendar;
 use super::lease::Lease;
 use super::links::{Links, Ring};
-use super::peer::{ALIVE, Extra, FLOOR_DRY, Peer, RESERVE_DRY, RINGS, SPECIAL};
+use super::peer::{ALIVE, DATA, Extra, FLOOR_DRY, Peer, RESERVE_DRY, RINGS, SPECIAL};
 use super::place::class_of;
 use super::types::{By, CLASSES, Class, ClassStats, Grant, Limits, PeerStats, Reservation, Slot};
 use super::wheel::Wheel;
@@ -238,7 +240,9 @@ impl Shaper {
         if hot.waiting & class.bit() != 0 {
             return;
         }
-        if hot.waiting == 0 {
+        if class == Class::Control {
+            hot.control_since = micros(now);
+        } else if hot.waiting & DATA == 0 {
             hot.since = now;
         }
         hot.waiting |= class.bit();
@@ -379,7 +383,10 @@ impl Shaper {
             stats.grants += 1;
             if hot.fresh & bit != 0 {
                 hot.fresh &= !bit;
-                stats.delay.add(now.since(hot.since));
+                let control = u64::from(micros(now).wrapping_sub(hot.control_since));
+                let waited = now.since(hot.since);
+                let is_control = grant.class == Class::Control;
+                stats.delay.add(if is_control { Duration::from_micros(control) } else { waited });
             }
             hot.sent += bytes;
         }
@@ -493,6 +500,12 @@ impl Shaper {
         };
         [data, control].into_iter().flatten().min()
     }
+}
+
+/// Truncated: differences below an hour are right.
+#[inline]
+fn micros(now: Time) -> u32 {
+    (now.0 / 1000) as u32
 }
 
 /// Sets what a peer is owed; a new promise begins with its burst.

@@ -279,6 +279,43 @@ fn reservations_hold_for_ten_minutes() {
     assert!(bench.total() as f64 >= (LINE / 20 / 8 * 600) as f64 * 0.995, "and the rest is used");
 }
 
+/// Its own delay, not that of the data that its peer waits with.
+#[test]
+fn control_of_a_busy_peer_is_measured_by_itself() {
+    let mut bench = Bench::new(Some(LINE));
+    let both: Vec<usize> =
+        (0..50).map(|_| bench.add(Limits::default(), Class::Market, 1500, u64::MAX)).collect();
+    bench.run(Duration::from_secs(1));
+    for turn in 0..500 {
+        let slot = bench.sources[both[turn % both.len()]].slot;
+        bench.shaper.ready(bench.now, slot, Class::Control);
+        bench.now += Duration::from_micros(300);
+        while let Some(grant) = bench.shaper.next(bench.now) {
+            let control = grant.class == Class::Control;
+            bench.shaper.settle(bench.now, grant, if control { 80 } else { 1500 }, !control);
+        }
+    }
+    let delay = &bench.shaper.class_stats(Class::Control).delay;
+    assert!(delay.count() > 400 && delay.max() < Duration::from_millis(5), "{:?}", delay.max());
+}
+
+/// A shard that stands still is not given more than a burst, which it would send at once when it goes on.
+#[test]
+fn a_shard_that_says_nothing_is_given_a_burst_at_most() {
+    let mut exchange = Exchange::new(Time::ZERO, 2, LINE, None);
+    let wants = super::Demand { weights: [0, 10, 0], ..Default::default() };
+    let (mut given, mut now) = ([0u64; 2], Time::ZERO);
+    exchange.demand(now, 1, wants);
+    for _ in 0..200 {
+        now += Duration::from_millis(1);
+        exchange.demand(now, 0, wants);
+        exchange.grant(now, |shard, tokens| given[usize::from(shard)] += tokens.iter().sum::<u64>());
+    }
+    let (burst, due) = (LINE / 8 / 250, LINE / 8 / 5);
+    assert!(given[1] <= 2 * burst, "{} of {burst}", given[1]);
+    assert!(given[0] + given[1] >= due * 99 / 100, "what it does not get, the other does");
+}
+
 #[test]
 fn background_is_kept_alive() {
     let mut bench = Bench::new(Some(LINE));

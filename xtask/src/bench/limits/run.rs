@@ -64,10 +64,9 @@ impl Bench {
         Ok(Self { lab, daemon, tool: tool.to_path_buf(), nodes })
     }
 
-    /// The first sessions become friends; nobody answers at their address.
+    /// The first sessions become friends, whom the daemon cannot call.
     pub fn befriend(&self, count: usize) -> Result<()> {
-        let address = format!("{}:9", self.lab.b().address);
-        let words = ["invitations", &address, NETWORK, &count.to_string()];
+        let words = ["invitations", NETWORK, &count.to_string()];
         for invitation in sh::read(Command::new(&self.tool).args(words))?.lines() {
             self.daemon.run(&["friend", "add", invitation], node::PROMPT)?;
         }
