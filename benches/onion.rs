@@ -41,7 +41,10 @@ impl Line {
     fn open(&mut self) -> CircuitKey {
         let hop = |n: usize| {
             let card = IdentityCard { key: key(n), place_nonce: 0, rank_nonce: 0 };
-            HopInfo { hop: NextHop { card, address: None }, onion: self.nodes[n].onion_key() }
+            HopInfo {
+                hop: NextHop { card, address: None },
+                onion: self.nodes[n].onion_key().expect("it relays"),
+            }
         };
         let hops = (1..=PATH).map(hop).collect();
         let route = Route { link: LinkId(1), hops, imaginary: 1, resume: [0; 32] };
@@ -200,7 +203,7 @@ fn memory() {
         end.link_up(now, LinkId(1), false);
         let hop = |n: usize, onion: &Onion| {
             let card = IdentityCard { key: key(n), place_nonce: 0, rank_nonce: 0 };
-            HopInfo { hop: NextHop { card, address: None }, onion: onion.onion_key() }
+            HopInfo { hop: NextHop { card, address: None }, onion: onion.onion_key().expect("it relays") }
         };
         let hops = vec![hop(1, &relay), hop(2, &end)];
         let route = Route { link: LinkId(1), hops, imaginary: 1, resume: [0; 32] };
