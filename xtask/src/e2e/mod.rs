@@ -3,6 +3,7 @@
 
 mod faults;
 mod hostile;
+mod limits;
 mod links;
 mod moving;
 mod onion;
@@ -41,6 +42,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
         faults::CASES,
         store::CASES,
         syncs::CASES,
+        limits::CASES,
         links::CASES,
         stranger::CASES,
         tunnel::CASES,
