@@ -59,6 +59,11 @@ pub struct TunnelPlan {
     pub ports: Vec<u16>,
     /// Whether what `routes` names may leave through nothing else.
     pub kill_switch: bool,
+    /// Routes of circuits among them: what takes one leaves from an address of `quiet`.
+    pub circuit: Vec<Prefix>,
+    /// Addresses of the device at which nobody behind it begins anything: circuits end at strangers, who must not reach
+    /// what listens on this host.
+    pub quiet: Vec<IpAddr>,
     /// Networks of the circuits that end here, whose packets the host lets out; none when none may.
     pub exit: Vec<Prefix>,
 }

@@ -231,7 +231,10 @@ fn plan(config: &Config) -> Option<TunnelPlan> {
         list.dedup();
     }
     let shards = config.shards_count.max(1);
+    let own = |list: Vec<Prefix>| if has_circuit { list } else { Vec::new() };
     Some(TunnelPlan {
+        circuit: own(config.onion_routes.iter().map(|route| route.network()).collect()),
+        quiet: if has_circuit { CLIENT.iter().collect() } else { Vec::new() },
         device: config.tunnel_device.clone(),
         mtu,
         addresses,

@@ -41,6 +41,7 @@ pub(super) fn start(
     };
     // Of a daemon that was killed. Where tunnels come up again they make the host what it shall be without a gap.
     if config.tunnels.is_empty()
+        && config.onion_hops == 0
         && let Err(error) = netconf::clean_abandoned(&config.tunnel_device)
     {
         tracing::debug!("what an earlier tunnel left on this host may still be there: {error}");
@@ -135,6 +136,8 @@ impl Backend for Linked {
             ports: plan.ports,
             kill_switch: plan.kill_switch,
             exit: plan.exit,
+            circuit: plan.circuit,
+            quiet: plan.quiet,
         });
         self.daemon.tunnel(plan.as_ref())
     }

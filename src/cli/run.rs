@@ -89,11 +89,13 @@ async fn control(
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     tracing::info!("stopping");
     api.stop();
+    let failed = outcome.is_err();
     let ended = async {
         let _ = served.await;
         // Before the shards end: the host's settings are undone while the device is still there.
+        // A daemon that fails leaves the kill switch where it is, as one that is killed does.
         let host = backend.clone();
-        if let Ok(Err(why)) = tokio::task::spawn_blocking(move || host.tunnel(None)).await {
+        if !failed && let Ok(Err(why)) = tokio::task::spawn_blocking(move || host.tunnel(None)).await {
             tracing::warn!("taking the tunnels down: {why}");
         }
         let _ = api.shut_down().await;

@@ -218,6 +218,16 @@ impl Config {
                     .into(),
             ));
         }
+        if !self.exit_allow.is_empty() {
+            // Who can send from an address of the pool passes for a circuit, without its policy.
+            let overlaps =
+                |one: &Prefix| self.exit_pool.iter().any(|pool| pool.covers(*one) || one.covers(*pool));
+            if let Some(prefix) = self.tunnels.iter().flat_map(TunnelEntry::allowed).find(overlaps) {
+                return Err(ConfigError::Conflict(format!(
+                    "{prefix} is allowed for a tunnel and is, or holds, addresses of exit.pool: give exit.pool other ones"
+                )));
+            }
+        }
         tunnels::check(&self.tunnels, &self.friends)
     }
 }

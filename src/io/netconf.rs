@@ -39,6 +39,11 @@ pub struct Plan {
     pub addresses: Vec<Prefix>,
     /// What else than those networks goes into the tunnel.
     pub routes: Vec<Prefix>,
+    /// Routes of circuits among them: what takes one leaves from an address of `quiet`.
+    pub circuit: Vec<Prefix>,
+    /// Addresses of the device at which nobody behind it begins anything: circuits end at strangers, who must not reach
+    /// what listens on this host.
+    pub quiet: Vec<IpAddr>,
     /// Who answers for names; none leaves that as it is.
     pub dns: Vec<IpAddr>,
     /// The daemon's own UDP ports, for answers to them where reverse paths are checked.
@@ -141,10 +146,18 @@ pub fn apply(plan: &Plan) -> Result<Applied, NetError> {
             answer_by_mark();
         }
     }
+    if plan.quiet.is_empty() {
+        switch::unguard(&plan.device)?;
+    } else {
+        switch::guard(&plan.device, &plan.quiet)?;
+    }
     device::set_addresses(&mut netlink, device.index, &plan.addresses)
         .map_err(os("giving the tunnel's device its addresses"))?;
     device::bring_up(&mut netlink, &device, plan.mtu).map_err(os("bringing the tunnel's device up"))?;
-    routes::set(&mut netlink, &plan.device, device.index, &plan.routes, plan.kill_switch)
+    let source = |route: &Prefix| plan.quiet.iter().copied().find(|own| own.is_ipv4() == route.is_ipv4());
+    let sources: Vec<(Prefix, IpAddr)> =
+        plan.circuit.iter().filter_map(|route| Some((route.network(), source(route)?))).collect();
+    routes::set(&mut netlink, &plan.device, device.index, &plan.routes, plan.kill_switch, &sources)
         .map_err(os("routing into the tunnel"))?;
     if plan.dns.is_empty() {
         dns::unset(&plan.device)?;
@@ -157,7 +170,8 @@ pub fn apply(plan: &Plan) -> Result<Applied, NetError> {
     if plan.exit.is_empty() {
         exit::remove(&plan.device)?;
     } else {
-        exit::install(&plan.device, &plan.exit)?;
+        let connected = routes::connected(&mut netlink, device.index).map_err(os("listing routes"))?;
+        exit::install(&plan.device, &plan.exit, &connected)?;
     }
     Ok(Applied { device: plan.device.clone(), index: device.index, was_down: !device.up })
 }
@@ -168,12 +182,14 @@ pub fn clean(name: &str) -> Result<bool, NetError> {
     let os = |what| move |source| NetError::os(what, source);
     let mut netlink = Netlink::open().map_err(os("opening a netlink socket"))?;
     let mut left = dns::unset(name)?;
-    left |= routes::set(&mut netlink, name, 0, &[], false).map_err(os("removing the tunnel's routes"))?;
+    left |=
+        routes::set(&mut netlink, name, 0, &[], false, &[]).map_err(os("removing the tunnel's routes"))?;
     if let Some(device) = find(&mut netlink, name).map_err(os("looking for the tunnel's device"))? {
         device::set_addresses(&mut netlink, device.index, &[])
             .map_err(os("taking the tunnel's addresses from its device"))?;
     }
     left |= exit::remove(name)?;
+    left |= switch::unguard(name)?;
     left |= switch::remove(name)?;
     Ok(left)
 }

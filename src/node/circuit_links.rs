@@ -125,6 +125,8 @@ impl Node {
             let fresh = || Asking { since: clock.now, card: next.card, circuits: Vec::new() };
             let asking = own.asking.entry(key).or_insert_with(fresh);
             asking.circuits.push(circuit);
+            // Word of it may be lost: without a sweep nobody would call there again.
+            own.sweep_at.get_or_insert(clock.now + Duration::from_millis(CIRCUIT_SWEEP_MS));
             if asking.circuits.len() == 1 {
                 let call = CircuitCross::Call { card: next.card, address: next.address };
                 self.circuit_cross(home, call);
@@ -166,6 +168,7 @@ impl Node {
                 self.sessions.set_keepalive(peer.session, false);
             }
         }
-        own.sweep_at = (!own.called.is_empty()).then(|| now + Duration::from_millis(CIRCUIT_SWEEP_MS));
+        own.sweep_at = (!own.called.is_empty() || !own.asking.is_empty())
+            .then(|| now + Duration::from_millis(CIRCUIT_SWEEP_MS));
     }
 }

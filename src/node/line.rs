@@ -17,11 +17,18 @@ impl Node {
             let arrived = stats.sent_bytes.saturating_sub(gone);
             let new = arrived.saturating_sub(std::mem::replace(&mut peer.arrived, arrived));
             round.arrived += new;
+            round.streams +=
+                stats.sent_bytes.saturating_sub(std::mem::replace(&mut peer.sent_seen, stats.sent_bytes));
             if new > 0 && stats.in_flight > 0 {
                 let wait = stats.rtt.min(stats.rtt_latest).saturating_sub(stats.rtt_min);
                 round.wait = Some(round.wait.map_or(wait, |least| least.min(wait)));
             }
         }
-        self.shaping.line_round(now, round);
+        if self.shaping.line_round(now, round) {
+            // What was promised may be more than it carries now.
+            for peer in self.peers.values() {
+                self.shaping.know(now, peer.slot, &peer.card.node_id(), peer.trust);
+            }
+        }
     }
 }

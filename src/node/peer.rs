@@ -63,6 +63,8 @@ pub(super) struct Peer {
     pub queue_turn: bool,
     /// Bytes known to have arrived when that was last looked at.
     pub arrived: u64,
+    /// Bytes that its streams had sent then.
+    pub sent_seen: u64,
     pub sent_bytes: u64,
     pub received_bytes: u64,
 }

@@ -86,6 +86,7 @@ impl Node {
             timer: None,
             queue_turn: false,
             arrived: 0,
+            sent_seen: 0,
             sent_bytes: 0,
             received_bytes: 0,
         };

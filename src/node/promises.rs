@@ -36,7 +36,22 @@ impl Promises {
 
     /// What a node asked for and has.
     pub fn of(&self, node: &NodeId) -> Option<Reservation> {
-        self.granted.get(node).map(|(promise, _)| *promise)
+        let (promise, _) = self.granted.get(node)?;
+        let share = self.share()?;
+        // Where the node's rate has fallen since, all have less.
+        let all: u64 = self.granted.values().map(|(own, _)| own.rate).sum();
+        let part = |of: u64| (u128::from(of) * u128::from(share) / u128::from(all.max(1))) as u64;
+        Some(if all <= share {
+            *promise
+        } else {
+            Reservation { rate: part(promise.rate).max(1), burst: part(promise.burst), ..*promise }
+        })
+    }
+
+    /// What may be promised here by asking, bits per second; `None` while the node's rate is not known.
+    fn share(&self) -> Option<u64> {
+        let milli = self.share_milli.unwrap_or(ASKED_SHARE_MILLI_USUAL);
+        Some((u128::from(self.up?) * u128::from(milli) / 1000) as u64 / u64::from(self.shards.max(1)))
     }
 
     /// For how long it has it.
@@ -80,17 +95,15 @@ impl Promises {
         }
         let others = || self.granted.iter().filter(|(other, _)| **other != node).map(|(_, (own, _))| *own);
         let mut admission = Admission::default();
-        if let Some(up) = self.up {
-            let share = (u128::from(up) * u128::from(milli) / 1000) as u64;
-            let own = share / u64::from(self.shards.max(1));
-            let left = own.saturating_sub(others().map(|one| one.rate).sum());
-            if wanted.rate > left {
-                return refused(Verdict::Rate, left);
-            }
-            // What other shards may promise counts as promised.
-            let floors: u64 = limits.values().filter_map(|own| own.floor).sum();
-            admission.set_line(Some(up), floors + share - own);
+        // Of a rate that nobody knows nothing can be promised.
+        let (Some(up), Some(own)) = (self.up, self.share()) else { return refused(Verdict::Rate, 0) };
+        let left = own.saturating_sub(others().map(|one| one.rate).sum());
+        if wanted.rate > left {
+            return refused(Verdict::Rate, left);
         }
+        // What other shards may promise counts as promised.
+        let floors: u64 = limits.values().filter_map(|own| own.floor).sum();
+        admission.set_line(Some(up), floors + own * u64::from(self.shards.max(1)) - own);
         others().chain(limits.values().filter_map(|own| own.reserved)).for_each(|one| admission.keep(one));
         let reservation =
             Reservation { rate: wanted.rate, burst: u64::from(wanted.burst), delay: wanted.delay() };

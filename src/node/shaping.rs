@@ -85,11 +85,17 @@ impl Shaping {
         if limits != self.shaper.limits(slot) {
             self.shaper.limit(now, slot, limits);
         }
-        let (own, asked) = (self.limits.get(node).and_then(|own| own.reserved), self.promises.of(node));
+        let (own, asked) =
+            (self.limits.get(node).and_then(|own| own.reserved), trust.and_then(|_| self.promises.of(node)));
         // What the operator promises and what the peer asked for are no sum.
         let promised = own.into_iter().chain(asked).max_by_key(|promise| promise.rate);
-        if promised != self.shaper.reservation(slot) {
+        let before = self.shaper.reservation(slot);
+        if promised != before {
             self.shaper.reserve(now, slot, promised);
+            // What a peer asked for begins without its burst: else whoever gives it back and asks again had one each time.
+            if let (None, Some(asked)) = (before, asked.filter(|asked| promised == Some(*asked))) {
+                self.shaper.spend_burst(now, slot, asked.burst);
+            }
         }
     }
 
@@ -180,16 +186,23 @@ impl Shaping {
         self.promises.up
     }
 
-    /// A round of measuring is over.
-    pub(super) fn line_round(&mut self, now: Time, round: Round) {
+    /// A round of measuring is over; whether the node's rate is another.
+    pub(super) fn line_round(&mut self, now: Time, round: Round) -> bool {
         let sent: u64 = Class::ALL.iter().map(|class| self.shaper.class_stats(*class).sent_bytes).sum();
         let new = sent - std::mem::replace(&mut self.line_sent, sent);
-        let Some(line) = &mut self.line else { return };
-        line.round(now, Round { sent: new, ..round });
-        if line.rate() != self.promises.up {
-            self.promises.up = line.rate();
-            self.shaper.set_node(now, line.rate(), None);
+        let Some(line) = &mut self.line else { return false };
+        // Tunnels and circuits are not acknowledged: of what they sent as much arrived as of streams. Where those are the
+        // lesser part by far they say nothing.
+        let arrived = u128::from(round.arrived) * u128::from(new) / u128::from(round.streams.max(1));
+        let arrived = u64::try_from(arrived).unwrap_or(u64::MAX).max(round.arrived);
+        let wait = round.wait.filter(|_| round.streams >= new / 10);
+        line.round(now, Round { sent: new, arrived, wait, ..round });
+        if line.rate() == self.promises.up {
+            return false;
         }
+        self.promises.up = line.rate();
+        self.shaper.set_node(now, line.rate(), None);
+        true
     }
 
     pub(super) fn charge_control(&mut self, now: Time, bytes: u64) {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use crate::base::Prefix;
-use crate::wire::ip::{ICMP, ICMP6, Ip, TCP, UDP, half};
+use crate::wire::ip::{ICMP, ICMP6, Ip, TCP, UDP, V4_HEADER, half};
 
 /// Networks that are not the global one. A rule reaches into one only when it lies inside it: `0.0.0.0/0` does not mean
 /// the exit's own home. Of IPv6 only 2000::/3 is global, without what carries IPv4 addresses.
@@ -143,7 +143,10 @@ pub struct Policy(pub Vec<Rule>);
 impl Policy {
     /// Whether any rule lets a packet out. Parts of packets are never: their ports are not known.
     pub fn allows(&self, packet: &[u8], header: &Ip) -> bool {
+        // IPv4 options can name the routers on the way, this host's inner addresses among them.
+        let has_options = header.destination.is_ipv4() && header.header != V4_HEADER;
         !header.fragment
+            && !has_options
             && !header.destination.is_multicast()
             && self.0.iter().any(|rule| rule.allows(packet, header))
     }

@@ -20,6 +20,8 @@ pub struct Round {
     pub sent: u64,
     /// Bytes that are known to have arrived.
     pub arrived: u64,
+    /// Bytes that were sent and will be acknowledged, at most `sent`.
+    pub streams: u64,
     /// What the round trip is above its smallest, of that peer of whom it is least: a queue near us delays all of them.
     /// `None` when nobody was sent anything that was acknowledged.
     pub wait: Option<Duration>,
@@ -100,7 +102,10 @@ mod tests {
             let arrived = (*queue + sent).min(capacity * step);
             *queue += sent - arrived;
             let wait = Duration::from_secs_f64(*queue / capacity);
-            line.round(*now, Round { sent: sent as u64, arrived: arrived as u64, wait: Some(wait) });
+            line.round(
+                *now,
+                Round { sent: sent as u64, arrived: arrived as u64, wait: Some(wait), ..Round::default() },
+            );
             if round >= rounds / 2 {
                 worst = worst.max(wait);
                 carried += arrived / (capacity * step) / (rounds - rounds / 2) as f64;
@@ -122,17 +127,25 @@ mod tests {
     #[test]
     fn what_is_not_used_is_not_raised_and_what_is_not_heard_of_changes_nothing() {
         let mut line = Line::new(Time::ZERO);
-        let long = Round { sent: 200_000, arrived: 125_000, wait: Some(Duration::from_millis(200)) };
+        let long = Round {
+            sent: 200_000,
+            arrived: 125_000,
+            wait: Some(Duration::from_millis(200)),
+            ..Round::default()
+        };
         line.round(Time::from_millis(100), long);
         assert_eq!(line.rate(), None, "one round may be chance");
         line.round(Time::from_millis(200), long);
         assert_eq!(line.rate(), Some(8_500_000));
-        line.round(Time::from_millis(300), Round { sent: 10, arrived: 10, wait: Some(Duration::ZERO) });
+        line.round(
+            Time::from_millis(300),
+            Round { sent: 10, arrived: 10, wait: Some(Duration::ZERO), ..Round::default() },
+        );
         line.round(Time::from_millis(400), Round::default());
         assert_eq!(line.rate(), Some(8_500_000));
         line.round(
             Time::from_millis(500),
-            Round { sent: 106_000, arrived: 106_000, wait: Some(Duration::ZERO) },
+            Round { sent: 106_000, arrived: 106_000, wait: Some(Duration::ZERO), ..Round::default() },
         );
         assert!(line.rate() > Some(8_500_000));
     }

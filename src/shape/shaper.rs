@@ -190,6 +190,14 @@ impl Shaper {
         self.place(now, peer.0);
     }
 
+    /// Takes a burst from what a peer's reservation has saved up.
+    pub fn spend_burst(&mut self, now: Time, peer: Slot, bytes: u64) {
+        let extra = &mut self.extra[peer.index()];
+        extra.reserve.take_what_is_there(now, bytes.max(2 * WIRE_TRAIN_MAX));
+        self.note_special(peer);
+        self.place(now, peer.0);
+    }
+
     fn note_special(&mut self, peer: Slot) {
         let (hot, extra) = (&mut self.peers[peer.index()], &self.extra[peer.index()]);
         hot.flags &= !(SPECIAL | FLOOR_DRY | RESERVE_DRY);

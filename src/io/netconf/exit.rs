@@ -22,14 +22,15 @@ fn table(device: &str) -> String {
 }
 
 /// Puts the table in place and has the kernel forward, for circuits with addresses of these networks behind the device.
-pub(super) fn install(device: &str, pools: &[Prefix]) -> Result<(), NetError> {
+/// `connected` are the networks that the host is in; of those with public addresses circuits reach nothing.
+pub(super) fn install(device: &str, pools: &[Prefix], connected: &[Prefix]) -> Result<(), NetError> {
     let before = switch::list(&table(device))?.unwrap_or_default();
     let wanted = GUARD.map(|(guard, family, switch)| {
         let used = pools.iter().any(|pool| pool.is_ipv4() == (family == "ipv4"));
         let off = fs::read_to_string(switch).is_ok_and(|value| value.trim() == "0");
         (used, used && (off || before.contains(guard)))
     });
-    switch::run(&script(device, pools, wanted.map(|(_, guarded)| guarded)))?;
+    switch::run(&script(device, pools, connected, wanted.map(|(_, guarded)| guarded)))?;
     for ((_, family, switch), (used, _)) in GUARD.iter().zip(wanted) {
         if used {
             if *family == "ipv6" {
@@ -72,9 +73,18 @@ fn keep_routers() {
 }
 
 /// The table, in nft's language.
-pub(super) fn script(device: &str, pools: &[Prefix], guarded: [bool; 2]) -> String {
+pub(super) fn script(device: &str, pools: &[Prefix], connected: &[Prefix], guarded: [bool; 2]) -> String {
     let name = table(device);
     let (mut forward, mut input, mut nat) = (String::new(), String::new(), String::new());
+    let mut own = String::new();
+    // A packet of a circuit starts inside the router's firewall. Networks of private addresses are the policy's, which lets
+    // into those alone that it names; it cannot know which public ones lie here.
+    for net in
+        connected.iter().map(|net| net.network()).filter(|net| !net.is_default() && !switch::is_local(*net))
+    {
+        let ip = if net.is_ipv4() { "ip" } else { "ip6" };
+        let _ = writeln!(forward, "    iifname \"{device}\" {ip} daddr {net} drop");
+    }
     for pool in pools.iter().map(|pool| pool.network()) {
         let ip = if pool.is_ipv4() { "ip" } else { "ip6" };
         let _ = write!(
@@ -84,6 +94,11 @@ pub(super) fn script(device: &str, pools: &[Prefix], guarded: [bool; 2]) -> Stri
              {ip} daddr {pool} drop\n    {ip} saddr {pool} drop\n"
         );
         let _ = writeln!(input, "    iifname \"{device}\" {ip} saddr {pool} drop");
+        // Before a port of this host's is led elsewhere, as to a container: that is forwarded, and not input any more.
+        let _ = writeln!(
+            own,
+            "    iifname \"{device}\" {ip} saddr {pool} fib daddr type {{ local, broadcast, multicast }} drop"
+        );
         let _ = writeln!(nat, "    oifname != \"{device}\" {ip} saddr {pool} masquerade");
     }
     for ((guard, family, _), _) in GUARD.iter().zip(guarded).filter(|(_, guarded)| *guarded) {
@@ -102,6 +117,10 @@ pub(super) fn script(device: &str, pools: &[Prefix], guarded: [bool; 2]) -> Stri
          \x20   type filter hook input priority filter - 10; policy accept;\n\
          {input}\
          \x20 }}\n\
+         \x20 chain own {{\n\
+         \x20   type filter hook prerouting priority mangle; policy accept;\n\
+         {own}\
+         \x20 }}\n\
          \x20 chain nat {{\n\
          \x20   type nat hook postrouting priority srcnat; policy accept;\n\
          {nat}\
@@ -117,7 +136,14 @@ mod tests {
     #[test]
     fn only_circuits_are_forwarded_where_nothing_was() {
         let pools = ["10.117.0.1/16".parse().expect("a prefix"), "fd75::/64".parse().expect("a prefix")];
-        let text = script("tornet-0", &pools, [true, false]);
+        let near =
+            ["192.168.1.0/24", "203.0.113.0/24", "0.0.0.0/0"].map(|text| text.parse().expect("a prefix"));
+        let text = script("tornet-0", &pools, &near, [true, false]);
+        let dropped = text
+            .find("iifname \"tornet-0\" ip daddr 203.0.113.0/24 drop")
+            .expect("a public one that is near");
+        assert!(text.find("accept\n").is_some_and(|first| dropped < first) && !text.contains("192.168"));
+        assert!(text.contains("ip saddr 10.117.0.0/16 fib daddr type { local, broadcast, multicast } drop"));
         assert!(text.starts_with("add table inet tornet_exit_tornet_0\n"));
         assert!(
             text.contains("ip saddr 10.117.0.0/16 masquerade")

@@ -17,6 +17,7 @@
 //! left them where the next one looks.
 
 use std::io;
+use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::route::{
@@ -71,6 +72,8 @@ struct Route {
     table: u32,
     /// The device that it leads to; `None` says unreachable.
     index: Option<u32>,
+    /// The source of what takes it, where that must be another than the kernel would choose.
+    source: Option<IpAddr>,
 }
 
 /// What one device is to have.
@@ -84,9 +87,9 @@ fn wanted(device: &str, index: u32, prefixes: &[Prefix], kill_switch: bool) -> W
     let mut wanted = Wanted::default();
     for prefix in prefixes {
         let (prefix, table) = (prefix.network(), table(device, prefix.len()));
-        wanted.routes.push(Route { prefix, table, index: Some(index) });
+        wanted.routes.push(Route { prefix, table, index: Some(index), source: None });
         if kill_switch {
-            wanted.routes.push(Route { prefix, table, index: None });
+            wanted.routes.push(Route { prefix, table, index: None, source: None });
         }
     }
     if kill_switch {
@@ -94,7 +97,12 @@ fn wanted(device: &str, index: u32, prefixes: &[Prefix], kill_switch: bool) -> W
         for other in both_defaults() {
             let none = !prefixes.iter().any(|p| p.is_default() && p.is_ipv4() == other.is_ipv4());
             if none && prefixes.iter().any(|p| p.is_default()) {
-                wanted.routes.push(Route { prefix: other, table: table(device, 0), index: None });
+                wanted.routes.push(Route {
+                    prefix: other,
+                    table: table(device, 0),
+                    index: None,
+                    source: None,
+                });
             }
         }
     }
@@ -118,7 +126,7 @@ fn both_defaults() -> [Prefix; 2] {
     any.map(|address| Prefix::new(address, 0).expect("zero bits are there"))
 }
 
-/// Makes the device's routes and rules these, whatever they are now. With no prefix nothing of ours stays. True when
+/// Makes the device's routes and rules these, whatever they are now; what takes one of `sources` leaves from its address. With no prefix nothing of ours stays. True when
 /// something had to go.
 pub(super) fn set(
     netlink: &mut Netlink,
@@ -126,8 +134,13 @@ pub(super) fn set(
     index: u32,
     prefixes: &[Prefix],
     kill_switch: bool,
+    sources: &[(Prefix, IpAddr)],
 ) -> io::Result<bool> {
-    let wanted = wanted(device, index, prefixes, kill_switch);
+    let mut wanted = wanted(device, index, prefixes, kill_switch);
+    for route in wanted.routes.iter_mut().filter(|route| route.index.is_some()) {
+        let found = sources.iter().find(|(prefix, _)| *prefix == route.prefix);
+        route.source = found.map(|(_, source)| *source);
+    }
     // What blocks comes before what leads elsewhere, and rules last, when their tables are complete.
     for route in wanted.routes.iter().rev() {
         netlink.change(RouteNetlinkMessage::NewRoute(route_message(route)), NLM_F_CREATE | NLM_F_REPLACE)?;
@@ -183,6 +196,9 @@ fn route_message(route: &Route) -> RouteMessage {
     }
     if let Some(index) = route.index {
         message.attributes.push(RouteAttribute::Oif(index));
+    }
+    if let Some(source) = route.source {
+        message.attributes.push(RouteAttribute::PrefSource(source.into()));
     }
     message
 }

@@ -37,6 +37,50 @@ pub(super) fn remove(device: &str) -> Result<bool, NetError> {
     }
 }
 
+/// Nobody behind the device begins anything at these addresses of it, whatever listens there; answers pass. A table of its
+/// own, since it holds with and without the kill switch.
+pub(super) fn guard(device: &str, quiet: &[IpAddr]) -> Result<(), NetError> {
+    run(&guard_script(device, quiet))
+}
+
+/// Takes that table away; true when there was one.
+pub(super) fn unguard(device: &str) -> Result<bool, NetError> {
+    let name = guard_table(device);
+    match list(&name)? {
+        None => Ok(false),
+        Some(_) => run(&format!("delete table inet {name}\n")).map(|()| true),
+    }
+}
+
+fn guard_table(device: &str) -> String {
+    format!("tornet_guard_{}", plain(device))
+}
+
+fn guard_script(device: &str, quiet: &[IpAddr]) -> String {
+    let name = guard_table(device);
+    let drops: String = quiet
+        .iter()
+        .map(|own| {
+            format!(
+                "    iifname \"{device}\" {} daddr {own} drop\n",
+                if own.is_ipv4() { "ip" } else { "ip6" }
+            )
+        })
+        .collect();
+    format!(
+        "add table inet {name}\n\
+         delete table inet {name}\n\
+         table inet {name} {{\n\
+         \x20 comment \"tornet: what comes through circuits of {device} reaches nothing that listens here\"\n\
+         \x20 chain in {{\n\
+         \x20   type filter hook input priority filter - 10; policy accept;\n\
+         \x20   iifname \"{device}\" ct state {{ established, related }} accept\n\
+         {drops}\
+         \x20 }}\n\
+         }}\n"
+    )
+}
+
 /// What a table says; `None` when there is none of this name.
 pub(super) fn list(name: &str) -> Result<Option<String>, NetError> {
     let listed = match start(&["list", "table", "inet", name], "") {
@@ -158,7 +202,8 @@ fn script(plan: &Plan, connected: &[Prefix]) -> String {
     )
 }
 
-fn is_local(net: Prefix) -> bool {
+/// Whether a network is one that nobody reaches through the Internet.
+pub(super) fn is_local(net: Prefix) -> bool {
     LOCAL.iter().any(|local| local.parse::<Prefix>().is_ok_and(|local| local.covers(net)))
 }
 
@@ -177,6 +222,8 @@ mod tests {
             ports: vec![4001],
             kill_switch: true,
             exit: Vec::new(),
+            circuit: Vec::new(),
+            quiet: Vec::new(),
         }
     }
 
@@ -216,6 +263,16 @@ mod tests {
         assert_eq!(verdicts(&plan(&["0.0.0.0/0"]), &["8.8.0.0/16", "0.0.0.0/1"]), [""; 0]);
         assert!(script(&plan(&["0.0.0.0/0"]), &[]).contains("meta nfproto { ipv4, ipv6 } reject"));
         assert!(!script(&plan(&["10.0.0.0/8"]), &[]).contains("nfproto"));
+    }
+
+    #[test]
+    fn what_is_begun_from_behind_a_circuit_is_dropped_and_answers_are_not() {
+        let text = guard_script("tornet0", &["10.1.2.3".parse().unwrap(), "fd00::3".parse().unwrap()]);
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        let at = |wanted: &str| lines.iter().position(|line| *line == wanted).expect("there");
+        let answers = at("iifname \"tornet0\" ct state { established, related } accept");
+        assert!(answers < at("iifname \"tornet0\" ip daddr 10.1.2.3 drop"));
+        assert!(answers < at("iifname \"tornet0\" ip6 daddr fd00::3 drop"));
     }
 
     #[test]

@@ -58,6 +58,8 @@ fn plan(routes: &[&str]) -> Plan {
         ports: vec![4001],
         kill_switch: false,
         exit: Vec::new(),
+        circuit: Vec::new(),
+        quiet: Vec::new(),
     }
 }
 

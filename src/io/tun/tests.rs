@@ -20,6 +20,8 @@ const NAME: &str = "tornet-test";
 fn plan(name: &str) -> Plan {
     Plan {
         exit: Vec::new(),
+        circuit: Vec::new(),
+        quiet: Vec::new(),
         device: name.to_owned(),
         mtu: 1400,
         addresses: vec!["10.99.0.1/24".parse().expect("a prefix")],
