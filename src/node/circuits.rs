@@ -46,7 +46,7 @@ pub(super) struct Circuits {
     pub(super) heard: BTreeMap<PublicKey, RelayCard>,
     /// The session to use with each neighbour.
     pub(super) by_key: BTreeMap<PublicKey, PeerId>,
-    /// Circuits that wait for a session with their next hop; at most [`CIRCUIT_CALLS_MAX`].
+    /// Circuits that wait for a session with their next hop; at most [`crate::limits::CIRCUIT_CALLS_MAX`].
     pub(super) calling: BTreeMap<SessionKey, Vec<CircuitKey>>,
     /// Those whose next hop's home is another shard, which calls it.
     pub(super) asking: BTreeMap<PublicKey, Asking>,
