@@ -11,10 +11,10 @@ use crate::{crash, e2e, setup, sh, sim};
 
 /// The tests' part of CI.
 pub const STEPS: &[Step] = &[
-    Step { name: "test", minutes: 15, run: tests },
-    Step { name: "sim", minutes: 10, run: sim::quick },
-    Step { name: "e2e", minutes: 15, run: real_daemons },
-    Step { name: "crash", minutes: 12, run: crashes },
+    Step { name: "test", minutes: 20, run: tests },
+    Step { name: "sim", minutes: 15, run: sim::quick },
+    Step { name: "e2e", minutes: 25, run: real_daemons },
+    Step { name: "crash", minutes: 15, run: crashes },
 ];
 
 /// Before anything is built.

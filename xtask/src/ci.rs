@@ -19,7 +19,7 @@ const CHECKS: &[Step] = &[
     Step { name: "tidy", minutes: 2, run: || passed(tidy::run()) },
     Step { name: "clippy", minutes: 12, run: clippy },
     Step { name: "doc", minutes: 8, run: doc },
-    Step { name: "deny", minutes: 10, run: deny },
+    Step { name: "deny", minutes: 15, run: deny },
     Step { name: "fuzz", minutes: 8, run: fuzz },
 ];
 /// After them.

@@ -41,7 +41,7 @@ const GRACE: Duration = Duration::from_secs(20);
 /// What is kept of a step's output, bytes.
 const LAST_WORDS: usize = 4096;
 /// What the whole is meant to take at most, minutes.
-const WHOLE_MINUTES: u64 = 25;
+const WHOLE_MINUTES: u64 = 35;
 
 /// Runs the steps of `cargo xtask COMMAND`, or with `--step` one of them, here.
 pub fn command(command: &str, mut args: Args, steps: &[&Step]) -> Result<()> {
