@@ -194,8 +194,7 @@ impl<'l> Scene<'l> {
         let began = Instant::now();
         let mut answers = Vec::with_capacity(count);
         for index in 0..count {
-            let request =
-                json!({ "reference": format!("{reference}/tree-{count}/{index}"), "root": out, "overwrite": true });
+            let request = json!({ "reference": format!("{reference}/tree-{count}/{index}"), "root": out, "overwrite": true });
             answers.push(post(&self.getters[index % nodes].dir.join("tornet.sock"), "/v1/get", &request)?);
         }
         let mut most = memory;
