@@ -7,7 +7,7 @@ use nix::sys::socket::{setsockopt, sockopt::BindToDevice, sockopt::Mark};
 
 use super::namespace::in_namespace;
 use super::*;
-use crate::io::tun::open;
+use crate::io::tun::{Queue, open};
 
 const NAME: &str = "tornet-test";
 const OTHER: &str = "tornet-other";
@@ -45,6 +45,21 @@ fn host() {
     ] {
         ip(words);
     }
+}
+
+/// Closes a device's queues, and waits until it is gone: a child that another test's thread forks meanwhile holds them, too,
+/// until it becomes its program.
+fn close(queues: Vec<Queue>) {
+    drop(queues);
+    let mut netlink = Netlink::open().expect("opens");
+    let (_never, tick) = std::sync::mpsc::channel::<()>();
+    for _ in 0..1000 {
+        if find(&mut netlink, NAME).expect("is asked").is_none() {
+            return;
+        }
+        let _ = tick.recv_timeout(std::time::Duration::from_millis(10));
+    }
+    panic!("{NAME} stays");
 }
 
 fn plan(routes: &[&str]) -> Plan {
@@ -195,7 +210,7 @@ fn what_a_running_daemon_has_is_not_abandoned() {
         let _ = apply(&plan(&["10.0.0.0/8"])).expect("applied");
         assert!(!clean_abandoned(NAME).expect("looked"));
         assert_eq!(way("10.2.0.1"), NAME);
-        drop(queue);
+        close(queue);
         assert!(clean_abandoned(NAME).expect("cleaned"), "the rules were left");
         assert_eq!(way("10.2.0.1"), "wan0");
     });
@@ -214,7 +229,7 @@ fn the_kill_switch_holds_when_the_device_is_gone_until_it_is_cleaned() {
         let _ = apply(&plan).expect("once more");
         assert_eq!(way("8.8.8.8"), NAME);
         // What kill -9 leaves.
-        drop(queue);
+        close(queue);
         for (to, through) in
             [("8.8.8.8", "unreachable"), ("2001:db9::1", "unreachable"), ("10.1.0.9", "lan0")]
         {
