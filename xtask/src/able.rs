@@ -9,7 +9,7 @@ use crate::lab::{Lab, Node, Process, Wiring, node, scratch};
 use crate::{sh, stop};
 
 /// Something that only some may do.
-type Ability = (&'static str, fn() -> Result<()>, &'static OnceLock<Option<String>>);
+pub type Ability = (&'static str, fn() -> Result<()>, &'static OnceLock<Option<String>>);
 
 /// Network namespaces that are made and joined.
 pub const NAMESPACES: Ability = ("network namespaces", namespaces, {

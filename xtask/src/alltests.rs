@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::able::{self, NAMESPACES, TRACING, TUN};
+use crate::able::{self, NAMESPACES, TRACING};
 use crate::args::Args;
 use crate::steps::{self, Outcome, Step};
 use crate::{crash, e2e, setup, sh, sim};
@@ -36,7 +36,7 @@ fn tests() -> Result<Outcome> {
 }
 
 fn real_daemons() -> Result<Outcome> {
-    if let Some(why) = able::skip(&[NAMESPACES, TUN])? {
+    if let Some(why) = able::skip(e2e::NEEDS)? {
         return Ok(Outcome::Skipped(why));
     }
     with_uring(|binary| e2e::run(&e2e::Options::all(binary.to_path_buf())))

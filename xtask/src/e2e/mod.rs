@@ -85,9 +85,12 @@ pub fn command(mut args: Args) -> Result<()> {
     run(&Options { binary, names, keep })
 }
 
+/// What the machine must let us do for them.
+pub const NEEDS: &[able::Ability] = &[NAMESPACES, TUN, TRACING];
+
 /// Runs the cases that were asked for; all of them, also after one fails.
 pub fn run(options: &Options) -> Result<()> {
-    able::ensure(&[NAMESPACES, TUN, TRACING])?;
+    able::ensure(NEEDS)?;
     stop::listen();
     for name in &options.names {
         ensure!(cases().any(|case| case.name == name), "no case {name}; `cargo xtask e2e --list`");
