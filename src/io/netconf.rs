@@ -139,8 +139,12 @@ pub fn apply(plan: &Plan) -> Result<Applied, NetError> {
     let device = find(&mut netlink, &plan.device)
         .map_err(os("looking for the tunnel's device"))?
         .ok_or_else(|| NetError::NoDevice(plan.device.clone()))?;
-    if plan.kill_switch && !plan.routes.is_empty() {
-        let connected = routes::connected(&mut netlink, device.index).map_err(os("listing routes"))?;
+    let switched = plan.kill_switch && !plan.routes.is_empty();
+    let connected = match switched || !plan.exit.is_empty() {
+        true => routes::connected(&mut netlink, device.index).map_err(os("listing routes"))?,
+        false => Vec::new(),
+    };
+    if switched {
         switch::install(plan, &connected)?;
         if plan.routes.iter().any(|route| route.is_default()) {
             answer_by_mark();
@@ -164,13 +168,12 @@ pub fn apply(plan: &Plan) -> Result<Applied, NetError> {
     } else {
         dns::set(&plan.device, &plan.dns, plan.routes.iter().any(|route| route.is_default()))?;
     }
-    if !plan.kill_switch || plan.routes.is_empty() {
+    if !switched {
         switch::remove(&plan.device)?;
     }
     if plan.exit.is_empty() {
         exit::remove(&plan.device)?;
     } else {
-        let connected = routes::connected(&mut netlink, device.index).map_err(os("listing routes"))?;
         exit::install(&plan.device, &plan.exit, &connected)?;
     }
     Ok(Applied { device: plan.device.clone(), index: device.index, was_down: !device.up })

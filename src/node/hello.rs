@@ -56,9 +56,7 @@ impl Node {
             peer.hello = Meeting::Listening(Vec::new());
         }
         let Meeting::Listening(text) = &mut peer.hello else { return };
-        let room = (HELLO_SIZE_MAX + 1).saturating_sub(text.len());
-        text.extend_from_slice(&bytes[..bytes.len().min(room)]);
-        if !finished && text.len() <= HELLO_SIZE_MAX {
+        if !gather(text, bytes, finished, HELLO_SIZE_MAX) {
             return;
         }
         peer.connection.finish(stream);
@@ -81,4 +79,11 @@ impl Node {
             }
         }
     }
+}
+
+/// Adds bytes to a message of at most `most`; whether it is whole, or too long to become one.
+pub(super) fn gather(text: &mut Vec<u8>, bytes: &[u8], finished: bool, most: usize) -> bool {
+    let room = (most + 1).saturating_sub(text.len());
+    text.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    finished || text.len() > most
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::command::{AskedSnapshot, PeerLimits};
+use super::hello::gather;
 use super::peer::Role;
 use super::{Clock, NOT_WANTED, Node, RESERVE_CHANNEL};
 use crate::base::{NodeId, StreamId, Time};
@@ -86,8 +87,7 @@ impl Promises {
         limits: &BTreeMap<NodeId, PeerLimits>,
     ) -> Answer {
         let refused = |verdict, most| Answer { verdict, duration_s: 0, most };
-        let milli = self.share_milli.unwrap_or(ASKED_SHARE_MILLI_USUAL);
-        if milli == 0 {
+        if self.share_milli == Some(0) {
             return refused(Verdict::Unwilling, 0);
         }
         if self.granted.len() >= PROMISES_MAX && !self.granted.contains_key(&node) {
@@ -103,7 +103,7 @@ impl Promises {
         }
         // What other shards may promise counts as promised.
         let floors: u64 = limits.values().filter_map(|own| own.floor).sum();
-        admission.set_line(Some(up), floors + own * u64::from(self.shards.max(1)) - own);
+        admission.set_line(Some(up), floors + own * u64::from(self.shards.saturating_sub(1)));
         others().chain(limits.values().filter_map(|own| own.reserved)).for_each(|one| admission.keep(one));
         let reservation =
             Reservation { rate: wanted.rate, burst: u64::from(wanted.burst), delay: wanted.delay() };
@@ -213,9 +213,7 @@ impl Node {
     ) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some((_, text)) = peer.request.as_mut().filter(|(own, _)| *own == stream) else { return };
-        let room = (Request::LEN + 1).saturating_sub(text.len());
-        text.extend_from_slice(&bytes[..bytes.len().min(room)]);
-        if !finished && text.len() <= Request::LEN {
+        if !gather(text, bytes, finished, Request::LEN) {
             return;
         }
         let request = Request::parse(text);
@@ -263,9 +261,7 @@ impl Node {
             }
             return;
         };
-        let room = (Answer::LEN + 1).saturating_sub(asking.text.len());
-        asking.text.extend_from_slice(&bytes[..bytes.len().min(room)]);
-        if !finished && asking.text.len() <= Answer::LEN {
+        if !gather(&mut asking.text, bytes, finished, Answer::LEN) {
             return;
         }
         asking.stream = None;

@@ -184,18 +184,9 @@ impl Node {
         bytes: &[u8],
         world: &mut impl World,
     ) {
-        let Ok(header) = Ip::parse(bytes) else {
-            self.tunnels.counters.malformed += 1;
-            return;
-        };
-        let Some(buf) = world.alloc() else {
-            self.tunnels.counters.no_buffer += 1;
-            return;
-        };
-        let place = Place { len: bytes.len() as u32, ..Place::room(buf) };
-        world.bytes_mut(place).copy_from_slice(bytes);
-        self.send_packet(clock, number, TunPacket { place, offload }, &header, world);
-        world.free(buf);
+        self.with_copy(bytes, offload, world, |node, packet, header, world| {
+            node.send_packet(clock, number, packet, header, world);
+        });
     }
 
     fn send_packet(

@@ -206,8 +206,7 @@ impl MapStore {
 
     /// Where a piece with this hash lies, when its chunk is still stored.
     pub fn publication(&self, hash: &[u8; 32]) -> Option<Locator> {
-        let body = |chunk: &ChunkId| self.chunks.get(chunk).and_then(|handle| self.bodies.get(handle));
-        let is_there = |locator: &&Locator| body(&locator.chunk).is_some_and(|body| !body.is_marked);
+        let is_there = |locator: &&Locator| self.body_of(&locator.chunk).is_some_and(|body| !body.is_marked);
         self.publications.get(hash).filter(is_there).cloned()
     }
 
@@ -223,6 +222,10 @@ impl MapStore {
             self.bodies.retain(|handle, _| handle & 1 == Kind::Local as u64);
             self.chunks.retain(|_, handle| self.bodies.contains_key(handle));
         }
+    }
+
+    fn body_of(&self, id: &ChunkId) -> Option<&Body> {
+        self.chunks.get(id).and_then(|handle| self.bodies.get(handle))
     }
 
     fn body_mut(&mut self, id: &ChunkId) -> Option<&mut Body> {
@@ -259,17 +262,17 @@ impl MapStore {
 
     /// The bytes of a chunk.
     pub fn get(&self, id: &ChunkId) -> Option<&[u8]> {
-        self.chunks.get(id).and_then(|handle| self.bodies.get(handle)).map(|body| &body.bytes[..])
+        self.body_of(id).map(|body| &body.bytes[..])
     }
 
     /// Whether a chunk is stored, and as it was.
     pub fn is_sound(&self, id: &ChunkId) -> bool {
-        self.chunks.get(id).and_then(|handle| self.bodies.get(handle)).is_some_and(|body| !body.is_damaged)
+        self.body_of(id).is_some_and(|body| !body.is_damaged)
     }
 
     /// Whether a chunk is stored and was found damaged.
     pub fn is_marked(&self, id: &ChunkId) -> bool {
-        self.chunks.get(id).and_then(|handle| self.bodies.get(handle)).is_some_and(|body| body.is_marked)
+        self.body_of(id).is_some_and(|body| body.is_marked)
     }
 
     /// Slices that were asked to be faulted in; they are resident from now on.
@@ -312,7 +315,7 @@ impl MapStore {
 
 impl ChunkRead for MapStore {
     fn find(&mut self, id: &ChunkId) -> Option<StoredChunk> {
-        let body = self.chunks.get(id).and_then(|handle| self.bodies.get(handle));
+        let body = self.body_of(id);
         body.filter(|body| !body.is_marked).map(|body| body.stored)
     }
 

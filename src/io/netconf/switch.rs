@@ -30,11 +30,7 @@ pub(super) fn install(plan: &Plan, connected: &[Prefix]) -> Result<(), NetError>
 
 /// Takes the table away; true when there was one.
 pub(super) fn remove(device: &str) -> Result<bool, NetError> {
-    let name = table(device);
-    match list(&name)? {
-        None => Ok(false),
-        Some(_) => run(&format!("delete table inet {name}\n")).map(|()| true),
-    }
+    delete(&table(device))
 }
 
 /// Nobody behind the device begins anything at these addresses of it, whatever listens there; answers pass. A table of its
@@ -45,8 +41,11 @@ pub(super) fn guard(device: &str, quiet: &[IpAddr]) -> Result<(), NetError> {
 
 /// Takes that table away; true when there was one.
 pub(super) fn unguard(device: &str) -> Result<bool, NetError> {
-    let name = guard_table(device);
-    match list(&name)? {
+    delete(&guard_table(device))
+}
+
+fn delete(name: &str) -> Result<bool, NetError> {
+    match list(name)? {
         None => Ok(false),
         Some(_) => run(&format!("delete table inet {name}\n")).map(|()| true),
     }

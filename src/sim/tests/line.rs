@@ -23,16 +23,7 @@ fn run(seed: u64, measure: bool, phases: &[(u64, u64)]) -> Vec<(Duration, f64)> 
         for tenth in 0..seconds * 10 {
             // There is always something to send.
             while (0..job).filter(|job| outcome(&net, 1, *job).is_none()).count() < 3 {
-                let request = GetRequest {
-                    job: JobId(job),
-                    reference: reference.clone(),
-                    inside: Vec::new(),
-                    root: format!("/out{job}"),
-                    rename: None,
-                    merge: false,
-                    overwrite: true,
-                };
-                net.command(1, Command::Get(request));
+                get_apart(&mut net, job, &reference);
                 job += 1;
             }
             net.run_for(millis(100));

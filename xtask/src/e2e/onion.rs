@@ -7,7 +7,6 @@
 //! ```
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -130,26 +129,18 @@ impl Scene {
 
 /// Serves lines with the marker to everybody who asks: `bytes` of them, `pause` after each 16 KiB.
 fn serve(host: &Host, bytes: u64, pause: Duration) -> Result<()> {
-    let address = host.address;
-    let listener = host.within(move || Ok(TcpListener::bind((address, WEB))?))?;
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { continue };
-            std::thread::spawn(move || {
-                let _ = stream.read(&mut [0; 4096]);
-                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\nConnection: close\r\n\r\n");
-                let text = format!("{MARKER}\n").repeat(600);
-                let (mut left, mut sent) = (bytes as usize, stream.write_all(head.as_bytes()));
-                while left > 0 && sent.is_ok() {
-                    let part = left.min(16 << 10);
-                    sent = stream.write_all(&text.as_bytes()[..part]);
-                    left -= part;
-                    std::thread::sleep(pause);
-                }
-            });
+    host.answer(WEB, move |mut stream| {
+        let _ = stream.read(&mut [0; 4096]);
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\nConnection: close\r\n\r\n");
+        let text = format!("{MARKER}\n").repeat(600);
+        let (mut left, mut sent) = (bytes as usize, stream.write_all(head.as_bytes()));
+        while left > 0 && sent.is_ok() {
+            let part = left.min(16 << 10);
+            sent = stream.write_all(&text.as_bytes()[..part]);
+            left -= part;
+            std::thread::sleep(pause);
         }
-    });
-    Ok(())
+    })
 }
 
 /// Looks at every packet of a host's devices until it is asked.

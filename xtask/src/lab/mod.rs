@@ -16,7 +16,7 @@ pub mod node;
 pub mod process;
 mod stale;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -390,6 +390,19 @@ impl Host {
             act()
         });
         thread.join().map_err(|_| anyhow::anyhow!("a thread of the lab panicked"))?
+    }
+
+    /// Listens on a port of this host for as long as this program runs, and has each who connects answered.
+    pub fn answer(&self, port: u16, with: impl Fn(TcpStream) + Clone + Send + 'static) -> Result<()> {
+        let address = self.address;
+        let listener = self.within(move || Ok(TcpListener::bind((address, port))?))?;
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let with = with.clone();
+                std::thread::spawn(move || with(stream));
+            }
+        });
+        Ok(())
     }
 }
 

@@ -10,7 +10,6 @@
 mod tor;
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -112,22 +111,14 @@ fn show(rows: &[Row]) {
 
 /// Sends zeros to everybody who asks, for as long as they listen.
 fn serve(host: &Host) -> Result<()> {
-    let address = host.address;
-    let listener = host.within(move || Ok(TcpListener::bind((address, WEB))?))?;
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { continue };
-            std::thread::spawn(move || {
-                let _ = stream.read(&mut [0; 4096]);
-                let mut sent = stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
-                let zeros = vec![0; 1 << 18];
-                while sent.is_ok() {
-                    sent = stream.write_all(&zeros);
-                }
-            });
+    host.answer(WEB, |mut stream| {
+        let _ = stream.read(&mut [0; 4096]);
+        let mut sent = stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
+        let zeros = vec![0; 1 << 18];
+        while sent.is_ok() {
+            sent = stream.write_all(&zeros);
         }
-    });
-    Ok(())
+    })
 }
 
 fn tornet(lab: &Lab, binary: &std::path::Path) -> Result<Path> {
