@@ -49,7 +49,7 @@ const REQUESTS: usize = 2;
 /// Sessions begin one after the other: the daemon takes 50 per second from one prefix.
 const BEGIN_EVERY_NS: u64 = 25_000_000;
 /// Time between the last session's begin and the first measurement.
-const SETTLE_NS: u64 = 5_000_000_000;
+const SETTLE_NS: u64 = 15_000_000_000;
 /// For how long one half asks and the other does not.
 const ALTERNATE_NS: u64 = 100_000_000;
 
@@ -235,8 +235,8 @@ impl Load {
             let ready = epoll.wait(&mut events, EpollTimeout::from(1u8))?;
             for event in &events[..ready] {
                 let client = &mut clients[event.data() as usize];
-                for _ in 0..64 {
-                    let Some((from, len, at)) = client.receive(&mut bytes, &mut control) else { break };
+                // What else there is makes the socket ready again: to ask for it costs as much as to be told.
+                if let Some((from, len, at)) = client.receive(&mut bytes, &mut control) {
                     if let Some(at) = at.checked_sub(wall_start).filter(|at| *at < self.length_ns) {
                         records.extend_from_slice(&at.to_le_bytes());
                         records.extend_from_slice(&client.number.to_le_bytes());
@@ -297,7 +297,10 @@ impl Client {
         if self.connection.is_none() {
             self.answered = Some(at);
         }
-        match self.sessions.handle_datagram(now, clocks.wall(), path, datagram) {
+        let received = self.sessions.handle_datagram(now, clocks.wall(), path, datagram);
+        // At once: the next datagram may be the session's first packet.
+        self.follow(now);
+        match received {
             Received::Packet { number, kind, payload, .. } => {
                 let Some((_, connection)) = &mut self.connection else { return };
                 if kind != PacketKind::Stream {
@@ -316,10 +319,8 @@ impl Client {
         }
     }
 
-    /// Everything that follows from what happened.
-    fn drive(&mut self, clocks: &Clocks, request: &SliceRequest, bytes: &mut [u8]) -> Fallible<()> {
-        let now = clocks.now();
-        self.sessions.handle_timeout(now, clocks.wall());
+    /// Sessions begin and end.
+    fn follow(&mut self, now: Time) {
         while let Some(event) = self.sessions.poll_event() {
             match event {
                 SessionEvent::Established { session, .. } => {
@@ -332,6 +333,13 @@ impl Client {
                 _ => {}
             }
         }
+    }
+
+    /// Everything that follows from what happened.
+    fn drive(&mut self, clocks: &Clocks, request: &SliceRequest, bytes: &mut [u8]) -> Fallible<()> {
+        let now = clocks.now();
+        self.sessions.handle_timeout(now, clocks.wall());
+        self.follow(now);
         while let Some((path, len)) =
             self.sessions.poll_transmit(now, clocks.wall(), &mut bytes[..DATAGRAM_MAX])
         {

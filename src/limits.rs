@@ -645,10 +645,18 @@ pub const BURST_BYTES_MAX: u64 = 64 << 20;
 /// A bucket that ran empty is used again once its rate has given so much time, microseconds: wake-ups of one peer stay
 /// below 500 per second.
 pub const SHAPE_QUANTUM_US: u64 = 2_000;
+/// The same of a peer's cap: longer, since each train costs the kernel what several packets do. A window of 100 ms is off by
+/// 4 % at most.
+pub const SHAPE_CAP_QUANTUM_US: u64 = 4_000;
 /// The same for the node as a whole, microseconds: what a control packet waits for at most.
 pub const SHAPE_NODE_QUANTUM_US: u64 = 500;
 /// What an idle bucket saves up unless told otherwise, microseconds of its rate.
 pub const SHAPE_BURST_US: u64 = 4_000;
+/// The same of a peer's cap: a shard that stood still for less has lost nothing of anybody's second.
+pub const SHAPE_CAP_BURST_US: u64 = 10_000;
+/// What a turn of a shard may take, microseconds: what was decided at its begin and what is decided after it may leave
+/// together, and shall be no more than the burst even so.
+pub const SHAPE_TURN_US: u64 = 250;
 /// Shards ask for their part of the node's rate, and get it, once in so long, microseconds.
 pub const EXCHANGE_US: u64 = 1_000;
 /// Tokens for control that an idle shard keeps, bytes: an acknowledgement waits for nobody.

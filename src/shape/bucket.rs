@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::base::Time;
 use crate::limits::{
-    BURST_BYTES_MAX, RATE_BITS_MAX, RATE_BITS_MIN, SHAPE_BURST_US, WIRE_PACKET_MAX, WIRE_TRAIN_MAX,
+    BURST_BYTES_MAX, RATE_BITS_MAX, RATE_BITS_MIN, SHAPE_BURST_US, SHAPE_CAP_BURST_US, SHAPE_CAP_QUANTUM_US,
+    SHAPE_NODE_QUANTUM_US, SHAPE_TURN_US, WIRE_PACKET_MAX, WIRE_TRAIN_MAX,
 };
 
 /// Level of one byte: 8 bits × 10⁹ ns.
@@ -14,6 +15,11 @@ const BYTE: i64 = 8_000_000_000;
 const DEBT_MAX: i64 = BURST_BYTES_MAX as i64 * BYTE;
 /// The rate of a bucket that never runs empty.
 const UNLIMITED: u64 = u64::MAX;
+
+/// What a rate gives in so many microseconds, bytes.
+fn given(rate: u64, us: u64) -> u64 {
+    (u128::from(rate) * u128::from(us) / 8_000_000) as u64
+}
 
 /// A rate with what it has saved up: 32 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,8 +41,8 @@ impl Bucket {
     /// One that never holds anything.
     pub const NOTHING: Self = Self { rate: 0, level: 0, last: Time::ZERO, burst: 0, quantum: 0 };
 
-    /// A full bucket. `burst` is in bytes; `None` is what the rate gives in [`SHAPE_BURST_US`]. It is never less than two
-    /// quanta, and a quantum never less than a packet.
+    /// A full bucket. `burst` is in bytes; `None` is what the rate gives in [`SHAPE_BURST_US`]. It is never less than one
+    /// and a half quanta and two packets, and a quantum never less than a packet.
     pub fn new(now: Time, rate: u64, burst: Option<u64>, quantum_us: u64) -> Self {
         let mut bucket = Self { level: i64::MAX, last: now, ..Self::NOTHING };
         bucket.set(rate, burst, quantum_us);
@@ -45,11 +51,11 @@ impl Bucket {
 
     fn set(&mut self, rate: u64, burst: Option<u64>, quantum_us: u64) {
         self.rate = rate.clamp(RATE_BITS_MIN, RATE_BITS_MAX);
-        let given = |us: u64| (u128::from(self.rate) * u128::from(us) / 8_000_000) as u64;
+        let given = |us| given(self.rate, us);
         let quantum = given(quantum_us).clamp(WIRE_PACKET_MAX, WIRE_TRAIN_MAX);
         let burst = burst.unwrap_or_else(|| given(SHAPE_BURST_US));
         self.quantum = quantum as u32;
-        self.burst = burst.clamp(2 * quantum, BURST_BYTES_MAX) as u32;
+        self.burst = burst.clamp((quantum * 3 / 2).max(2 * WIRE_PACKET_MAX), BURST_BYTES_MAX) as u32;
         self.level = self.level.min(self.depth());
     }
 
@@ -67,6 +73,26 @@ impl Bucket {
                 self.set(rate, burst, quantum_us);
             }
         }
+    }
+
+    /// As [`Self::change`] for what a node may send in all: a turn's worth is kept of the burst.
+    pub fn change_node(&mut self, now: Time, rate: Option<u64>, burst: Option<u64>) {
+        let burst = rate.map(|rate| {
+            let whole = burst.unwrap_or_else(|| given(rate, SHAPE_BURST_US));
+            whole.saturating_sub(given(rate, SHAPE_TURN_US))
+        });
+        self.change(now, rate, burst, SHAPE_NODE_QUANTUM_US);
+    }
+
+    /// As [`Self::change`] for what a peer may be sent.
+    pub fn change_cap(&mut self, now: Time, rate: Option<u64>, burst: Option<u64>) {
+        let burst = burst.or_else(|| rate.map(|rate| given(rate, SHAPE_CAP_BURST_US)));
+        self.change(now, rate, burst, SHAPE_CAP_QUANTUM_US);
+    }
+
+    /// Has it hold all that it can.
+    pub fn fill_up(&mut self) {
+        self.level = self.depth();
     }
 
     /// Whether it never runs empty.

@@ -15,8 +15,8 @@ use super::types::Class;
 use crate::base::Time;
 pub use crate::base::budget::{Demand, Tokens};
 use crate::limits::{
-    CONTROL_SHARE_MILLI_MAX, CONTROL_WIRE_MIN, EXCHANGE_US, SHAPE_NODE_QUANTUM_US, SHAPE_QUANTUM_US,
-    SHARDS_MAX, URGENT_SHARE_MILLI_MAX, WIRE_PACKET_MAX, WIRE_TRAIN_MAX,
+    CONTROL_SHARE_MILLI_MAX, CONTROL_WIRE_MIN, EXCHANGE_US, SHAPE_QUANTUM_US, SHARDS_MAX,
+    URGENT_SHARE_MILLI_MAX, WIRE_PACKET_MAX, WIRE_TRAIN_MAX,
 };
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -61,7 +61,7 @@ impl Exchange {
     /// Changes the rate at once; tokens that are out stay good.
     pub fn set(&mut self, now: Time, rate: u64, burst: Option<u64>) {
         let part = |milli: u64| Some((u128::from(rate) * u128::from(milli) / 1000) as u64);
-        self.node.change(now, Some(rate), burst, SHAPE_NODE_QUANTUM_US);
+        self.node.change_node(now, Some(rate), burst);
         self.control.change(now, part(CONTROL_SHARE_MILLI_MAX), None, SHAPE_QUANTUM_US);
         self.urgent.change(now, part(URGENT_SHARE_MILLI_MAX), None, SHAPE_QUANTUM_US);
         let given = (u128::from(rate) * u128::from(EXCHANGE_US) / 16_000_000) as u64;

@@ -97,7 +97,7 @@ impl Shaper {
 
     /// Sets the node's rate, bits per second, and its burst, bytes. At once: what is queued stays where it is.
     pub fn set_node(&mut self, now: Time, rate: Option<u64>, burst: Option<u64>) {
-        self.node.change(now, rate, burst, SHAPE_NODE_QUANTUM_US);
+        self.node.change_node(now, rate, burst);
         let part = |milli: u64| rate.map(|rate| (u128::from(rate) * u128::from(milli) / 1000) as u64);
         self.control_share.change(now, part(CONTROL_SHARE_MILLI_MAX), None, SHAPE_QUANTUM_US);
         self.urgent_share.change(now, part(URGENT_SHARE_MILLI_MAX), None, SHAPE_QUANTUM_US);
@@ -131,10 +131,9 @@ impl Shaper {
         self.live += 1;
         self.peers[index as usize] = Peer { flags: ALIVE, ..Peer::new() };
         self.extra[index as usize] = Extra::new();
-        let peer = &mut self.peers[index as usize];
-        if let Some(rate) = limits.cap {
-            peer.cap = Bucket::new(now, rate, limits.burst, SHAPE_QUANTUM_US);
-        }
+        let cap = &mut self.peers[index as usize].cap;
+        cap.change_cap(now, limits.cap, limits.burst);
+        cap.fill_up();
         if let Some(rate) = limits.floor {
             self.extra[index as usize].floor = Bucket::new(now, rate, None, SHAPE_QUANTUM_US);
         }
@@ -169,7 +168,7 @@ impl Shaper {
         // Its weight counts in the ring that it is in.
         self.leave_ring(peer.0);
         let (hot, extra) = (&mut self.peers[peer.index()], &mut self.extra[peer.index()]);
-        hot.cap.change(now, limits.cap, limits.burst, SHAPE_QUANTUM_US);
+        hot.cap.change_cap(now, limits.cap, limits.burst);
         hot.weight = limits.weight.clamp(1, WEIGHT_MAX);
         hot.base = match limits.base {
             Class::Control | Class::Realtime => Class::Market as u8,

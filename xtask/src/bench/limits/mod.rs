@@ -84,7 +84,8 @@ fn caps(binary: &Path, tool: &Path, peers: usize, seconds: u64, htb: bool) -> Re
     bench.run(&Load { seconds, probes: 0, alternate: false })
 }
 
-/// A class for each session, found by its port through a hash table.
+/// A class for each session, found by its port through a hash table, with a queue of two trains: longer ones of slow classes
+/// take up the send buffer of the daemon's one socket, and then all wait for the slowest.
 fn htb_lines(peers: usize) -> String {
     let mut text = String::from("qdisc add dev DEV root handle 1: htb\n");
     text += "filter add dev DEV parent 1: protocol ip prio 1 handle 2: u32 divisor 256\n";
@@ -95,7 +96,7 @@ fn htb_lines(peers: usize) -> String {
         text += &format!(
             "class add dev DEV parent 1: classid 1:{class:x} htb rate {rate}bit ceil {rate}bit quantum 1514\n"
         );
-        text += &format!("qdisc add dev DEV parent 1:{class:x} pfifo limit 32\n");
+        text += &format!("qdisc add dev DEV parent 1:{class:x} pfifo limit 2\n");
         text += &format!(
             "filter add dev DEV parent 1: protocol ip prio 1 u32 ht 2:{:x}: match ip dport {port} 0xffff flowid 1:{class:x}\n",
             port & 0xff

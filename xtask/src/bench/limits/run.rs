@@ -12,8 +12,8 @@ use crate::lab::{Lab, Node, Process, Wiring, node, scratch};
 use crate::sh;
 
 const NETWORK: &str = "tornet";
-/// The daemon's port, or its first shard's.
-const PORT: u16 = 4001;
+/// The daemon's port, or its first shard's: an even one has the first core, and the load the second.
+const PORT: u16 = 4002;
 /// The load's first port (examples/shaped.rs).
 pub const FIRST_PORT: u16 = 20_000;
 /// Sessions begin at 40 per second; beyond that: starting, settling, ending.
