@@ -659,6 +659,12 @@ pub const SHAPE_CAP_BURST_US: u64 = 10_000;
 pub const SHAPE_TURN_US: u64 = 250;
 /// Shards ask for their part of the node's rate, and get it, once in so long, microseconds.
 pub const EXCHANGE_US: u64 = 1_000;
+/// A lane that asked its peer's first one for what it may send, and heard nothing, asks again after so long, ms.
+pub const LOAN_AGAIN_MS: u64 = 1_000;
+/// A peer of which a lane has to wait for what another lends it is not asked for anything for so long, s, unless it comes.
+pub const LOAN_PATIENCE_S: u64 = 3_600;
+/// Who cannot lend looks again after so long at the earliest, microseconds.
+pub const LOAN_PAUSE_US: u64 = 65;
 /// Tokens for control that an idle shard keeps, bytes: an acknowledgement waits for nobody.
 pub const LEASE_CONTROL_KEPT: u64 = 2 * WIRE_PACKET_MAX;
 /// What one request asks for at most under a limit of what comes, microseconds of its rate; a slice at least.

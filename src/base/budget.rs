@@ -22,3 +22,41 @@ impl Demand {
 
 /// Tokens for one shard, bytes by class: control, reservations and floors, friends, market, background.
 pub type Tokens = [u64; 5];
+
+/// What a lane has run out of, of what its peer's first lane has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Short {
+    /// Of what the peer may be sent.
+    pub cap: bool,
+    /// Of its floor.
+    pub floor: bool,
+    /// Of what was promised to it.
+    pub reserve: bool,
+}
+
+impl Short {
+    /// Of what either has.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            cap: self.cap || other.cap,
+            floor: self.floor || other.floor,
+            reserve: self.reserve || other.reserve,
+        }
+    }
+
+    /// Whether of anything.
+    pub fn is_any(self) -> bool {
+        self.cap || self.floor || self.reserve
+    }
+}
+
+/// What a peer's first lane lends another one, bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Loan {
+    /// Of what the peer may be sent.
+    pub cap: u64,
+    /// Of its floor.
+    pub floor: u64,
+    /// Of what was promised to it.
+    pub reserve: u64,
+}

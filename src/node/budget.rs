@@ -52,6 +52,11 @@ impl Budget {
         }
     }
 
+    /// Which shard this is.
+    pub(super) fn shard(&self) -> u8 {
+        self.shard
+    }
+
     /// How many shards there are.
     pub(super) fn shards(&self) -> u8 {
         self.shards

@@ -26,9 +26,10 @@ impl Node {
         }
         if self.shaping.line_round(now, round) {
             // What was promised may be more than it carries now.
-            for peer in self.peers.values() {
-                self.shaping.know(now, peer.slot, &peer.card.node_id(), peer.trust);
-            }
+            let promises = &self.shaping.promises;
+            let has = self.peers.iter().filter(|(_, peer)| promises.has(&peer.card.node_id()));
+            let those: Vec<_> = has.map(|(id, _)| *id).collect();
+            those.into_iter().for_each(|id| self.know(now, id));
         }
     }
 }

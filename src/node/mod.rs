@@ -13,6 +13,7 @@ mod exits;
 mod friends;
 mod hello;
 mod line;
+mod loans;
 mod peer;
 mod peers;
 mod promises;
@@ -29,11 +30,14 @@ mod waiting;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use crate::base::budget::Short;
 use crate::base::fileop::{FileDone, FileOp, JobId};
 use crate::base::{
     ChannelId, ChunkRead, Memory, Path, Place, PublicKey, Rng, SlicePool, StreamId, Time, TunPacket, UnixMs,
 };
-use crate::limits::{GET_OTHERS_MS_MAX, LIAR_MS, PROGRESS_MS, RECORD_BUFFERS, SLICE_BUFFERS};
+use crate::limits::{
+    GET_OTHERS_MS_MAX, LIAR_MS, LOAN_PATIENCE_S, PROGRESS_MS, RECORD_BUFFERS, SLICE_BUFFERS,
+};
 use crate::service::PeerId;
 use crate::service::fetch::{self, Fetch};
 use crate::service::get::{Get, GetRequest};
@@ -45,6 +49,7 @@ pub use crate::session::{Config, Cross};
 use circuits::Circuits;
 pub use command::{Command, Report};
 use friends::{Friends, Standing};
+use loans::Loans;
 use peer::{Peer, Role};
 use shaping::Shaping;
 use snapshot::Counters;
@@ -160,6 +165,8 @@ pub struct Node {
     next_progress: Option<Time>,
     /// Who may send how much now.
     shaping: Shaping,
+    /// What lanes of one peer lend one another of that.
+    loans: Loans,
     timers: BTreeSet<(Time, PeerId)>,
     /// By when introductions that began must be whole.
     meetings: BTreeSet<(Time, PeerId, StreamId)>,
@@ -229,6 +236,7 @@ impl Node {
             fed: (0, now),
             next_progress: None,
             shaping: Shaping::new(shard, now),
+            loans: Loans::default(),
             timers: BTreeSet::new(),
             meetings: BTreeSet::new(),
             reports: VecDeque::new(),
@@ -302,6 +310,8 @@ impl Node {
                         self.sessions.close(clock.now, session, CloseCode::UNWANTED, "no longer a friend");
                     }
                 }
+                let friends: BTreeSet<_> = self.friends.iter().map(|(one, _)| one.card.node_id()).collect();
+                self.shaping.promises.retain(|node| friends.contains(node));
                 self.befriend_connected(clock);
             }
             Command::Tunnels(tunnels) => self.set_tunnels(tunnels),
@@ -326,7 +336,7 @@ impl Node {
 
     /// Peers that connected before they became friends can be asked from now on.
     fn befriend_connected(&mut self, clock: Clock) {
-        let mut befriended = Vec::new();
+        let (mut befriended, mut changed) = (Vec::new(), Vec::new());
         for (id, peer) in &mut self.peers {
             let trust = self.friends.get(&peer.card.key).map(|friend| friend.trust);
             let both = self.sessions.is_initiator(peer.session) || self.sessions.is_confirmed(peer.session);
@@ -343,9 +353,11 @@ impl Node {
             if trust.is_some() && peer.trust.is_none() {
                 befriended.push(*id);
             }
-            peer.trust = trust;
-            self.shaping.know(clock.now, peer.slot, &peer.card.node_id(), trust);
+            if std::mem::replace(&mut peer.trust, trust) != trust {
+                changed.push(*id);
+            }
         }
+        changed.into_iter().for_each(|id| self.know(clock.now, id));
         // What they said of relays counts now, and they are told.
         for id in befriended {
             self.learn_relays(clock, id);
@@ -481,11 +493,24 @@ impl Node {
                 peer.streams.insert(stream, Role::Fetching);
                 self.shaping.asked(clock.now, reply_len);
                 peer.down.take(clock.now, reply_len);
-                if !peer.down.holds(1) {
-                    self.fetch.pause(id, peer.down.holds_at(1));
-                }
+                peer.lent = false;
+                self.pause_asking(clock, id);
             }
             self.queue(clock.now, id);
+        }
+    }
+
+    /// Asks a peer for nothing more before what it may be asked for lets it.
+    fn pause_asking(&mut self, clock: Clock, id: PeerId) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        match peer.down.holds_at(1) {
+            _ if peer.down.holds(1) => {}
+            Some(at) => self.fetch.pause(id, Some(at)),
+            // Nothing but what its first lane lends.
+            None => {
+                self.fetch.pause(id, Some(clock.now + Duration::from_secs(LOAN_PATIENCE_S)));
+                self.ask_loan(clock, id, Short::default());
+            }
         }
     }
 

@@ -53,6 +53,8 @@ pub(super) struct Peer {
     pub slot: Slot,
     /// What it may be asked for; a request is a debt of its answer.
     pub down: Bucket,
+    /// It lent of that last, and has asked for nothing since.
+    pub lent: bool,
     /// What this node asked it to promise.
     pub asking: Option<Asking>,
     /// What it asks for: the bytes so far, and where they come.
@@ -67,6 +69,15 @@ pub(super) struct Peer {
     pub sent_seen: u64,
     pub sent_bytes: u64,
     pub received_bytes: u64,
+}
+
+impl Peer {
+    /// When it can lend another lane of what it may be asked for: in turn with itself, or when it holds more than it needs.
+    pub fn lends_at(&mut self, now: Time) -> Option<Time> {
+        self.down.fill(now);
+        let least = if self.lent { self.down.quantum() } else { 1 };
+        self.down.rate().and_then(|_| self.down.holds_at(least))
+    }
 }
 
 /// Hands stream bytes to the fetch as they come, and remembers how many.

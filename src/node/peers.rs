@@ -66,11 +66,13 @@ impl Node {
         };
         let trust = self.friends.get(&card.key).map(|friend| friend.trust);
         let streams = BTreeMap::new();
-        let Some(slot) = self.shaping.add(clock.now, id, &card.node_id(), trust) else {
+        let Some(slot) = self.shaping.add(clock.now, id, &card.node_id(), trust, lane) else {
             // There are no more sessions than places; without one, nothing could be sent.
             self.fetch.peer_down(id);
             return self.sessions.close(clock.now, session, CloseCode::UNWANTED, "no room");
         };
+        let mut down = self.shaping.down_of(clock.now, &card.node_id());
+        down.set_fed(clock.now, lane > 0);
         let mut peer = Peer {
             session,
             card,
@@ -80,7 +82,8 @@ impl Node {
             hello: Meeting::Listening(Vec::new()),
             streams,
             slot,
-            down: self.shaping.down_of(clock.now, &card.node_id()),
+            down,
+            lent: false,
             asking: None,
             request: None,
             timer: None,
@@ -93,6 +96,7 @@ impl Node {
         peer.streams.extend(self.fetch.streams_of(id).map(|stream| (stream, Role::Fetching)));
         self.peers.insert(id, peer);
         self.by_session.insert(session, id);
+        self.know(clock.now, id);
         self.circuits_up(clock, id, initiator);
         if initiator {
             self.befriend(clock, id);
@@ -131,6 +135,7 @@ impl Node {
         let Some(peer) = self.peers.remove(&id) else { return };
         self.waiting.clear(peer.slot);
         self.shaping.remove(peer.slot);
+        self.loans.forget(id);
         self.circuits_down(clock, id, &peer.card.key);
         self.circuits_failed(clock, session);
         if let Some(at) = peer.timer {

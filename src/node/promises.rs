@@ -55,6 +55,17 @@ impl Promises {
         Some((u128::from(self.up?) * u128::from(milli) / 1000) as u64 / u64::from(self.shards.max(1)))
     }
 
+    /// Whether a node asked for something and has it.
+    pub fn has(&self, node: &NodeId) -> bool {
+        self.granted.contains_key(node)
+    }
+
+    /// Forgets what was promised to nodes of which `keep` says no.
+    pub fn retain(&mut self, keep: impl Fn(&NodeId) -> bool) {
+        let gone: Vec<NodeId> = self.granted.keys().filter(|node| !keep(node)).copied().collect();
+        gone.iter().for_each(|node| self.release(node));
+    }
+
     /// For how long it has it.
     pub fn left(&self, now: Time, node: &NodeId) -> Option<Duration> {
         self.granted.get(node).map(|(_, until)| until.since(now))
@@ -221,7 +232,7 @@ impl Node {
         if let Some(Role::Asked(until)) = peer.streams.remove(&stream) {
             self.meetings.remove(&(until, id, stream));
         }
-        let (session, node, trust, slot) = (peer.session, peer.card.node_id(), peer.trust, peer.slot);
+        let (session, node, trust) = (peer.session, peer.card.node_id(), peer.trust);
         let shaping = &mut self.shaping;
         let answer = match request {
             Err(malformed) => {
@@ -237,7 +248,7 @@ impl Node {
                 Answer { verdict: Verdict::Promised, duration_s: 0, most: 0 }
             }
         };
-        shaping.know(clock.now, slot, &node, trust);
+        self.know_node(clock.now, &node);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let _ = peer.connection.write(stream, &answer.emit());
         peer.connection.finish(stream);
@@ -279,9 +290,14 @@ impl Node {
     /// Ends promises whose time is over.
     pub(super) fn end_promises(&mut self, now: Time) {
         while let Some(node) = self.shaping.promises.expire(now) {
-            for peer in self.peers.values().filter(|peer| peer.card.node_id() == node) {
-                self.shaping.know(now, peer.slot, &node, peer.trust);
-            }
+            self.know_node(now, &node);
         }
+    }
+
+    /// What is known of a node may have changed; all its lanes here hear of it.
+    fn know_node(&mut self, now: Time, node: &NodeId) {
+        let of_it = self.peers.iter().filter(|(_, peer)| peer.card.node_id() == *node);
+        let those: Vec<PeerId> = of_it.map(|(id, _)| *id).collect();
+        those.into_iter().for_each(|id| self.know(now, id));
     }
 }

@@ -146,6 +146,15 @@ impl Node {
                 // What waited for them may be asked for now.
                 return down.iter().any(|bytes| *bytes > 0);
             }
+            Cross::Borrow { peer, lane, short, down } => {
+                self.borrow(clock, from, peer, lane, short, down);
+                return false;
+            }
+            Cross::Lent { lane, loan, down } => {
+                self.lent(clock, lane, loan, down);
+                // What waited for it may be asked for now.
+                return down > 0;
+            }
             other => {
                 if let Some((session, request)) =
                     self.sessions.handle_cross(clock.now, clock.wall, from, other)
@@ -173,7 +182,8 @@ impl Node {
         let handled = peer.connection.handle_payload(clock.now, number, ecn, payload, &mut sink);
         let wire = (payload.len() + PACKET_OVERHEAD) as u64 + IP_HEADER_MAX;
         let answered: u64 = self.taken.iter().map(|(_, bytes)| *bytes).sum();
-        if !peer.down.is_unlimited() {
+        // A lane that borrows pays for what comes with what it asks for, and not for what came long before.
+        if !peer.down.is_unlimited() && (peer.lane == 0 || peer.down.debt() > 1) {
             peer.down.take(clock.now, wire.saturating_sub(answered));
         }
         self.answered += answered;

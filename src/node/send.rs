@@ -41,7 +41,9 @@ impl Node {
         if let Some(packet) = self.tunnels.poll_packet(world) {
             return Some(Output::Tun(packet));
         }
-        if let Some((shard, cross)) = self.shaping.budget.poll_message() {
+        self.ask_loans(clock);
+        let asked = self.shaping.budget.poll_message().or_else(|| self.loans.poll_message());
+        if let Some((shard, cross)) = asked {
             self.counters.crossings_out += 1;
             return Some(Output::Cross(shard, cross));
         }
@@ -85,7 +87,7 @@ impl Node {
             );
             self.shaping.settle(clock.now, grant, bytes, more);
             if !more {
-                self.rest(clock.now, id);
+                self.rest(clock.now, id, train.is_none());
             }
             match train {
                 Some(train) => return Some(self.leave(train, world)),
@@ -137,10 +139,10 @@ impl Node {
                 }
             }
             Wants::Acknowledgement => self.shaping.ready_control(now, peer.slot),
-            Wants::Nothing => return self.rest(now, id),
+            Wants::Nothing => return self.rest(now, id, false),
         }
         if !free {
-            self.rest(now, id);
+            self.rest(now, id, true);
         }
     }
 
@@ -251,12 +253,13 @@ impl Node {
         Some(Train { path, place, segment: segment.min(len) as u32, ecn })
     }
 
-    /// A peer has nothing to send for now: its timer says when to look again.
-    fn rest(&mut self, now: Time, id: PeerId) {
+    /// A peer has nothing to send for now: its timer says when to look again. What is `held` may be due and wait for the
+    /// shaper.
+    fn rest(&mut self, now: Time, id: PeerId, held: bool) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let mut wanted = peer.connection.poll_timeout();
         let waits = self.sessions.budget(peer.session) < peer.connection.packet_size() as u64;
-        if waits || !self.shaping.is_free(peer.slot) {
+        if waits || (held && !self.shaping.is_free(peer.slot)) {
             // What is due may wait for the path's budget or the shaper, not for the time.
             wanted = wanted.map(|at| at.max(now + Duration::from_micros(ACK_DELAY_US_MAX)));
         }

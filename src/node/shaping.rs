@@ -8,7 +8,7 @@ use super::command::{NodeLimits, PeerLimits, ShapedSnapshot};
 use super::peer::Peer;
 use super::promises::Promises;
 use super::{Clock, Node};
-use crate::base::budget::Tokens;
+use crate::base::budget::{Loan, Short, Tokens};
 use crate::base::{NodeId, Time};
 use crate::limits::{
     CHUNK_SLICES_MAX, DOWN_REQUEST_US, SHAPE_QUANTUM_US, SLICE_SIZE, WEIGHT_MAX, WEIGHT_USUAL,
@@ -59,13 +59,20 @@ impl Shaping {
     }
 
     /// Enters a peer; `None` when there is no room.
-    pub(super) fn add(&mut self, now: Time, id: PeerId, node: &NodeId, trust: Option<u8>) -> Option<Slot> {
+    pub(super) fn add(
+        &mut self,
+        now: Time,
+        id: PeerId,
+        node: &NodeId,
+        trust: Option<u8>,
+        lane: u16,
+    ) -> Option<Slot> {
         let slot = self.shaper.add(now, self.limits_of(node, trust))?;
+        self.shaper.set_borrowing(now, slot, lane > 0);
         if self.peers.len() <= slot.index() {
             self.peers.resize(slot.index() + 1, id);
         }
         self.peers[slot.index()] = id;
-        self.know(now, slot, node, trust);
         Some(slot)
     }
 
@@ -80,7 +87,7 @@ impl Shaping {
     }
 
     /// What is known of a peer may have changed.
-    pub(super) fn know(&mut self, now: Time, slot: Slot, node: &NodeId, trust: Option<u8>) {
+    fn know(&mut self, now: Time, slot: Slot, node: &NodeId, trust: Option<u8>) {
         let limits = self.limits_of(node, trust);
         if limits != self.shaper.limits(slot) {
             self.shaper.limit(now, slot, limits);
@@ -117,11 +124,9 @@ impl Shaping {
             Some(_) => Class::Friend,
             None => Class::Market,
         };
-        // Lanes to a peer may run on every shard; together they keep to what it may.
-        let part = |rate: Option<u64>| rate.map(|rate| rate / u64::from(self.budget.shards()));
         Limits {
-            cap: part(own.up),
-            floor: part(own.floor),
+            cap: own.up,
+            floor: own.floor,
             burst: own.burst,
             weight: own.weight.unwrap_or(standing).clamp(1, WEIGHT_MAX),
             base,
@@ -153,9 +158,37 @@ impl Shaping {
         self.shaper.ready(now, slot, Class::Control);
     }
 
+    /// Whether a peer has a cap, a floor or a promise of its own.
+    fn is_limited(&self, slot: Slot) -> bool {
+        let limits = self.shaper.limits(slot);
+        limits.cap.is_some() || limits.floor.is_some() || self.shaper.reservation(slot).is_some()
+    }
+
     #[inline]
     pub(super) fn is_free(&self, slot: Slot) -> bool {
         self.shaper.is_free(slot)
+    }
+
+    /// The next lane that has run out of what it borrows.
+    #[inline]
+    pub(super) fn poll_short(&mut self) -> Option<(PeerId, Short)> {
+        let (slot, short) = self.shaper.poll_short()?;
+        Some((self.peers[slot.index()], short))
+    }
+
+    /// Lends another lane of what a peer may be sent and is owed.
+    pub(super) fn lend(&mut self, now: Time, slot: Slot, short: Short) -> Option<Loan> {
+        self.shaper.lend(now, slot, short)
+    }
+
+    /// When there is something to lend.
+    pub(super) fn lend_at(&mut self, now: Time, slot: Slot, short: Short) -> Option<Time> {
+        self.shaper.lend_at(now, slot, short)
+    }
+
+    /// A lane was lent something.
+    pub(super) fn feed(&mut self, now: Time, slot: Slot, loan: Loan) {
+        self.shaper.feed(now, slot, loan);
     }
 
     /// Whether a packet of the sessions' own may leave now; if not, it is asked again in time.
@@ -310,15 +343,29 @@ impl Node {
         self.fetch.set_slices_per_request(slices_for(least));
         for (id, peer) in &mut self.peers {
             let node = peer.card.node_id();
-            self.shaping.know(now, peer.slot, &node, peer.trust);
             let own = self.shaping.limits.get(&node).copied().unwrap_or_default();
             if own.down != peer.down.rate() {
                 peer.down.change(now, own.down, None, SHAPE_QUANTUM_US);
+                peer.down.set_fed(now, peer.lane > 0);
                 self.fetch.pause(*id, None);
             }
             self.touched.push(*id);
         }
         let all: Vec<PeerId> = self.peers.keys().copied().collect();
-        all.into_iter().for_each(|id| self.ask_promise(clock, id));
+        for id in all {
+            self.know(now, id);
+            self.ask_promise(clock, id);
+        }
+    }
+
+    /// What is known of a peer may have changed: what it may and is owed, and where its lanes are.
+    pub(super) fn know(&mut self, now: Time, id: PeerId) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        self.shaping.know(now, peer.slot, &peer.card.node_id(), peer.trust);
+        if peer.lane == 0 {
+            // What has a limit is best kept to in one place.
+            let limited = self.shaping.is_limited(peer.slot);
+            self.sessions.keep_lanes_here(now, peer.session, limited);
+        }
     }
 }

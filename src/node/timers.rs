@@ -15,6 +15,7 @@ impl Node {
         let others = [
             self.sessions.poll_timeout(),
             self.shaping.poll_timeout(),
+            self.loans.poll_timeout(),
             self.friends.poll_timeout(),
             self.fetch.poll_timeout(),
             self.serve.poll_timeout(),
@@ -43,6 +44,7 @@ impl Node {
             self.touch(id);
         }
         self.shaping.handle_timeout(now);
+        self.lend_due(clock);
         self.end_promises(now);
         self.measure_line(now);
         self.fetch.handle_timeout(now);

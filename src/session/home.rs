@@ -21,6 +21,8 @@ pub(super) struct Lanes {
     pub(super) highest_theirs: u16,
     pub(super) list: Vec<Entry>,
     refusals: Vec<u16>,
+    /// What the peer opens is used here and on no other shard.
+    pub(super) stay: bool,
 }
 
 pub(super) struct Entry {
@@ -53,7 +55,15 @@ pub(super) struct Wanted {
 
 impl Lanes {
     pub(super) fn new(secret: Secret, suite: Suite) -> Self {
-        Self { secret, suite, used: 0, highest_theirs: 0, list: Vec::new(), refusals: Vec::new() }
+        Self {
+            secret,
+            suite,
+            used: 0,
+            highest_theirs: 0,
+            list: Vec::new(),
+            refusals: Vec::new(),
+            stay: false,
+        }
     }
 
     /// The next number of ours: even for the initiator, odd for the responder, from 2 on.
@@ -71,6 +81,12 @@ impl Lanes {
     pub(super) fn take_ours(&mut self, initiator: bool, shard: u8) -> Vec<Entry> {
         let parity = u16::from(!initiator);
         self.list.extract_if(.., |entry| entry.shard == shard && entry.number % 2 == parity).collect()
+    }
+
+    /// Takes lanes that the peer opened and another shard than this has.
+    pub(super) fn take_theirs(&mut self, initiator: bool, here: u8) -> Vec<Entry> {
+        let parity = u16::from(initiator);
+        self.list.extract_if(.., |entry| entry.shard != here && entry.number % 2 == parity).collect()
     }
 
     /// Whether the peer is being asked for a lane that a shard wants.

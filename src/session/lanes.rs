@@ -177,8 +177,8 @@ impl Sessions {
             return Ok(());
         }
         lanes.highest_theirs = number;
-        let shard = (u16::from(self.shards.index) + number / 2) % u16::from(self.shards.count);
-        let shard = shard as u8;
+        let further = if lanes.stay { 0 } else { number / 2 };
+        let shard = ((u16::from(self.shards.index) + further) % u16::from(self.shards.count)) as u8;
         lanes.list.push(Entry { number, shard, state: State::Seating { since: now }, say: false });
         let lane = Lane::new(&lanes.secret, number.into(), false, lanes.suite, now);
         self.seat(now, key, shard, number, lane, Peer { cid, port }, None);
@@ -348,6 +348,22 @@ impl Sessions {
     pub fn has_lanes(&self, key: SessionKey) -> bool {
         matches!(self.slab.get(key), Some(Slot::Live(session))
             if session.lanes.as_ref().is_some_and(|lanes| !lanes.list.is_empty()))
+    }
+
+    /// At home: whether lanes that the peer opens are used on this shard alone. Those that another shard has by then end, and
+    /// the peer opens others if it needs them.
+    pub fn keep_lanes_here(&mut self, now: Time, key: SessionKey, here: bool) {
+        let index = self.shards.index;
+        let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return };
+        let initiator = session.initiator;
+        let Some(lanes) = session.lanes.as_mut() else { return };
+        let moved = match std::mem::replace(&mut lanes.stay, here) {
+            false if here => lanes.take_theirs(initiator, index),
+            _ => Vec::new(),
+        };
+        for entry in moved {
+            self.end_lane(now, entry);
+        }
     }
 
     /// At home: a lane has ended on its shard.

@@ -19,7 +19,7 @@ use super::token::Tokens;
 use super::types::{
     ClosedWhy, Config, Counters, DropCause, Event, FailedWhy, Received, SealError, SessionKey,
 };
-use crate::base::{Path, Rng, Time, UnixMs};
+use crate::base::{Path, PublicKey, Rng, Time, UnixMs};
 use crate::crypto::IdentityCard;
 use crate::limits::{CLOSE_REASON_MAX, HEADER_SIZE, PACKET_OVERHEAD, TAG_SIZE};
 use crate::wire::control::CloseCode;
@@ -348,6 +348,11 @@ impl Sessions {
     /// Whether the peer is known to have the session too: a packet of its came.
     pub fn is_confirmed(&self, key: SessionKey) -> bool {
         self.live(key).is_some_and(|session| session.confirmed)
+    }
+
+    /// The session with a peer whose home this is.
+    pub fn current(&self, peer: &PublicKey) -> Option<SessionKey> {
+        self.peers.current(peer).filter(|key| self.is_established(*key))
     }
 
     /// Whether we started the session.

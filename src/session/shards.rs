@@ -11,7 +11,7 @@ use super::lanes::Seat;
 use super::noise::Offered;
 use super::sessions::Sessions;
 use super::types::SessionKey;
-use crate::base::budget::{Demand, Tokens};
+use crate::base::budget::{Demand, Loan, Short, Tokens};
 use crate::base::{Offload, Path, PublicKey, Time, UnixMs};
 use crate::crypto::{Identity, MaskKey, Secret, hash, kdf};
 use crate::limits::{CROSSINGS_MAX, HANDSHAKE_QUEUE_MAX, SHARDS_MAX};
@@ -98,6 +98,26 @@ pub enum Cross {
         /// To be asked for.
         down: Tokens,
     },
+    /// A lane of the sender's has run out of what its peer may and is owed, which the receiver, the peer's home, has.
+    Borrow {
+        /// Whose.
+        peer: PublicKey,
+        /// What the sender knows the lane by.
+        lane: u64,
+        /// Of what.
+        short: Short,
+        /// Bytes that it has asked its peer for beyond what it might.
+        down: u64,
+    },
+    /// Of what a lane asked for.
+    Lent {
+        /// What the receiver knows the lane by.
+        lane: u64,
+        /// To be sent.
+        loan: Loan,
+        /// To be asked for, bytes.
+        down: u64,
+    },
     /// In matters of circuits.
     Circuit(Box<CircuitCross>),
     /// A lane has ended.
@@ -139,6 +159,8 @@ impl Cross {
             Self::LaneSeated { .. } => "lane seated",
             Self::Demand { .. } => "demand",
             Self::Tokens { .. } => "tokens",
+            Self::Borrow { .. } => "borrow",
+            Self::Lent { .. } => "lent",
             Self::LaneOver { .. } => "lane over",
             Self::LaneClose { .. } => "lane close",
         }
@@ -345,7 +367,9 @@ impl Sessions {
             | Cross::Packet { .. }
             | Cross::Circuit(_)
             | Cross::Demand { .. }
-            | Cross::Tokens { .. } => {}
+            | Cross::Tokens { .. }
+            | Cross::Borrow { .. }
+            | Cross::Lent { .. } => {}
             Cross::Offer(_) | Cross::Reply { .. } => {}
         }
     }

@@ -16,6 +16,9 @@ const DEBT_MAX: i64 = BURST_BYTES_MAX as i64 * BYTE;
 /// The rate of a bucket that never runs empty.
 const UNLIMITED: u64 = u64::MAX;
 
+/// When a bucket that holds what it is given, and nothing that time gives, was filled last.
+const FED: Time = Time(u64::MAX);
+
 /// What a rate gives in so many microseconds, bytes.
 fn given(rate: u64, us: u64) -> u64 {
     (u128::from(rate) * u128::from(us) / 8_000_000) as u64
@@ -69,7 +72,9 @@ impl Bucket {
                 if self.is_unlimited() {
                     self.level = 0;
                 }
-                self.last = now;
+                if !self.is_fed() {
+                    self.last = now;
+                }
                 self.set(rate, burst, quantum_us);
             }
         }
@@ -88,6 +93,22 @@ impl Bucket {
     pub fn change_cap(&mut self, now: Time, rate: Option<u64>, burst: Option<u64>) {
         let burst = burst.or_else(|| rate.map(|rate| given(rate, SHAPE_CAP_BURST_US)));
         self.change(now, rate, burst, SHAPE_CAP_QUANTUM_US);
+    }
+
+    /// Has it hold what [`Self::give_back`] gives and nothing that time gives; or what time gives again. It begins with
+    /// nothing, and keeps its debts. A bucket without a rate has nothing to be given.
+    pub fn set_fed(&mut self, now: Time, fed: bool) {
+        if fed == self.is_fed() || self.is_unlimited() || self.is_nothing() {
+            return;
+        }
+        self.fill(now);
+        self.level = self.level.min(0);
+        self.last = if fed { FED } else { now };
+    }
+
+    #[inline]
+    fn is_fed(&self) -> bool {
+        self.last == FED
     }
 
     /// Has it hold all that it can.
@@ -110,6 +131,20 @@ impl Bucket {
     /// Bits per second; `None` without a limit.
     pub fn rate(&self) -> Option<u64> {
         (!self.is_unlimited()).then_some(self.rate)
+    }
+
+    /// Bytes that are missing before it holds one; zero when it does.
+    pub fn debt(&self) -> u64 {
+        if self.is_unlimited() || self.level >= BYTE {
+            0
+        } else {
+            ((BYTE - self.level) as u64).div_ceil(BYTE as u64)
+        }
+    }
+
+    /// Bytes that must be there once it has run empty.
+    pub fn quantum(&self) -> u64 {
+        u64::from(self.quantum)
     }
 
     /// Bytes saved up at most.
@@ -188,9 +223,10 @@ impl Bucket {
         let bytes = bytes.min(u64::from(self.burst));
         let missing = if self.is_unlimited() { 0 } else { bytes as i64 * BYTE - self.level };
         if missing <= 0 {
-            return Some(self.last);
+            return Some(if self.is_fed() { Time::ZERO } else { self.last });
         }
-        (self.rate > 0).then(|| self.last + Duration::from_nanos((missing as u64).div_ceil(self.rate)))
+        (self.rate > 0 && !self.is_fed())
+            .then(|| self.last + Duration::from_nanos((missing as u64).div_ceil(self.rate)))
     }
 
     /// When it is ready again after having run empty.
@@ -266,7 +302,7 @@ mod tests {
     #[test]
     fn one_without_a_rate_never_holds_anything() {
         let mut bucket = Bucket::NOTHING;
-        bucket.fill(Time(u64::MAX));
-        assert_eq!((bucket.available(), bucket.ready_at()), (0, Some(Time(u64::MAX))));
+        bucket.fill(Time::from_millis(1_000));
+        assert_eq!((bucket.available(), bucket.ready_at()), (0, Some(Time::from_millis(1_000))));
     }
 }

@@ -22,6 +22,7 @@ mod histogram;
 mod lease;
 mod line;
 mod links;
+mod loans;
 mod peer;
 mod place;
 mod plan;

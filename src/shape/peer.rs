@@ -3,6 +3,7 @@
 use super::bucket::Bucket;
 use super::types::{Class, Limits, PeerStats, Reservation};
 use crate::base::Time;
+use crate::base::budget::Short;
 use crate::limits::WEIGHT_USUAL;
 
 /// The classes that are served by rings, and what each ring's turn is worth: background is kept alive, no more.
@@ -49,6 +50,8 @@ pub(super) const FLOOR_DRY: u8 = 1 << 4;
 pub(super) const RESERVE_DRY: u8 = 1 << 5;
 /// The slot is taken.
 pub(super) const ALIVE: u8 = 1 << 6;
+/// It lent last, and has sent nothing since.
+pub(super) const LENT: u8 = 1 << 7;
 
 /// What only peers with a floor or a reservation need, and the figures.
 #[derive(Debug, Clone)]
@@ -58,6 +61,10 @@ pub(super) struct Extra {
     pub(super) reservation: Option<Reservation>,
     pub(super) stats: PeerStats,
     pub(super) limits: Limits,
+    /// It has nothing of its own but what another place lends it.
+    pub(super) borrows: bool,
+    /// What it has run out of and asks for.
+    pub(super) short: Short,
 }
 
 impl Peer {
@@ -86,6 +93,8 @@ impl Extra {
             reservation: None,
             stats: PeerStats::default(),
             limits: Limits::default(),
+            borrows: false,
+            short: Short::default(),
         }
     }
 }

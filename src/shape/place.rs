@@ -4,6 +4,7 @@ use super::peer::{DATA, DRY, DUE, FLOOR_DRY, NO_RING, OWED, RESERVE_DRY, SPECIAL
 use super::shaper::Shaper;
 use super::types::Class;
 use crate::base::Time;
+use crate::base::budget::Short;
 use crate::limits::CONTROL_WIRE_MIN;
 
 impl Shaper {
@@ -41,18 +42,24 @@ impl Shaper {
         } else {
             self.leave_ring(index);
         }
+        let mut short = Short { cap: !open, ..Short::default() };
         if special {
-            let owed = if open { self.place_special(now, index) } else { self.leave_urgent(index) };
+            let owed =
+                if open { self.place_special(now, index, &mut short) } else { self.leave_urgent(index) };
             wake = earlier(wake, owed);
         }
         match wake {
             Some(at) => self.wheel.set(index, at),
             None => self.wheel.cancel(index),
         }
+        // Where it borrows, no time brings anything.
+        if wake.is_none() && short.is_any() {
+            self.note_short(index, short);
+        }
     }
 
     /// Calendar, floors, or neither; and when it is owed again.
-    fn place_special(&mut self, now: Time, index: u32) -> Option<Time> {
+    fn place_special(&mut self, now: Time, index: u32, short: &mut Short) -> Option<Time> {
         let (hot, extra) = (&mut self.peers[index as usize], &mut self.extra[index as usize]);
         let realtime = hot.waiting & Class::Realtime.bit() != 0 && !extra.reserve.is_nothing();
         let mut wake = None;
@@ -64,6 +71,7 @@ impl Shaper {
                 wanted = DUE;
             } else {
                 hot.flags |= RESERVE_DRY;
+                short.reserve = true;
                 wake = extra.reserve.ready_at();
             }
         }
@@ -74,6 +82,7 @@ impl Shaper {
                 wanted = OWED;
             } else {
                 hot.flags |= FLOOR_DRY;
+                short.floor = true;
                 wake = earlier(wake, extra.floor.ready_at());
             }
         }

@@ -20,7 +20,7 @@ use super::bucket::Bucket;
 use super::calendar::Calendar;
 use super::lease::Lease;
 use super::links::{Links, Ring};
-use super::peer::{ALIVE, DATA, Extra, FLOOR_DRY, Peer, RESERVE_DRY, RINGS, SPECIAL};
+use super::peer::{ALIVE, DATA, Extra, FLOOR_DRY, LENT, Peer, RESERVE_DRY, RINGS, SPECIAL};
 use super::place::class_of;
 use super::types::{By, CLASSES, Class, ClassStats, Grant, Limits, PeerStats, Reservation, Slot};
 use super::wheel::Wheel;
@@ -61,6 +61,8 @@ pub struct Shaper {
     pub(super) ring_weights: [u32; RINGS.len()],
     /// The node's rate is another shard's to hand out.
     pub(super) lease: Option<Lease>,
+    /// Places that have run out of what they borrow.
+    pub(super) short: Vec<Slot>,
 }
 
 impl Shaper {
@@ -89,6 +91,7 @@ impl Shaper {
             stats: Default::default(),
             ring_weights: [0; RINGS.len()],
             lease: None,
+            short: Vec::new(),
         }
     }
 
@@ -176,6 +179,7 @@ impl Shaper {
         };
         owe(&mut extra.floor, now, limits.floor, None);
         extra.limits = limits;
+        self.feed_if_borrowed(now, peer);
         self.note_special(peer);
         self.place(now, peer.0);
     }
@@ -185,6 +189,7 @@ impl Shaper {
         let extra = &mut self.extra[peer.index()];
         owe(&mut extra.reserve, now, reservation.map(|r| r.rate), reservation.map(|r| r.burst));
         extra.reservation = reservation;
+        self.feed_if_borrowed(now, peer);
         self.note_special(peer);
         self.place(now, peer.0);
     }
@@ -197,7 +202,7 @@ impl Shaper {
         self.place(now, peer.0);
     }
 
-    fn note_special(&mut self, peer: Slot) {
+    pub(super) fn note_special(&mut self, peer: Slot) {
         let (hot, extra) = (&mut self.peers[peer.index()], &self.extra[peer.index()]);
         hot.flags &= !(SPECIAL | FLOOR_DRY | RESERVE_DRY);
         if !extra.floor.is_nothing() || !extra.reserve.is_nothing() {
@@ -385,6 +390,7 @@ impl Shaper {
         hot.cap.take(now, bytes);
         let bit = grant.class.bit();
         if bytes > 0 {
+            hot.flags &= !LENT;
             let stats = &mut self.stats[grant.class as usize];
             stats.sent_bytes += bytes;
             stats.grants += 1;

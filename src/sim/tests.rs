@@ -5,6 +5,8 @@ mod exits;
 mod faults;
 mod limits;
 mod line;
+mod loans;
+
 mod promises;
 mod shards;
 mod trace;

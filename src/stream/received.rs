@@ -15,7 +15,7 @@ const EVERY_MAX: u32 = 32;
 /// Acknowledgements per round trip of a steady flow.
 const PER_ROUND: u32 = 16;
 /// An acknowledgement costs both sides about as much as the packet does: where packets come singly, two shall share one.
-const DELAY_MIN: Duration = Duration::from_millis(4);
+const DELAY_MIN: Duration = Duration::from_millis(2);
 const DELAY_MAX: Duration = Duration::from_micros(ACK_DELAY_US_MAX);
 
 /// The receive side's packet numbers.
