@@ -1,4 +1,6 @@
-//! What the shards of a node say to one another about the rate that they share (docs/shaping.md §5).
+//! What the shards of a node say to one another about the rate that they share (docs/shaping.md §5, §6).
+
+use std::time::Duration;
 
 /// What a shard would send, told to the owner of the budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -59,4 +61,18 @@ pub struct Loan {
     pub floor: u64,
     /// Of what was promised to it.
     pub reserve: u64,
+}
+
+/// What happened to what was sent since the last time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Round {
+    /// Bytes on the wire that were sent.
+    pub sent: u64,
+    /// Bytes that are known to have arrived.
+    pub arrived: u64,
+    /// Bytes that were sent and will be acknowledged, at most `sent`.
+    pub streams: u64,
+    /// What the round trip is above its smallest, of that peer of whom it is least: a queue near us delays all of them.
+    /// `None` when nobody was sent anything that was acknowledged.
+    pub wait: Option<Duration>,
 }

@@ -11,7 +11,7 @@ use crate::session::Cross;
 use crate::shape::{Class, Exchange, Shaper};
 
 /// The shard that owns the budget.
-const OWNER: u8 = 0;
+pub(super) const OWNER: u8 = 0;
 const ROUND: Duration = Duration::from_micros(EXCHANGE_US);
 
 /// One shard's part in it.
@@ -52,6 +52,11 @@ impl Budget {
         }
     }
 
+    /// Leaves something for another shard.
+    pub(super) fn tell(&mut self, shard: u8, cross: Cross) {
+        self.messages.push_back((shard, cross));
+    }
+
     /// Which shard this is.
     pub(super) fn shard(&self) -> u8 {
         self.shard
@@ -88,6 +93,11 @@ impl Budget {
             set_exchange(&mut self.down_exchange, now, shards, down, None);
         }
         self.next = now;
+    }
+
+    /// As [`Self::set`], of what may be sent alone.
+    pub(super) fn set_up(&mut self, now: Time, shaper: &mut Shaper, up: Option<u64>, burst: Option<u64>) {
+        self.set(now, shaper, up, self.down, burst);
     }
 
     /// Whether something may be asked of others.

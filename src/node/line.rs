@@ -1,8 +1,89 @@
-//! The line's rate, measured where the operator does not say it (docs/shaping.md §6).
+//! The line's rate, measured where the operator does not say it (docs/shaping.md §6). Each shard says what arrived of what it
+//! sent, and the first, which hands the node's rate out, follows the line and says its rate.
+
+use std::time::Duration;
 
 use super::Node;
+use super::budget::OWNER;
+use super::shaping::Shaping;
 use crate::base::Time;
-use crate::shape::Round;
+use crate::base::budget::Round;
+use crate::limits::{LINE_ROUND_MS, SHARDS_MAX};
+use crate::session::Cross;
+use crate::shape::{Class, Line};
+
+/// What other shards said counts for so many rounds.
+const FRESH: u64 = 3;
+
+/// One shard's part in it.
+pub(super) struct Measured {
+    /// The first shard's.
+    line: Line,
+    /// What the line carries, as the first shard says; `None` while nothing ever waited.
+    rate: Option<u64>,
+    /// When a round is over.
+    next: Time,
+    /// Bytes that had been sent then.
+    sent: u64,
+    /// What other shards said last, and when.
+    heard: [Option<(Time, Round)>; SHARDS_MAX as usize],
+}
+
+impl Measured {
+    pub(super) fn new(now: Time) -> Self {
+        let next = now + Duration::from_millis(LINE_ROUND_MS);
+        Self { line: Line::new(now), rate: None, next, sent: 0, heard: [None; SHARDS_MAX as usize] }
+    }
+
+    /// When a round is over.
+    pub(super) fn poll_timeout(&self) -> Time {
+        self.next
+    }
+
+    /// What the line carries, bits per second.
+    pub(super) fn rate(&self) -> Option<u64> {
+        self.rate
+    }
+
+    /// What all shards did, with this one's `own`. A shard of which no word came just now goes on as it did.
+    fn together(&self, now: Time, own: Round) -> Round {
+        let fresh = Duration::from_millis(FRESH * LINE_ROUND_MS);
+        let others = self.heard.iter().flatten().filter(|(at, _)| now.since(*at) <= fresh);
+        others.fold(own, |all, (_, one)| Round {
+            sent: all.sent + one.sent,
+            arrived: all.arrived + one.arrived,
+            streams: all.streams + one.streams,
+            wait: all.wait.into_iter().chain(one.wait).min(),
+        })
+    }
+}
+
+impl Shaping {
+    /// What this shard did since it was last asked; tunnels and circuits are counted with what is known of streams.
+    fn line_round(&mut self, now: Time, round: Round) -> Option<Round> {
+        let sent: u64 = Class::ALL.iter().map(|class| self.sent_of(*class)).sum();
+        let line = self.line.as_mut()?;
+        line.next = now + Duration::from_millis(LINE_ROUND_MS);
+        let new = sent - std::mem::replace(&mut line.sent, sent);
+        // Tunnels and circuits are not acknowledged: of what they sent as much arrived as of streams. Where those are the
+        // lesser part by far they say nothing.
+        let arrived = u128::from(round.arrived) * u128::from(new) / u128::from(round.streams.max(1));
+        let arrived = u64::try_from(arrived).unwrap_or(u64::MAX).max(round.arrived);
+        let wait = round.wait.filter(|_| round.streams >= new / 10);
+        Some(Round { sent: new, arrived, wait, ..round })
+    }
+
+    /// Another rate holds from now on; whether it does.
+    fn line_rate(&mut self, now: Time, rate: Option<u64>) -> bool {
+        let Some(line) = &mut self.line else { return false };
+        line.rate = rate;
+        if rate == self.promises.up {
+            return false;
+        }
+        self.set_up(now, rate);
+        true
+    }
+}
 
 impl Node {
     /// Looks at what arrived, and how long it took.
@@ -24,7 +105,31 @@ impl Node {
                 round.wait = Some(round.wait.map_or(wait, |least| least.min(wait)));
             }
         }
-        if self.shaping.line_round(now, round) {
+        let Some(own) = self.shaping.line_round(now, round) else { return };
+        let (shard, shards) = (self.shaping.budget.shard(), self.shaping.budget.shards());
+        if shard != OWNER {
+            return self.shaping.budget.tell(OWNER, Cross::Line(own));
+        }
+        let Some(measured) = &mut self.shaping.line else { return };
+        let all = measured.together(now, own);
+        measured.line.round(now, all);
+        let rate = measured.line.rate();
+        // Said each time: what is lost is said again.
+        (1..shards).for_each(|other| self.shaping.budget.tell(other, Cross::LineRate(rate)));
+        self.follow_line(now, rate);
+    }
+
+    /// Another shard says what arrived of what it sent.
+    pub(super) fn line_heard(&mut self, now: Time, from: u8, round: Round) {
+        let heard = self.shaping.line.as_mut().and_then(|line| line.heard.get_mut(usize::from(from)));
+        if let Some(heard) = heard {
+            *heard = Some((now, round));
+        }
+    }
+
+    /// What the line carries now.
+    pub(super) fn follow_line(&mut self, now: Time, rate: Option<u64>) {
+        if self.shaping.line_rate(now, rate) {
             // What was promised may be more than it carries now.
             let promises = &self.shaping.promises;
             let has = self.peers.iter().filter(|(_, peer)| promises.has(&peer.card.node_id()));

@@ -146,6 +146,14 @@ impl Node {
                 // What waited for them may be asked for now.
                 return down.iter().any(|bytes| *bytes > 0);
             }
+            Cross::Line(round) => {
+                self.line_heard(clock.now, from, round);
+                return false;
+            }
+            Cross::LineRate(rate) => {
+                self.follow_line(clock.now, rate);
+                return true;
+            }
             Cross::Borrow { peer, lane, short, down } => {
                 self.borrow(clock, from, peer, lane, short, down);
                 return false;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::budget::Budget;
 use super::command::{NodeLimits, PeerLimits, ShapedSnapshot};
+use super::line::Measured;
 use super::peer::Peer;
 use super::promises::Promises;
 use super::{Clock, Node};
@@ -15,7 +16,7 @@ use crate::limits::{
     WIRE_PACKET_MAX,
 };
 use crate::service::PeerId;
-use crate::shape::{Bucket, Class, ClassStats, Grant, Limits, Line, Round, Shaper, Slot};
+use crate::shape::{Bucket, Class, ClassStats, Grant, Limits, Shaper, Slot};
 use crate::wire::reserve::{Answer, Wanted};
 
 /// Trust that a friend has unless told otherwise: it counts as much as a stranger in its class.
@@ -27,9 +28,9 @@ pub(super) struct Shaping {
     /// The peer at each place.
     peers: Vec<PeerId>,
     limits: BTreeMap<NodeId, PeerLimits>,
-    /// The node's rate, where it is measured, and what had been sent when it was last looked at.
-    line: Option<Line>,
-    line_sent: u64,
+    /// The node's rate, where it is measured.
+    pub(super) line: Option<Measured>,
+    burst: Option<u64>,
     /// What friends asked for and have.
     pub(super) promises: Promises,
     /// A packet of the sessions' own may wait for the node's rate.
@@ -49,7 +50,7 @@ impl Shaping {
             peers: Vec::new(),
             limits: BTreeMap::new(),
             line: None,
-            line_sent: 0,
+            burst: None,
             promises: Promises::of_shards(shard.1),
             held: false,
             down: Bucket::UNLIMITED,
@@ -211,7 +212,7 @@ impl Shaping {
 
     /// When the line is looked at again.
     pub(super) fn line_at(&self) -> Option<Time> {
-        self.line.as_ref().map(Line::poll_timeout)
+        self.line.as_ref().map(Measured::poll_timeout)
     }
 
     /// What the line carries, as far as is known; configured or measured.
@@ -219,23 +220,15 @@ impl Shaping {
         self.promises.up
     }
 
-    /// A round of measuring is over; whether the node's rate is another.
-    pub(super) fn line_round(&mut self, now: Time, round: Round) -> bool {
-        let sent: u64 = Class::ALL.iter().map(|class| self.shaper.class_stats(*class).sent_bytes).sum();
-        let new = sent - std::mem::replace(&mut self.line_sent, sent);
-        let Some(line) = &mut self.line else { return false };
-        // Tunnels and circuits are not acknowledged: of what they sent as much arrived as of streams. Where those are the
-        // lesser part by far they say nothing.
-        let arrived = u128::from(round.arrived) * u128::from(new) / u128::from(round.streams.max(1));
-        let arrived = u64::try_from(arrived).unwrap_or(u64::MAX).max(round.arrived);
-        let wait = round.wait.filter(|_| round.streams >= new / 10);
-        line.round(now, Round { sent: new, arrived, wait, ..round });
-        if line.rate() == self.promises.up {
-            return false;
-        }
-        self.promises.up = line.rate();
-        self.shaper.set_node(now, line.rate(), None);
-        true
+    /// Bytes on the wire that left in a class so far.
+    pub(super) fn sent_of(&self, class: Class) -> u64 {
+        self.shaper.class_stats(class).sent_bytes
+    }
+
+    /// The node may send so much from now on.
+    pub(super) fn set_up(&mut self, now: Time, up: Option<u64>) {
+        self.promises.up = up;
+        self.budget.set_up(now, &mut self.shaper, up, self.burst);
     }
 
     pub(super) fn charge_control(&mut self, now: Time, bytes: u64) {
@@ -327,17 +320,13 @@ impl Node {
         let now = clock.now;
         let least = limits.peers.iter().filter_map(|(_, own)| own.down).chain(limits.down).min();
         self.shaping.limits = limits.peers.into_iter().collect();
-        self.shaping.promises.up = limits.up;
         self.shaping.promises.share_milli = limits.asked_share_milli;
         let shaping = &mut self.shaping;
-        shaping.budget.set(now, &mut shaping.shaper, limits.up, limits.down, limits.burst);
-        // Shards would measure each other's queues; one that is alone knows all that leaves.
-        let measured = limits.measure && limits.up.is_none() && shaping.budget.shards() == 1;
-        shaping.line = measured.then(|| shaping.line.take().unwrap_or_else(|| Line::new(now)));
-        if let Some(rate) = shaping.line.as_ref().and_then(Line::rate) {
-            shaping.promises.up = Some(rate);
-            shaping.shaper.set_node(now, Some(rate), limits.burst);
-        }
+        let measured = limits.measure && limits.up.is_none();
+        shaping.line = measured.then(|| shaping.line.take().unwrap_or_else(|| Measured::new(now)));
+        let up = limits.up.or(shaping.line.as_ref().and_then(Measured::rate));
+        (shaping.promises.up, shaping.burst) = (up, limits.burst);
+        shaping.budget.set(now, &mut shaping.shaper, up, limits.down, limits.burst);
         let own = if shaping.budget.shares_down() { None } else { limits.down };
         shaping.down.change(now, own, None, SHAPE_QUANTUM_US);
         self.fetch.set_slices_per_request(slices_for(least));

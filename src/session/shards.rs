@@ -11,7 +11,7 @@ use super::lanes::Seat;
 use super::noise::Offered;
 use super::sessions::Sessions;
 use super::types::SessionKey;
-use crate::base::budget::{Demand, Loan, Short, Tokens};
+use crate::base::budget::{Demand, Loan, Round, Short, Tokens};
 use crate::base::{Offload, Path, PublicKey, Time, UnixMs};
 use crate::crypto::{Identity, MaskKey, Secret, hash, kdf};
 use crate::limits::{CROSSINGS_MAX, HANDSHAKE_QUEUE_MAX, SHARDS_MAX};
@@ -98,6 +98,10 @@ pub enum Cross {
         /// To be asked for.
         down: Tokens,
     },
+    /// What arrived of what the sender sent, told to the owner of the node's rates, which measures the line.
+    Line(Round),
+    /// What the line carries, bits per second, as the owner of the node's rates knows.
+    LineRate(Option<u64>),
     /// A lane of the sender's has run out of what its peer may and is owed, which the receiver, the peer's home, has.
     Borrow {
         /// Whose.
@@ -159,6 +163,8 @@ impl Cross {
             Self::LaneSeated { .. } => "lane seated",
             Self::Demand { .. } => "demand",
             Self::Tokens { .. } => "tokens",
+            Self::Line(_) => "line",
+            Self::LineRate(_) => "line rate",
             Self::Borrow { .. } => "borrow",
             Self::Lent { .. } => "lent",
             Self::LaneOver { .. } => "lane over",
@@ -368,6 +374,8 @@ impl Sessions {
             | Cross::Circuit(_)
             | Cross::Demand { .. }
             | Cross::Tokens { .. }
+            | Cross::Line(_)
+            | Cross::LineRate(_)
             | Cross::Borrow { .. }
             | Cross::Lent { .. } => {}
             Cross::Offer(_) | Cross::Reply { .. } => {}

@@ -8,24 +8,11 @@
 use std::time::Duration;
 
 use crate::base::Time;
+use crate::base::budget::Round;
 use crate::limits::{LINE_HIGH_US, LINE_LOW_US, LINE_RATE_MIN, LINE_ROUND_MS, LINE_STEP_MAX, RATE_BITS_MAX};
 
 /// Rounds of which the best counts as what the line carried just now.
 const RECENT: usize = 3;
-
-/// What happened since the last time.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Round {
-    /// Bytes on the wire that were sent.
-    pub sent: u64,
-    /// Bytes that are known to have arrived.
-    pub arrived: u64,
-    /// Bytes that were sent and will be acknowledged, at most `sent`.
-    pub streams: u64,
-    /// What the round trip is above its smallest, of that peer of whom it is least: a queue near us delays all of them.
-    /// `None` when nobody was sent anything that was acknowledged.
-    pub wait: Option<Duration>,
-}
 
 /// The estimate.
 #[derive(Debug)]

@@ -38,7 +38,7 @@ pub use bucket::Bucket;
 pub use codel::Codel;
 pub use exchange::{Demand, Exchange, Tokens};
 pub use histogram::Histogram;
-pub use line::{Line, Round};
+pub use line::Line;
 pub use plan::{Asked, NodeLimits, PeerLimits, Plan, Window};
 pub use queues::{QueueStats, Queues};
 pub use shaper::Shaper;
