@@ -37,6 +37,12 @@ impl Net {
         self.trace.note(self.now, Traced::Link(from, to, &what));
     }
 
+    /// Bytes that wait in front of the link between two nodes.
+    pub fn link_waiting(&mut self, from: usize, to: usize) -> usize {
+        let now = self.now;
+        self.link_mut(from, to).waiting(now)
+    }
+
     /// Changes the links between two nodes alike.
     pub fn change_both(&mut self, a: usize, b: usize, change: impl Fn(&mut LinkConfig)) {
         self.change_link(a, b, &change);

@@ -2,6 +2,7 @@
 //! shaper, and control is not late under full load.
 
 use super::limits::{limit, wire};
+use super::tunnel::{datagram, tunnels};
 use super::*;
 use crate::node::command::NodeLimits;
 
@@ -9,12 +10,15 @@ const DELAY: Duration = Duration::from_millis(10);
 /// What a modem may hold.
 const QUEUE: usize = 600_000;
 
-/// For each rate of the line (kbit/s) and time (s): the worst round trip in the second half, and what left of what could.
-fn run(seed: u64, measure: bool, phases: &[(u64, u64)]) -> Vec<(Duration, f64)> {
-    let mut net = Net::new(seed, 2, LinkConfig::clean(DELAY));
+/// What a tunnel carries beside it, bits per second: an eighth of the slowest line.
+const TUNNEL: u64 = 375_000;
+
+/// For each rate of the line (kbit/s) and time (s): how long the queue in front of it was at worst in the second half, and what left of
+/// what could.
+fn run(seed: u64, shards: [u8; 2], measure: bool, phases: &[(u64, u64)]) -> Vec<(Duration, f64)> {
+    let mut net = tunnels(seed, &shards, LinkConfig::clean(DELAY));
     let reference = put(&mut net, &[0], &tree(seed));
     limit(&mut net, 0, NodeLimits { measure, ..NodeLimits::default() });
-    net.befriend(1, &[0]);
     let mut job = 0;
     let mut told = Vec::new();
     for (kbit, seconds) in phases {
@@ -26,13 +30,19 @@ fn run(seed: u64, measure: bool, phases: &[(u64, u64)]) -> Vec<(Duration, f64)> 
                 get_apart(&mut net, job, &reference);
                 job += 1;
             }
-            net.run_for(millis(100));
+            for n in 0..TUNNEL / 80 / 1_000 {
+                let (bytes, offload) = datagram(0, 1, 1_000);
+                net.tun_read(0, (n % u64::from(shards[0])) as u8, &bytes, offload);
+            }
+            for _ in 0..10 {
+                net.run_for(millis(10));
+                if tenth > seconds * 5 {
+                    let waiting = net.link_waiting(0, 1) as f64 * 8.0 / (*kbit as f64 * 1000.0);
+                    worst = worst.max(Duration::from_secs_f64(waiting));
+                }
+            }
             if tenth == seconds * 5 {
                 before = wire(&mut net, 0, "sent");
-            }
-            if tenth > seconds * 5 {
-                let rtt = status(&mut net, 0).peers.iter().map(|peer| peer.rtt_us).max().unwrap_or(0);
-                worst = worst.max(Duration::from_micros(rtt));
             }
         }
         let time = (seconds * 10 - seconds * 5 - 1) as f64 / 10.0;
@@ -42,14 +52,26 @@ fn run(seed: u64, measure: bool, phases: &[(u64, u64)]) -> Vec<(Duration, f64)> 
     told
 }
 
+fn assert_followed(seed: u64, shards: [u8; 2], most: Duration) {
+    let phases = [(10_000, 12), (3_000, 16), (20_000, 14)];
+    for (number, (wait, used)) in run(seed, shards, true, &phases).into_iter().enumerate() {
+        assert!(wait < most, "{wait:?} at {} kbit/s, shards {shards:?}", phases[number].0);
+        assert!((0.8..1.02).contains(&used), "{used} of {} kbit/s, shards {shards:?}", phases[number].0);
+    }
+}
+
+/// Gets, and beside them packets of a tunnel, which nobody acknowledges.
 #[test]
 fn the_queue_stays_here_as_the_line_changes() {
-    let phases = [(10_000, 12), (3_000, 16), (20_000, 14)];
-    for (number, (rtt, used)) in run(601, true, &phases).into_iter().enumerate() {
-        assert!(rtt < 2 * DELAY + millis(30), "{rtt:?} at {} kbit/s", phases[number].0);
-        assert!((0.8..1.02).contains(&used), "{used} of {} kbit/s", phases[number].0);
-    }
+    assert_followed(601, [1, 1], millis(25));
     // What it would be otherwise: the modem is full.
-    let (rtt, _) = run(601, false, &[(3_000, 12)])[0];
-    assert!(rtt > millis(300), "{rtt:?}");
+    let (wait, _) = run(601, [1, 1], false, &[(3_000, 12)])[0];
+    assert!(wait > millis(300), "{wait:?}");
+}
+
+#[test]
+fn several_shards_measure_the_line_together() {
+    // What the others say is a round old: it swings further.
+    assert_followed(602, [3, 2], millis(80));
+    assert_followed(603, [2, 3], millis(80));
 }

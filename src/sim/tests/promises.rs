@@ -141,3 +141,45 @@ fn what_was_promised_over_the_wire_is_kept_under_load() {
     let realtime = snapshot.classes.iter().find(|(class, _)| *class == Class::Realtime).expect("there");
     assert!(realtime.1.delay.quantile(0.99) <= millis(20), "{:?}", realtime.1.delay.quantile(0.99));
 }
+
+/// Who gives a promise back and asks again, over and over, has no burst each time.
+#[test]
+fn asking_again_and_again_brings_no_bursts() {
+    let mut net = friends(505, 2);
+    let reference = put(&mut net, &[0], &tree(505));
+    let weight = |weight: u16| PeerLimits { weight: Some(weight), ..PeerLimits::default() };
+    let peers = vec![(net.card(1).node_id(), weight(1)), (net.card(2).node_id(), weight(100))];
+    limit(&mut net, 0, NodeLimits { up: Some(LINE), peers, ..NodeLimits::default() });
+    (1..=2).for_each(|node| get(&mut net, node, 1, &reference, &[]));
+    net.run_for(Duration::from_secs(1));
+    let node = net.card(0).node_id();
+    let before = limits::wire(&mut net, 1, "received");
+    let mut promised = 0;
+    for turn in 0..40 {
+        // 8 kbit/s, and as much at once as fits beside the others: with it each time, 2.4 Mbit/s.
+        let reservation = Reservation { rate: 8_000, burst: 12_000, delay: millis(20) };
+        let until_s = net.nodes[1].clock(net.now).wall.0 / 1000 + 600;
+        let asked = (turn % 2 == 0).then_some(Asked { reservation, until_s });
+        let peers = vec![(node, PeerLimits { asked, ..PeerLimits::default() })];
+        limit(&mut net, 1, NodeLimits { peers, ..NodeLimits::default() });
+        net.run_for(millis(40));
+        promised += u64::from(reserved(&mut net, 0, 1).is_some());
+    }
+    assert!(promised >= 15, "it had it {promised} times of 20");
+    let got = (limits::wire(&mut net, 1, "received") - before) as f64 * 8.0 / 1.6;
+    assert!(got < 500_000.0, "{got} bits per second for one that is worth 1 % and was promised 8,000");
+}
+
+/// What was promised to somebody who is no friend any more is there for others at once.
+#[test]
+fn a_promise_ends_with_the_friendship() {
+    let mut net = friends(506, 2);
+    ask(&mut net, 1, 0, Some((SHARE, 600)));
+    net.run_for(millis(200));
+    assert_eq!(verdict(&mut net, 1), Some((Verdict::Promised, 0)));
+    net.befriend(0, &[2]);
+    net.run_for(millis(200));
+    ask(&mut net, 2, 0, Some((SHARE, 600)));
+    net.run_for(millis(200));
+    assert_eq!(verdict(&mut net, 2), Some((Verdict::Promised, 0)));
+}

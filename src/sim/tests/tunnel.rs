@@ -15,7 +15,7 @@ fn inside(node: usize) -> IpAddr {
 }
 
 /// Nodes that are all friends, with a tunnel between each two.
-fn tunnels(seed: u64, shards: &[u8], link: LinkConfig) -> Net {
+pub(super) fn tunnels(seed: u64, shards: &[u8], link: LinkConfig) -> Net {
     let mut net = Net::with_shards(seed, shards, link);
     let all = 0..shards.len();
     for node in all.clone() {
@@ -50,7 +50,7 @@ fn packet(from: usize, to: usize, protocol: u8, transport: usize, payload: usize
 }
 
 /// A UDP datagram whose checksum is left to the device.
-fn datagram(from: usize, to: usize, payload: usize) -> (Vec<u8>, Offload) {
+pub(super) fn datagram(from: usize, to: usize, payload: usize) -> (Vec<u8>, Offload) {
     let mut bytes = packet(from, to, UDP, ip::UDP_HEADER, payload);
     let len = bytes.len() - ip::V4_HEADER;
     put_half(&mut bytes, ip::V4_HEADER + udp::LENGTH, len as u16);
