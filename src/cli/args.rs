@@ -204,7 +204,7 @@ pub(super) enum Limit {
         #[arg(long)]
         from: bool,
     },
-    /// Takes all limits of NODE away
+    /// Takes all limits of NODE away, and what was promised to it or asked of it
     Remove {
         /// Its name, or the beginning of its node id or key
         node: String,

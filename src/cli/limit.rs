@@ -12,7 +12,7 @@ use super::show::table;
 use super::{Failure, args, print, reserve, tell};
 use crate::base::units::{show_duration, show_rate};
 use crate::base::{NodeId, UnixMs};
-use crate::config::limits::{Promise, parse_peer, show_peer};
+use crate::config::limits::{Promise, parse_peer, show_peer, show_promise};
 use crate::config::{Config, NodeDir, friends};
 use crate::shape::PeerLimits;
 
@@ -92,14 +92,29 @@ fn set_peer(dir: &NodeDir, who: &str, set: args::LimitSet) -> Result<(), Failure
 
 fn remove(dir: &NodeDir, who: &str) -> Result<(), Failure> {
     let file = dir.load_config()?;
-    let node = find(file.config(), who)?;
-    let mut peers = file.config().limits_peers.clone();
-    let before = peers.len();
-    peers.retain(|(other, _)| *other != node);
-    if peers.len() == before {
-        return Err(Failure::new(format!("{who} has no limits: see `tornet limit show`")));
+    let config = file.config();
+    let node = find(config, who)?;
+    let changes = without(config, &node);
+    if changes.is_empty() {
+        return Err(Failure::new(format!("{who} has no limits and no promise: see `tornet limit show`")));
     }
-    apply_peers(dir, &peers)
+    apply(dir, &changes)
+}
+
+/// The settings that name a node, as they are without it: its limits, what was promised to it and what it was asked for.
+fn without(config: &Config, node: &NodeId) -> Vec<(&'static str, String)> {
+    let mut changes = Vec::new();
+    if config.limits_peers.iter().any(|(other, _)| other == node) {
+        let others = config.limits_peers.iter().filter(|(other, _)| other != node);
+        changes.push(("limits.peers", others.map(|(other, own)| show_peer(other, own)).collect::<Vec<_>>()));
+    }
+    for (key, all) in [("limits.reserved", &config.limits_reserved), ("limits.asked", &config.limits_asked)] {
+        if all.iter().any(|promise| promise.node == *node) {
+            let others = all.iter().filter(|promise| promise.node != *node);
+            changes.push((key, others.map(show_promise).collect()));
+        }
+    }
+    changes.into_iter().map(|(key, all)| (key, all.join(","))).collect()
 }
 
 pub(super) fn now() -> UnixMs {
@@ -235,4 +250,31 @@ fn show(dir: &NodeDir, as_json: bool) -> Result<(), Failure> {
         }
     }
     print(page.trim_end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shape::Reservation;
+
+    #[test]
+    fn what_is_taken_away_from_one_stays_with_the_others() {
+        let mut config = Config::default();
+        let [bob, eve] = [1, 2].map(|n| NodeId([n; 20]));
+        assert!(without(&config, &bob).is_empty());
+        let limits = PeerLimits { up: Some(8_000_000), ..PeerLimits::default() };
+        let reservation = Reservation { rate: 80_000, burst: 3040, delay: Duration::from_millis(50) };
+        let promise = |node| Promise { node, reservation, until_s: 1_000 };
+        config.limits_peers = vec![(eve, limits), (bob, limits)];
+        config.limits_reserved = vec![promise(bob)];
+        config.limits_asked = vec![promise(bob), promise(eve)];
+        let expected = [
+            ("limits.peers", show_peer(&eve, &limits)),
+            ("limits.reserved", String::new()),
+            ("limits.asked", show_promise(&promise(eve))),
+        ];
+        assert_eq!(without(&config, &bob), expected);
+        config.limits_peers.clear();
+        assert_eq!(without(&config, &eve), [("limits.asked", show_promise(&promise(bob)))]);
+    }
 }

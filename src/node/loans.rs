@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Clock, Node};
 use crate::base::budget::{Loan, Short};
 use crate::base::{PublicKey, Time};
-use crate::limits::{LOAN_AGAIN_MS, LOAN_PAUSE_US, SESSIONS_MAX};
+use crate::limits::{LOAN_AGAIN_MS, LOAN_PATIENCE_S, LOAN_PAUSE_US, SESSIONS_MAX};
 use crate::service::PeerId;
 use crate::session::Cross;
 
@@ -85,6 +85,20 @@ impl Loans {
 }
 
 impl Node {
+    /// Asks a peer for nothing more before what it may be asked for lets it.
+    pub(super) fn pause_asking(&mut self, clock: Clock, id: PeerId) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        match peer.down.holds_at(1) {
+            _ if peer.down.holds(1) => {}
+            Some(at) => self.fetch.pause(id, Some(at)),
+            // Nothing but what its first lane lends.
+            None => {
+                self.fetch.pause(id, Some(clock.now + Duration::from_secs(LOAN_PATIENCE_S)));
+                self.ask_loan(clock, id, Short::default());
+            }
+        }
+    }
+
     /// Asks for what lanes of this shard have run out of.
     pub(super) fn ask_loans(&mut self, clock: Clock) {
         while let Some((id, short)) = self.shaping.poll_short() {

@@ -30,14 +30,11 @@ mod waiting;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use crate::base::budget::Short;
 use crate::base::fileop::{FileDone, FileOp, JobId};
 use crate::base::{
     ChannelId, ChunkRead, Memory, Path, Place, PublicKey, Rng, SlicePool, StreamId, Time, TunPacket, UnixMs,
 };
-use crate::limits::{
-    GET_OTHERS_MS_MAX, LIAR_MS, LOAN_PATIENCE_S, PROGRESS_MS, RECORD_BUFFERS, SLICE_BUFFERS,
-};
+use crate::limits::{GET_OTHERS_MS_MAX, LIAR_MS, PROGRESS_MS, RECORD_BUFFERS, SLICE_BUFFERS};
 use crate::service::PeerId;
 use crate::service::fetch::{self, Fetch};
 use crate::service::get::{Get, GetRequest};
@@ -334,37 +331,6 @@ impl Node {
         }
     }
 
-    /// Peers that connected before they became friends can be asked from now on.
-    fn befriend_connected(&mut self, clock: Clock) {
-        let (mut befriended, mut changed) = (Vec::new(), Vec::new());
-        for (id, peer) in &mut self.peers {
-            let trust = self.friends.get(&peer.card.key).map(|friend| friend.trust);
-            let both = self.sessions.is_initiator(peer.session) || self.sessions.is_confirmed(peer.session);
-            let news = both && trust.is_some() && peer.trust.is_none() && peer.lane == 0;
-            if news && self.friends.connected(&peer.card.key, *id) {
-                self.sessions.set_keepalive(peer.session, true);
-                if !is_liar(&self.liars, clock.now, &peer.card.key) {
-                    self.fetch.peer_up(clock.now, *id);
-                }
-            }
-            if trust.is_none() && peer.trust.is_some() {
-                self.fetch.peer_down(*id);
-            }
-            if trust.is_some() && peer.trust.is_none() {
-                befriended.push(*id);
-            }
-            if std::mem::replace(&mut peer.trust, trust) != trust {
-                changed.push(*id);
-            }
-        }
-        changed.into_iter().for_each(|id| self.know(clock.now, id));
-        // What they said of relays counts now, and they are told.
-        for id in befriended {
-            self.learn_relays(clock, id);
-            self.circuits.news(clock.now);
-        }
-    }
-
     fn start_get(&mut self, clock: Clock, request: GetRequest) {
         let job = request.job;
         if self.friends.len() == 0 {
@@ -497,20 +463,6 @@ impl Node {
                 self.pause_asking(clock, id);
             }
             self.queue(clock.now, id);
-        }
-    }
-
-    /// Asks a peer for nothing more before what it may be asked for lets it.
-    fn pause_asking(&mut self, clock: Clock, id: PeerId) {
-        let Some(peer) = self.peers.get(&id) else { return };
-        match peer.down.holds_at(1) {
-            _ if peer.down.holds(1) => {}
-            Some(at) => self.fetch.pause(id, Some(at)),
-            // Nothing but what its first lane lends.
-            None => {
-                self.fetch.pause(id, Some(clock.now + Duration::from_secs(LOAN_PATIENCE_S)));
-                self.ask_loan(clock, id, Short::default());
-            }
         }
     }
 

@@ -127,6 +127,37 @@ impl Node {
         }
     }
 
+    /// Peers that connected before they became friends can be asked from now on.
+    pub(super) fn befriend_connected(&mut self, clock: Clock) {
+        let (mut befriended, mut changed) = (Vec::new(), Vec::new());
+        for (id, peer) in &mut self.peers {
+            let trust = self.friends.get(&peer.card.key).map(|friend| friend.trust);
+            let both = self.sessions.is_initiator(peer.session) || self.sessions.is_confirmed(peer.session);
+            let news = both && trust.is_some() && peer.trust.is_none() && peer.lane == 0;
+            if news && self.friends.connected(&peer.card.key, *id) {
+                self.sessions.set_keepalive(peer.session, true);
+                if !is_liar(&self.liars, clock.now, &peer.card.key) {
+                    self.fetch.peer_up(clock.now, *id);
+                }
+            }
+            if trust.is_none() && peer.trust.is_some() {
+                self.fetch.peer_down(*id);
+            }
+            if trust.is_some() && peer.trust.is_none() {
+                befriended.push(*id);
+            }
+            if std::mem::replace(&mut peer.trust, trust) != trust {
+                changed.push(*id);
+            }
+        }
+        changed.into_iter().for_each(|id| self.know(clock.now, id));
+        // What they said of relays counts now, and they are told.
+        for id in befriended {
+            self.learn_relays(clock, id);
+            self.circuits.news(clock.now);
+        }
+    }
+
     fn peer_down(&mut self, clock: Clock, session: SessionKey) {
         let Some(id) = self.by_session.remove(&session) else { return };
         self.friends.gone(clock.now, id);

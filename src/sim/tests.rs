@@ -6,7 +6,6 @@ mod faults;
 mod limits;
 mod line;
 mod loans;
-
 mod promises;
 mod shards;
 mod trace;
@@ -90,30 +89,25 @@ fn tree(number: u64) -> Tree {
 }
 
 fn get(net: &mut Net, node: usize, job: u64, reference: &Reference, inside: &[&str]) {
+    get_into(net, node, job, reference, inside, "/out".into());
+}
+
+/// A `get` of node 1 into a place of its own: several of them go on at once.
+fn get_apart(net: &mut Net, job: u64, reference: &Reference) {
+    get_into(net, 1, job, reference, &[], format!("/out{job}"));
+}
+
+fn get_into(net: &mut Net, node: usize, job: u64, reference: &Reference, inside: &[&str], root: String) {
     let request = GetRequest {
         job: JobId(job),
         reference: reference.clone(),
         inside: inside.iter().map(|part| part.as_bytes().to_vec()).collect(),
-        root: "/out".into(),
+        root,
         rename: None,
         merge: false,
         overwrite: true,
     };
     net.command(node, Command::Get(request));
-}
-
-/// A `get` of node 1 into a place of its own: several of them go on at once.
-fn get_apart(net: &mut Net, job: u64, reference: &Reference) {
-    let request = GetRequest {
-        job: JobId(job),
-        reference: reference.clone(),
-        inside: Vec::new(),
-        root: format!("/out{job}"),
-        rename: None,
-        merge: false,
-        overwrite: true,
-    };
-    net.command(1, Command::Get(request));
 }
 
 fn outcome(net: &Net, node: usize, wanted: u64) -> Option<Result<(), String>> {

@@ -109,16 +109,7 @@ fn a_floor_holds_for_a_peer_whose_lane_was_elsewhere() {
     net.befriend(2, &[0]);
     let received = |net: &mut Net, node: usize| wire(net, node, "received");
     get_apart(&mut net, 1, &reference);
-    let other = GetRequest {
-        job: JobId(2),
-        reference: reference.clone(),
-        inside: Vec::new(),
-        root: "/out2".into(),
-        rename: None,
-        merge: false,
-        overwrite: true,
-    };
-    net.command(2, Command::Get(other));
+    get(&mut net, 2, 2, &reference, &[]);
     net.run_for(millis(600));
     // The first is worth next to nothing, but for its floor.
     let floor = PeerLimits { floor: Some(6_000_000), weight: Some(1), ..PeerLimits::default() };
