@@ -653,7 +653,7 @@ pub const SHAPE_NODE_QUANTUM_US: u64 = 500;
 /// What an idle bucket saves up unless told otherwise, microseconds of its rate.
 pub const SHAPE_BURST_US: u64 = 4_000;
 /// The same of a peer's cap: a shard that stood still for less has lost nothing of anybody's second.
-pub const SHAPE_CAP_BURST_US: u64 = 10_000;
+pub const SHAPE_CAP_BURST_US: u64 = 6_000;
 /// What a turn of a shard may take, microseconds: what was decided at its begin and what is decided after it may leave
 /// together, and shall be no more than the burst even so.
 pub const SHAPE_TURN_US: u64 = 250;

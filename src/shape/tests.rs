@@ -137,7 +137,7 @@ fn a_thousand_caps_from_eight_kilobits_to_ten_megabits_are_kept() {
         let sent = (source.sent - before) as f64;
         let due = rate as f64 / 8.0 * 10.0;
         assert!((sent - due).abs() <= (due * 0.01).max(1500.0), "{sent} of {due} at {rate}");
-        let burst = (rate / 8 * 10 / 1000).max(2 * WIRE_PACKET_MAX);
+        let burst = (rate / 8 * 6 / 1000).max(2 * WIRE_PACKET_MAX);
         assert_eq!(exceeds(&source.granted_at, rate, burst), None, "{rate}");
     }
 }
@@ -432,7 +432,7 @@ proptest! {
         }
         for source in &bench.sources {
             if let Some(cap) = bench.shaper.limits(source.slot).cap {
-                let burst = (cap / 8 * 10 / 1000).max(2 * WIRE_PACKET_MAX);
+                let burst = (cap / 8 * 6 / 1000).max(2 * WIRE_PACKET_MAX);
                 prop_assert_eq!(exceeds(&source.granted_at, cap, burst), None);
             }
         }
