@@ -213,7 +213,12 @@ impl Bucket {
     pub fn give_back(&mut self, bytes: u64) {
         if !self.is_unlimited() {
             let given = bytes.min(BURST_BYTES_MAX) as i64 * BYTE;
-            self.level = self.level.saturating_add(given).min(self.depth());
+            let depth = if self.is_fed() {
+                self.depth().max(2 * i64::from(self.quantum) * BYTE)
+            } else {
+                self.depth()
+            };
+            self.level = self.level.saturating_add(given).min(depth);
         }
     }
 

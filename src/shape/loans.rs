@@ -73,14 +73,16 @@ impl Shaper {
         self.place(now, peer.0);
     }
 
-    /// Lends what is there of what somebody is short of. The lender and those who borrow take turns: who lent waits
-    /// until it has sent something itself, or holds twice as much.
+    /// Lends what is there of what somebody is short of, a turn's worth at most. The lender and those who borrow take
+    /// turns.
     pub fn lend(&mut self, now: Time, peer: Slot, short: Short) -> Option<Loan> {
         if self.lend_at(now, peer, short)? > now {
             return None;
         }
         let (hot, extra) = (&mut self.peers[peer.index()], &mut self.extra[peer.index()]);
-        let whole = hot.cap.available().min(WIRE_TRAIN_MAX);
+        // Who asks has less than a turn's worth and has room for another.
+        let turn = if hot.cap.is_unlimited() { WIRE_TRAIN_MAX } else { hot.cap.quantum() };
+        let whole = hot.cap.available().min(turn);
         let mut loan = Loan::default();
         if short.cap && !hot.cap.is_unlimited() {
             loan.cap = whole;
@@ -104,13 +106,19 @@ impl Shaper {
         let (hot, extra) = (&mut self.peers[peer.index()], &mut self.extra[peer.index()]);
         let buckets =
             [(short.cap, &mut hot.cap), (short.floor, &mut extra.floor), (short.reserve, &mut extra.reserve)];
-        let turns = if hot.flags & LENT != 0 && hot.waiting != 0 { 2 } else { 1 };
+        // Who waits here needs a whole turn's worth after having run dry: those who borrow come before it with half of one,
+        // and when they have, not before it has sent something or has all that it can hold.
+        let part = |quantum: u64| match (hot.waiting != 0, hot.flags & LENT != 0) {
+            (true, false) => quantum / 2,
+            (true, true) => u64::MAX,
+            (false, _) => quantum,
+        };
         let of = buckets
             .into_iter()
             .filter(|(short, bucket)| *short && bucket.rate().is_some_and(|rate| rate > 0));
         let first = of.filter_map(|(_, bucket)| {
             bucket.fill(now);
-            bucket.holds_at((turns * bucket.quantum()).max(WIRE_PACKET_MAX))
+            bucket.holds_at(part(bucket.quantum()).max(WIRE_PACKET_MAX))
         });
         first.min()
     }
