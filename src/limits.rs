@@ -585,11 +585,15 @@ pub const HELD_PACKETS_MAX: usize = 256;
 pub const HELD_SIZE_MAX: usize = 2048;
 /// Addresses that an exit has given out, at most.
 pub const EXIT_LEASES_MAX: usize = 1 << 14;
-/// For how long an address waits for the origin that had it.
+/// Of those, the circuits that come by one neighbour have at most the whole divided by this,
+pub const EXIT_SHARES: usize = 4;
+/// or so many where the pools are small.
+pub const EXIT_SHARE_MIN: usize = 16;
+/// For how long an address waits for the origin that had it, milliseconds.
 pub const EXIT_LEASE_MS: u64 = 10 * 60 * 1000;
 /// What an exit with a rate lets through at once, bytes, however low the rate.
 pub const EXIT_BURST_MIN: u64 = 64 << 10;
-/// Draws for an address before a pool is full.
+/// Draws for an address before one is looked for in order.
 pub const EXIT_TRIES_MAX: usize = 256;
 /// Rules and pools of an exit, at most.
 pub const EXIT_RULES_MAX: usize = 256;
@@ -856,6 +860,7 @@ const _: () = {
     assert!(CIRCUIT_REBUILD_MS_MIN + CIRCUIT_REBUILD_MS_JITTER + BUILD_MS_MAX < CIRCUIT_MS_MAX);
     assert!(CIRCUIT_PADDING_MS_MIN + CIRCUIT_PADDING_MS_JITTER < CIRCUIT_IDLE_MS_MAX / 2);
     assert!(CIRCUITS_PER_LINK_MAX < CIRCUITS_MAX && CIRCUITS_MAX.is_power_of_two());
+    assert!(HELD_MS_MAX < EXIT_LEASE_MS && EXIT_SHARE_MIN <= EXIT_LEASES_MAX / EXIT_SHARES);
     assert!(
         LIAR_MS > GET_LONELY_MS_MAX
             && GET_STARVED_MS_MAX > FETCH_SLICE_MS_MAX

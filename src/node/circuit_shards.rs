@@ -144,8 +144,8 @@ impl Node {
                     node.return_packet(clock, packet, header, from == FIRST, world);
                 });
             }
-            CircuitCross::Lease { circuit, resume } => {
-                let addresses = self.lease_from_book(clock.now, &resume);
+            CircuitCross::Lease { circuit, neighbour, resume } => {
+                let addresses = self.lease_from_book(clock.now, &neighbour, &resume);
                 self.circuit_cross(from, CircuitCross::Leased { circuit, addresses });
             }
             CircuitCross::Leased { circuit, addresses } => {
@@ -153,7 +153,9 @@ impl Node {
             }
             CircuitCross::Claim(addresses) => self.claim(&addresses, from),
             CircuitCross::Unclaim(addresses) => self.circuits.exit.guests.unclaim(&addresses),
-            CircuitCross::Release(addresses) => self.circuits.exit.book.release(clock.now, &addresses),
+            CircuitCross::Release(gone) => {
+                gone.iter().for_each(|addresses| self.circuits.exit.book.release(clock.now, addresses));
+            }
         }
     }
 

@@ -420,6 +420,7 @@ impl Node {
                 }
             }
         }
+        self.tell_gone();
         while let Some(kept) = self.circuits.keeper.as_mut().and_then(Keeper::poll_event) {
             match kept {
                 Kept::Ready(circuit) => {

@@ -7,11 +7,13 @@ use std::time::Duration;
 use super::circuits::{Circuits, FIRST};
 use super::command::ExitRules;
 use super::{Clock, Node, World};
-use crate::base::{Offload, Place, Time, TunPacket};
-use crate::limits::EXIT_BURST_MIN;
+use crate::base::{Offload, Place, PublicKey, Time, TunPacket};
+use crate::limits::{CIRCUITS_MAX, EXIT_BURST_MIN};
 use crate::onion::CircuitKey;
-use crate::onion::exit::{Book, CLIENT, Guests};
+use crate::onion::book::Book;
+use crate::onion::exit::{CLIENT, Guests};
 use crate::onion::held::Held;
+use crate::service::PeerId;
 use crate::session::CircuitCross;
 use crate::tunnel::readdress::{Side, readdress};
 use crate::wire::build::Status;
@@ -25,6 +27,9 @@ pub(super) struct Exit {
     /// Of the first shard alone.
     pub(super) book: Book,
     pub(super) guests: Guests,
+    /// Addresses of circuits that are over, of which the book is to hear: in one message, since a neighbour that is lost
+    /// ends thousands at once. At most [`CIRCUITS_MAX`].
+    gone: Vec<Addresses>,
     held: Held,
 }
 
@@ -92,17 +97,26 @@ impl Node {
 
     /// A circuit shall end here: it needs addresses.
     pub(super) fn lease(&mut self, clock: Clock, circuit: CircuitKey, resume: [u8; 32]) {
+        let asker = self.circuits.onion.asker(circuit).and_then(|link| self.peers.get(&PeerId(link.0)));
+        let Some(neighbour) = asker.map(|peer| peer.card.key) else {
+            return self.circuits.onion.refuse(clock.now, circuit, Status::Busy);
+        };
         if self.circuits.shard.0 == FIRST {
-            let addresses = self.lease_from_book(clock.now, &resume);
+            let addresses = self.lease_from_book(clock.now, &neighbour, &resume);
             return self.leased(clock, circuit, addresses);
         }
         let circuit = circuit.to_number();
-        self.circuit_cross(FIRST, CircuitCross::Lease { circuit, resume });
+        self.circuit_cross(FIRST, CircuitCross::Lease { circuit, neighbour, resume });
     }
 
-    pub(super) fn lease_from_book(&mut self, now: Time, resume: &[u8; 32]) -> Option<Addresses> {
+    pub(super) fn lease_from_book(
+        &mut self,
+        now: Time,
+        neighbour: &PublicKey,
+        resume: &[u8; 32],
+    ) -> Option<Addresses> {
         let own = &mut self.circuits;
-        own.exit.book.lease(now, &mut own.rng, resume)
+        own.exit.book.lease(now, &mut own.rng, neighbour, resume)
     }
 
     pub(super) fn leased(&mut self, clock: Clock, circuit: CircuitKey, addresses: Option<Addresses>) {
@@ -118,10 +132,19 @@ impl Node {
     }
 
     fn release(&mut self, now: Time, addresses: Addresses) {
+        let exit = &mut self.circuits.exit;
         if self.circuits.shard.0 == FIRST {
-            self.circuits.exit.book.release(now, &addresses);
-        } else {
-            self.circuit_cross(FIRST, CircuitCross::Release(addresses));
+            exit.book.release(now, &addresses);
+        } else if exit.gone.len() < CIRCUITS_MAX {
+            exit.gone.push(addresses);
+        }
+    }
+
+    /// Tells the book which circuits are over. What finds no room now does so later.
+    pub(super) fn tell_gone(&mut self) {
+        if !self.circuits.exit.gone.is_empty() && self.passing.has_room() {
+            let gone = std::mem::take(&mut self.circuits.exit.gone);
+            self.circuit_cross(FIRST, CircuitCross::Release(gone));
         }
     }
 

@@ -14,6 +14,7 @@ mod friends;
 mod hello;
 mod line;
 mod loans;
+mod passing;
 mod peer;
 mod peers;
 mod promises;
@@ -47,6 +48,7 @@ use circuits::Circuits;
 pub use command::{Command, Report};
 use friends::{Friends, Standing};
 use loans::Loans;
+use passing::Passing;
 use peer::{Peer, Role};
 use shaping::Shaping;
 use snapshot::Counters;
@@ -177,9 +179,8 @@ pub struct Node {
     answered: u64,
     /// Requests that went out with a first flight whose handshake is not finished.
     early: BTreeMap<SessionKey, Early>,
-    /// Datagrams for other shards' sessions; at most [`crate::limits::PASSING_MAX`].
-    passing: VecDeque<(u8, Cross)>,
-    /// Whether the last output was one of these: others take turns with them.
+    passing: Passing,
+    /// Whether the last output was passed on: others take turns with that.
     passed: bool,
     /// Datagrams of other shards, to be sent from our socket; at most [`crate::limits::PASSING_MAX`].
     foreign: VecDeque<Foreign>,
@@ -242,7 +243,7 @@ impl Node {
             taken: Vec::new(),
             answered: 0,
             early: BTreeMap::new(),
-            passing: VecDeque::new(),
+            passing: Passing::default(),
             passed: false,
             foreign: VecDeque::new(),
             tunnels: Tunnels::default(),

@@ -176,9 +176,7 @@ impl Node {
 
     /// Leaves something for another shard.
     pub(super) fn pass(&mut self, shard: u8, cross: Cross) {
-        if self.passing.len() < PASSING_MAX {
-            self.passing.push_back((shard, cross));
-        } else {
+        if !self.passing.push(shard, cross) {
             self.counters.crossings_lost += 1;
         }
     }

@@ -34,7 +34,7 @@ impl Node {
         if let Some(op) = self.get.poll_op() {
             return Some(Output::File(op));
         }
-        if let Some((shard, cross)) = self.sessions.poll_cross() {
+        if let Some((shard, cross)) = self.sessions.poll_cross().or_else(|| self.passing.pop_message()) {
             self.counters.crossings_out += 1;
             return Some(Output::Cross(shard, cross));
         }
@@ -62,7 +62,7 @@ impl Node {
         if let Some(train) = self.poll_foreign(world) {
             return Some(Output::Train(train));
         }
-        let (shard, cross) = self.passing.pop_front()?;
+        let (shard, cross) = self.passing.pop_packet()?;
         self.counters.crossings_out += 1;
         Some(Output::Cross(shard, cross))
     }

@@ -11,6 +11,7 @@
 //! [`Onion::poll_transmit`], and waits for [`Onion::poll_timeout`].
 
 pub mod alive;
+pub mod book;
 mod build;
 pub mod exit;
 pub mod held;
@@ -219,6 +220,11 @@ impl Onion {
             let hop = self.hops.get(circuit)?;
             hop.is_end().then_some(hop.from.0)
         }
+    }
+
+    /// The session with the neighbour that asked for a circuit of others'.
+    pub fn asker(&self, circuit: CircuitKey) -> Option<LinkId> {
+        Some(self.hops.get(circuit)?.from.0)
     }
 
     /// Whether a circuit goes over a session with a neighbour.

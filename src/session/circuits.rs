@@ -63,10 +63,12 @@ pub enum CircuitCross {
     Lease {
         /// The sender's circuit.
         circuit: u64,
+        /// The neighbour by which it comes.
+        neighbour: PublicKey,
         /// What it is known by.
         resume: [u8; 32],
     },
-    /// From the book: the circuit's addresses; none when all are taken.
+    /// From the book: the circuit's addresses; none when all are taken, or all that its neighbour may have.
     Leased {
         /// The receiver's circuit.
         circuit: u64,
@@ -77,8 +79,8 @@ pub enum CircuitCross {
     Claim(Addresses),
     /// From the book: they are another shard's now.
     Unclaim(Addresses),
-    /// To the book: the circuit with these addresses is over.
-    Release(Addresses),
+    /// To the book: the circuits with these addresses are over, one each.
+    Release(Vec<Addresses>),
     /// A packet that came back to an exit, for a circuit of another shard.
     Return {
         /// What is left to be done with it.

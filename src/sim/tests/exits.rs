@@ -1,6 +1,8 @@
 //! Packets of a device through circuits of simulated nodes: out at the exit under an address of the circuit's own, back to
 //! the origin, around relays that die, and on through circuits that are replaced.
 
+mod leases;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::circuits::{counts, exit, sharded, want, warnings};
