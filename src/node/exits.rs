@@ -269,3 +269,15 @@ impl Node {
         self.circuit_cross(shard, CircuitCross::Return { offload: packet.offload, bytes });
     }
 }
+
+#[cfg(test)]
+impl Node {
+    /// What a hostile exit can do: a packet goes as it is into every circuit that ends here.
+    pub(crate) fn inject(&mut self, clock: Clock, bytes: &[u8], world: &mut impl World) {
+        for circuit in self.circuits.exit.guests.circuits() {
+            self.with_copy(bytes, Offload::default(), world, |node, packet, header, world| {
+                node.send_on_circuit(clock, circuit, packet, header, None, world);
+            });
+        }
+    }
+}

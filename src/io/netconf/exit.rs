@@ -85,6 +85,8 @@ pub(super) fn script(device: &str, pools: &[Prefix], connected: &[Prefix], guard
         let ip = if net.is_ipv4() { "ip" } else { "ip6" };
         let _ = writeln!(forward, "    iifname \"{device}\" {ip} daddr {net} drop");
     }
+    // Whatever port the operator leads elsewhere, and for whom: the policy looked at another address.
+    let _ = writeln!(forward, "    iifname \"{device}\" ct status dnat drop");
     for pool in pools.iter().map(|pool| pool.network()) {
         let ip = if pool.is_ipv4() { "ip" } else { "ip6" };
         let _ = write!(
@@ -142,7 +144,9 @@ mod tests {
         let dropped = text
             .find("iifname \"tornet-0\" ip daddr 203.0.113.0/24 drop")
             .expect("a public one that is near");
-        assert!(text.find("accept\n").is_some_and(|first| dropped < first) && !text.contains("192.168"));
+        let led = text.find("iifname \"tornet-0\" ct status dnat drop").expect("what is led elsewhere");
+        let first = text.find("accept\n").expect("something is let out");
+        assert!(dropped < first && led < first && !text.contains("192.168"));
         assert!(text.contains("ip saddr 10.117.0.0/16 fib daddr type { local, broadcast, multicast } drop"));
         assert!(text.starts_with("add table inet tornet_exit_tornet_0\n"));
         assert!(

@@ -33,8 +33,9 @@ pub(super) fn remove(device: &str) -> Result<bool, NetError> {
     delete(&table(device))
 }
 
-/// Nobody behind the device begins anything at these addresses of it, whatever listens there; answers pass. A table of its
-/// own, since it holds with and without the kill switch.
+/// Nobody behind the device begins anything at these addresses of it, whatever listens there; answers pass. Before a port
+/// is led on to a container or another host: that is forwarded, and not input any more. A table of its own, since it holds
+/// with and without the kill switch.
 pub(super) fn guard(device: &str, quiet: &[IpAddr]) -> Result<(), NetError> {
     run(&guard_script(device, quiet))
 }
@@ -72,7 +73,7 @@ fn guard_script(device: &str, quiet: &[IpAddr]) -> String {
          table inet {name} {{\n\
          \x20 comment \"tornet: what comes through circuits of {device} reaches nothing that listens here\"\n\
          \x20 chain in {{\n\
-         \x20   type filter hook input priority filter - 10; policy accept;\n\
+         \x20   type filter hook prerouting priority mangle; policy accept;\n\
          \x20   iifname \"{device}\" ct state {{ established, related }} accept\n\
          {drops}\
          \x20 }}\n\

@@ -21,6 +21,17 @@ impl Net {
         self.drain(node, shard);
     }
 
+    /// A node that is a hostile exit sends a packet into every circuit that ends at one of its shards.
+    #[cfg(test)]
+    pub fn inject_as_exit(&mut self, node: usize, shard: u8, bytes: &[u8]) {
+        let sim = &mut self.nodes[node];
+        let clock = sim.clock(self.now);
+        if let Some(running) = sim.shards.get_mut(usize::from(shard)) {
+            running.core.inject(clock, bytes, &mut sim.world);
+        }
+        self.drain(node, shard);
+    }
+
     /// A node wrote to its device.
     pub(super) fn tun_written(&mut self, node: usize, packet: TunPacket) {
         let sim = &mut self.nodes[node];

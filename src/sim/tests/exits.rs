@@ -9,6 +9,7 @@ use super::circuits::{counts, exit, sharded, want, warnings};
 use super::*;
 use crate::base::{Offload, Segmentation, Time};
 use crate::limits::{CIRCUIT_REBUILD_MS_JITTER, CIRCUIT_REBUILD_MS_MIN, SEND_BUFFERS};
+use crate::node::command::TunnelPeer;
 use crate::onion::exit::CLIENT;
 use crate::sim::Crash;
 use crate::wire::ip::{self, Ip, TCP, UDP, put_half, put_word, tcp, udp};
@@ -147,6 +148,34 @@ fn what_is_not_let_out_is_answered_and_what_is_nobodys_is_dropped() {
     net.run_for(Duration::from_secs(1));
     assert!(written(&mut net, 4).is_empty() && written(&mut net, 0).is_empty());
     assert_eq!(counts(&mut net, "exit_strays")[4], 1);
+}
+
+#[test]
+fn what_a_hostile_exit_sends_is_for_the_client_from_no_friend_or_dropped() {
+    let mut net = opened(35, &[1; 5], LinkConfig::clean(millis(10)));
+    let friends =
+        TunnelPeer { peer: net.card(1).key, allowed: vec!["10.9.0.0/24".parse().expect("a network")] };
+    net.command(0, Command::Tunnels(vec![friends]));
+    let [own, own6] = FAR.map(client);
+    let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+    for (source, destination, comes) in [
+        (FAR[0], own, true),
+        (FAR[1], own6, true),
+        // Hosts behind the origin, its other addresses, and all hosts at once.
+        (FAR[0], address("192.168.1.5"), false),
+        (FAR[0], address("10.9.0.1"), false),
+        (FAR[0], address("127.0.0.1"), false),
+        (FAR[0], address("224.0.0.1"), false),
+        (FAR[1], address("fe80::1"), false),
+        (FAR[1], address("ff02::1"), false),
+        // In the name of a friend.
+        (address("10.9.0.2"), own, false),
+    ] {
+        net.inject_as_exit(4, 0, &datagram(source, destination, b"unasked"));
+        net.run_for(Duration::from_millis(200));
+        assert_eq!(written(&mut net, 0).len(), usize::from(comes), "{source} to {destination}");
+    }
+    assert_eq!(counter(&mut net, 0, "tunnel_dropped_not_allowed"), 7);
 }
 
 /// The relay that has circuits and is neither end, latest.
