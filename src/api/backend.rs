@@ -59,8 +59,8 @@ pub struct TunnelPlan {
     pub ports: Vec<u16>,
     /// Whether what `routes` names may leave through nothing else.
     pub kill_switch: bool,
-    /// Routes of circuits among them: what takes one leaves from an address of `quiet`.
-    pub circuit: Vec<Prefix>,
+    /// From which address of the device leaves what takes a route; of two for one route the first counts.
+    pub sources: Vec<(Prefix, IpAddr)>,
     /// Addresses of the device at which nobody behind it begins anything: circuits end at strangers, who must not reach
     /// what listens on this host.
     pub quiet: Vec<IpAddr>,

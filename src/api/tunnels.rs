@@ -215,10 +215,21 @@ fn plan(config: &Config) -> Option<TunnelPlan> {
     let mut routes: Vec<Prefix> =
         all(|tunnel| &tunnel.routes).iter().map(|prefix| prefix.network()).collect();
     let mut addresses = all(|tunnel| &tunnel.addresses);
+    // A friend takes what comes from its friend's address in their tunnel, and an exit what comes from everybody's.
+    let sources_of = |routes: &[Prefix], own: &[IpAddr]| -> Vec<(Prefix, IpAddr)> {
+        let like = |route: &Prefix| own.iter().copied().find(|own| own.is_ipv4() == route.is_ipv4());
+        routes.iter().filter_map(|route| Some((route.network(), like(route)?))).collect()
+    };
+    let mut sources: Vec<(Prefix, IpAddr)> = Vec::new();
+    for tunnel in &config.tunnels {
+        let own: Vec<IpAddr> = tunnel.addresses.iter().map(|prefix| prefix.address()).collect();
+        sources.extend(sources_of(&tunnel.routes, &own));
+    }
     let mut mtu = config.tunnel_mtu;
     if has_circuit {
         routes.extend(&config.onion_routes);
         addresses.extend(CLIENT.iter().map(Prefix::host));
+        sources.extend(sources_of(&config.onion_routes, &CLIENT.iter().collect::<Vec<_>>()));
     }
     let exit = if is_exit { config.exit_pool.clone() } else { Vec::new() };
     // The device has the first address of each pool.
@@ -231,9 +242,8 @@ fn plan(config: &Config) -> Option<TunnelPlan> {
         list.dedup();
     }
     let shards = config.shards_count.max(1);
-    let own = |list: Vec<Prefix>| if has_circuit { list } else { Vec::new() };
     Some(TunnelPlan {
-        circuit: own(config.onion_routes.iter().map(|route| route.network()).collect()),
+        sources,
         quiet: if has_circuit { CLIENT.iter().collect() } else { Vec::new() },
         device: config.tunnel_device.clone(),
         mtu,
@@ -285,5 +295,24 @@ mod tests {
         let exit = plan(&Config { exit_allow: vec![rule], ..Config::default() }).expect("an exit");
         assert_eq!(exit.addresses, ["10.117.0.1/16".parse().expect("a prefix")]);
         assert!(exit.routes.is_empty() && !exit.kill_switch && exit.exit.len() == 1);
+    }
+
+    #[test]
+    fn what_is_a_friends_leaves_from_the_tunnels_address_and_the_rest_from_everybodys() {
+        let tunnel = |n, address: &str, route: &str| TunnelEntry {
+            peer: PublicKey([n; 32]),
+            addresses: vec![address.parse().expect("a prefix")],
+            allow: Vec::new(),
+            routes: vec![route.parse().expect("a prefix")],
+        };
+        let tunnels = vec![tunnel(1, "10.9.0.1/24", "10.20.0.1/24"), tunnel(2, "10.8.0.1/24", "0.0.0.0/0")];
+        let plan = plan(&Config { tunnels, onion_hops: 3, ..Config::default() }).expect("both");
+        let source = |route: &str| {
+            let route = route.parse::<Prefix>().expect("a prefix");
+            plan.sources.iter().find(|(of, _)| *of == route).map(|(_, source)| source.to_string())
+        };
+        assert_eq!(source("10.20.0.0/24").as_deref(), Some("10.9.0.1"));
+        assert_eq!(source("0.0.0.0/0").as_deref(), Some("10.8.0.1"), "no circuit takes what a tunnel takes");
+        assert_eq!(source("::/0").as_deref(), Some("fd74:6f72:6e65:7400::1"));
     }
 }

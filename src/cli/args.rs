@@ -155,11 +155,14 @@ pub(super) enum Tunnel {
         #[arg(long, requires = "hops")]
         force: bool,
     },
-    /// Takes tunnels down for good: the one to a friend, or all of them and the circuit
+    /// Takes tunnels down for good: the one to a friend, the circuit, or all of them
     Down {
         /// The friend
         #[arg(long, value_name = "NODE")]
         peer: Option<String>,
+        /// The circuit alone
+        #[arg(long, conflicts_with = "peer")]
+        circuit: bool,
     },
     /// Lists the tunnels and what passed them
     #[command(alias = "status")]
@@ -322,6 +325,7 @@ mod tests {
             "tornet --dir /d tunnel up --peer bob --addr 10.9.0.1/24 --addr fd00::1/64 --allow 10.9.0.2 --route ::/0",
             "tornet --dir /d tunnel down",
             "tornet --dir /d tunnel down --peer bob",
+            "tornet --dir /d tunnel down --circuit",
             "tornet --dir /d tunnel list --json",
             "tornet --dir /d tunnel status --json",
             "tornet --dir /d config get port",
@@ -359,6 +363,7 @@ mod tests {
             "tornet tunnel up",
             "tornet tunnel up --peer bob",
             "tornet tunnel up --addr 10.9.0.1/24",
+            "tornet tunnel down --peer bob --circuit",
         ] {
             let error = parse(line).err().unwrap_or_else(|| panic!("{line} was accepted"));
             let line = usage_line(&error);

@@ -136,7 +136,7 @@ impl Backend for Linked {
             ports: plan.ports,
             kill_switch: plan.kill_switch,
             exit: plan.exit,
-            circuit: plan.circuit,
+            sources: plan.sources,
             quiet: plan.quiet,
         });
         self.daemon.tunnel(plan.as_ref())

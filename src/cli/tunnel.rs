@@ -20,7 +20,7 @@ pub(super) fn tunnel(dir: &NodeDir, command: args::Tunnel) -> Result<(), Failure
         args::Tunnel::Up { peer, addr, allow, route, .. } => {
             up(dir, &peer.unwrap_or_default(), &addr, &allow, &route)
         }
-        args::Tunnel::Down { peer } => down(dir, peer.as_deref()),
+        args::Tunnel::Down { peer, circuit } => down(dir, peer.as_deref(), circuit),
         args::Tunnel::List { json } => list(dir, json),
     }
 }
@@ -71,16 +71,20 @@ fn up_circuit(
     Ok(())
 }
 
-fn down(dir: &NodeDir, peer: Option<&str>) -> Result<(), Failure> {
-    let path = peer.map_or("/v1/tunnels".to_owned(), |who| format!("/v1/tunnels/{}", segment(who)));
+fn down(dir: &NodeDir, peer: Option<&str>, alone: bool) -> Result<(), Failure> {
+    let path = match peer {
+        Some(who) => format!("/v1/tunnels/{}", segment(who)),
+        None => if alone { "/v1/circuit" } else { "/v1/tunnels" }.to_owned(),
+    };
     let (removed, circuit) = match ask(dir, Method::DELETE, &path, None)? {
+        Some(answer) if alone => (Vec::new(), answer["removed"] == true),
         Some(answer) => {
             (answer["removed"].as_array().cloned().unwrap_or_default(), answer["circuit"] == true)
         }
         None => offline(dir, |file| {
             let named = peer.map(|who| named(file.config(), who)).transpose()?;
             let config = file.config().clone();
-            let removed = file.remove_tunnels(named.as_ref())?;
+            let removed = if alone { Vec::new() } else { file.remove_tunnels(named.as_ref())? };
             let circuit = peer.is_none() && config.onion_hops > 0;
             if circuit {
                 file.set(&[("onion.hops", None)])?;
@@ -93,7 +97,7 @@ fn down(dir: &NodeDir, peer: Option<&str>) -> Result<(), Failure> {
         tell("the circuit is down");
     }
     if removed.is_empty() && !circuit {
-        tell("there was no tunnel");
+        tell(if alone { "there was no circuit" } else { "there was no tunnel" });
     }
     removed.iter().for_each(|tunnel| tell(format!("the tunnel to {} is down", text(tunnel, "peer"))));
     Ok(())

@@ -39,8 +39,9 @@ pub struct Plan {
     pub addresses: Vec<Prefix>,
     /// What else than those networks goes into the tunnel.
     pub routes: Vec<Prefix>,
-    /// Routes of circuits among them: what takes one leaves from an address of `quiet`.
-    pub circuit: Vec<Prefix>,
+    /// From which of them leaves what takes a route; of two for one route the first counts. The kernel would take the one
+    /// that the device had first, whoever's it is.
+    pub sources: Vec<(Prefix, IpAddr)>,
     /// Addresses of the device at which nobody behind it begins anything: circuits end at strangers, who must not reach
     /// what listens on this host.
     pub quiet: Vec<IpAddr>,
@@ -158,10 +159,7 @@ pub fn apply(plan: &Plan) -> Result<Applied, NetError> {
     device::set_addresses(&mut netlink, device.index, &plan.addresses)
         .map_err(os("giving the tunnel's device its addresses"))?;
     device::bring_up(&mut netlink, &device, plan.mtu).map_err(os("bringing the tunnel's device up"))?;
-    let source = |route: &Prefix| plan.quiet.iter().copied().find(|own| own.is_ipv4() == route.is_ipv4());
-    let sources: Vec<(Prefix, IpAddr)> =
-        plan.circuit.iter().filter_map(|route| Some((route.network(), source(route)?))).collect();
-    routes::set(&mut netlink, &plan.device, device.index, &plan.routes, plan.kill_switch, &sources)
+    routes::set(&mut netlink, &plan.device, device.index, &plan.routes, plan.kill_switch, &plan.sources)
         .map_err(os("routing into the tunnel"))?;
     if plan.dns.is_empty() {
         dns::unset(&plan.device)?;

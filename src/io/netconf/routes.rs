@@ -138,7 +138,7 @@ pub(super) fn set(
 ) -> io::Result<bool> {
     let mut wanted = wanted(device, index, prefixes, kill_switch);
     for route in wanted.routes.iter_mut().filter(|route| route.index.is_some()) {
-        let found = sources.iter().find(|(prefix, _)| *prefix == route.prefix);
+        let found = sources.iter().find(|(prefix, _)| prefix.network() == route.prefix);
         route.source = found.map(|(_, source)| *source);
     }
     // What blocks comes before what leads elsewhere, and rules last, when their tables are complete.

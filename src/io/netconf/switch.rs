@@ -222,7 +222,7 @@ mod tests {
             ports: vec![4001],
             kill_switch: true,
             exit: Vec::new(),
-            circuit: Vec::new(),
+            sources: Vec::new(),
             quiet: Vec::new(),
         }
     }

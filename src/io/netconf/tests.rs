@@ -73,7 +73,7 @@ fn plan(routes: &[&str]) -> Plan {
         ports: vec![4001],
         kill_switch: false,
         exit: Vec::new(),
-        circuit: Vec::new(),
+        sources: Vec::new(),
         quiet: Vec::new(),
     }
 }
@@ -179,6 +179,36 @@ fn the_longest_prefix_wins_wherever_it_lies_and_marked_packets_never_enter() {
         }
         applied.undo().expect("undone");
         assert_eq!(way("10.2.0.1"), "wan0");
+    });
+}
+
+/// Regression: all routes but a circuit's left from the address that the device had first.
+#[test]
+fn each_route_has_the_source_that_it_is_to_have() {
+    in_namespace(|| {
+        host();
+        let _queue = open(NAME, 1).expect("opened");
+        let first = Plan { addresses: vec!["10.116.111.114/32".parse().unwrap()], ..plan(&["0.0.0.0/0"]) };
+        let _ = apply(&first).expect("applied");
+        let sources =
+            [("10.20.0.0/24", "10.9.0.1"), ("10.30.0.0/24", "10.8.0.1"), ("0.0.0.0/0", "10.116.111.114")];
+        let addresses = ["10.116.111.114/32", "10.8.0.1/24", "10.9.0.1/24"];
+        let both = Plan {
+            addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+            sources: sources.iter().map(|(to, from)| (to.parse().unwrap(), from.parse().unwrap())).collect(),
+            ..plan(&sources.map(|(route, _)| route))
+        };
+        let applied = apply(&both).expect("applied");
+        for (to, from) in [
+            ("10.20.0.1", "10.9.0.1"),
+            ("10.30.0.1", "10.8.0.1"),
+            ("8.8.8.8", "10.116.111.114"),
+            ("10.9.0.2", "10.9.0.1"),
+        ] {
+            let shown = ip(&format!("route get {to}"));
+            assert!(shown.contains(&format!("src {from} ")), "{to}: {shown}");
+        }
+        applied.undo().expect("undone");
     });
 }
 

@@ -20,7 +20,7 @@ const NAME: &str = "tornet-test";
 fn plan(name: &str) -> Plan {
     Plan {
         exit: Vec::new(),
-        circuit: Vec::new(),
+        sources: Vec::new(),
         quiet: Vec::new(),
         device: name.to_owned(),
         mtu: 1400,
