@@ -47,6 +47,8 @@ fn cases() -> impl Iterator<Item = &'static Case> {
         stranger::CASES,
         tunnel::CASES,
         onion::CASES,
+        onion::walls::CASES,
+        onion::beside::CASES,
         hostile::CASES,
     ];
     all.into_iter().flatten()

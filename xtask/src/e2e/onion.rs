@@ -6,7 +6,12 @@
 //!    └─ r3 ─┘     each r is a friend of o, of x and of the other two
 //! ```
 
+mod asking;
+pub mod beside;
+pub mod walls;
+
 use std::io::{Read, Write};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -63,7 +68,12 @@ struct Scene {
 
 impl Scene {
     fn new(binary: &Path, shards: u8) -> Result<Scene> {
-        let lab = Lab::described(Description::parse(HOSTS)?, &scratch())?;
+        Scene::with(binary, shards, "")
+    }
+
+    /// The same with more hosts, which have no nodes.
+    fn with(binary: &Path, shards: u8, more: &str) -> Result<Scene> {
+        let lab = Lab::described(Description::parse(&[HOSTS, more].concat())?, &scratch())?;
         let web = lab.hosts()[5].address.to_string();
         let mut nodes = Vec::new();
         for host in &lab.hosts()[..5] {
@@ -115,9 +125,12 @@ impl Scene {
 
     /// curl at the origin; its output is what the server sent.
     fn curl(&self, more: &[&str], limit: Duration) -> Result<crate::lab::Finished> {
-        let url = self.url();
+        self.curl_at(&self.url(), more, limit)
+    }
+
+    fn curl_at(&self, url: &str, more: &[&str], limit: Duration) -> Result<crate::lab::Finished> {
         let mut command = self.origin().host.command("curl");
-        command.args(["--silent", "--show-error", "--max-time", "60", &url]).args(more);
+        command.args(["--silent", "--show-error", "--max-time", "60", url]).args(more);
         Process::finish("curl", self.lab.dir(), &mut command, limit)
     }
 
@@ -129,7 +142,12 @@ impl Scene {
 
 /// Serves lines with the marker to everybody who asks: `bytes` of them, `pause` after each 16 KiB.
 fn serve(host: &Host, bytes: u64, pause: Duration) -> Result<()> {
-    host.answer(WEB, move |mut stream| {
+    serve_at(host, host.address.into(), bytes, pause)
+}
+
+/// The same at another address of the host's.
+fn serve_at(host: &Host, address: IpAddr, bytes: u64, pause: Duration) -> Result<()> {
+    host.answer_at((address, WEB), move |mut stream| {
         let _ = stream.read(&mut [0; 4096]);
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\nConnection: close\r\n\r\n");
         let text = format!("{MARKER}\n").repeat(600);

@@ -54,13 +54,13 @@ fn up(node: &Node, friend: &Node, addresses: [&str; 2]) -> Result<()> {
     node.run(&["tunnel", "up", "--peer", &id, "--addr", &v4, "--addr", &v6], node::PROMPT).map(drop)
 }
 
-fn id_of(node: &Node) -> Result<String> {
+pub(super) fn id_of(node: &Node) -> Result<String> {
     let status = node.status()?;
     Ok(status["node_id"].as_str().context("status --json has no node_id")?.to_owned())
 }
 
 /// Runs a program on a host to its end, which must be good.
-fn on(lab: &Lab, host: &Host, words: &[&str]) -> Result<String> {
+pub(super) fn on(lab: &Lab, host: &Host, words: &[&str]) -> Result<String> {
     let mut command = host.command(words[0]);
     command.args(&words[1..]);
     let label = format!("{}-{}", host.name, words[0]);

@@ -16,7 +16,7 @@ pub mod node;
 pub mod process;
 mod stale;
 
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -394,8 +394,16 @@ impl Host {
 
     /// Listens on a port of this host for as long as this program runs, and has each who connects answered.
     pub fn answer(&self, port: u16, with: impl Fn(TcpStream) + Clone + Send + 'static) -> Result<()> {
-        let address = self.address;
-        let listener = self.within(move || Ok(TcpListener::bind((address, port))?))?;
+        self.answer_at((self.address.into(), port), with)
+    }
+
+    /// The same at another address of it.
+    pub fn answer_at(
+        &self,
+        place: (IpAddr, u16),
+        with: impl Fn(TcpStream) + Clone + Send + 'static,
+    ) -> Result<()> {
+        let listener = self.within(move || Ok(TcpListener::bind(place)?))?;
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let with = with.clone();
