@@ -31,6 +31,11 @@ fn host() {
         "link set lo up",
         "link add wan0 type veth peer name wan0-far",
         "link add lan0 type veth peer name lan0-far",
+        // Link-local addresses come when they come, with routes of their own, in the middle of a test.
+        "link set wan0 addrgenmode none",
+        "link set wan0-far addrgenmode none",
+        "link set lan0 addrgenmode none",
+        "link set lan0-far addrgenmode none",
         "link set wan0 arp off",
         "link set lan0 arp off",
         "link set wan0-far up",
