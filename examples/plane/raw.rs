@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 use std::thread::Builder;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
 };
@@ -59,7 +60,14 @@ fn send(socket: &UdpSocket, plan: &Plan, moved: &Moved) -> Fallible<()> {
             let control = [ControlMessage::UdpGsoSegments(&segment)];
             let parts = [IoSlice::new(&train)];
             let to: Option<&SockaddrStorage> = None;
-            sendmsg(socket.as_raw_fd(), &parts, &control, MsgFlags::empty(), to)?;
+            match sendmsg(socket.as_raw_fd(), &parts, &control, MsgFlags::empty(), to) {
+                Ok(_) => {}
+                // The receiver has measured and is gone. What was sent until then is told by the other thread.
+                Err(Errno::ECONNREFUSED) => loop {
+                    std::thread::park();
+                },
+                Err(error) => return Err(error.into()),
+            }
             sent += count as u64;
             moved.add(train.len() as u64, count as u64);
         }

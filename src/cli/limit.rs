@@ -29,20 +29,30 @@ pub(super) fn limit(dir: &NodeDir, command: args::Limit) -> Result<(), Failure> 
     }
 }
 
-/// What takes a limit away.
-fn text(value: &str) -> &str {
-    if value.eq_ignore_ascii_case("none") { "" } else { value }
+/// A value as the settings have it: `none` is an empty one. An empty one is a mistake, such as a script's unset variable.
+fn text<'a>(name: &str, value: &'a str) -> Result<&'a str, Failure> {
+    match value {
+        "" => {
+            Err(Failure::new(format!("--{name} is empty: give a value, or \"none\" to take the limit away")))
+        }
+        none if none.eq_ignore_ascii_case("none") => Ok(""),
+        value => Ok(value),
+    }
 }
 
 fn set_node(dir: &NodeDir, set: args::LimitSet) -> Result<(), Failure> {
     let wanted = [
-        ("limits.up", set.up),
-        ("limits.down", set.down),
-        ("limits.burst", set.burst),
-        ("limits.quota", set.quota),
+        ("limits.up", "up", set.up),
+        ("limits.down", "down", set.down),
+        ("limits.burst", "burst", set.burst),
+        ("limits.quota", "quota", set.quota),
     ];
-    let changes: Vec<(&str, String)> =
-        wanted.into_iter().filter_map(|(key, value)| Some((key, text(&value?).to_owned()))).collect();
+    let mut changes: Vec<(&str, String)> = Vec::new();
+    for (key, name, value) in wanted {
+        if let Some(value) = value {
+            changes.push((key, text(name, &value)?.to_owned()));
+        }
+    }
     if changes.is_empty() {
         return Err(Failure::new("nothing to set: give --up, --down, --burst or --quota"));
     }
@@ -66,7 +76,8 @@ fn set_peer(dir: &NodeDir, who: &str, set: args::LimitSet) -> Result<(), Failure
         let Some(value) = value else { continue };
         changed = true;
         words.retain(|word| word.split('=').next() != Some(name));
-        if !text(&value).is_empty() {
+        let value = text(name, &value)?;
+        if !value.is_empty() {
             words.push(format!("{name}={value}"));
         }
     }

@@ -27,6 +27,9 @@ pub(super) fn reserve(dir: &NodeDir, words: &args::LimitReserve) -> Result<(), F
     let node = find(config, &words.node)?;
     let rate = parse_rate(&words.rate).map_err(Failure::new)?;
     let duration = parse_duration(&words.duration).map_err(Failure::new)?;
+    if duration.is_zero() {
+        return Err(Failure::new("a promise for no time is none: give a duration such as 2.5h"));
+    }
     let delay = parse_duration(&words.delay).map_err(Failure::new)?;
     let burst = words.burst.as_deref().map(parse_size).transpose().map_err(Failure::new)?;
     let burst = burst.unwrap_or(2 * WIRE_PACKET_MAX);
@@ -69,6 +72,7 @@ fn reserve_from(
             RESERVED_S_MAX / 86_400,
         )));
     }
+    let before = config.limits_asked.iter().find(|one| one.node == wanted.node && one.holds(now())).copied();
     apply_promises(dir, "limits.asked", &asked(config, &wanted.node, Some(wanted)))?;
     let begin = Instant::now();
     while begin.elapsed() < PATIENCE {
@@ -90,8 +94,9 @@ fn reserve_from(
                 tell(format!("{name} promises {rate} for {left}"));
                 return Ok(());
             }
-            // It would be asked again with each session.
-            apply_promises(dir, "limits.asked", &asked(dir.load_config()?.config(), &wanted.node, None))?;
+            // It would be asked again with each session. What was promised before still is, and stays wanted.
+            let kept = asked(dir.load_config()?.config(), &wanted.node, before);
+            apply_promises(dir, "limits.asked", &kept)?;
             let most = answer.and_then(|asked| asked["most"].as_u64()).unwrap_or(0);
             return Err(Failure::new(format!("{name} refuses: {}", why(said, most))));
         }

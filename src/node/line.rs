@@ -50,9 +50,9 @@ impl Measured {
         let fresh = Duration::from_millis(FRESH * LINE_ROUND_MS);
         let others = self.heard.iter().flatten().filter(|(at, _)| now.since(*at) <= fresh);
         others.fold(own, |all, (_, one)| Round {
-            sent: all.sent + one.sent,
-            arrived: all.arrived + one.arrived,
-            streams: all.streams + one.streams,
+            sent: all.sent.saturating_add(one.sent),
+            arrived: all.arrived.saturating_add(one.arrived),
+            streams: all.streams.saturating_add(one.streams),
             wait: all.wait.into_iter().chain(one.wait).min(),
         })
     }
@@ -67,9 +67,12 @@ impl Shaping {
         let new = sent - std::mem::replace(&mut line.sent, sent);
         // Tunnels and circuits are not acknowledged: of what they sent as much arrived as of streams. Where those are the
         // lesser part by far they say nothing.
-        let arrived = u128::from(round.arrived) * u128::from(new) / u128::from(round.streams.max(1));
-        let arrived = u64::try_from(arrived).unwrap_or(u64::MAX).max(round.arrived);
-        let wait = round.wait.filter(|_| round.streams >= new / 10);
+        let other = u128::from(new.saturating_sub(round.streams));
+        let like = other * u128::from(round.arrived.min(round.streams)) / u128::from(round.streams.max(1));
+        let tells = round.streams >= new / 10;
+        // Where they say nothing another shard's streams may: what is not known to be lost has arrived.
+        let arrived = round.arrived.saturating_add(if tells { like } else { other } as u64);
+        let wait = round.wait.filter(|_| tells);
         Some(Round { sent: new, arrived, wait, ..round })
     }
 
@@ -131,10 +134,7 @@ impl Node {
     pub(super) fn follow_line(&mut self, now: Time, rate: Option<u64>) {
         if self.shaping.line_rate(now, rate) {
             // What was promised may be more than it carries now.
-            let promises = &self.shaping.promises;
-            let has = self.peers.iter().filter(|(_, peer)| promises.has(&peer.card.node_id()));
-            let those: Vec<_> = has.map(|(id, _)| *id).collect();
-            those.into_iter().for_each(|id| self.know(now, id));
+            self.know_promised(now);
         }
     }
 }

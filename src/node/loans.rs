@@ -21,6 +21,8 @@ struct Wish {
     short: Short,
     down: u64,
     at: Time,
+    /// Which of those that look at the same time is first: who has waited longest.
+    turn: u64,
 }
 
 /// Of one shard: what its lanes ask for, and what lanes ask it for.
@@ -30,7 +32,10 @@ pub(super) struct Loans {
     asked: BTreeMap<PeerId, Time>,
     again: BTreeSet<(Time, PeerId)>,
     wishes: BTreeMap<Lane, Wish>,
-    due: BTreeSet<(Time, Lane)>,
+    due: BTreeSet<(Time, u64, Lane)>,
+    turn: u64,
+    /// A lane was lent something that was not looked at yet, since then.
+    news: Option<Time>,
     messages: VecDeque<(u8, Cross)>,
 }
 
@@ -38,7 +43,8 @@ impl Loans {
     /// When [`Node::lend_due`] has something to do.
     pub fn poll_timeout(&self) -> Option<Time> {
         let again = self.again.first().map(|(at, _)| *at);
-        self.due.first().map(|(at, _)| *at).into_iter().chain(again).min()
+        let due = self.due.first().map(|(at, ..)| *at);
+        [due, again, self.news].into_iter().flatten().min()
     }
 
     /// What other shards are to hear.
@@ -46,12 +52,17 @@ impl Loans {
         self.messages.pop_front()
     }
 
-    /// A lane is gone: it asks for nothing, and nobody asks it.
-    pub fn forget(&mut self, id: PeerId) {
+    /// A lane of this shard is gone: it asks for nothing, and nobody asks it.
+    pub fn forget(&mut self, here: u8, id: PeerId) {
         self.answered(id);
-        let of_it = self.wishes.iter().filter(|(_, wish)| wish.owner == id);
+        let of_it = self.wishes.iter().filter(|(lane, wish)| wish.owner == id || **lane == (here, id.0));
         let lanes: Vec<Lane> = of_it.map(|(lane, _)| *lane).collect();
         lanes.into_iter().for_each(|lane| _ = self.take(lane));
+    }
+
+    /// All lanes are looked at now.
+    pub fn looked(&mut self) {
+        self.news = None;
     }
 
     fn asks(&mut self, now: Time, id: PeerId) {
@@ -70,16 +81,17 @@ impl Loans {
     fn wish(&mut self, lane: Lane, mut wish: Wish) {
         if let Some(before) = self.take(lane) {
             wish.short = wish.short.or(before.short);
+            wish.turn = before.turn;
         }
         if self.wishes.len() < SESSIONS_MAX {
-            self.due.insert((wish.at, lane));
+            self.due.insert((wish.at, wish.turn, lane));
             self.wishes.insert(lane, wish);
         }
     }
 
     fn take(&mut self, lane: Lane) -> Option<Wish> {
         let wish = self.wishes.remove(&lane)?;
-        self.due.remove(&(wish.at, lane));
+        self.due.remove(&(wish.at, wish.turn, lane));
         Some(wish)
     }
 }
@@ -132,14 +144,16 @@ impl Node {
         let owner = self.sessions.current(&peer).and_then(|session| self.by_session.get(&session).copied());
         // Without a session it asks again, if it does not end.
         let Some(owner) = owner else { return };
-        self.loans.wish((from, lane), Wish { owner, short, down, at: clock.now });
+        self.loans.turn += 1;
+        let turn = self.loans.turn;
+        self.loans.wish((from, lane), Wish { owner, short, down, at: clock.now, turn });
         self.lend_due(clock);
     }
 
     /// At home: lends what there is.
     pub(super) fn lend_due(&mut self, clock: Clock) {
         let now = clock.now;
-        while let Some(&(at, lane)) = self.loans.due.first()
+        while let Some(&(at, _, lane)) = self.loans.due.first()
             && at <= now
         {
             let Some(mut wish) = self.loans.take(lane) else { continue };
@@ -185,11 +199,12 @@ impl Node {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         self.shaping.feed(clock.now, peer.slot, loan);
         peer.down.give_back(down);
-        if peer.down.holds(1) {
+        if !peer.down.holds(1) {
+            self.ask_loan(clock, id, Short::default());
+        } else if down > 0 {
             self.fetch.pause(id, None);
             self.touch(id);
-        } else {
-            self.ask_loan(clock, id, Short::default());
+            self.loans.news = Some(clock.now);
         }
     }
 }

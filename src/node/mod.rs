@@ -311,6 +311,7 @@ impl Node {
                 let friends: BTreeSet<_> = self.friends.iter().map(|(one, _)| one.card.node_id()).collect();
                 self.shaping.promises.retain(|node| friends.contains(node));
                 self.befriend_connected(clock);
+                self.know_promised(clock.now);
             }
             Command::Tunnels(tunnels) => self.set_tunnels(tunnels),
             Command::Relay(rules) => self.set_circuit_rules(clock.now, rules),

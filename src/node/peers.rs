@@ -166,7 +166,7 @@ impl Node {
         let Some(peer) = self.peers.remove(&id) else { return };
         self.waiting.clear(peer.slot);
         self.shaping.remove(peer.slot);
-        self.loans.forget(id);
+        self.loans.forget(self.shaping.budget.shard(), id);
         self.circuits_down(clock, id, &peer.card.key);
         self.circuits_failed(clock, session);
         if let Some(at) = peer.timer {

@@ -156,7 +156,8 @@ impl Node {
             }
             Cross::Borrow { peer, lane, short, down } => {
                 self.borrow(clock, from, peer, lane, short, down);
-                return false;
+                // A lane of this shard may have been lent something on the way.
+                return true;
             }
             Cross::Lent { lane, loan, down } => {
                 self.lent(clock, lane, loan, down);

@@ -1,6 +1,7 @@
 //! What a node shows of itself.
 
 use super::Node;
+use super::budget::OWNER;
 use super::command::{PeerSnapshot, ShapedSnapshot, Snapshot};
 use super::friends::Standing;
 use super::peer::Meeting;
@@ -100,7 +101,8 @@ impl Node {
             (
                 "line_bits_per_second",
                 "What this node may send, configured or measured; 0 without a limit",
-                self.shaping.rate().unwrap_or(0) as f64,
+                // It is the node's, and gauges of shards are added up.
+                self.shaping.rate().filter(|_| self.shaping.budget.shard() == OWNER).unwrap_or(0) as f64,
             ),
             ("requests_serving", "Chunk requests being answered", self.serve.active() as f64),
             ("gets_running", "Gets under way", self.get.progress().count() as f64),

@@ -45,6 +45,8 @@ impl Node {
         }
         self.shaping.handle_timeout(now);
         self.lend_due(clock);
+        // Who was lent something is looked at with the rest, after this.
+        self.loans.looked();
         self.end_promises(now);
         self.measure_line(now);
         self.fetch.handle_timeout(now);

@@ -111,11 +111,6 @@ impl Bucket {
         self.last == FED
     }
 
-    /// Has it hold all that it can.
-    pub fn fill_up(&mut self) {
-        self.level = self.depth();
-    }
-
     /// Whether it never runs empty.
     #[inline]
     pub fn is_unlimited(&self) -> bool {
@@ -140,6 +135,11 @@ impl Bucket {
         } else {
             ((BYTE - self.level) as u64).div_ceil(BYTE as u64)
         }
+    }
+
+    /// How long its rate takes for a quantum.
+    pub(super) fn turn_time(&self) -> Duration {
+        Duration::from_nanos((u64::from(self.quantum) * BYTE as u64).checked_div(self.rate).unwrap_or(0))
     }
 
     /// Bytes that must be there once it has run empty.

@@ -7,12 +7,14 @@
 //!                         └────── Short ◀── poll_short ┘
 //! ```
 
+use std::time::Duration;
+
 use super::peer::LENT;
 use super::shaper::Shaper;
 use super::types::Slot;
 use crate::base::Time;
 use crate::base::budget::{Loan, Short};
-use crate::limits::{WIRE_PACKET_MAX, WIRE_TRAIN_MAX};
+use crate::limits::{LOAN_PAUSE_US, WIRE_PACKET_MAX, WIRE_TRAIN_MAX};
 
 impl Shaper {
     /// Whether a place has what its peer may and is owed itself, or borrows it.
@@ -89,26 +91,31 @@ impl Shaper {
             hot.cap.take(now, whole);
         }
         if short.floor {
-            loan.floor = extra.floor.available().min(whole);
+            // Its cap was lent for itself: what is left of it here says nothing.
+            loan.floor = extra.floor.available().min(turn);
             extra.floor.take(now, loan.floor);
         }
         if short.reserve {
-            loan.reserve = extra.reserve.available().min(whole);
+            loan.reserve = extra.reserve.available().min(turn);
             extra.reserve.take(now, loan.reserve);
+        }
+        if loan == Loan::default() {
+            return None;
         }
         hot.flags |= LENT;
         self.place(now, peer.0);
         Some(loan)
     }
 
-    /// When [`Self::lend`] has something to lend, if nothing is sent meanwhile; `None` when it never has.
+    /// When [`Self::lend`] may have something to lend, to look again then; `None` when it never has.
     pub fn lend_at(&mut self, now: Time, peer: Slot, short: Short) -> Option<Time> {
         let (hot, extra) = (&mut self.peers[peer.index()], &mut self.extra[peer.index()]);
         let buckets =
             [(short.cap, &mut hot.cap), (short.floor, &mut extra.floor), (short.reserve, &mut extra.reserve)];
         // Who waits here needs a whole turn's worth after having run dry: those who borrow come before it with half of one,
         // and when they have, not before it has sent something or has all that it can hold.
-        let part = |quantum: u64| match (hot.waiting != 0, hot.flags & LENT != 0) {
+        let (waits, lent) = (hot.waiting != 0, hot.flags & LENT != 0);
+        let part = |quantum: u64| match (waits, lent) {
             (true, false) => quantum / 2,
             (true, true) => u64::MAX,
             (false, _) => quantum,
@@ -118,7 +125,10 @@ impl Shaper {
             .filter(|(short, bucket)| *short && bucket.rate().is_some_and(|rate| rate > 0));
         let first = of.filter_map(|(_, bucket)| {
             bucket.fill(now);
-            bucket.holds_at(part(bucket.quantum()).max(WIRE_PACKET_MAX))
+            let at = bucket.holds_at(part(bucket.quantum()).max(WIRE_PACKET_MAX))?;
+            // It may send in the time of a turn, and then it is a borrower's.
+            let turn = now + bucket.turn_time().max(Duration::from_micros(LOAN_PAUSE_US));
+            Some(if waits && lent && at > now { at.min(turn) } else { at })
         });
         first.min()
     }
@@ -128,7 +138,6 @@ impl Shaper {
 mod tests {
     use super::*;
     use crate::shape::{Class, Limits};
-    use std::time::Duration;
 
     const CAP: u64 = 4_000_000;
 
@@ -182,6 +191,40 @@ mod tests {
         assert!((0.99..1.01).contains(&(sent[1] as f64 * 2.0 / CAP as f64)), "{sent:?}");
     }
 
+    /// Found by a reader: a floor or a promise was lent out of what was left of the cap, which was nothing, again and again
+    /// without end.
+    #[test]
+    fn a_lane_that_borrows_a_cap_and_a_floor_gets_both() {
+        for owner_waits in [false, true] {
+            let sent = run(owner_waits, limits(Some(CAP), Some(CAP / 2)), Duration::from_secs(4));
+            let all = (sent[0] + sent[1]) as f64 * 2.0 / CAP as f64;
+            assert!((0.99..1.01).contains(&all), "{all}");
+        }
+        let mut shaper = Shaper::new(Time::ZERO);
+        let slot = shaper.add(Time::ZERO, limits(Some(CAP), Some(CAP / 2))).expect("room");
+        let of = |cap, floor| Short { cap, floor, ..Short::default() };
+        let mut now = Time::ZERO;
+        let mut lent = Loan::default();
+        for _ in 0..1000 {
+            now += Duration::from_millis(1);
+            for short in [of(true, false), of(false, true)] {
+                if let Some(loan) = shaper.lend(now, slot, short) {
+                    assert!(loan != Loan::default(), "nothing is no loan");
+                    (lent.cap, lent.floor) = (lent.cap + loan.cap, lent.floor + loan.floor);
+                }
+            }
+        }
+        assert!(lent.cap > 490_000 && lent.floor > 240_000, "{lent:?}");
+    }
+
+    /// With a large burst the lender would hold all that it can much later: a borrower's turn comes when it has sent.
+    #[test]
+    fn a_large_burst_makes_nobody_wait_for_all_of_it() {
+        let burst = Limits { burst: Some(10 << 20), ..limits(Some(CAP), None) };
+        let sent = run(true, burst, Duration::from_secs(4));
+        assert!(sent[1] * 4 > sent[0], "{sent:?}");
+    }
+
     #[test]
     fn a_floor_is_lent_and_is_no_limit() {
         let mut shaper = Shaper::new(Time::ZERO);
@@ -211,6 +254,6 @@ mod tests {
         assert_eq!(shaper.poll_short(), None);
         let other = shaper.add(Time::from_millis(300), limits(Some(CAP), None)).expect("room");
         shaper.ready(Time::from_millis(300), other, Class::Market);
-        assert!(shaper.next(Time::from_millis(300)).is_some(), "the next one has its own");
+        assert!(shaper.next(Time::from_millis(310)).is_some(), "the next one has its own");
     }
 }

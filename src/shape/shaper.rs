@@ -134,9 +134,7 @@ impl Shaper {
         self.live += 1;
         self.peers[index as usize] = Peer { flags: ALIVE, ..Peer::new() };
         self.extra[index as usize] = Extra::new();
-        let cap = &mut self.peers[index as usize].cap;
-        cap.change_cap(now, limits.cap, limits.burst);
-        cap.fill_up();
+        // Its cap begins empty: else whoever connects over and over had a burst each time.
         if let Some(rate) = limits.floor {
             self.extra[index as usize].floor = Bucket::new(now, rate, None, SHAPE_QUANTUM_US);
         }
@@ -173,10 +171,18 @@ impl Shaper {
         let (hot, extra) = (&mut self.peers[peer.index()], &mut self.extra[peer.index()]);
         hot.cap.change_cap(now, limits.cap, limits.burst);
         hot.weight = limits.weight.clamp(1, WEIGHT_MAX);
-        hot.base = match limits.base {
-            Class::Control | Class::Realtime => Class::Market as u8,
-            base => base as u8,
+        let before = Class::ALL[usize::from(hot.base)];
+        let base = match limits.base {
+            Class::Control | Class::Realtime => Class::Market,
+            base => base,
         };
+        hot.base = base as u8;
+        for bits in [&mut hot.waiting, &mut hot.fresh] {
+            // What waits as what the peer was waits as what it is.
+            if *bits & before.bit() != 0 {
+                *bits = *bits & !before.bit() | base.bit();
+            }
+        }
         owe(&mut extra.floor, now, limits.floor, None);
         extra.limits = limits;
         self.feed_if_borrowed(now, peer);
@@ -410,7 +416,12 @@ impl Shaper {
             }
             By::Reservation | By::Floor => self.urgent_share.take(now, bytes),
             By::Share => {
-                hot.deficit = hot.deficit.saturating_sub(bytes as i32);
+                // While nobody else waits nothing is saved up or owed: what was sent then is no debt to who comes later.
+                hot.deficit = if self.share.is_single(self.rings[self.turn]) {
+                    0
+                } else {
+                    hot.deficit.saturating_sub(bytes as i32).max(-(WIRE_TRAIN_MAX as i32))
+                };
                 self.ring_deficits[self.turn] -= bytes as i64;
             }
         }

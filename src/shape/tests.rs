@@ -354,14 +354,51 @@ fn a_slot_is_used_again_by_a_peer_of_its_own() {
     let mut shaper = Shaper::new(Time::ZERO);
     let first = shaper.add(Time::ZERO, capped(8_000)).expect("room");
     shaper.ready(Time::ZERO, first, Class::Market);
-    let grant = shaper.next(Time::ZERO).expect("a burst");
-    shaper.settle(Time::ZERO, grant, grant.bytes, true);
+    assert_eq!(shaper.next(Time::ZERO), None, "who has just come has saved up nothing");
+    let later = Time::from_millis(10_000);
+    let grant = shaper.next(later).expect("a packet's worth");
+    shaper.settle(later, grant, grant.bytes, true);
     shaper.remove(first);
     assert!(shaper.is_empty() && shaper.poll_timeout().is_none() && shaper.next(Time(1 << 40)).is_none());
     let second = shaper.add(Time::ZERO, Limits::default()).expect("room");
     assert_eq!(second.index(), first.index());
     shaper.ready(Time::ZERO, second, Class::Market);
     assert!(shaper.next(Time::ZERO).is_some_and(|grant| grant.bytes == WIRE_TRAIN_MAX));
+}
+
+/// Found by a user: who had the line alone was in debt for all of it, and had nothing once another came; or the other way
+/// round.
+#[test]
+fn what_a_peer_had_alone_is_no_debt() {
+    for node in [Some(LINE), None] {
+        let mut bench = Bench::new(node);
+        let backlog = if node.is_some() { u64::MAX } else { 30_000_000 };
+        let first = bench.add(Limits::default(), Class::Friend, 1500, backlog);
+        bench.run(Duration::from_secs(2));
+        bench.shaper.set_node(bench.now, Some(LINE), None);
+        bench.feed(first, u64::MAX);
+        let second = bench.add(Limits::default(), Class::Friend, 1500, u64::MAX);
+        let before = bench.sources[first].sent;
+        bench.run(Duration::from_millis(200));
+        let (one, two) = (bench.sources[first].sent - before, bench.sources[second].sent);
+        assert!(one.abs_diff(two) < one / 20 + 2 * WIRE_TRAIN_MAX, "{one} and {two} bytes, node {node:?}");
+    }
+}
+
+/// Found by a user: a peer that became background in the middle of something went on as what it was.
+#[test]
+fn another_class_holds_for_what_waits_already() {
+    let mut bench = Bench::new(Some(LINE));
+    let friend = Limits { base: Class::Friend, ..Limits::default() };
+    let [one, two] = [0, 1].map(|_| bench.add(friend, Class::Friend, 1500, u64::MAX));
+    bench.run(Duration::from_millis(100));
+    let slot = bench.sources[two].slot;
+    bench.shaper.limit(bench.now, slot, Limits { base: Class::Background, ..friend });
+    bench.sources[two].class = Class::Background;
+    let before = [one, two].map(|n| bench.sources[n].sent);
+    bench.run(Duration::from_millis(500));
+    let sent = [one, two].map(|n| bench.sources[n].sent - before[usize::from(n == two)]);
+    assert!(sent[1] * 12 < sent[0], "{sent:?}");
 }
 
 /// Fluid fair queueing: how much each of those with backlog gets of `bytes`, by weight, when none gets more than it has.

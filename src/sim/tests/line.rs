@@ -75,3 +75,31 @@ fn several_shards_measure_the_line_together() {
     assert_followed(602, [3, 2], millis(80));
     assert_followed(603, [2, 3], millis(80));
 }
+
+/// One shard carries a tunnel and no more, another gets: what nobody acknowledges is not taken for what arrived many times over.
+#[test]
+fn a_shard_with_nothing_but_a_tunnel_says_nothing_wild() {
+    let mut net = tunnels(604, &[2, 2], LinkConfig::clean(DELAY));
+    let reference = put(&mut net, &[0], &tree(604));
+    limit(&mut net, 0, NodeLimits { measure: true, ..NodeLimits::default() });
+    net.change_link(0, 1, |link| (link.rate, link.queue) = (Some(10_000_000), QUEUE));
+    get_apart(&mut net, 0, &reference);
+    let mut job = 1;
+    for _ in 0..80 {
+        for shard in [0, 1, 0, 1, 0, 1] {
+            let (bytes, offload) = datagram(0, 1, 1_200);
+            net.tun_read(0, shard, &bytes, offload);
+        }
+        net.run_for(millis(100));
+        if outcome(&net, 1, job - 1).is_some() {
+            get_apart(&mut net, job, &reference);
+            job += 1;
+        }
+    }
+    let line = status(&mut net, 0)
+        .gauges
+        .iter()
+        .find(|gauge| gauge.0 == "line_bits_per_second")
+        .map(|gauge| gauge.2);
+    assert!(line.is_some_and(|line| (5e6..13e6).contains(&line)), "{line:?} of 10 Mbit/s");
+}

@@ -3,6 +3,7 @@
 use super::limits::{limit, wire};
 use super::*;
 use crate::node::command::{NodeLimits, PeerLimits};
+use crate::shape::Reservation;
 
 /// Two friends of so many shards; the first has the content.
 fn friends(seed: u64, shards: [u8; 2]) -> (Net, Reference) {
@@ -123,4 +124,41 @@ fn a_floor_holds_for_a_peer_whose_lane_was_elsewhere() {
     assert!((0.97..1.2).contains(&got), "{got} of its floor");
     assert_eq!(finish(&mut net, 1, 1, 60), Ok(()));
     assert_eq!(outcome(&net, 2, 2).or_else(|| Some(finish(&mut net, 2, 2, 60))), Some(Ok(())));
+}
+
+/// Found by a reader: of two lanes that asked for what there is at the same time, the same one was always first.
+#[test]
+fn no_lane_of_a_peer_waits_while_others_have_its_cap() {
+    let (mut net, reference) = friends(741, [1, 3]);
+    let cap = 8_000_000;
+    let capped = of_peer(&net, 1, PeerLimits { up: Some(cap), ..PeerLimits::default() });
+    limit(&mut net, 0, capped);
+    net.befriend(1, &[0]);
+    (0..3).for_each(|job| get_apart(&mut net, job, &reference));
+    net.run_for(Duration::from_secs(3));
+    let fetched: Vec<u64> = net.nodes[1].progress.values().map(|one| one.bytes_fetched).collect();
+    let all: u64 = fetched.iter().sum();
+    assert!(fetched.len() == 3 && fetched.iter().all(|own| *own > all / 6), "{fetched:?}");
+    (0..3).for_each(|job| assert_eq!(finish(&mut net, 1, job, 60), Ok(()), "job {job}"));
+}
+
+/// A cap, a floor and a promise on a lane that borrows all three.
+#[test]
+fn a_peer_with_a_cap_a_floor_and_a_promise_gets_its_cap_on_any_lane() {
+    let (mut net, reference) = friends(751, [2, 3]);
+    let cap = 4_000_000;
+    let reservation = Reservation { rate: 1_000_000, burst: 6_000, delay: millis(20) };
+    let own = PeerLimits {
+        up: Some(cap),
+        floor: Some(2_000_000),
+        reserved: Some(reservation),
+        ..PeerLimits::default()
+    };
+    let limits = NodeLimits { up: Some(20_000_000), ..of_peer(&net, 1, own) };
+    limit(&mut net, 0, limits);
+    net.befriend(1, &[0]);
+    (0..3).for_each(|job| get_apart(&mut net, job, &reference));
+    net.run_for(millis(1000));
+    let got = rate_of(&mut net, 0, "sent", 20, cap, 40_000) / cap as f64;
+    assert!((0.97..1.02).contains(&got), "{got} of the cap");
 }
