@@ -14,6 +14,7 @@ use crate::base::units::{show_duration, show_rate};
 use crate::base::{NodeId, UnixMs};
 use crate::config::limits::{Promise, parse_peer, show_peer, show_promise};
 use crate::config::{Config, NodeDir, friends};
+use crate::limits::URGENT_SHARE_MILLI_MAX;
 use crate::shape::PeerLimits;
 
 pub(super) fn limit(dir: &NodeDir, command: args::Limit) -> Result<(), Failure> {
@@ -138,8 +139,39 @@ fn apply_peers(dir: &NodeDir, peers: &[(NodeId, PeerLimits)]) -> Result<(), Fail
     apply(dir, &[("limits.peers", all.join(","))])
 }
 
+/// What cannot be kept of what was promised, one line each: it holds as far as there is something to keep it with.
+fn too_much(config: &Config, at: UnixMs) -> Vec<String> {
+    let mut lines = Vec::new();
+    let promises = || config.limits_reserved.iter().filter(|promise| promise.holds(at));
+    for promise in promises() {
+        let (rate, own) = (promise.reservation.rate, own(config, &promise.node));
+        if let Some(cap) = own.up.filter(|cap| *cap < rate) {
+            let (rate, cap) = (show_rate(rate as f64), show_rate(cap as f64));
+            lines.push(format!("{} was promised {rate} and may be sent {cap}", promise.node));
+        }
+    }
+    let floors: u64 = config.limits_peers.iter().filter_map(|(_, own)| own.floor).sum();
+    let promised: u64 = promises().map(|promise| promise.reservation.rate).sum();
+    if let Some(up) = config.limits.at(at).0 {
+        let most = (u128::from(up) * u128::from(URGENT_SHARE_MILLI_MAX) / 1000) as u64;
+        if floors.saturating_add(promised) > most {
+            let [floors, promised, most] = [floors, promised, most].map(|rate| show_rate(rate as f64));
+            lines.push(format!("floors of {floors} and promises of {promised} are more than the {most} that are there for them"));
+        }
+    }
+    lines
+}
+
 /// Saves settings, and has a running daemon follow them.
 pub(super) fn apply(dir: &NodeDir, changes: &[(&str, String)]) -> Result<(), Failure> {
+    save(dir, changes)?;
+    for line in too_much(dir.load_config()?.config(), now()) {
+        tell(format!("warning: {line}"));
+    }
+    Ok(())
+}
+
+fn save(dir: &NodeDir, changes: &[(&str, String)]) -> Result<(), Failure> {
     let body: Map<String, Value> =
         changes.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
     match ask(dir, Method::PATCH, "/v1/config", Some(&Value::Object(body)))? {
@@ -242,25 +274,65 @@ fn show(dir: &NodeDir, as_json: bool) -> Result<(), Failure> {
     {
         page.push_str(&format!("\ndaily (UTC): {window}"));
     }
+    let status = ask(dir, Method::GET, "/v1/status", None).ok().flatten();
+    let peers = status.as_ref().and_then(|status| status["peers"].as_array()).map_or(&[][..], Vec::as_slice);
+    let (up, down) = config.limits.at(now());
+    if (up, down) != (plan.up, plan.down) {
+        page.push_str(&format!("\nnow: {} up, {} down\n", rate(up), rate(down)));
+    }
+    if config.limits_measure && plan.up.is_none() {
+        let line = status.as_ref().and_then(|status| status["gauges"]["line_bits_per_second"].as_f64());
+        let line = line.filter(|line| *line > 0.0).map_or("not known yet".into(), show_rate);
+        page.push_str(&format!("\nmeasured: {line} up\n"));
+    }
     for (head, promises) in [("PROMISED TO", &config.limits_reserved), ("ASKED OF", &config.limits_asked)] {
         let rows: Vec<Vec<String>> = promises
             .iter()
             .filter(|promise| promise.holds(now()))
             .map(|promise| {
                 let left = Duration::from_secs(promise.until_s.saturating_sub(now().0 / 1000));
-                vec![
+                let mut row = vec![
                     name_of(&promise.node).unwrap_or_else(|| promise.node.to_string()),
                     show_rate(promise.reservation.rate as f64),
                     format!("{} ms", promise.reservation.delay.as_millis()),
                     show_duration(left),
-                ]
+                ];
+                if head == "ASKED OF" {
+                    row.push(said(peers, &promise.node));
+                }
+                row
             })
             .collect();
         if !rows.is_empty() {
-            page.push_str(&format!("\n{}", table(&[head, "RATE", "DELAY", "LEFT"], &[1, 2, 3], &rows)));
+            let mut heads = vec![head, "RATE", "DELAY", "LEFT"];
+            heads.extend((head == "ASKED OF").then_some("ANSWER"));
+            page.push_str(&format!("\n{}", table(&heads, &[1, 2, 3], &rows)));
         }
     }
+    let rows: Vec<Vec<String>> = peers.iter().filter_map(asked_here).collect();
+    if !rows.is_empty() {
+        page.push_str(&format!("\n{}", table(&["HAS ASKED FOR", "RATE", "LEFT"], &[1, 2], &rows)));
+    }
     print(page.trim_end())
+}
+
+/// What a peer answered, of those that `status` names.
+fn said(peers: &[Value], node: &NodeId) -> String {
+    let id = node.to_string();
+    let peer = peers.iter().find(|peer| peer["node_id"] == *id && peer["connected"] == true);
+    match peer.map(|peer| peer["asked"]["said"].as_str()) {
+        Some(Some("promised")) => "promised".into(),
+        Some(Some(why)) => format!("refused ({why})"),
+        Some(None) => "none yet".into(),
+        None => "not connected".into(),
+    }
+}
+
+/// What a peer has by asking, to be shown.
+fn asked_here(peer: &Value) -> Option<Vec<String>> {
+    let (rate, left) = (peer["reserved_bits"].as_u64()?, peer["reserved_left_s"].as_u64()?);
+    let name = peer["name"].as_str().or(peer["node_id"].as_str())?;
+    Some(vec![name.into(), show_rate(rate as f64), show_duration(Duration::from_secs(left))])
 }
 
 #[cfg(test)]
@@ -287,5 +359,48 @@ mod tests {
         assert_eq!(without(&config, &bob), expected);
         config.limits_peers.clear();
         assert_eq!(without(&config, &eve), [("limits.asked", show_promise(&promise(bob)))]);
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_said() {
+        let mut config = Config::default();
+        let bob = NodeId([1; 20]);
+        let limits = PeerLimits { floor: Some(6_000_000), up: Some(7_000_000), ..PeerLimits::default() };
+        config.limits_peers = vec![(bob, limits)];
+        assert!(too_much(&config, UnixMs(0)).is_empty(), "without a rate nothing is scarce");
+        config.limits.up = Some(10_000_000);
+        assert!(too_much(&config, UnixMs(0)).is_empty());
+        let reservation = Reservation { rate: 8_000_000, burst: 3040, delay: Duration::from_millis(50) };
+        config.limits_reserved = vec![Promise { node: bob, reservation, until_s: 1_000 }];
+        let lines = too_much(&config, UnixMs(0));
+        assert!(
+            lines.len() == 2 && lines[0].contains("may be sent") && lines[1].contains("more than"),
+            "{lines:?}"
+        );
+        assert!(too_much(&config, UnixMs(2_000_000)).is_empty(), "its time is over");
+    }
+
+    #[test]
+    fn an_empty_value_is_no_limit_taken_away() {
+        assert_eq!(text("up", "None").ok(), Some(""));
+        assert_eq!(text("up", "5mbit").ok(), Some("5mbit"));
+        assert!(text("up", "").is_err());
+    }
+
+    #[test]
+    fn answers_and_what_others_asked_for_are_read_from_the_status() {
+        let node = NodeId([1; 20]);
+        let peer = |asked: Value| json!({ "node_id": node.to_string(), "connected": true, "asked": asked });
+        for (asked, shown) in [
+            (json!({ "said": "promised" }), "promised"),
+            (json!({ "said": "rate" }), "refused (rate)"),
+            (Value::Null, "none yet"),
+        ] {
+            assert_eq!(said(&[peer(asked)], &node), shown);
+        }
+        assert_eq!(said(&[], &node), "not connected");
+        let has = json!({ "name": "bob", "reserved_bits": 8_000_000, "reserved_left_s": 60 });
+        assert_eq!(asked_here(&has).map(|row| row[0].clone()), Some("bob".into()));
+        assert_eq!(asked_here(&json!({ "name": "bob", "reserved_bits": 8_000_000 })), None);
     }
 }

@@ -373,7 +373,7 @@ pub const KEYS: &[Key] = &[
         name: "limits.measure",
         kind: Kind::Switch,
         live: true,
-        what: "whether limits.up is measured while it is empty, and followed as the line changes (with one shard)",
+        what: "whether limits.up is measured while it is empty, and followed as the line changes",
         read: |c, v| parse(one(v)?, "true or false").map(|on| c.limits_measure = on),
         show: |c| vec![c.limits_measure.to_string()],
     },

@@ -295,10 +295,17 @@ impl Shaping {
             cap: limits.cap,
             floor: limits.floor,
             reserved: self.shaper.reservation(slot).map(|promise| promise.rate),
-            reserved_left_s: self.promises.left(now, &peer.card.node_id()).map(|left| left.as_secs()),
+            reserved_left_s: self.asked_left(now, peer).map(|left| left.as_secs()),
             asked: peer.asking.as_ref().map(|asking| asking.snapshot(now)),
             overuse_bytes: stats.overuse_bytes,
         }
+    }
+
+    /// For how long a peer has what it has, when it has that by asking.
+    fn asked_left(&self, now: Time, peer: &Peer) -> Option<Duration> {
+        let node = peer.card.node_id();
+        let asked = self.promises.of(&node)?;
+        (self.shaper.reservation(peer.slot) == Some(asked)).then(|| self.promises.left(now, &node)).flatten()
     }
 
     /// All classes, to be shown.
