@@ -10,7 +10,7 @@ use crate::base::Time;
 use crate::base::budget::Round;
 use crate::limits::{LINE_ROUND_MS, SHARDS_MAX};
 use crate::session::Cross;
-use crate::shape::{Class, Line};
+use crate::shape::Line;
 
 /// What other shards said counts for so many rounds.
 const FRESH: u64 = 3;
@@ -61,7 +61,7 @@ impl Measured {
 impl Shaping {
     /// What this shard did since it was last asked; tunnels and circuits are counted with what is known of streams.
     fn line_round(&mut self, now: Time, round: Round) -> Option<Round> {
-        let sent: u64 = Class::ALL.iter().map(|class| self.sent_of(*class)).sum();
+        let sent = self.sent();
         let line = self.line.as_mut()?;
         line.next = now + Duration::from_millis(LINE_ROUND_MS);
         let new = sent - std::mem::replace(&mut line.sent, sent);

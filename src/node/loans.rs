@@ -1,7 +1,7 @@
 //! What a peer may, across its lanes (docs/shaping.md §5): its first lane, at its home, has the buckets; every other lane asks
 //! there for what it has run out of, by a message between shards where it is on another one.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{Clock, Node};
@@ -36,7 +36,6 @@ pub(super) struct Loans {
     turn: u64,
     /// A lane was lent something that was not looked at yet, since then.
     news: Option<Time>,
-    messages: VecDeque<(u8, Cross)>,
 }
 
 impl Loans {
@@ -45,11 +44,6 @@ impl Loans {
         let again = self.again.first().map(|(at, _)| *at);
         let due = self.due.first().map(|(at, ..)| *at);
         [due, again, self.news].into_iter().flatten().min()
-    }
-
-    /// What other shards are to hear.
-    pub fn poll_message(&mut self) -> Option<(u8, Cross)> {
-        self.messages.pop_front()
     }
 
     /// A lane of this shard is gone: it asks for nothing, and nobody asks it.
@@ -126,7 +120,7 @@ impl Node {
         match self.sessions.elsewhere(&key) {
             None => self.borrow(clock, self.shaping.budget.shard(), key, lane, short, down),
             Some(home) => {
-                self.loans.messages.push_back((home, Cross::Borrow { peer: key, lane, short, down }));
+                self.shaping.budget.tell(home, Cross::Borrow { peer: key, lane, short, down });
             }
         }
     }
@@ -179,9 +173,7 @@ impl Node {
             let loan = loan.unwrap_or_default();
             match lane {
                 (shard, lane) if shard == self.shaping.budget.shard() => self.lent(clock, lane, loan, lent),
-                (shard, lane) => {
-                    self.loans.messages.push_back((shard, Cross::Lent { lane, loan, down: lent }));
-                }
+                (shard, lane) => self.shaping.budget.tell(shard, Cross::Lent { lane, loan, down: lent }),
             }
         }
         while let Some(&(at, id)) = self.loans.again.first()

@@ -296,16 +296,18 @@ impl Node {
 
     /// What may be promised is another amount: who has something has as much of it as fits.
     pub(super) fn know_promised(&mut self, now: Time) {
-        let promises = &self.shaping.promises;
-        let has = self.peers.iter().filter(|(_, peer)| promises.has(&peer.card.node_id()));
-        let those: Vec<PeerId> = has.map(|(id, _)| *id).collect();
-        those.into_iter().for_each(|id| self.know(now, id));
+        self.know_those(now, Promises::has);
     }
 
     /// What is known of a node may have changed; all its lanes here hear of it.
     fn know_node(&mut self, now: Time, node: &NodeId) {
-        let of_it = self.peers.iter().filter(|(_, peer)| peer.card.node_id() == *node);
-        let those: Vec<PeerId> = of_it.map(|(id, _)| *id).collect();
+        self.know_those(now, |_, other| other == node);
+    }
+
+    fn know_those(&mut self, now: Time, of: impl Fn(&Promises, &NodeId) -> bool) {
+        let promises = &self.shaping.promises;
+        let those = self.peers.iter().filter(|(_, peer)| of(promises, &peer.card.node_id()));
+        let those: Vec<PeerId> = those.map(|(id, _)| *id).collect();
         those.into_iter().for_each(|id| self.know(now, id));
     }
 }

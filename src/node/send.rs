@@ -42,8 +42,7 @@ impl Node {
             return Some(Output::Tun(packet));
         }
         self.ask_loans(clock);
-        let asked = self.shaping.budget.poll_message().or_else(|| self.loans.poll_message());
-        if let Some((shard, cross)) = asked {
+        if let Some((shard, cross)) = self.shaping.budget.poll_message() {
             self.counters.crossings_out += 1;
             return Some(Output::Cross(shard, cross));
         }

@@ -220,9 +220,9 @@ impl Shaping {
         self.promises.up
     }
 
-    /// Bytes on the wire that left in a class so far.
-    pub(super) fn sent_of(&self, class: Class) -> u64 {
-        self.shaper.class_stats(class).sent_bytes
+    /// Bytes on the wire that left so far.
+    pub(super) fn sent(&self) -> u64 {
+        Class::ALL.iter().map(|class| self.shaper.class_stats(*class).sent_bytes).sum()
     }
 
     /// The node may send so much from now on.

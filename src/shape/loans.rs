@@ -44,8 +44,8 @@ impl Shaper {
         }
     }
 
-    /// The next place that has run out of what it borrows, and of what. It is told once, until [`Self::feed`] answers or
-    /// [`Self::ask_again`] says that nobody will.
+    /// The next place that has run out of what it borrows, and of what. It is told once, until [`Self::feed`] answers;
+    /// with nothing where nobody does.
     pub fn poll_short(&mut self) -> Option<(Slot, Short)> {
         while let Some(peer) = self.short.pop() {
             let short = self.extra[peer.index()].short;
@@ -55,11 +55,6 @@ impl Shaper {
             self.extra[peer.index()].short = Short::default();
         }
         None
-    }
-
-    /// No answer came.
-    pub fn ask_again(&mut self, now: Time, peer: Slot) {
-        self.feed(now, peer, Loan::default());
     }
 
     /// Something was lent to a place.
@@ -247,9 +242,9 @@ mod tests {
         assert_eq!(shaper.next(Time::ZERO), None);
         assert_eq!(shaper.poll_short(), Some((slot, Short { cap: true, ..Short::default() })));
         assert_eq!(shaper.poll_short(), None);
-        shaper.ask_again(Time::from_millis(100), slot);
+        shaper.feed(Time::from_millis(100), slot, Loan::default());
         assert!(shaper.poll_short().is_some());
-        shaper.ask_again(Time::from_millis(200), slot);
+        shaper.feed(Time::from_millis(200), slot, Loan::default());
         shaper.remove(slot);
         assert_eq!(shaper.poll_short(), None);
         let other = shaper.add(Time::from_millis(300), limits(Some(CAP), None)).expect("room");
