@@ -1,7 +1,7 @@
 //! Who can be reached from where: services that say their host's name, hosts that ask them, and packets that are counted.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -39,14 +39,12 @@ impl Service {
 
     fn at(host: &Host, tcp: IpAddr, port: u16, udp: &[IpAddr]) -> Result<Service> {
         let asked = Arc::new(AtomicU64::new(0));
-        let listener = host.within(move || Ok(TcpListener::bind((tcp, port))?)).context("a listener")?;
         let (name, count) = (host.name.clone(), asked.clone());
-        std::thread::spawn(move || {
-            for mut stream in listener.incoming().flatten() {
-                count.fetch_add(1, Ordering::Relaxed);
-                let _ = stream.write_all(name.as_bytes());
-            }
-        });
+        let answer = move |mut stream: TcpStream| {
+            count.fetch_add(1, Ordering::Relaxed);
+            let _ = stream.write_all(name.as_bytes());
+        };
+        host.answer_at((tcp, port), answer).context("a listener")?;
         for address in udp.iter().copied() {
             let socket = host.within(move || Ok(UdpSocket::bind((address, port))?));
             let socket = socket.with_context(|| address.to_string())?;
@@ -118,6 +116,13 @@ pub fn nft(lab: &Lab, host: &Host, script: &str) -> Result<String> {
     on(lab, host, &["nft", script])
 }
 
+/// Has a host lead ports on: rules of nft's for what comes in.
+pub fn lead_on(lab: &Lab, host: &Host, rules: &str) -> Result<()> {
+    forward(host)?;
+    let chain = format!("chain in {{ type nat hook prerouting priority dstnat; {rules} }}");
+    nft(lab, host, &format!("table ip ports {{ {chain}; }}")).map(drop)
+}
+
 /// Packets of a host that match, from now on.
 pub struct Count {
     host: Host,
@@ -144,7 +149,7 @@ impl Count {
 }
 
 /// Has a host pass on packets of others.
-pub fn forward(host: &Host) -> Result<()> {
+fn forward(host: &Host) -> Result<()> {
     host.within(|| Ok(std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")?))
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::asking::{Count, Service, forward, hears, hears_nothing, icmp, nft, packet, send_raw, transport};
+use super::asking::{Count, Service, hears, hears_nothing, icmp, lead_on, nft, packet, send_raw, transport};
 use super::{Scene, WEB, counter, serve};
 use crate::e2e::Case;
 use crate::e2e::tunnel::on;
@@ -63,14 +63,8 @@ fn hostile_exit(_: &mut Lab, binary: &Path) -> Result<()> {
     // The origin serves its neighbours, and leads a port to a host behind it, as for a container.
     let every = Service::start(&o, ANY, 9000)?;
     let behind = Service::start(&b, ANY, 9002)?;
-    forward(&o)?;
     on(lab, &b, &["ip", "route", "add", "default", "via", &o.address.to_string(), "dev", "to-o"])?;
-    let led = format!("meta l4proto {{ tcp, udp }} th dport 9003 dnat to {}:9002", b.address);
-    nft(
-        lab,
-        &o,
-        &format!("table ip ports {{ chain in {{ type nat hook prerouting priority dstnat; {led}; }}; }}"),
-    )?;
+    lead_on(lab, &o, &format!("meta l4proto {{ tcp, udp }} th dport 9003 dnat to {}:9002;", b.address))?;
     scene.open("10.77.0.0/16, 10.117.0.0/16")?;
     scene.up("3")?;
     let own = Service::start(&o, CLIENT, 9001)?;
@@ -88,13 +82,7 @@ fn hostile_exit(_: &mut Lab, binary: &Path) -> Result<()> {
     hears(&r, at(o.address, 9003), "b")?;
     hears(&o, at(CLIENT, 9001), "o")?;
     // The exit takes its own walls down: it, and whoever is behind it, asks the origin by the circuit's address.
-    for chain in ["forward", "input", "own"] {
-        on(
-            lab,
-            &x,
-            &[&["nft", "flush", "chain"][..], &TABLE.split(' ').collect::<Vec<_>>(), &[chain]].concat(),
-        )?;
-    }
+    ["forward", "input", "own"].iter().try_for_each(|chain| flush(&scene, chain))?;
     on(lab, &w, &["ip", "route", "add", "10.117.0.0/16", "via", &x.address.to_string(), "dev", "to-x"])?;
     let (to, port) = (w.address, WEB);
     let mut quiet = o.within(move || Ok(TcpStream::connect((to, port))?))?;
@@ -269,18 +257,13 @@ fn exit_forwards(_: &mut Lab, binary: &Path) -> Result<()> {
     let public = Service::at_each(&w, 9100, &[FAR.into()])?;
     on(lab, &p, &["ip", "route", "add", "default", "via", &x.address.to_string(), "dev", "to-x"])?;
     // The operator leads a port of the public address to p; another one carelessly, whatever address it is of.
-    forward(&x)?;
     let both = "meta l4proto { tcp, udp } th dport";
     let led = format!(
         "ip daddr {} {both} 8443 dnat to {p}:9100; {both} 8444 dnat to {p}:9100;",
         PUBLIC[0],
         p = p.address
     );
-    nft(
-        lab,
-        &x,
-        &format!("table ip ports {{ chain in {{ type nat hook prerouting priority dstnat; {led} }}; }}"),
-    )?;
+    lead_on(lab, &x, &led)?;
     scene.open("0.0.0.0/0")?;
     scene.up("3")?;
     let [careful, careless] = [at(PUBLIC[0], 8443), at(FAR, 8444)];
