@@ -469,12 +469,12 @@ proptest! {
         }
         for source in &bench.sources {
             if let Some(cap) = bench.shaper.limits(source.slot).cap {
-                let burst = (cap / 8 * 6 / 1000).max(2 * WIRE_PACKET_MAX);
+                let burst = (cap * 6 / 8000).max(2 * WIRE_PACKET_MAX);
                 prop_assert_eq!(exceeds(&source.granted_at, cap, burst), None);
             }
         }
         if let Some(rate) = node {
-            let burst = (rate / 8 * 4 / 1000).max(2 * WIRE_PACKET_MAX).max(rate / 8 / 1000);
+            let burst = (rate * 4 / 8000).max(2 * WIRE_PACKET_MAX);
             prop_assert_eq!(exceeds(&bench.log, rate, burst), None);
         }
         // All that waits gets through in the time that its caps and the line allow, and some for the turns.
