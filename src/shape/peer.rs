@@ -53,8 +53,10 @@ pub(super) const ALIVE: u8 = 1 << 6;
 /// It lent last, and has sent nothing since.
 pub(super) const LENT: u8 = 1 << 7;
 
-/// What only peers with a floor or a reservation need, and the figures.
+/// What only peers with a floor or a reservation need, and the figures. The first cache line is what is read when one of
+/// them is served.
 #[derive(Debug, Clone)]
+#[repr(C, align(64))]
 pub(super) struct Extra {
     pub(super) floor: Bucket,
     pub(super) reserve: Bucket,
@@ -100,3 +102,4 @@ impl Extra {
 }
 
 const _: () = assert!(size_of::<Peer>() == 64, "one cache line");
+const _: () = assert!(size_of::<Extra>() == 192 && 2 * size_of::<Bucket>() == 64, "three, the buckets in the first");
