@@ -126,7 +126,7 @@ impl Contestant for Shaped {
                 continue;
             };
             // One packet per grant: the dearest case. Whole trains cost a fraction of it.
-            let popped = self.queues.pop(self.now, grant.peer, Duration::from_secs(1), |_| {});
+            let popped = self.queues.pop(self.now, grant.peer, Duration::from_secs(1), |_| false);
             let (item, bytes) = popped.expect("there is backlog");
             self.queues.push(self.now, grant.peer, black_box(item), bytes);
             self.shaper.settle(self.now, grant, u64::from(bytes), true);
@@ -178,7 +178,7 @@ impl Contestant for Heap {
     fn send(&mut self, packets: usize) {
         for _ in 0..packets {
             let Reverse((now, peer)) = self.heap.pop().expect("there is backlog");
-            let popped = self.queues.pop(now, self.slots[peer as usize], Duration::from_secs(1), |_| {});
+            let popped = self.queues.pop(now, self.slots[peer as usize], Duration::from_secs(1), |_| false);
             black_box(popped);
             self.push(now, peer as usize);
         }
@@ -220,7 +220,7 @@ impl Contestant for Timers {
             let (bucket, slot) = (&mut self.buckets[peer as usize], self.slots[peer as usize]);
             bucket.fill(now);
             if bucket.holds(u64::from(PACKET)) {
-                let popped = self.queues.pop(now, slot, Duration::from_secs(1), |_| {});
+                let popped = self.queues.pop(now, slot, Duration::from_secs(1), |_| false);
                 black_box(popped);
                 self.queues.push(now, slot, 0, PACKET);
                 bucket.take(now, u64::from(PACKET));

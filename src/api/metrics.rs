@@ -19,7 +19,7 @@ use prometheus_client::registry::Registry;
 
 use super::Api;
 use super::error::ApiError;
-use super::status::View;
+use super::status::{View, queued};
 use crate::io::latency::{Latencies, Latency};
 use crate::limits::METRICS_PEERS_MAX;
 use crate::node::command::PeerSnapshot;
@@ -123,10 +123,14 @@ impl Scrape {
 
     fn per_class(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         type Read = fn(&ClassStats) -> u64;
-        let counters: [(&str, &str, Read); 3] = [
+        let counters: [(&str, &str, Read); 5] = [
             ("class_sent_bytes", "Bytes sent in this class, IP headers included", |c| c.sent_bytes),
             ("class_grants", "Times that something of this class was let", |c| c.grants),
             ("class_delayed", "Of those, grants whose wait was measured", |c| c.delay.count()),
+            ("class_queue_dropped", "Packets of tunnels and circuits dropped where they waited", |c| {
+                c.dropped
+            }),
+            ("class_queue_marked", "Packets of tunnels marked where they waited", |c| c.marked),
         ];
         let classes = &self.view.snapshot.classes;
         for (name, help, read) in counters {
@@ -137,9 +141,15 @@ impl Scrape {
                 metric(stats).encode(family.encode_family(&[("class", class.name())])?)?;
             }
         }
+        let kind = ConstGauge::new(0.0).metric_type();
+        let help = "Bytes of tunnels and circuits that wait for leave";
+        let mut family = encoder.encode_descriptor("class_queued_bytes", help, None, kind)?;
+        for (class, _) in classes {
+            let value = ConstGauge::new(queued(&self.view.snapshot, *class) as f64);
+            value.encode(family.encode_family(&[("class", class.name())])?)?;
+        }
         let shares = [("0.5", 0.5), ("0.99", 0.99), ("1", 1.0)];
         let help = "Wait for leave to send, by quantile since the start";
-        let kind = ConstGauge::new(0.0).metric_type();
         let mut family = encoder.encode_descriptor("class_delay_seconds", help, None, kind)?;
         for (class, stats) in classes {
             for (label, share) in shares {
@@ -152,21 +162,39 @@ impl Scrape {
 
     fn per_peer(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         type Read<T> = fn(&PeerSnapshot) -> T;
-        let gauges: [(&str, &str, Read<f64>); 4] = [
+        let gauges: [(&str, &str, Read<f64>); 7] = [
             ("peer_connected", "Whether a session with this peer is established", |p| {
                 f64::from(u8::from(p.connected))
             }),
             ("peer_rtt_seconds", "Smoothed round trip", |p| p.rtt_us as f64 / 1e6),
             ("peer_window_bytes", "Congestion window", |p| p.window as f64),
             ("peer_mtu_bytes", "UDP payload that the path carries", |p| f64::from(p.mtu)),
+            ("peer_queued_bytes", "Bytes of tunnels and circuits that wait for leave", |p| {
+                p.shaped.queued_bytes as f64
+            }),
+            ("peer_queue_delay_seconds", "How long what waits for leave the longest has waited", |p| {
+                p.shaped.delay_us as f64 / 1e6
+            }),
+            ("peer_weight", "Share among its like", |p| f64::from(p.shaped.weight)),
         ];
-        let counters: [(&str, &str, Read<u64>); 4] = [
+        let counters: [(&str, &str, Read<u64>); 7] = [
             ("peer_wire_sent_bytes", "Bytes sent to this peer, IP headers included", |p| {
                 p.shaped.wire_sent_bytes
             }),
             ("peer_sent_bytes", "UDP payload sent to this peer", |p| p.sent_bytes),
             ("peer_received_bytes", "UDP payload received from this peer", |p| p.received_bytes),
             ("peer_lost_packets", "Packets to this peer declared lost", |p| p.lost_packets),
+            ("peer_queue_dropped", "Packets of tunnels and circuits dropped where they waited", |p| {
+                p.shaped.queue_dropped
+            }),
+            ("peer_queue_marked", "Packets of tunnels marked where they waited", |p| p.shaped.queue_marked),
+            ("peer_overuse_bytes", "Bytes sent above what was promised", |p| p.shaped.overuse_bytes),
+        ];
+        // Absent where there is none, as a cap of nothing would be one.
+        let limits: [(&str, &str, Read<Option<u64>>); 3] = [
+            ("peer_cap_bits_per_second", "What it is sent at most", |p| p.shaped.cap),
+            ("peer_floor_bits_per_second", "What it is sent at least", |p| p.shaped.floor),
+            ("peer_reserved_bits_per_second", "What was promised to it", |p| p.shaped.reserved),
         ];
         let peers = &self.view.snapshot.peers[..self.view.snapshot.peers.len().min(METRICS_PEERS_MAX)];
         for (name, help, read) in gauges {
@@ -174,6 +202,10 @@ impl Scrape {
         }
         for (name, help, read) in counters {
             per_peer(encoder, name, help, peers, |peer| ConstCounter::new(read(peer)))?;
+        }
+        for (name, help, read) in limits {
+            let limited: Vec<PeerSnapshot> = peers.iter().filter(|p| read(p).is_some()).cloned().collect();
+            per_peer(encoder, name, help, &limited, |p| ConstGauge::new(read(p).unwrap_or(0) as f64))?;
         }
         Ok(())
     }

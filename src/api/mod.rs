@@ -37,7 +37,7 @@ pub use routes::{Door, router};
 pub use server::serve;
 
 use crate::base::{NodeId, UnixMs};
-use crate::config::{Config, ConfigError, ConfigFile, FriendEntry};
+use crate::config::{Config, ConfigError, ConfigFile, FriendEntry, Usage};
 use crate::crypto::IdentityCard;
 use crate::limits::{API_ANSWER_MS_MAX, LIMITS_REVIEW_MS};
 use crate::node::command::{Asked, Command, Friend, NodeLimits, PeerLimits, Snapshot};
@@ -58,6 +58,7 @@ pub struct Api {
     exits: AtomicBool,
     /// The limits that the node was told last.
     told_limits: Mutex<NodeLimits>,
+    usage: Mutex<Usage>,
     started: Instant,
     jobs_begun: AtomicU64,
     puts: Mutex<BTreeMap<u64, PutProgress>>,
@@ -74,6 +75,7 @@ impl Api {
         reports: Reports,
         card: IdentityCard,
         config: &ConfigFile,
+        usage: Usage,
         log_changed: Box<dyn Fn(&str) + Send + Sync>,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -87,6 +89,7 @@ impl Api {
             tunnelling: tokio::sync::Mutex::new(()),
             exits: AtomicBool::new(false),
             told_limits: Mutex::default(),
+            usage: Mutex::new(usage),
             started: Instant::now(),
             jobs_begun: AtomicU64::new(0),
             puts: Mutex::new(BTreeMap::new()),
@@ -127,9 +130,9 @@ impl Api {
     pub async fn tell_limits(&self) -> Result<(), ApiError> {
         let limits = {
             let config = self.config();
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            let now = UnixMs(now.as_millis() as u64);
-            let (up, down) = config.limits.at(now);
+            let now = now();
+            let spent = lock(&self.usage).at(now);
+            let (up, down) = config.limits.at(now, Some(spent));
             let mut peers: BTreeMap<NodeId, PeerLimits> = config.limits_peers.iter().copied().collect();
             for promise in config.limits_reserved.iter().filter(|promise| promise.holds(now)) {
                 peers.entry(promise.node).or_default().reserved = Some(promise.reservation);
@@ -155,13 +158,37 @@ impl Api {
         Ok(())
     }
 
-    /// Follows the schedule, for as long as it is polled.
+    /// Follows the schedule and the quota, for as long as it is polled.
     pub async fn follow_limits(&self) {
         loop {
             tokio::time::sleep(Duration::from_millis(LIMITS_REVIEW_MS)).await;
+            self.count_usage().await;
             if let Err(error) = self.tell_limits().await {
                 tracing::warn!("limits: {}", error.line);
             }
+        }
+    }
+
+    /// Bytes that were sent this month (UTC), as it was last looked at.
+    pub fn sent_this_month(&self) -> u64 {
+        lock(&self.usage).at(now())
+    }
+
+    /// Adds what was sent since the last time to the month's count, and saves that.
+    pub async fn count_usage(&self) {
+        // Who does not answer now is asked again; what it sent is counted then.
+        let Ok(snapshot) = self.snapshot().await else { return };
+        let total = snapshot.classes.iter().map(|(_, stats)| stats.sent_bytes).sum();
+        let changed = {
+            let mut usage = lock(&self.usage);
+            usage.note(now(), total);
+            usage.to_save()
+        };
+        let Some((path, text)) = changed else { return };
+        let shown = path.display().to_string();
+        let written = tokio::task::spawn_blocking(move || Usage::write(&path, &text)).await;
+        if let Ok(Err(error)) = written {
+            tracing::warn!("what was sent this month is not saved in {shown}: {error}");
         }
     }
 
@@ -220,6 +247,10 @@ impl Api {
 async fn stopped(stopping: &mut watch::Receiver<bool>) {
     // An error means that nobody is left who could say so.
     let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+fn now() -> UnixMs {
+    UnixMs(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64)
 }
 
 /// A panic elsewhere while the lock was held leaves nothing half-done here.

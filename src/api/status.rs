@@ -87,7 +87,7 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Result<Response, ApiErr
         .snapshot
         .classes
         .iter()
-        .map(|(class, stats)| (class.name().to_owned(), class_json(stats)))
+        .map(|(class, stats)| (class.name().to_owned(), class_json(stats, queued(&view.snapshot, *class))))
         .collect();
     let store = view.store;
     Ok(answer(&json!({
@@ -99,6 +99,7 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Result<Response, ApiErr
         "port": config.port,
         "pid": std::process::id(),
         "uptime_s": view.uptime_s,
+        "sent_this_month_bytes": api.sent_this_month(),
         "peers": peers,
         "store": {
             "local_chunks": store.local_chunks,
@@ -144,6 +145,9 @@ fn peer_json(peer: &PeerSnapshot, config: &Config) -> Value {
         "reserved_left_s": peer.shaped.reserved_left_s,
         "asked": peer.shaped.asked.map(|asked| asked_json(&asked)),
         "queued_bytes": peer.shaped.queued_bytes,
+        "queue_delay_us": peer.shaped.delay_us,
+        "queue_dropped": peer.shaped.queue_dropped,
+        "queue_marked": peer.shaped.queue_marked,
         "overuse_bytes": peer.shaped.overuse_bytes,
     })
 }
@@ -166,8 +170,14 @@ fn asked_json(asked: &AskedSnapshot) -> Value {
     })
 }
 
-/// What a class sent, and how long it waited for leave.
-fn class_json(stats: &ClassStats) -> Value {
+/// Bytes that wait in the queues of those whose usual class this is.
+pub(super) fn queued(snapshot: &Snapshot, class: Class) -> u64 {
+    let of = snapshot.peers.iter().filter(|peer| peer.shaped.class == Some(class));
+    of.map(|peer| peer.shaped.queued_bytes).sum()
+}
+
+/// What a class sent, how long it waited for leave, and what waits.
+fn class_json(stats: &ClassStats, queued: u64) -> Value {
     let us = |share: f64| stats.delay.quantile(share).as_micros() as u64;
     json!({
         "sent_bytes": stats.sent_bytes,
@@ -175,6 +185,9 @@ fn class_json(stats: &ClassStats) -> Value {
         "delay_p50_us": us(0.5),
         "delay_p99_us": us(0.99),
         "delay_max_us": stats.delay.max().as_micros() as u64,
+        "queued_bytes": queued,
+        "queue_dropped": stats.dropped,
+        "queue_marked": stats.marked,
     })
 }
 

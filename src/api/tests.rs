@@ -185,7 +185,8 @@ async fn world() -> World {
         puts: Mutex::default(),
         busy: std::sync::atomic::AtomicBool::new(false),
     });
-    let api = Api::new(fake.clone(), reports, *identity(1).card(), &file, Box::new(|_| {}));
+    let usage = Usage::new(&dir.path().join("usage"));
+    let api = Api::new(fake.clone(), reports, *identity(1).card(), &file, usage, Box::new(|_| {}));
     let unix = UnixListener::bind(dir.path().join("tornet.sock")).expect("bound");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let tcp = listener.local_addr().expect("bound");

@@ -262,9 +262,15 @@ pub(super) struct LimitSet {
     /// Whether NODE's traffic yields to everything else
     #[arg(long, value_name = "BOOL", requires = "node")]
     pub background: Option<bool>,
+    /// Whether NODE may have something promised to it by asking; what it has so is taken back with "false"
+    #[arg(long, value_name = "BOOL", requires = "node")]
+    pub askable: Option<bool>,
     /// What may leave in a calendar month, spent evenly
     #[arg(long, value_name = "SIZE", conflicts_with = "node")]
     pub quota: Option<String>,
+    /// Times of the day (UTC) with rates of their own: "08:00-18:00 up=5mbit down=20mbit, 23:00-06:00 up=50mbit"
+    #[arg(long, value_name = "TIMES", conflicts_with = "node")]
+    pub schedule: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -334,6 +340,8 @@ mod tests {
             "tornet --dir /d rank raise --to 24",
             "tornet --dir /d limit set --up 50mbit --down 100mbit",
             "tornet --dir /d limit set bob --up 1mbit --floor 100kbit --weight 20 --background true",
+            "tornet --dir /d limit set --schedule 08:00-18:00",
+            "tornet --dir /d limit set bob --askable false",
             "tornet --dir /d limit list",
             "tornet --dir /d limit reserve bob 80kbit 2.5h",
             "tornet --dir /d limit reserve bob 80kbit 2.5h --delay 10ms --burst 8KiB",
@@ -360,6 +368,8 @@ mod tests {
             "tornet rank raise",
             "tornet limit set --floor 1mbit",
             "tornet limit set bob --quota 1GiB",
+            "tornet limit set --askable false",
+            "tornet limit set bob --schedule x",
             "tornet tunnel up",
             "tornet tunnel up --peer bob",
             "tornet tunnel up --addr 10.9.0.1/24",

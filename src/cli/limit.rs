@@ -10,10 +10,10 @@ use super::client::ask;
 use super::friend::offline;
 use super::show::table;
 use super::{Failure, args, print, reserve, tell};
-use crate::base::units::{show_duration, show_rate};
+use crate::base::units::{show_duration, show_rate, show_size};
 use crate::base::{NodeId, UnixMs};
 use crate::config::limits::{Promise, parse_peer, show_peer, show_promise};
-use crate::config::{Config, NodeDir, friends};
+use crate::config::{self, Config, NodeDir, Usage, friends};
 use crate::limits::URGENT_SHARE_MILLI_MAX;
 use crate::shape::PeerLimits;
 
@@ -47,6 +47,7 @@ fn set_node(dir: &NodeDir, set: args::LimitSet) -> Result<(), Failure> {
         ("limits.down", "down", set.down),
         ("limits.burst", "burst", set.burst),
         ("limits.quota", "quota", set.quota),
+        ("limits.schedule", "schedule", set.schedule),
     ];
     let mut changes: Vec<(&str, String)> = Vec::new();
     for (key, name, value) in wanted {
@@ -55,9 +56,33 @@ fn set_node(dir: &NodeDir, set: args::LimitSet) -> Result<(), Failure> {
         }
     }
     if changes.is_empty() {
-        return Err(Failure::new("nothing to set: give --up, --down, --burst or --quota"));
+        return Err(Failure::new("nothing to set: give --up, --down, --burst, --quota or --schedule"));
     }
-    apply(dir, &changes)
+    apply(dir, &changes)?;
+    let file = dir.load_config()?;
+    let config = file.config();
+    let own = PeerLimits {
+        up: config.limits.up,
+        down: config.limits.down,
+        burst: config.limits_burst,
+        ..PeerLimits::default()
+    };
+    tell(format!("this node: {}", understood(&own)));
+    Ok(())
+}
+
+/// Limits in words, in the units that everything is shown in: `20mbps` is 160 Mbit/s to tc, and so it is here.
+fn understood(own: &PeerLimits) -> String {
+    let rate = |bits: u64| show_rate(bits as f64);
+    let mut words: Vec<String> = Vec::new();
+    words.push(own.up.map_or("no limit up".into(), |up| format!("{} up", rate(up))));
+    words.push(own.down.map_or("no limit down".into(), |down| format!("{} down", rate(down))));
+    words.extend(own.floor.map(|floor| format!("at least {}", rate(floor))));
+    words.extend(own.burst.map(|burst| format!("bursts of {burst} bytes")));
+    words.extend(own.weight.map(|weight| format!("weight {weight}")));
+    words.extend(own.background.then(|| "after everything else".into()));
+    words.extend(own.refuses.then(|| "nothing by asking".into()));
+    words.join(", ")
 }
 
 fn set_peer(dir: &NodeDir, who: &str, set: args::LimitSet) -> Result<(), Failure> {
@@ -87,9 +112,14 @@ fn set_peer(dir: &NodeDir, who: &str, set: args::LimitSet) -> Result<(), Failure
         words.retain(|word| word != "background");
         words.extend(on.then(|| "background".to_owned()));
     }
+    if let Some(askable) = set.askable {
+        changed = true;
+        words.retain(|word| word != "refuses");
+        words.extend((!askable).then(|| "refuses".to_owned()));
+    }
     if !changed {
         return Err(Failure::new(
-            "nothing to set: give --up, --down, --floor, --burst, --weight or --background",
+            "nothing to set: give --up, --down, --floor, --burst, --weight, --background or --askable",
         ));
     }
     (_, entry) = parse_peer(&words.join(" "))
@@ -99,7 +129,9 @@ fn set_peer(dir: &NodeDir, who: &str, set: args::LimitSet) -> Result<(), Failure
     if entry != PeerLimits::default() {
         peers.push((node, entry));
     }
-    apply_peers(dir, &peers)
+    apply_peers(dir, &peers)?;
+    tell(format!("{who}: {}", understood(&entry)));
+    Ok(())
 }
 
 fn remove(dir: &NodeDir, who: &str) -> Result<(), Failure> {
@@ -152,7 +184,7 @@ fn too_much(config: &Config, at: UnixMs) -> Vec<String> {
     }
     let floors: u64 = config.limits_peers.iter().filter_map(|(_, own)| own.floor).sum();
     let promised: u64 = promises().map(|promise| promise.reservation.rate).sum();
-    if let Some(up) = config.limits.at(at).0 {
+    if let Some(up) = config.limits.at(at, None).0 {
         let most = (u128::from(up) * u128::from(URGENT_SHARE_MILLI_MAX) / 1000) as u64;
         if floors.saturating_add(promised) > most {
             let [floors, promised, most] = [floors, promised, most].map(|rate| show_rate(rate as f64));
@@ -202,6 +234,8 @@ fn own(config: &Config, node: &NodeId) -> PeerLimits {
 fn show(dir: &NodeDir, as_json: bool) -> Result<(), Failure> {
     let file = dir.load_config()?;
     let config = file.config();
+    // Who may not read it sees the rest.
+    let spent = Usage::load(&dir.usage()).ok().map(|usage| usage.at(now()));
     let name_of = |node: &NodeId| {
         let friend = config.friends.iter().find(|friend| friend.card.node_id() == *node);
         friend.and_then(|friend| friend.name.clone())
@@ -217,6 +251,7 @@ fn show(dir: &NodeDir, as_json: bool) -> Result<(), Failure> {
                 "burst_bytes": own.burst,
                 "weight": own.weight,
                 "background": own.background,
+                "askable": !own.refuses,
             })
         };
         let peers: Vec<Value> = config.limits_peers.iter().map(peer).collect();
@@ -235,7 +270,14 @@ fn show(dir: &NodeDir, as_json: bool) -> Result<(), Failure> {
         let asked: Vec<Value> =
             config.limits_asked.iter().filter(|one| one.holds(now())).map(promised).collect();
         let plan = &config.limits;
+        let (up_now, down_now) = plan.at(now(), spent);
         return print(json!({
+            "up_now": up_now,
+            "down_now": down_now,
+            "sent_this_month_bytes": spent,
+            "schedule": config::keys::Key::find("limits.schedule")?.show(config),
+            "measure": config.limits_measure,
+            "askable_percent": config.limits_askable,
             "up": plan.up,
             "down": plan.down,
             "burst_bytes": config.limits_burst,
@@ -254,7 +296,12 @@ fn show(dir: &NodeDir, as_json: bool) -> Result<(), Failure> {
             rate(own.floor),
             own.burst.map_or("-".into(), |burst| burst.to_string()),
             own.weight.map_or("-".into(), |weight| weight.to_string()),
-            if own.background { "background".into() } else { "-".into() },
+            match (own.background, own.refuses) {
+                (false, false) => "-".into(),
+                (true, false) => "background".into(),
+                (false, true) => "refuses".into(),
+                (true, true) => "background, refuses".into(),
+            },
         ]
     };
     let plan = &config.limits;
@@ -267,16 +314,17 @@ fn show(dir: &NodeDir, as_json: bool) -> Result<(), Failure> {
     let mut page =
         table(&["WHO", "UP", "DOWN", "FLOOR", "BURST", "WEIGHT", "CLASS"], &[1, 2, 3, 4, 5], &rows);
     if let Some(quota) = plan.quota {
-        page.push_str(&format!("\n{quota} bytes per month, spent evenly\n"));
+        let spent = spent.map_or("an unknown part".into(), show_size);
+        page.push_str(&format!("\n{} per month, spent evenly; {spent} of it so far\n", show_size(quota)));
     }
     for window in
-        crate::config::keys::Key::find("limits.schedule")?.show(config).split(',').filter(|w| !w.is_empty())
+        config::keys::Key::find("limits.schedule")?.show(config).split(',').filter(|w| !w.is_empty())
     {
         page.push_str(&format!("\ndaily (UTC): {window}"));
     }
     let status = ask(dir, Method::GET, "/v1/status", None).ok().flatten();
     let peers = status.as_ref().and_then(|status| status["peers"].as_array()).map_or(&[][..], Vec::as_slice);
-    let (up, down) = config.limits.at(now());
+    let (up, down) = config.limits.at(now(), spent);
     if (up, down) != (plan.up, plan.down) {
         page.push_str(&format!("\nnow: {} up, {} down\n", rate(up), rate(down)));
     }
@@ -378,6 +426,18 @@ mod tests {
             "{lines:?}"
         );
         assert!(too_much(&config, UnixMs(2_000_000)).is_empty(), "its time is over");
+    }
+
+    #[test]
+    fn what_was_understood_is_said() {
+        let own = PeerLimits {
+            up: Some(160_000_000),
+            floor: Some(1_000_000),
+            refuses: true,
+            ..PeerLimits::default()
+        };
+        let words = "160.0 Mbit/s up, no limit down, at least 1.0 Mbit/s, nothing by asking";
+        assert_eq!(understood(&own), words);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tracing_subscriber::{EnvFilter, fmt, reload};
 
 use super::{Failure, node, print};
 use crate::api::{self, Api, Backend, Reports};
-use crate::config::{NodeDir, plain};
+use crate::config::{NodeDir, Usage, plain};
 
 type SetLog = Box<dyn Fn(&str) + Send + Sync>;
 
@@ -40,7 +40,11 @@ pub(super) fn run(dir: &NodeDir) -> Result<(), Failure> {
     let reports = Reports::new();
     let card = *identity.card();
     let backend = node::start(config, identity, dir, reports.clone()).map_err(Failure::new)?;
-    let api = Api::new(backend.clone(), reports.clone(), card, &file, set_log);
+    let usage = Usage::load(&dir.usage()).unwrap_or_else(|error| {
+        tracing::warn!("what was sent this month counts from nothing: {}: {error}", dir.usage().display());
+        Usage::new(&dir.usage())
+    });
+    let api = Api::new(backend.clone(), reports.clone(), card, &file, usage, set_log);
     runtime.block_on(control(api, backend, reports, unix, tcp))
 }
 
@@ -84,6 +88,9 @@ async fn control(
         };
         watchdog.abort();
         schedule.abort();
+        if outcome.is_ok() {
+            api.count_usage().await;
+        }
     }
 
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
@@ -265,7 +272,8 @@ mod tests {
         let reports = Reports::new();
         let node = Arc::new(Silent { reports: reports.clone(), told: std::sync::Mutex::default() });
         let card = *Identity::new(crate::crypto::Secret::from_bytes([1; 32]), 0, 0).card();
-        let api = Api::new(node.clone(), reports.clone(), card, &file, Box::new(|_| {}));
+        let api =
+            Api::new(node.clone(), reports.clone(), card, &file, Usage::new(&dir.usage()), Box::new(|_| {}));
         let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).expect("io_uring");
         let ended = runtime.block_on(async {
             let daemon = tokio::spawn(control(api, node.clone(), reports.clone(), unix, None));

@@ -72,6 +72,11 @@ fn page(status: &Value, earlier: Option<(Duration, &Value)>) -> String {
         let head = ["PEER", "RANK", "TRUST", "ADDRESS", "RTT", "SENT", "RECEIVED", "LOST", "UP", "DOWN"];
         out.push_str(&table(&head, &[1, 2, 4, 5, 6, 7, 8, 9], &rows));
     }
+    let limited: Vec<Vec<String>> = peers.iter().filter_map(limits_row).collect();
+    if !limited.is_empty() {
+        let head = ["LIMITED", "CLASS", "CAP", "FLOOR", "PROMISED", "QUEUED", "DELAY", "DROPPED", "MARKED"];
+        out.push_str(&format!("\n{}", table(&head, &[2, 3, 4, 5, 6, 7, 8], &limited)));
+    }
     if let Some(classes) = status["classes"].as_object() {
         out.push_str(&class_table(classes, earlier));
     }
@@ -108,14 +113,35 @@ fn class_table(classes: &Map<String, Value>, earlier: Option<(Duration, &Value)>
             _ => "-".to_owned(),
         };
         let delays = ["delay_p50_us", "delay_p99_us", "delay_max_us"].map(|field| ms(stats, field));
-        let cells = [vec![name.to_owned(), show_size(sent), rate], delays.to_vec()].concat();
+        let queue = ["queue_dropped", "queue_marked"].map(|field| number(stats, field).to_string());
+        let queued = vec![show_size(number(stats, "queued_bytes"))];
+        let cells = [vec![name.to_owned(), show_size(sent), rate], delays.to_vec(), queued, queue.to_vec()];
+        let cells = cells.concat();
         (sent > 0).then_some(cells)
     };
     let rows: Vec<Vec<String>> = Class::ALL.iter().filter_map(|class| row(class.name())).collect();
     if rows.is_empty() {
         return String::new();
     }
-    format!("\n{}", table(&["CLASS", "SENT", "UP", "WAIT P50", "P99", "MAX"], &[1, 2, 3, 4, 5], &rows))
+    let head = ["CLASS", "SENT", "UP", "WAIT P50", "P99", "MAX", "QUEUED", "DROPPED", "MARKED"];
+    format!("\n{}", table(&head, &[1, 2, 3, 4, 5, 6, 7, 8], &rows))
+}
+
+/// What limits a peer and what that did; nothing for one that has no limit, no promise and no queue.
+fn limits_row(peer: &Value) -> Option<Vec<String>> {
+    let rate = |field: &str| peer[field].as_u64().map(|bits| show_rate(bits as f64));
+    let limits = ["cap_bits", "floor_bits", "reserved_bits"].map(rate);
+    let figures = ["queued_bytes", "queue_dropped", "queue_marked"].map(|field| number(peer, field));
+    if limits.iter().all(Option::is_none) && figures == [0; 3] {
+        return None;
+    }
+    let name = peer["name"].as_str().or(peer["node_id"].as_str()).unwrap_or_default();
+    let mut row = vec![name.to_owned(), peer["class"].as_str().unwrap_or("-").to_owned()];
+    row.extend(limits.map(|limit| limit.unwrap_or_else(|| "-".into())));
+    let [queued, dropped, marked] = figures;
+    let delay = number(peer, "queue_delay_us") as f64 / 1000.0;
+    row.extend([show_size(queued), format!("{delay:.1} ms"), dropped.to_string(), marked.to_string()]);
+    Some(row)
 }
 
 fn peer_row(peer: &Value, earlier: Option<(Duration, &Value)>) -> Vec<String> {
@@ -172,5 +198,17 @@ mod tests {
         assert!(text.contains("bob") && text.contains("1.5 ms") && text.contains("not connected"), "{text}");
         assert!(text.contains("1.0 KiB of ?"), "{text}");
         assert!(!page(&second, None).contains("Mbit/s"));
+    }
+
+    #[test]
+    fn what_limits_a_peer_is_shown_where_something_does() {
+        let free = json!({ "name": "bob", "cap_bits": null, "queued_bytes": 0 });
+        assert_eq!(limits_row(&free), None);
+        let capped = json!({
+            "name": "bob", "class": "friend", "cap_bits": 8_000_000, "queued_bytes": 3000, "queue_delay_us": 1500,
+            "queue_dropped": 2, "queue_marked": 7,
+        });
+        let row = limits_row(&capped).expect("it has a cap").join(" ");
+        assert_eq!(row, "bob friend 8.0 Mbit/s - - 2.9 KiB 1.5 ms 2 7");
     }
 }

@@ -6,6 +6,7 @@
 //! | `identity.key`, `salt.key` | secrets |
 //! | `tornet.lock` | held by the running daemon; its process id |
 //! | `tornet.sock` | the API |
+//! | `usage` | what was sent this month |
 //! | `store/` | LMDB |
 
 use std::env;
@@ -52,6 +53,10 @@ impl NodeDir {
     /// The private salt.
     pub fn salt(&self) -> PathBuf {
         self.0.join("salt.key")
+    }
+    /// What was sent this month.
+    pub fn usage(&self) -> PathBuf {
+        self.0.join("usage")
     }
     /// The API's socket.
     pub fn socket(&self) -> PathBuf {

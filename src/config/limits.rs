@@ -45,9 +45,9 @@ pub(super) fn burst_or_none(text: &str) -> Result<Option<u64>, String> {
     if text.is_empty() { Ok(None) } else { burst(text).map(Some) }
 }
 
-/// `NODEID up=10mbit down=10mbit floor=1mbit burst=64KiB weight=20 background`: what one peer may, and is owed.
+/// `NODEID up=10mbit down=10mbit floor=1mbit burst=64KiB weight=20 background refuses`: what one peer may, and is owed.
 pub fn parse_peer(text: &str) -> Result<(NodeId, PeerLimits), String> {
-    const WANTED: &str = "a node id, then up=, down=, floor=, burst=, weight= or background";
+    const WANTED: &str = "a node id, then up=, down=, floor=, burst=, weight=, background or refuses";
     let mut words = text.split_whitespace();
     let node: NodeId = words.next().and_then(|word| word.parse().ok()).ok_or(WANTED)?;
     let mut limits = PeerLimits::default();
@@ -63,6 +63,7 @@ pub fn parse_peer(text: &str) -> Result<(NodeId, PeerLimits), String> {
                 _ => return Err(format!("a weight from 1 to {WEIGHT_MAX}")),
             },
             "background" if value.is_empty() => limits.background = true,
+            "refuses" if value.is_empty() => limits.refuses = true,
             _ => return Err(WANTED.into()),
         }
     }
@@ -89,6 +90,9 @@ pub fn show_peer(node: &NodeId, limits: &PeerLimits) -> String {
     }
     if limits.background {
         text.push_str(" background");
+    }
+    if limits.refuses {
+        text.push_str(" refuses");
     }
     text
 }
@@ -152,7 +156,7 @@ pub fn promise(config: &Config, now: UnixMs, wanted: Promise) -> Result<Vec<Prom
         .collect();
     let mut admission = Admission::default();
     let floors: u64 = config.limits_peers.iter().filter_map(|(_, own)| own.floor).sum();
-    let up = config.limits.at(now).0;
+    let up = config.limits.at(now, None).0;
     // What friends may have by asking is theirs.
     let askable = up.unwrap_or(0) / 100 * u64::from(config.limits_askable);
     admission.set_line(up, floors + askable);
@@ -209,9 +213,11 @@ mod tests {
     #[test]
     fn what_is_shown_reads_back() {
         let node = NodeId([0xab; 20]);
-        for text in
-            ["", " up=10mbit", " up=1000001bit down=3gbit floor=8kbit burst=65536 weight=20 background"]
-        {
+        for text in [
+            "",
+            " up=10mbit",
+            " up=1000001bit down=3gbit floor=8kbit burst=65536 weight=20 background refuses",
+        ] {
             let text = format!("{node}{text}");
             let (read, limits) = parse_peer(&text).expect("reads");
             assert_eq!((read, show_peer(&read, &limits)), (node, text));

@@ -15,6 +15,7 @@ pub mod keyfile;
 pub mod keys;
 pub mod limits;
 pub mod tunnels;
+pub mod usage;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -30,6 +31,7 @@ pub use document::ConfigFile;
 pub use friends::FriendEntry;
 pub use limits::Promise;
 pub use tunnels::TunnelEntry;
+pub use usage::Usage;
 
 /// The UDP port of shard 0 unless the operator chooses another.
 pub const DEFAULT_PORT: u16 = 4600;

@@ -174,6 +174,10 @@ impl Snapshot {
                 session.shaped.wire_sent_bytes += lane.shaped.wire_sent_bytes;
                 session.shaped.overuse_bytes += lane.shaped.overuse_bytes;
                 session.shaped.waiting |= lane.shaped.waiting;
+                session.shaped.queued_bytes += lane.shaped.queued_bytes;
+                session.shaped.queue_dropped += lane.shaped.queue_dropped;
+                session.shaped.queue_marked += lane.shaped.queue_marked;
+                session.shaped.delay_us = session.shaped.delay_us.max(lane.shaped.delay_us);
                 session.connected |= lane.connected;
             }
             same
@@ -300,6 +304,12 @@ pub struct ShapedSnapshot {
     pub asked: Option<AskedSnapshot>,
     /// Bytes of tunnels and circuits that wait for leave.
     pub queued_bytes: u64,
+    /// How long what waits the longest has waited, microseconds.
+    pub delay_us: u64,
+    /// Packets of tunnels and circuits that were dropped where they waited.
+    pub queue_dropped: u64,
+    /// Of those that waited, packets that were marked as having met congestion.
+    pub queue_marked: u64,
     /// Bytes sent above the promise.
     pub overuse_bytes: u64,
 }

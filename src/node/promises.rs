@@ -66,6 +66,19 @@ impl Promises {
         gone.iter().for_each(|node| self.release(node));
     }
 
+    /// Whether anything is promised to a node that asks.
+    fn is_willing(&self, node: &NodeId, limits: &BTreeMap<NodeId, PeerLimits>) -> bool {
+        self.share_milli != Some(0) && !limits.get(node).is_some_and(|own| own.refuses)
+    }
+
+    /// Takes back what was promised to those to whom nothing is any more.
+    pub fn revoke(&mut self, limits: &BTreeMap<NodeId, PeerLimits>) -> Vec<NodeId> {
+        let gone = self.granted.keys().filter(|node| !self.is_willing(node, limits));
+        let gone: Vec<NodeId> = gone.copied().collect();
+        gone.iter().for_each(|node| self.release(node));
+        gone
+    }
+
     /// For how long it has it.
     pub fn left(&self, now: Time, node: &NodeId) -> Option<Duration> {
         self.granted.get(node).map(|(_, until)| until.since(now))
@@ -98,7 +111,7 @@ impl Promises {
         limits: &BTreeMap<NodeId, PeerLimits>,
     ) -> Answer {
         let refused = |verdict, most| Answer { verdict, duration_s: 0, most };
-        if self.share_milli == Some(0) {
+        if !self.is_willing(&node, limits) {
             return refused(Verdict::Unwilling, 0);
         }
         if self.granted.len() >= PROMISES_MAX && !self.granted.contains_key(&node) {
@@ -192,15 +205,35 @@ impl Node {
             }
         };
         // A peer that gives no stream at all is asked with its next session.
-        let Ok(stream) = peer.connection.open(RESERVE_CHANNEL, RecvMode::Ordered) else { return };
+        let Some(stream) = self.say_request(id, request) else { return };
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.asking =
+            asked.map(|asked| Asking { asked, stream: Some(stream), text: Vec::new(), answer: None });
+    }
+
+    /// Sends a request on a stream of its own.
+    fn say_request(&mut self, id: PeerId, request: Request) -> Option<StreamId> {
+        let peer = self.peers.get_mut(&id)?;
+        let stream = peer.connection.open(RESERVE_CHANNEL, RecvMode::Ordered).ok()?;
         let bytes = request.emit();
         let written = peer.connection.write(stream, &bytes);
         debug_assert!(written == Ok(bytes.len()), "a new stream takes a request");
         peer.connection.finish(stream);
         peer.streams.insert(stream, Role::Asking);
-        peer.asking =
-            asked.map(|asked| Asking { asked, stream: Some(stream), text: Vec::new(), answer: None });
         self.touch(id);
+        Some(stream)
+    }
+
+    /// Takes back what was promised to those who may not have it by asking any more, and tells them. Who is not told, for
+    /// want of a session or a stream, hears it when it asks again.
+    pub(super) fn revoke_promises(&mut self) {
+        for node in self.shaping.revoke() {
+            let those = self.peers.iter().filter(|(_, peer)| peer.lane == 0 && peer.card.node_id() == node);
+            let those: Vec<PeerId> = those.map(|(id, _)| *id).collect();
+            for id in those {
+                self.say_request(id, Request::Revoke);
+            }
+        }
     }
 
     /// A peer begins to ask. False when it is asking already.
@@ -245,6 +278,15 @@ impl Node {
             Ok(Request::Ask(wanted)) => shaping.decide(clock.now, node, &wanted),
             Ok(Request::Release) => {
                 shaping.promises.release(&node);
+                Answer { verdict: Verdict::Promised, duration_s: 0, most: 0 }
+            }
+            Ok(Request::Revoke) => {
+                let gone = Answer { verdict: Verdict::Unwilling, duration_s: 0, most: 0 };
+                if let Some(asking) = &mut peer.asking
+                    && asking.answer.as_ref().is_some_and(|(answer, _)| answer.verdict == Verdict::Promised)
+                {
+                    asking.answer = Some((gone, clock.now));
+                }
                 Answer { verdict: Verdict::Promised, duration_s: 0, most: 0 }
             }
         };

@@ -117,6 +117,11 @@ impl Shaping {
         self.promises.decide(now, node, wanted, &self.limits)
     }
 
+    /// Takes back what was promised to those to whom nothing is any more.
+    pub(super) fn revoke(&mut self) -> Vec<NodeId> {
+        self.promises.revoke(&self.limits)
+    }
+
     fn limits_of(&self, node: &NodeId, trust: Option<u8>) -> Limits {
         let own = self.limits.get(node).copied().unwrap_or_default();
         let standing = trust.map_or(WEIGHT_USUAL, |trust| u16::from(trust) * WEIGHT_USUAL / TRUST_USUAL);
@@ -204,6 +209,11 @@ impl Shaping {
         self.shaper.charge(now, Some(slot), class, bytes);
     }
 
+    /// What became of a peer's packets where they waited.
+    pub(super) fn note_queue(&mut self, slot: Slot, dropped: u64, marked: u64) {
+        self.shaper.note_queue(slot, dropped, marked);
+    }
+
     /// How long a full packet takes at a peer's cap.
     pub(super) fn packet_time(&self, slot: Slot) -> Duration {
         let cap = self.shaper.limits(slot).cap.or(self.shaper.node_rate());
@@ -285,11 +295,14 @@ impl Shaping {
     /// One peer, to be shown.
     pub(super) fn snapshot(&self, now: Time, peer: &Peer) -> ShapedSnapshot {
         let slot = peer.slot;
-        let (limits, stats) = (self.shaper.limits(slot), self.shaper.peer_stats(slot));
+        let (limits, stats) = (self.shaper.limits(slot), self.shaper.peer_stats(now, slot));
         ShapedSnapshot {
             wire_sent_bytes: stats.sent_bytes,
             waiting: stats.waiting,
             queued_bytes: 0,
+            delay_us: stats.delay.as_micros() as u64,
+            queue_dropped: 0,
+            queue_marked: 0,
             class: Some(limits.base),
             weight: limits.weight,
             cap: limits.cap,
@@ -328,6 +341,7 @@ impl Node {
         let least = limits.peers.iter().filter_map(|(_, own)| own.down).chain(limits.down).min();
         self.shaping.limits = limits.peers.into_iter().collect();
         self.shaping.promises.share_milli = limits.asked_share_milli;
+        self.revoke_promises();
         let shaping = &mut self.shaping;
         let measured = limits.measure && limits.up.is_none();
         shaping.line = measured.then(|| shaping.line.take().unwrap_or_else(|| Measured::new(now)));

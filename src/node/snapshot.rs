@@ -4,7 +4,7 @@ use super::Node;
 use super::budget::OWNER;
 use super::command::{PeerSnapshot, ShapedSnapshot, Snapshot};
 use super::friends::Standing;
-use super::peer::Meeting;
+use super::peer::{Meeting, Peer};
 use crate::base::Time;
 
 /// Totals of a node that no part of it counts itself.
@@ -50,10 +50,7 @@ impl Node {
                         Meeting::Met(hello) => hello.agent.clone(),
                         Meeting::Listening(_) => String::new(),
                     },
-                    shaped: ShapedSnapshot {
-                        queued_bytes: self.waiting.bytes(peer.slot),
-                        ..self.shaping.snapshot(now, peer)
-                    },
+                    shaped: self.shaped(now, peer),
                 }
             })
             .collect();
@@ -87,6 +84,18 @@ impl Node {
             tunnels: self.tunnels.snapshot(),
             circuit: self.circuits.snapshot(),
             classes: self.shaping.classes(),
+        }
+    }
+
+    fn shaped(&self, now: Time, peer: &Peer) -> ShapedSnapshot {
+        let shaped = self.shaping.snapshot(now, peer);
+        let (queued_bytes, waited, figures) = self.waiting.figures(now, peer.slot);
+        ShapedSnapshot {
+            queued_bytes,
+            delay_us: shaped.delay_us.max(waited.as_micros() as u64),
+            queue_dropped: figures.late + figures.full,
+            queue_marked: figures.marked,
+            ..shaped
         }
     }
 
@@ -158,6 +167,7 @@ impl Node {
             ("session_lanes_accepted", "Further lanes that peers asked for and got", session.lanes_accepted),
             ("queue_packets", "Packets of tunnels and circuits that waited for leave", waited.packets),
             ("queue_late", "Of those, dropped because their queue stood for too long", waited.late),
+            ("queue_marked", "Of those, marked instead, where their sender listens to that", waited.marked),
             ("queue_full", "Of those, dropped for want of room", waited.full),
             ("serve_requests", "Chunk requests answered from the store", serve.served),
             ("serve_slices", "Slices sent", serve.slices),

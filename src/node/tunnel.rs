@@ -23,7 +23,7 @@ use crate::wire::ip::{self, Ip};
 /// Answers to packets that are too long, which wait to be written to the device, at most.
 const ANSWERS_MAX: usize = 8;
 /// "Congestion experienced" on the outer packet.
-const MARKED: u8 = 3;
+pub(super) const MARKED: u8 = 3;
 
 /// The tunnels of a node, as one shard knows them.
 #[derive(Default)]

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::send::{ip_header, wire_bytes};
+use super::tunnel::MARKED;
 use super::{Clock, Node, Train, World};
 use crate::base::{BufId, Place, Time};
 use crate::limits::{TRAIN_SEGMENTS_MAX, TRAIN_SIZE_MAX};
@@ -17,6 +18,18 @@ use crate::shape::{Grant, QueueStats, Queues, Slot};
 struct Datagram {
     bytes: Box<[u8]>,
     ecn: u8,
+}
+
+impl Datagram {
+    /// Marks it as having met congestion, if whoever sent what is in it listens to that: the other end of the tunnel takes
+    /// the mark over into the packet (RFC 6040).
+    fn mark(&mut self) -> bool {
+        let capable = self.ecn != 0;
+        if capable {
+            self.ecn = MARKED;
+        }
+        capable
+    }
 }
 
 /// What waits on one shard.
@@ -33,9 +46,10 @@ impl Waiting {
         self.queues.backlog(slot).0 > 0 || (!self.heads.is_empty() && self.heads.contains_key(&slot))
     }
 
-    /// Bytes on the wire that wait for it.
-    pub fn bytes(&self, slot: Slot) -> u64 {
-        u64::from(self.queues.backlog(slot).1)
+    /// Bytes on the wire that wait for it, how long the first has waited, and what became of those before.
+    pub fn figures(&self, now: Time, slot: Slot) -> (u64, Duration, QueueStats) {
+        let waited = self.queues.oldest(slot).map_or(Duration::ZERO, |came| now.since(came));
+        (u64::from(self.queues.backlog(slot).1), waited, self.queues.stats_of(slot))
     }
 
     /// Forgets a peer.
@@ -51,7 +65,7 @@ impl Waiting {
 
     fn take(&mut self, now: Time, slot: Slot, packet_time: Duration) -> Option<Datagram> {
         let head = if self.heads.is_empty() { None } else { self.heads.remove(&slot) };
-        head.or_else(|| self.queues.pop(now, slot, packet_time, drop).map(|(datagram, _)| datagram))
+        head.or_else(|| self.queues.pop(now, slot, packet_time, Datagram::mark).map(|(datagram, _)| datagram))
     }
 }
 
@@ -71,7 +85,10 @@ impl Node {
             let header = ip_header(&train.path) as u32;
             for bytes in world.bytes(train.place).chunks((train.segment as usize).max(1)) {
                 let datagram = Datagram { bytes: Box::from(bytes), ecn: train.ecn };
-                self.waiting.queues.push(clock.now, slot, datagram, bytes.len() as u32 + header);
+                let size = bytes.len() as u32 + header;
+                if let Some((who, _)) = self.waiting.queues.push(clock.now, slot, datagram, size) {
+                    self.shaping.note_queue(who, 1, 0);
+                }
             }
             world.free(train.place.buf);
             self.shaping.ready_data(clock.now, slot);
@@ -98,6 +115,7 @@ impl Node {
         let (room, header) = (Place::room(buf), ip_header(&path));
         let packet_time = self.shaping.packet_time(slot);
         let (mut left, mut len, mut segment, mut ecn) = (grant.bytes, 0usize, 0usize, 0);
+        let before = self.waiting.queues.stats_of(slot);
         for _ in 0..TRAIN_SEGMENTS_MAX {
             let Some(datagram) = self.waiting.take(clock.now, slot, packet_time) else { break };
             let size = datagram.bytes.len();
@@ -117,6 +135,8 @@ impl Node {
                 break;
             }
         }
+        let after = self.waiting.queues.stats_of(slot);
+        self.shaping.note_queue(slot, after.late - before.late, after.marked - before.marked);
         let place = Place { len: len as u32, ..room };
         (len > 0).then_some(Train { path, place, segment: segment as u32, ecn })
     }

@@ -39,7 +39,7 @@ pub use codel::Codel;
 pub use exchange::{Demand, Exchange, Tokens};
 pub use histogram::Histogram;
 pub use line::Line;
-pub use plan::{Asked, NodeLimits, PeerLimits, Plan, Window};
+pub use plan::{Asked, NodeLimits, PeerLimits, Plan, Spent, Window};
 pub use queues::{QueueStats, Queues};
 pub use shaper::Shaper;
 pub use types::{CLASSES, Class, ClassStats, Grant, Limits, PeerStats, Reservation, Slot};

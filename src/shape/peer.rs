@@ -1,7 +1,7 @@
 //! What the shaper keeps of one peer: a cache line that every decision reads, and beside it what only some need.
 
 use super::bucket::Bucket;
-use super::types::{Class, Limits, PeerStats, Reservation};
+use super::types::{Class, Limits, Reservation};
 use crate::base::Time;
 use crate::base::budget::Short;
 use crate::limits::WEIGHT_USUAL;
@@ -61,7 +61,8 @@ pub(super) struct Extra {
     pub(super) floor: Bucket,
     pub(super) reserve: Bucket,
     pub(super) reservation: Option<Reservation>,
-    pub(super) stats: PeerStats,
+    /// Bytes above the reservation in its class.
+    pub(super) overuse: u64,
     pub(super) limits: Limits,
     /// It has nothing of its own but what another place lends it.
     pub(super) borrows: bool,
@@ -93,7 +94,7 @@ impl Extra {
             floor: Bucket::NOTHING,
             reserve: Bucket::NOTHING,
             reservation: None,
-            stats: PeerStats::default(),
+            overuse: 0,
             limits: Limits::default(),
             borrows: false,
             short: Short::default(),
@@ -102,4 +103,5 @@ impl Extra {
 }
 
 const _: () = assert!(size_of::<Peer>() == 64, "one cache line");
-const _: () = assert!(size_of::<Extra>() == 192 && 2 * size_of::<Bucket>() == 64, "three, the buckets in the first");
+const _: () =
+    assert!(size_of::<Extra>() == 192 && 2 * size_of::<Bucket>() == 64, "three, the buckets in the first");

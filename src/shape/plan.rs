@@ -1,6 +1,9 @@
 //! What a node may use at which time: its rates, windows of the day with rates of their own, and a monthly amount that is
 //! spent evenly.
 
+use std::fmt;
+use std::str::FromStr;
+
 use super::types::Reservation;
 use crate::base::{NodeId, UnixMs};
 use crate::limits::RATE_BITS_MIN;
@@ -38,23 +41,32 @@ pub struct Plan {
     pub up: Option<u64>,
     /// What may be asked for.
     pub down: Option<u64>,
-    /// Bytes that may leave in a calendar month, spent evenly: 1 KiB/s is 84 MiB a day.
+    /// Bytes that may leave in a calendar month (UTC), spent evenly: 1 KiB/s is 84 MiB a day.
     pub quota: Option<u64>,
     /// The first that holds counts.
     pub windows: Vec<Window>,
 }
 
 impl Plan {
-    /// The rates now: up and down.
-    pub fn at(&self, wall: UnixMs) -> (Option<u64>, Option<u64>) {
+    /// The rates now: up and down. `spent` is how many bytes left this month; `None` stands for an even share of the quota.
+    /// What is left of the quota is spent evenly over what is left of the month; a trickle stays when nothing is.
+    pub fn at(&self, wall: UnixMs, spent: Option<u64>) -> (Option<u64>, Option<u64>) {
         let minutes = wall.0 / MINUTE_MS;
         let minute = (minutes % DAY_MINUTES) as u16;
         let window = self.windows.iter().find(|window| window.holds(minute));
         let up = window.and_then(|window| window.up).or(self.up);
         let down = window.and_then(|window| window.down).or(self.down);
-        let seconds = days_in_month(minutes / DAY_MINUTES) * 86_400;
-        let even =
-            self.quota.map(|bytes| ((u128::from(bytes) * 8 / u128::from(seconds)) as u64).max(RATE_BITS_MIN));
+        let month = Month::of(wall);
+        let even = self.quota.map(|quota| {
+            let (bytes, seconds) = match spent {
+                None => (quota, month.seconds),
+                Some(spent) => (quota.saturating_sub(spent), month.left_s),
+            };
+            let rate = u128::from(bytes) * 8 / u128::from(seconds.max(1));
+            let rate = u64::try_from(rate).unwrap_or(u64::MAX);
+            // In steps of 1/256, so that it is not another one each time that somebody looks.
+            (rate - rate % (rate / 256).max(1)).max(RATE_BITS_MIN)
+        });
         ([up, even].into_iter().flatten().min(), down)
     }
 }
@@ -91,6 +103,8 @@ pub struct PeerLimits {
     pub weight: Option<u16>,
     /// Whether all that it gets can wait for the others.
     pub background: bool,
+    /// Whether nothing is promised to it when it asks, and what was is taken back.
+    pub refuses: bool,
     /// What was promised to it.
     pub reserved: Option<Reservation>,
     /// What it is asked to promise.
@@ -106,20 +120,82 @@ pub struct Asked {
     pub until_s: u64,
 }
 
-/// How many days the month has in which a day since 1970 lies (the proleptic Gregorian calendar).
-fn days_in_month(day: u64) -> u64 {
-    // Years that begin in March: the leap day is their last.
-    let day = day + 719_468;
-    let of_era = day % 146_097;
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * of_year + 2) / 153;
-    let year = year_of_era + 1;
-    match month {
-        11 if year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)) => 29,
-        11 => 28,
-        1 | 3 | 6 | 8 => 30,
-        _ => 31,
+/// A month of the proleptic Gregorian calendar, UTC, and where in it we are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Month {
+    /// Months since March of year 0.
+    number: u32,
+    seconds: u64,
+    left_s: u64,
+}
+
+impl Month {
+    fn of(wall: UnixMs) -> Self {
+        // Years that begin in March: the leap day is their last.
+        let day = wall.0 / (DAY_MINUTES * MINUTE_MS) + 719_468;
+        let (era, of_era) = (day / 146_097, day % 146_097);
+        let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+        let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let month = (5 * of_year + 2) / 153;
+        let ends_in = year_of_era + 1;
+        let days = match month {
+            11 if ends_in.is_multiple_of(4)
+                && (!ends_in.is_multiple_of(100) || ends_in.is_multiple_of(400)) =>
+            {
+                29
+            }
+            11 => 28,
+            1 | 3 | 6 | 8 => 30,
+            _ => 31,
+        };
+        let (seconds, before) = (days * 86_400, of_year - (153 * month + 2) / 5);
+        let passed = before * 86_400 + wall.0 % (DAY_MINUTES * MINUTE_MS) / 1000;
+        Self { number: ((era * 400 + year_of_era) * 12 + month) as u32, seconds, left_s: seconds - passed }
+    }
+}
+
+/// What was sent in a month, for its quota.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spent {
+    month: u32,
+    bytes: u64,
+}
+
+impl Spent {
+    /// So many bytes left since the last time. What came with the turn of a month counts for the new one.
+    pub fn add(&mut self, wall: UnixMs, bytes: u64) {
+        self.bytes = self.at(wall).saturating_add(bytes);
+        self.month = Month::of(wall).number;
+    }
+
+    /// Bytes that left in the month in which this is.
+    pub fn at(&self, wall: UnixMs) -> u64 {
+        if self.month == Month::of(wall).number { self.bytes } else { 0 }
+    }
+}
+
+impl fmt::Display for Spent {
+    /// `2026-11 12345`: the month, and the bytes in it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = self.month + 2;
+        write!(f, "{:04}-{:02} {}", number / 12, number % 12 + 1, self.bytes)
+    }
+}
+
+impl FromStr for Spent {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const WANTED: &str = "a month as 2026-11, a space, and the bytes sent in it";
+        let parsed = || {
+            let (month, bytes) = text.trim_end().split_once(' ')?;
+            let (year, month) = month.split_once('-')?;
+            let (year, month): (u32, u32) = (year.parse().ok()?, month.parse().ok()?);
+            let valid = (1..=9999).contains(&year) && (1..=12).contains(&month);
+            let month = (year * 12 + month - 1).checked_sub(2)?;
+            Some(Self { month, bytes: bytes.parse().ok()? }).filter(|_| valid)
+        };
+        parsed().ok_or(WANTED)
     }
 }
 
@@ -136,13 +212,44 @@ mod tests {
             [19_723, 19_754, 19_783, 19_814, 19_844, 19_875, 19_905, 19_936, 19_967, 19_997, 20_028, 20_058];
         let lengths = [31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
         for (first, length) in days.into_iter().zip(lengths) {
-            assert_eq!(
-                (days_in_month(first), days_in_month(first + length - 1)),
-                (length, length),
-                "{first}"
-            );
+            let [begin, last] =
+                [first * DAY_MS, (first + length) * DAY_MS - 1000].map(|ms| Month::of(UnixMs(ms)));
+            assert_eq!((begin.seconds, begin.left_s), (length * 86_400, length * 86_400), "{first}");
+            assert_eq!((last.number, last.seconds, last.left_s), (begin.number, begin.seconds, 1), "{first}");
+            assert_eq!(Month::of(UnixMs((first + length) * DAY_MS)).number, begin.number + 1);
         }
-        assert_eq!((days_in_month(19_389), days_in_month(47_513)), (28, 28));
+        assert!([19_389, 47_513].iter().all(|day| Month::of(UnixMs(day * DAY_MS)).seconds == 28 * 86_400));
+    }
+
+    #[test]
+    fn what_is_left_of_a_quota_is_spent_over_what_is_left_of_the_month() {
+        let noon_of_16th = UnixMs(19_738 * DAY_MS + DAY_MS / 2);
+        let plan = Plan { quota: Some(1024 * 86_400 * 31), ..Plan::default() };
+        let at = |spent: u64| plan.at(noon_of_16th, Some(spent)).0;
+        let half = 1024 * 86_400 * 31 / 2;
+        assert_eq!(at(half), Some(8192), "as if it had been even");
+        assert_eq!(at(0), Some(16_384), "nothing was used so far");
+        assert_eq!(at(half * 2), Some(RATE_BITS_MIN), "all is gone");
+        assert_eq!(at(u64::MAX), Some(RATE_BITS_MIN));
+    }
+
+    #[test]
+    fn a_month_begins_with_nothing_spent() {
+        let (mut spent, last) = (Spent::default(), UnixMs(19_754 * DAY_MS - 1));
+        assert_eq!(spent.at(last), 0);
+        spent.add(last, 100);
+        spent.add(last, 20);
+        assert_eq!((spent.at(last), spent.to_string().as_str()), (120, "2024-01 120"));
+        assert_eq!("2024-01 120\n".parse(), Ok(spent));
+        let next = UnixMs(19_754 * DAY_MS);
+        assert_eq!(spent.at(next), 0);
+        spent.add(next, 5);
+        assert_eq!((spent.at(next), spent.to_string().as_str()), (5, "2024-02 5"));
+        for text in
+            ["", "2024-13 1", "2024-00 1", "0000-05 1", "2024-02", "x-02 5", "2024-02 -1", "2024-2 5 6"]
+        {
+            assert!(text.parse::<Spent>().is_err(), "{text}");
+        }
     }
 
     #[test]
@@ -150,7 +257,7 @@ mod tests {
         let day = Window { from: 480, until: 1080, up: Some(5_000_000), down: None };
         let night = Window { from: 1380, until: 300, up: None, down: Some(1_000_000) };
         let mut plan = Plan { up: Some(20_000_000), down: None, quota: None, windows: vec![day, night] };
-        let at = |plan: &Plan, minute: u64| plan.at(UnixMs(19_723 * DAY_MS + minute * MINUTE_MS));
+        let at = |plan: &Plan, minute: u64| plan.at(UnixMs(19_723 * DAY_MS + minute * MINUTE_MS), None);
         assert_eq!(at(&plan, 479), (Some(20_000_000), None));
         assert_eq!(at(&plan, 480), (Some(5_000_000), None));
         assert_eq!(at(&plan, 1080), (Some(20_000_000), None));

@@ -31,15 +31,18 @@ struct Queue {
     /// The ring that it stands in.
     octave: u8,
     codel: Codel,
+    stats: QueueStats,
 }
 
-/// Figures of all queues.
+/// Figures of one queue, or of all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct QueueStats {
     /// Packets taken in.
     pub packets: u64,
     /// Dropped by CoDel.
     pub late: u64,
+    /// Marked by CoDel, which would have dropped them otherwise.
+    pub marked: u64,
     /// Dropped for want of room.
     pub full: u64,
 }
@@ -86,7 +89,15 @@ impl<T> Queues<T> {
         if index >= self.queues.len() {
             self.queues.resize(
                 index + 1,
-                Queue { head: NONE, tail: NONE, bytes: 0, packets: 0, octave: 0, codel: Codel::default() },
+                Queue {
+                    head: NONE,
+                    tail: NONE,
+                    bytes: 0,
+                    packets: 0,
+                    octave: 0,
+                    codel: Codel::default(),
+                    stats: QueueStats::default(),
+                },
             );
             self.links.grow(index + 1);
         }
@@ -99,6 +110,7 @@ impl<T> Queues<T> {
         let queue = self.queue(peer);
         if self.queues[queue].packets >= SHAPED_PACKETS_PER_QUEUE_MAX {
             self.stats.full += 1;
+            self.queues[queue].stats.full += 1;
             return Some((peer, item));
         }
         let mut victim = None;
@@ -106,6 +118,7 @@ impl<T> Queues<T> {
             let octave = 31 - self.used.leading_zeros() as usize;
             let longest = self.rings[octave].first();
             self.stats.full += 1;
+            self.queues[longest as usize].stats.full += 1;
             victim = self.take(longest as usize).map(|(item, ..)| (Slot(longest), item));
         }
         let place = if self.free == NONE {
@@ -127,29 +140,36 @@ impl<T> Queues<T> {
         let own = &mut self.queues[queue];
         own.packets += 1;
         own.bytes = own.bytes.saturating_add(bytes);
+        own.stats.packets += 1;
         self.stats.packets += 1;
         self.rank(queue);
         victim
     }
 
-    /// Takes the next packet that is not late, with its bytes; `dropped` is given those that are. `packet_time` is how
-    /// long a packet takes at the peer's rate.
+    /// Takes the next packet that is not late, with its bytes. One that is late is given to `mark`, and goes on when that
+    /// could tell its receiver of the congestion (RFC 8289 §5.4 with RFC 3168's marks); else it is dropped. `packet_time`
+    /// is how long a packet takes at the peer's rate.
     pub fn pop(
         &mut self,
         now: Time,
         peer: Slot,
         packet_time: Duration,
-        mut dropped: impl FnMut(T),
+        mut mark: impl FnMut(&mut T) -> bool,
     ) -> Option<(T, u32)> {
         let queue = self.queue(peer);
         loop {
-            let (item, bytes, came) = self.take(queue)?;
-            let last = self.queues[queue].packets == 0;
-            if !self.queues[queue].codel.drops(now, now.since(came), packet_time, last) {
+            let (mut item, bytes, came) = self.take(queue)?;
+            let own = &mut self.queues[queue];
+            if !own.codel.drops(now, now.since(came), packet_time, own.packets == 0) {
                 return Some((item, bytes));
             }
+            if mark(&mut item) {
+                own.stats.marked += 1;
+                self.stats.marked += 1;
+                return Some((item, bytes));
+            }
+            own.stats.late += 1;
             self.stats.late += 1;
-            dropped(item);
         }
     }
 
@@ -164,13 +184,24 @@ impl<T> Queues<T> {
         self.queues.get(peer.index()).map_or((0, 0), |queue| (queue.packets, queue.bytes))
     }
 
-    /// Empties a queue.
+    /// When the packet came that has waited the longest.
+    pub fn oldest(&self, peer: Slot) -> Option<Time> {
+        let head = self.queues.get(peer.index())?.head;
+        self.places.get(head as usize).map(|place| place.came)
+    }
+
+    /// Figures of one queue since it was last cleared.
+    pub fn stats_of(&self, peer: Slot) -> QueueStats {
+        self.queues.get(peer.index()).map_or(QueueStats::default(), |queue| queue.stats)
+    }
+
+    /// Empties a queue, for a peer that goes.
     pub fn clear(&mut self, peer: Slot, mut dropped: impl FnMut(T)) {
         let queue = self.queue(peer);
         while let Some((item, ..)) = self.take(queue) {
             dropped(item);
         }
-        self.queues[queue].codel = Codel::default();
+        (self.queues[queue].codel, self.queues[queue].stats) = Default::default();
     }
 
     /// Figures of all queues.
@@ -257,6 +288,31 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// What can carry a mark is never dropped for being late, and marked as often as the rest is dropped.
+    #[test]
+    fn a_standing_queue_is_marked_where_that_is_understood() {
+        let mut figures = [QueueStats::default(); 2];
+        for (capable, stats) in [true, false].into_iter().zip(&mut figures) {
+            let (mut queues, mut sent) = (Queues::new(4096), 0);
+            for ms in 0..3000u64 {
+                let now = Time::from_millis(ms);
+                // Ten come for each that leaves, until there is a second's worth.
+                if queues.backlog(Slot(0)).0 < 1000 {
+                    (0..10).for_each(|n| drop(queues.push(now, Slot(0), n, 1000)));
+                }
+                sent +=
+                    usize::from(queues.pop(now, Slot(0), Duration::from_millis(1), |_| capable).is_some());
+            }
+            *stats = queues.stats_of(Slot(0));
+            assert_eq!((sent, *stats), (3000, queues.stats()));
+            queues.clear(Slot(0), drop);
+            assert_eq!(queues.stats_of(Slot(0)), QueueStats::default());
+        }
+        let [capable, other] = figures;
+        assert!(capable.late == 0 && other.marked == 0 && capable.marked > 50, "{figures:?}");
+        assert!(other.late.abs_diff(capable.marked) < 5, "{figures:?}");
     }
 
     #[test]

@@ -239,9 +239,22 @@ impl Shaper {
     }
 
     /// A peer's figures.
-    pub fn peer_stats(&self, peer: Slot) -> PeerStats {
+    pub fn peer_stats(&self, now: Time, peer: Slot) -> PeerStats {
         let hot = &self.peers[peer.index()];
-        PeerStats { sent_bytes: hot.sent, waiting: hot.waiting != 0, ..self.extra[peer.index()].stats }
+        let waits = hot.waiting & hot.fresh & DATA != 0;
+        PeerStats {
+            sent_bytes: hot.sent,
+            waiting: hot.waiting != 0,
+            delay: if waits { now.since(hot.since) } else { Duration::ZERO },
+            overuse_bytes: self.extra[peer.index()].overuse,
+        }
+    }
+
+    /// Packets of a peer's usual class were dropped or marked where they waited: counted, no more.
+    pub fn note_queue(&mut self, peer: Slot, dropped: u64, marked: u64) {
+        let stats = &mut self.stats[usize::from(self.peers[peer.index()].base)];
+        stats.dropped += dropped;
+        stats.marked += marked;
     }
 
     /// The figures of a class.
@@ -456,7 +469,7 @@ impl Shaper {
         if grant.by == By::Reservation {
             extra.reserve.take(now, bytes);
         } else if grant.class == Class::Realtime {
-            extra.stats.overuse_bytes += bytes;
+            extra.overuse += bytes;
         }
     }
 

@@ -239,7 +239,7 @@ fn reservations_meet_their_deadlines_and_overuse_is_demoted() {
         }
     }
     assert_eq!(late, 0);
-    let stats = bench.shaper.peer_stats(bench.sources[greedy].slot);
+    let stats = bench.shaper.peer_stats(bench.now, bench.sources[greedy].slot);
     let rate = (stats.sent_bytes - stats.overuse_bytes) as f64 * 8.0 / 0.6;
     assert!((rate / 1_000_000.0 - 1.0).abs() < 0.06, "{rate}");
     let market = bench.sources[0].sent as f64;

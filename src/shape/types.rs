@@ -119,6 +119,10 @@ pub struct ClassStats {
     pub grants: u64,
     /// Time from having something to send to the first grant for it.
     pub delay: Histogram,
+    /// Packets of tunnels and circuits that were dropped where they waited.
+    pub dropped: u64,
+    /// Of those that waited, packets that were marked as having met congestion.
+    pub marked: u64,
 }
 
 impl ClassStats {
@@ -127,6 +131,8 @@ impl ClassStats {
         self.sent_bytes += other.sent_bytes;
         self.grants += other.grants;
         self.delay.merge(&other.delay);
+        self.dropped += other.dropped;
+        self.marked += other.marked;
     }
 }
 
@@ -139,4 +145,6 @@ pub struct PeerStats {
     pub overuse_bytes: u64,
     /// Whether it has something to send and may not.
     pub waiting: bool,
+    /// For how long it has waited for the first leave to send what it has; nothing once it got that.
+    pub delay: Duration,
 }

@@ -16,6 +16,7 @@ use crate::limits::{
 
 const KIND_ASK: u8 = 1;
 const KIND_RELEASE: u8 = 2;
+const KIND_REVOKE: u8 = 3;
 
 /// What a peer asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub enum Request {
     Ask(Wanted),
     /// None any more.
     Release,
+    /// From the one who promised: it is not kept any longer.
+    Revoke,
 }
 
 /// A promise that is wanted.
@@ -64,6 +67,7 @@ impl Request {
         let mut out = [0; Self::LEN];
         match self {
             Self::Release => out[0] = KIND_RELEASE,
+            Self::Revoke => out[0] = KIND_REVOKE,
             Self::Ask(wanted) => {
                 out[0] = KIND_ASK;
                 out[4..8].copy_from_slice(&wanted.duration_s.to_le_bytes());
@@ -88,6 +92,7 @@ impl Request {
             KIND_ASK if wanted.is_sound() => Self::Ask(wanted),
             KIND_ASK => return Err(Malformed("reservation: bounds")),
             KIND_RELEASE => Self::Release,
+            KIND_REVOKE => Self::Revoke,
             _ => return Err(Malformed("reservation: kind")),
         };
         // What has no meaning is zero, so that one request has one form.
@@ -179,7 +184,9 @@ mod tests {
             duration_s in 1..=RESERVED_S_MAX,
         ) {
             let request = Request::Ask(Wanted { rate, burst, delay_us, duration_s });
-            prop_assert_eq!(Request::parse(&request.emit()), Ok(request));
+            for request in [request, Request::Release, Request::Revoke] {
+                prop_assert_eq!(Request::parse(&request.emit()), Ok(request));
+            }
         }
 
         #[test]

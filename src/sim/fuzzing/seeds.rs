@@ -111,6 +111,7 @@ fn reservations() -> Vec<Vec<u8>> {
     vec![
         Request::Ask(wanted).emit().to_vec(),
         Request::Release.emit().to_vec(),
+        Request::Revoke.emit().to_vec(),
         answer.emit().to_vec(),
         refusal.emit().to_vec(),
     ]

@@ -83,6 +83,36 @@ fn a_friend_is_promised_what_fits_and_told_what_would() {
     assert_eq!(verdict(&mut net, 2), Some((Verdict::Promised, 0)));
 }
 
+/// Who gives may take it back, from one or from all, and whoever has it hears of that.
+#[test]
+fn a_promise_can_be_taken_back() {
+    for one in [true, false] {
+        let mut net = friends(505, 2);
+        for asker in [1, 2] {
+            ask(&mut net, asker, 0, Some((500_000, 600)));
+        }
+        net.run_for(millis(200));
+        let refuses = PeerLimits { refuses: true, ..PeerLimits::default() };
+        let peers = if one { vec![(net.card(1).node_id(), refuses)] } else { Vec::new() };
+        let asked_share_milli = (!one).then_some(0);
+        limit(&mut net, 0, NodeLimits { up: Some(LINE), peers, asked_share_milli, ..NodeLimits::default() });
+        net.run_for(millis(200));
+        let other = if one { (Some(500_000), Verdict::Promised) } else { (None, Verdict::Unwilling) };
+        for (asker, (rate, said)) in [(1, (None, Verdict::Unwilling)), (2, other)] {
+            assert_eq!(reserved(&mut net, 0, asker), rate, "{asker} {one}");
+            assert_eq!(verdict(&mut net, asker), Some((said, 0)), "{asker} {one}");
+        }
+        // Asked again, it is refused; allowed again, it is given.
+        ask(&mut net, 1, 0, Some((400_000, 600)));
+        net.run_for(millis(200));
+        assert_eq!(verdict(&mut net, 1), Some((Verdict::Unwilling, 0)));
+        limit(&mut net, 0, NodeLimits { up: Some(LINE), ..NodeLimits::default() });
+        ask(&mut net, 1, 0, Some((300_000, 600)));
+        net.run_for(millis(200));
+        assert_eq!(verdict(&mut net, 1), Some((Verdict::Promised, 0)));
+    }
+}
+
 #[test]
 fn a_stranger_is_promised_nothing() {
     let mut net = Net::new(502, 2, LinkConfig::clean(millis(5)));
