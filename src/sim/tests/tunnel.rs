@@ -291,3 +291,46 @@ fn a_cap_holds_for_a_tunnel_beside_a_transfer() {
     net.run_for(Duration::from_secs(1));
     assert_nothing_leaks(&net);
 }
+
+/// What can say that it met congestion is marked where it would be dropped, and arrives so; the figures say it.
+#[test]
+fn a_queue_marks_what_listens_and_drops_what_does_not() {
+    for capable in [true, false] {
+        let mut net = tunnels(13, &[1, 1], LinkConfig::clean(millis(5)));
+        let (rate, node) = (4_000_000, net.card(1).node_id());
+        let peers = vec![(node, PeerLimits { up: Some(rate), ..PeerLimits::default() })];
+        super::limits::limit(&mut net, 0, NodeLimits { peers, ..NodeLimits::default() });
+        net.run_for(millis(100));
+        let (mut sent, mut came, mut marked) = (0, 0, 0);
+        // A tenth more than the cap lets through.
+        for step in 0..2500u64 {
+            if step % 23 < 10 {
+                let (mut bytes, offload) = datagram(0, 1, 1200);
+                bytes[1] |= u8::from(capable);
+                ip::sum_v4(&mut bytes[..ip::V4_HEADER]);
+                net.tun_read(0, 0, &bytes, offload);
+                sent += 1;
+            }
+            net.run_for(millis(1));
+            for packet in packets(&written(&mut net, 1)) {
+                came += 1;
+                marked += u64::from(packet[1] & 3 == 3);
+            }
+        }
+        let snapshot = status(&mut net, 0);
+        let peer = snapshot.peers.iter().find(|peer| peer.node == node).expect("connected").shaped;
+        let class = snapshot.classes.iter().find(|(class, _)| Some(*class) == peer.class).expect("a class");
+        assert_eq!((class.1.marked, class.1.dropped), (peer.queue_marked, peer.queue_dropped));
+        assert!(peer.queued_bytes > 0 && peer.delay_us > 5_000, "it stands: {peer:?}");
+        if capable {
+            assert!(
+                marked > 10 && peer.queue_marked >= marked && peer.queue_dropped == 0,
+                "{marked} {peer:?}"
+            );
+        } else {
+            assert!(peer.queue_dropped > 10 && (peer.queue_marked, marked) == (0, 0), "{peer:?}");
+        }
+        let waiting = peer.queued_bytes / 1290;
+        assert!(sent - came - peer.queue_dropped <= waiting + 10, "{sent} {came} {peer:?}");
+    }
+}
