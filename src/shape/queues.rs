@@ -300,7 +300,7 @@ mod tests {
                 let now = Time::from_millis(ms);
                 // Ten come for each that leaves, until there is a second's worth.
                 if queues.backlog(Slot(0)).0 < 1000 {
-                    (0..10).for_each(|n| drop(queues.push(now, Slot(0), n, 1000)));
+                    (0..10).for_each(|n| _ = queues.push(now, Slot(0), n, 1000));
                 }
                 sent +=
                     usize::from(queues.pop(now, Slot(0), Duration::from_millis(1), |_| capable).is_some());

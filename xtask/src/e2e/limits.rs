@@ -11,7 +11,8 @@ use crate::lab::{Lab, files, node};
 
 pub const CASES: &[Case] = &[Case {
     name: "limits",
-    about: "a `get` under a limit never exceeds it; a friend asks for a promise, is refused, promised and lets go",
+    about: "a `get` under a limit never exceeds it; a friend asks for a promise, is refused, promised, lets go and loses it; \
+            the month's count outlives a daemon",
     run,
 }];
 
@@ -57,6 +58,26 @@ fn run(lab: &mut Lab, binary: &Path) -> Result<()> {
     b.run(&["limit", "release", &name, "--from"], node::PROMPT)?;
     let gone = crate::stop::until(node::PROMPT, || Ok(shown()?.is_none()))?;
     ensure!(gone, "it was given back, and is promised still");
+
+    // Taken back by the one who gave it, and both sides say so.
+    ensure!(words(&reserve("2mbit"))?.status.success() && shown()? == Some(2_000_000), "{:?}", shown()?);
+    let other = b.status()?["node_id"].as_str().context("status --json has no node_id")?.to_string();
+    a.run(&["limit", "set", &other, "--askable", "false"], node::PROMPT)?;
+    let gone = crate::stop::until(node::PROMPT, || {
+        let told = b.run(&["limit", "show"], node::PROMPT)?.stdout.contains("refused (unwilling)");
+        Ok(told && shown()?.is_none())
+    })?;
+    ensure!(gone, "it was taken back: {}", b.run(&["limit", "show"], node::PROMPT)?.stdout);
+
+    // What was sent counts for the month, also after another start; and then there is a quota.
+    a.stop(Signal::SIGTERM)?;
+    a.start()?;
+    let sent = a.status()?["sent_this_month_bytes"].as_u64().context("no sent_this_month_bytes")?;
+    ensure!(sent > SIZE && sent < 2 * SIZE, "{sent} bytes were sent this month, after {SIZE}");
+    a.run(&["limit", "set", "--up", "none", "--quota", "1KiB"], node::PROMPT)?;
+    let shown: serde_json::Value =
+        serde_json::from_str(&a.run(&["limit", "show", "--json"], node::PROMPT)?.stdout)?;
+    ensure!(shown["up_now"] == 1000, "a quota that is spent leaves a trickle: {shown}");
     a.stop(Signal::SIGTERM)?;
     b.stop(Signal::SIGTERM)
 }
