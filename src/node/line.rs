@@ -30,9 +30,10 @@ pub(super) struct Measured {
 }
 
 impl Measured {
-    pub(super) fn new(now: Time) -> Self {
+    /// Begins to measure; `sent` bytes had left before.
+    pub(super) fn new(now: Time, sent: u64) -> Self {
         let next = now + Duration::from_millis(LINE_ROUND_MS);
-        Self { line: Line::new(now), rate: None, next, sent: 0, heard: [None; SHARDS_MAX as usize] }
+        Self { line: Line::new(now), rate: None, next, sent, heard: [None; SHARDS_MAX as usize] }
     }
 
     /// When a round is over.
@@ -89,6 +90,15 @@ impl Shaping {
 }
 
 impl Node {
+    /// What arrived before it is measured says nothing of the line.
+    pub(super) fn begin_line(&mut self) {
+        for peer in self.peers.values_mut() {
+            let stats = peer.connection.stats();
+            let gone = stats.in_flight + stats.lost_bytes;
+            (peer.arrived, peer.sent_seen) = (stats.sent_bytes.saturating_sub(gone), stats.sent_bytes);
+        }
+    }
+
     /// Looks at what arrived, and how long it took.
     pub(super) fn measure_line(&mut self, now: Time) {
         if self.shaping.line_at().is_none_or(|at| at > now) {

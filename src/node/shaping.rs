@@ -344,13 +344,17 @@ impl Node {
         self.revoke_promises();
         let shaping = &mut self.shaping;
         let measured = limits.measure && limits.up.is_none();
-        shaping.line = measured.then(|| shaping.line.take().unwrap_or_else(|| Measured::new(now)));
+        let (sent, begins) = (shaping.sent(), measured && shaping.line.is_none());
+        shaping.line = measured.then(|| shaping.line.take().unwrap_or_else(|| Measured::new(now, sent)));
         let up = limits.up.or(shaping.line.as_ref().and_then(Measured::rate));
         (shaping.promises.up, shaping.burst) = (up, limits.burst);
         shaping.budget.set(now, &mut shaping.shaper, up, limits.down, limits.burst);
         let own = if shaping.budget.shares_down() { None } else { limits.down };
         shaping.down.change(now, own, None, SHAPE_QUANTUM_US);
         self.fetch.set_slices_per_request(slices_for(least));
+        if begins {
+            self.begin_line();
+        }
         for (id, peer) in &mut self.peers {
             let node = peer.card.node_id();
             let own = self.shaping.limits.get(&node).copied().unwrap_or_default();

@@ -74,6 +74,10 @@ cargo xtask COMMAND
                     100,000 sessions on one node: memory, handshakes, packets
   bench serve    [--downloads A,B] [--size SIZE] [--runs N] [--scratch DIR] [--json FILE] [--binary PATH] [--tool PATH]
                     one daemon's store served to 1, 10 and 1,000 downloads at once, beside its floor
+  bench relay    [--runs N] [--seconds S] [--json FILE] [--binary PATH] [--tool PATH]
+                    what the middle one of three relays costs per Gbit, beside its floor
+  bench scale    [--sessions N] [--mbit N] [--runs N] [--seconds S] [--json FILE] [--binary PATH] [--tool PATH]
+                    the same load served by one shard and by two
   bench churn [--capacity SIZE] [--factor N] [--scratch DIR] [--json FILE] [--no-judge]
                     a full cache that is written over, beside a new one
   bench shaper      what a packet costs in the scheduler, with ten peers and with a hundred thousand

@@ -103,3 +103,20 @@ fn a_shard_with_nothing_but_a_tunnel_says_nothing_wild() {
         .map(|gauge| gauge.2);
     assert!(line.is_some_and(|line| (5e6..13e6).contains(&line)), "{line:?} of 10 Mbit/s");
 }
+
+/// Found by reading: the first round counted all that had been sent since the sessions began.
+#[test]
+fn what_was_sent_before_it_is_measured_is_not_counted() {
+    let mut net = tunnels(605, &[1, 1], LinkConfig::clean(DELAY));
+    let reference = put(&mut net, &[0], &tree(605));
+    net.change_link(0, 1, |link| (link.rate, link.queue) = (Some(10_000_000), QUEUE));
+    (0..8).for_each(|job| get_apart(&mut net, job, &reference));
+    net.run_for(Duration::from_secs(1));
+    limit(&mut net, 0, NodeLimits { measure: true, ..NodeLimits::default() });
+    for tenth in 0..20 {
+        net.run_for(millis(100));
+        let gauges = status(&mut net, 0).gauges;
+        let line = gauges.iter().find(|gauge| gauge.0 == "line_bits_per_second").map_or(0.0, |gauge| gauge.2);
+        assert!(line < 13e6, "{line} of 10 Mbit/s after {tenth} tenths");
+    }
+}

@@ -11,7 +11,9 @@ mod machine;
 mod onion;
 mod peer;
 mod plane;
+mod relay;
 mod report;
+mod scale;
 mod serve;
 mod sessions;
 mod shaper;
@@ -36,6 +38,8 @@ pub fn command(mut args: Args) -> Result<()> {
         Some("latency") => latency::command(args),
         Some("limits") => limits::command(args),
         Some("sessions") => sessions::command(args),
+        Some("relay") => relay::command(args),
+        Some("scale") => scale::command(args),
         Some("serve") => serve::command(args),
         Some("shaper") => shaper::command(args),
         _ => bail!("`cargo xtask help` lists the benchmarks and their flags"),

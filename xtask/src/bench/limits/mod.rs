@@ -2,7 +2,7 @@
 //! node's rate get of it.
 
 mod measure;
-mod run;
+pub mod run;
 
 use std::path::{Path, PathBuf};
 

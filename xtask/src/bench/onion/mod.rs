@@ -21,7 +21,7 @@ use crate::args::Args;
 use crate::lab::{Description, Host, Lab, Node, Process, node, scratch};
 use crate::{setup, sh, stop};
 
-const HOSTS: &str = "hosts o r1 r2 x w\n\
+pub const HOSTS: &str = "hosts o r1 r2 x w\n\
                      veth o-r1\nveth o-r2\nveth o-x\nveth r1-r2\nveth r1-x\nveth r2-x\nveth x-w\n";
 /// Where the server listens.
 const WEB: u16 = 8080;
@@ -29,9 +29,9 @@ const WEB: u16 = 8080;
 const FLOWS: [usize; 2] = [1, 8];
 
 /// What one contestant is made of, once it carries something.
-struct Path {
+pub struct Path {
     /// Of o, r1, r2 and x.
-    processes: Vec<Process>,
+    pub processes: Vec<Process>,
     /// What curl is told, for the nth download.
     proxy: fn(usize) -> Vec<String>,
 }
@@ -61,9 +61,9 @@ pub fn command(mut args: Args) -> Result<()> {
     // Each in a lab of its own: a kill switch is no help to the others.
     let lab = Lab::described(Description::parse(HOSTS)?, &scratch())?;
     serve(&lab.hosts()[4])?;
-    let mut path = tornet(&lab, &binary)?;
+    let (mut path, nodes) = tornet(&lab, &binary)?;
     measure(&lab, "tornet", &mut path, length, &mut rows)?;
-    drop((path, lab));
+    drop((path, nodes, lab));
     match tor::version() {
         Err(why) => println!("no Tor: {why}"),
         Ok(version) => {
@@ -110,7 +110,7 @@ fn show(rows: &[Row]) {
 }
 
 /// Sends zeros to everybody who asks, for as long as they listen.
-fn serve(host: &Host) -> Result<()> {
+pub fn serve(host: &Host) -> Result<()> {
     host.answer(WEB, |mut stream| {
         let _ = stream.read(&mut [0; 4096]);
         let mut sent = stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
@@ -121,7 +121,8 @@ fn serve(host: &Host) -> Result<()> {
     })
 }
 
-fn tornet(lab: &Lab, binary: &std::path::Path) -> Result<Path> {
+/// A circuit of three relays, and the four daemons' nodes, whose processes the path has.
+pub fn tornet(lab: &Lab, binary: &std::path::Path) -> Result<(Path, Vec<Node>)> {
     let mut nodes = Vec::new();
     for host in &lab.hosts()[..4] {
         let mut node = Node::new(lab, host, &host.name, binary, 4001, lab.dir().join(&host.name));
@@ -148,7 +149,7 @@ fn tornet(lab: &Lab, binary: &std::path::Path) -> Result<Path> {
     })?;
     ensure!(up, "no circuit: {last}");
     let processes = nodes.iter_mut().map(Node::take_daemon).collect::<Result<_>>()?;
-    Ok(Path { processes, proxy: |_| Vec::new() })
+    Ok((Path { processes, proxy: |_| Vec::new() }, nodes))
 }
 
 fn measure(
@@ -176,7 +177,7 @@ fn measure(
 }
 
 /// Bytes that so many downloads at once bring in a time.
-fn download(lab: &Lab, path: &Path, flows: usize, length: Duration) -> Result<f64> {
+pub fn download(lab: &Lab, path: &Path, flows: usize, length: Duration) -> Result<f64> {
     let (origin, web) = (&lab.hosts()[0], &lab.hosts()[4]);
     let url = format!("http://{}:{WEB}/", web.address);
     let start = |n: usize| {
