@@ -1,6 +1,7 @@
 //! `cargo xtask e2e`: real daemons in network namespaces, and what happens to them: files that arrive,
 //! processes that are killed, disks that fill, strangers that knock. Each case has a lab of its own.
 
+mod devices;
 mod faults;
 mod hostile;
 mod limits;
@@ -44,6 +45,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
         syncs::CASES,
         limits::CASES,
         links::CASES,
+        devices::CASES,
         stranger::CASES,
         tunnel::CASES,
         onion::CASES,

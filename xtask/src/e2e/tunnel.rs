@@ -35,12 +35,12 @@ pub const CASES: &[Case] = &[
     },
 ];
 
-const DEVICE: &str = "tornet0";
-const A: [&str; 2] = ["10.9.0.1", "fd00:9::1"];
-const B: [&str; 2] = ["10.9.0.2", "fd00:9::2"];
+pub(super) const DEVICE: &str = "tornet0";
+pub(super) const A: [&str; 2] = ["10.9.0.1", "fd00:9::1"];
+pub(super) const B: [&str; 2] = ["10.9.0.2", "fd00:9::2"];
 
 /// Two friends with a tunnel of both families between them.
-fn joined(lab: &Lab, binary: &Path) -> Result<(Node, Node)> {
+pub(super) fn joined(lab: &Lab, binary: &Path) -> Result<(Node, Node)> {
     let (a, b) = node::pair(lab, binary)?;
     up(&a, &b, A)?;
     up(&b, &a, B)?;
@@ -48,7 +48,7 @@ fn joined(lab: &Lab, binary: &Path) -> Result<(Node, Node)> {
     Ok((a, b))
 }
 
-fn up(node: &Node, friend: &Node, addresses: [&str; 2]) -> Result<()> {
+pub(super) fn up(node: &Node, friend: &Node, addresses: [&str; 2]) -> Result<()> {
     let [v4, v6] = [format!("{}/24", addresses[0]), format!("{}/64", addresses[1])];
     let id = id_of(friend)?;
     node.run(&["tunnel", "up", "--peer", &id, "--addr", &v4, "--addr", &v6], node::PROMPT).map(drop)
@@ -74,7 +74,7 @@ fn ping(host: &Host, lab: &Lab, to: &str) -> Result<()> {
 }
 
 /// Waits until a ping comes back: the daemons may be looking for each other.
-fn reaches(node: &Node, to: &str) -> Result<()> {
+pub(super) fn reaches(node: &Node, to: &str) -> Result<()> {
     let reached = stop::until(node::PROMPT, || {
         let mut command = node.host.command("ping");
         command.args(["-n", "-q", "-c", "1", "-W", "1", to]);
@@ -84,7 +84,7 @@ fn reaches(node: &Node, to: &str) -> Result<()> {
     Ok(())
 }
 
-fn has_device(lab: &Lab, host: &Host) -> Result<bool> {
+pub(super) fn has_device(lab: &Lab, host: &Host) -> Result<bool> {
     Ok(on(lab, host, &["ip", "-o", "link"])?.contains(DEVICE))
 }
 

@@ -199,13 +199,7 @@ impl Lab {
 
     /// Puts the emulator in the place of all links: from here on they delay, lose and so on as `text` says.
     pub fn emulate(&mut self, text: &str) -> Result<()> {
-        ensure!(self.wiring == Wiring::Namespaces, "only links between namespaces are emulated");
-        for host in &mut self.hosts {
-            for device in std::mem::take(&mut host.devices) {
-                // The other end of a veth pair goes with it, so that this may come too late.
-                let _ = ip(&["-n", host.namespace(), "link", "delete", &device]);
-            }
-        }
+        self.unplug()?;
         self.emulator = None;
         self.description.control.clear();
         for link in &mut self.description.links {
@@ -214,6 +208,31 @@ impl Lab {
             self.description.control.push((1, format!("{a}-{b} {text}")));
         }
         self.wire()
+    }
+
+    /// Takes all links away, as if their devices were pulled out of the hosts: addresses and routes go with them.
+    pub fn unplug(&mut self) -> Result<()> {
+        ensure!(self.wiring == Wiring::Namespaces, "only links between namespaces can be changed");
+        for host in &mut self.hosts {
+            for device in std::mem::take(&mut host.devices) {
+                // The other end of a veth pair goes with it, so that this may come too late.
+                let _ = ip(&["-n", host.namespace(), "link", "delete", &device]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts links back that [`Self::unplug`] took away: new devices, the same names and addresses.
+    pub fn plug(&mut self) -> Result<()> {
+        self.wire()
+    }
+
+    /// The MTU of veth links, at both ends, bytes.
+    pub fn mtu(&self, bytes: u32) -> Result<()> {
+        for (host, device) in self.veth_devices()? {
+            ip(&["-n", host.namespace(), "link", "set", device, "mtu", &bytes.to_string()])?;
+        }
+        Ok(())
     }
 
     /// The emulated link between two hosts, by name.
