@@ -22,9 +22,12 @@ mod transfer;
 mod tunnel;
 mod udt;
 
-use anyhow::{Context, Result, bail};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::args::Args;
+use crate::{setup, sh};
 
 /// The command.
 pub fn command(mut args: Args) -> Result<()> {
@@ -65,4 +68,14 @@ fn choose<T>(
         .split(',')
         .map(|wanted| find(wanted).with_context(|| format!("no {what} {wanted}: {}", known())))
         .collect()
+}
+
+/// A program that a Debian package brings, or that is there already.
+fn program(name: &str, package: &str) -> Result<PathBuf> {
+    if let Some(found) = sh::which(name) {
+        return Ok(found);
+    }
+    ensure!(sh::is_root(), "no {name}: apt-get install {package}");
+    setup::install(&[package])?;
+    sh::which(name).with_context(|| format!("{package} brought no {name}"))
 }

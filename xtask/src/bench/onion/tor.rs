@@ -16,9 +16,10 @@ use crate::{sh, stop};
 const BOOTSTRAP: Duration = Duration::from_secs(180);
 const SOCKS: u16 = 9050;
 
-/// What is installed.
+/// What is installed, or can be.
 pub fn version() -> Result<String> {
-    let text = sh::words("tor", &["--version"]).context("install the package tor")?;
+    crate::bench::program("tor", "tor")?;
+    let text = sh::words("tor", &["--version"])?;
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 

@@ -11,7 +11,7 @@ mod wireguard;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::machine;
@@ -202,16 +202,6 @@ fn device(what: &str, on_a: bool) -> String {
     let name = format!("{what}{}{}", std::process::id(), if on_a { "a" } else { "b" });
     assert!(name.len() <= 15, "{name} is too long for a device");
     name
-}
-
-/// A program that a Debian package brings, or that is there already.
-fn program(name: &str, package: &str) -> Result<PathBuf> {
-    if let Some(found) = sh::which(name) {
-        return Ok(found);
-    }
-    ensure!(sh::is_root(), "no {name}: apt-get install {package}");
-    setup::install(&[package])?;
-    sh::which(name).with_context(|| format!("{package} brought no {name}"))
 }
 
 #[cfg(test)]

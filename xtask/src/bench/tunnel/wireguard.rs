@@ -5,7 +5,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Tunnel, address, device, ends, program};
+use super::{Tunnel, address, device, ends};
+use crate::bench::program;
 use crate::lab::{Lab, Process, node};
 use crate::sh;
 
