@@ -37,9 +37,10 @@ pub use routes::{Door, router};
 pub use server::serve;
 
 use crate::base::{NodeId, UnixMs};
+use crate::config::limits::until_review;
 use crate::config::{Config, ConfigError, ConfigFile, FriendEntry, Usage};
 use crate::crypto::IdentityCard;
-use crate::limits::{API_ANSWER_MS_MAX, LIMITS_REVIEW_MS};
+use crate::limits::API_ANSWER_MS_MAX;
 use crate::node::command::{Asked, Command, Friend, NodeLimits, PeerLimits, Snapshot};
 
 /// What the handlers share.
@@ -161,7 +162,8 @@ impl Api {
     /// Follows the schedule and the quota, for as long as it is polled.
     pub async fn follow_limits(&self) {
         loop {
-            tokio::time::sleep(Duration::from_millis(LIMITS_REVIEW_MS)).await;
+            let wait = until_review(&self.config(), now());
+            tokio::time::sleep(wait).await;
             self.count_usage().await;
             if let Err(error) = self.tell_limits().await {
                 tracing::warn!("limits: {}", error.line);

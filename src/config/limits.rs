@@ -7,8 +7,8 @@ use super::Config;
 use crate::base::units::{parse_rate, parse_size};
 use crate::base::{NodeId, UnixMs};
 use crate::limits::{
-    BURST_BYTES_MAX, RATE_BITS_MAX, RATE_BITS_MIN, RESERVED_DELAY_US_MAX, RESERVED_DELAY_US_MIN,
-    RESERVED_DELAY_US_USUAL, WEIGHT_MAX, WIRE_PACKET_MAX,
+    BURST_BYTES_MAX, LIMITS_REVIEW_MS, RATE_BITS_MAX, RATE_BITS_MIN, RESERVED_DELAY_US_MAX,
+    RESERVED_DELAY_US_MIN, RESERVED_DELAY_US_USUAL, WEIGHT_MAX, WIRE_PACKET_MAX,
 };
 use crate::shape::{Admission, PeerLimits, Reservation, Window};
 
@@ -113,6 +113,18 @@ impl Promise {
     pub fn holds(&self, now: UnixMs) -> bool {
         self.until_s.saturating_mul(1000) > now.0
     }
+}
+
+/// How long limits stay as they are, at most [`LIMITS_REVIEW_MS`]: until the next minute, with which a time of the schedule
+/// may begin, or the end of a promise. What is left of a quota is looked at then too.
+pub fn until_review(config: &Config, now: UnixMs) -> Duration {
+    const MINUTE_MS: u64 = 60_000;
+    let minute = MINUTE_MS - now.0 % MINUTE_MS;
+    let promises = config.limits_reserved.iter().chain(&config.limits_asked);
+    let ends =
+        promises.filter(|promise| promise.holds(now)).map(|one| one.until_s.saturating_mul(1000) - now.0);
+    // A millisecond at least: a clock that is set back is no reason to look at once for ever.
+    Duration::from_millis(ends.chain([minute, LIMITS_REVIEW_MS]).min().unwrap_or(LIMITS_REVIEW_MS).max(1))
 }
 
 /// `NODEID rate=80kbit burst=3040 delay_us=20000 until=1795000000`.
@@ -276,5 +288,18 @@ mod tests {
         for text in ["", "08:00", "8-18", "25:00-26:00 up=1mbit", "08:00-18:00 floor=1mbit", "08:60-09:00"] {
             assert!(parse_window(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn limits_are_looked_at_when_they_change() {
+        let mut config = Config::default();
+        let at = |config: &Config, ms: u64| until_review(config, UnixMs(ms)).as_millis() as u64;
+        assert_eq!(at(&config, 1_000_000_000), 15_000);
+        assert_eq!(at(&config, 60_000 * 7 - 2_500), 2_500, "the next minute");
+        assert_eq!(at(&config, 60_000 * 7), 15_000);
+        let reservation = Reservation { rate: 80_000, burst: 3040, delay: Duration::from_millis(50) };
+        config.limits_asked = vec![Promise { node: NodeId([1; 20]), reservation, until_s: 60 * 7 + 4 }];
+        assert_eq!(at(&config, 60_000 * 7), 4_000, "the end of a promise");
+        assert_eq!(at(&config, 60_000 * 7 + 4_000), 15_000, "which is over then");
     }
 }
