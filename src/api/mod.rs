@@ -60,6 +60,8 @@ pub struct Api {
     /// The limits that the node was told last.
     told_limits: Mutex<NodeLimits>,
     usage: Mutex<Usage>,
+    /// Held while it is written.
+    saving: Mutex<()>,
     started: Instant,
     jobs_begun: AtomicU64,
     puts: Mutex<BTreeMap<u64, PutProgress>>,
@@ -91,6 +93,7 @@ impl Api {
             exits: AtomicBool::new(false),
             told_limits: Mutex::default(),
             usage: Mutex::new(usage),
+            saving: Mutex::new(()),
             started: Instant::now(),
             jobs_begun: AtomicU64::new(0),
             puts: Mutex::new(BTreeMap::new()),
@@ -146,7 +149,7 @@ impl Api {
                 up,
                 down,
                 burst: config.limits_burst,
-                measure: config.limits_measure,
+                measure: config.limits_measure && config.limits.up.is_none(),
                 peers: peers.into_iter().collect(),
                 asked_share_milli: Some(u64::from(config.limits_askable) * 10),
             }
@@ -160,11 +163,11 @@ impl Api {
     }
 
     /// Follows the schedule and the quota, for as long as it is polled.
-    pub async fn follow_limits(&self) {
+    pub async fn follow_limits(self: &Arc<Self>) {
         loop {
             let wait = until_review(&self.config(), now());
             tokio::time::sleep(wait).await;
-            self.count_usage().await;
+            self.count_usage(false).await;
             if let Err(error) = self.tell_limits().await {
                 tracing::warn!("limits: {}", error.line);
             }
@@ -176,21 +179,28 @@ impl Api {
         lock(&self.usage).at(now())
     }
 
-    /// Adds what was sent since the last time to the month's count, and saves that.
-    pub async fn count_usage(&self) {
-        // Who does not answer now is asked again; what it sent is counted then.
-        let Ok(snapshot) = self.snapshot().await else { return };
-        let total = snapshot.classes.iter().map(|(_, stats)| stats.sent_bytes).sum();
-        let changed = {
-            let mut usage = lock(&self.usage);
-            usage.note(now(), total);
-            usage.to_save()
+    /// Adds what was sent since the last time to the month's count, and saves that when there is much that is not saved, or
+    /// when these are the `last` words. The shards are not asked: they count for everybody to see.
+    pub async fn count_usage(self: &Arc<Self>, last: bool) {
+        let counters = self.backend.counters();
+        let Some((_, _, total)) = counters.iter().find(|(name, ..)| *name == "udp_sent_wire_bytes") else {
+            return;
         };
-        let Some((path, text)) = changed else { return };
-        let shown = path.display().to_string();
-        let written = tokio::task::spawn_blocking(move || Usage::write(&path, &text)).await;
-        if let Ok(Err(error)) = written {
-            tracing::warn!("what was sent this month is not saved in {shown}: {error}");
+        lock(&self.usage).note(now(), *total);
+        if lock(&self.usage).to_save(last).is_none() {
+            return;
+        }
+        let api = self.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            // Also when whoever waits for this is gone meanwhile.
+            let _one = lock(&api.saving);
+            let Some(save) = lock(&api.usage).to_save(last) else { return Ok(()) };
+            save.write()?;
+            lock(&api.usage).saved(&save);
+            Ok::<_, std::io::Error>(())
+        });
+        if let Ok(Err(error)) = written.await {
+            tracing::warn!("what was sent this month is not saved: {error}; it is tried again");
         }
     }
 

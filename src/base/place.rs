@@ -64,6 +64,13 @@ pub struct Path {
     pub remote: SocketAddr,
 }
 
+impl Path {
+    /// What IP and UDP add to each datagram, bytes.
+    pub fn header(&self) -> u64 {
+        if self.remote.is_ipv4() { 28 } else { 48 }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

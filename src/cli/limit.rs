@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::client::ask;
 use super::friend::offline;
-use super::show::table;
+use super::show::{count, table};
 use super::{Failure, args, print, reserve, tell};
 use crate::base::units::{show_duration, show_rate, show_size};
 use crate::base::{NodeId, UnixMs};
@@ -67,8 +67,30 @@ fn set_node(dir: &NodeDir, set: args::LimitSet) -> Result<(), Failure> {
         burst: config.limits_burst,
         ..PeerLimits::default()
     };
-    tell(format!("this node: {}", understood(&own)));
+    tell(format!("this node: {}{}", understood(&own), planned(config, Usage::load(&dir.usage()).ok())));
     Ok(())
+}
+
+/// Quota and schedule in words, and what they make of the rates now; nothing without them.
+fn planned(config: &Config, usage: Option<Usage>) -> String {
+    let plan = &config.limits;
+    let mut text = String::new();
+    if let Some(quota) = plan.quota {
+        text.push_str(&format!(", {} per month", show_size(quota)));
+    }
+    if !plan.windows.is_empty() {
+        text.push_str(&format!(
+            ", {} of the day with rates of their own",
+            count(plan.windows.len() as u64, "time")
+        ));
+    }
+    if !text.is_empty() {
+        let now = now();
+        let (up, down) = plan.at(now, usage.map(|usage| usage.at(now)));
+        let rate = |bits: Option<u64>| bits.map_or("no limit".into(), |bits| show_rate(bits as f64));
+        text.push_str(&format!("; now {} up, {} down", rate(up), rate(down)));
+    }
+    text
 }
 
 /// Limits in words, in the units that everything is shown in: `20mbps` is 160 Mbit/s to tc, and so it is here.

@@ -41,8 +41,11 @@ pub(super) fn run(dir: &NodeDir) -> Result<(), Failure> {
     let card = *identity.card();
     let backend = node::start(config, identity, dir, reports.clone()).map_err(Failure::new)?;
     let usage = Usage::load(&dir.usage()).unwrap_or_else(|error| {
-        tracing::warn!("what was sent this month counts from nothing: {}: {error}", dir.usage().display());
-        Usage::new(&dir.usage())
+        let (path, aside) = (dir.usage(), dir.usage().with_extension("bad"));
+        let kept = std::fs::rename(&path, &aside).is_ok();
+        let kept = if kept { format!("; it is {} now", aside.display()) } else { String::new() };
+        tracing::warn!("what was sent this month counts from nothing: {}: {error}{kept}", path.display());
+        Usage::new(&path)
     });
     let api = Api::new(backend.clone(), reports.clone(), card, &file, usage, set_log);
     runtime.block_on(control(api, backend, reports, unix, tcp))
@@ -88,9 +91,6 @@ async fn control(
         };
         watchdog.abort();
         schedule.abort();
-        if outcome.is_ok() {
-            api.count_usage().await;
-        }
     }
 
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
@@ -107,6 +107,7 @@ async fn control(
         }
         let _ = api.shut_down().await;
         let _ = tokio::task::spawn_blocking(move || backend.join()).await;
+        api.count_usage(true).await;
     };
     tokio::select! {
         () = ended => outcome,

@@ -8,7 +8,9 @@ use crate::base::UnixMs;
 use crate::shape::Spent;
 
 /// The longest text that such a file has, bytes.
-const TEXT_MAX: u64 = 64;
+const TEXT_MAX: u64 = 128;
+/// What may have been sent since it was saved, bytes: an idle node does not write to its disk all day.
+const UNSAVED_MAX: u64 = 16 << 20;
 
 /// The count of the running month, and where it is kept.
 #[derive(Debug)]
@@ -17,7 +19,23 @@ pub struct Usage {
     spent: Spent,
     /// What the daemon had sent in all when it was looked at last.
     counted: u64,
-    saved: Spent,
+    /// What was counted and is not in the file.
+    unsaved: u64,
+}
+
+/// What is to be written, off the thread that must not wait.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Save {
+    path: PathBuf,
+    text: String,
+    bytes: u64,
+}
+
+impl Save {
+    /// Writes it. One at a time.
+    pub fn write(&self) -> io::Result<()> {
+        atomic::replace(&self.path, self.text.as_bytes(), 0o644)
+    }
 }
 
 impl Usage {
@@ -33,18 +51,20 @@ impl Usage {
                 text.parse().map_err(wanted)?
             }
         };
-        Ok(Self { path: path.to_owned(), spent, counted: 0, saved: spent })
+        Ok(Self { spent, ..Self::new(path) })
     }
 
-    /// An empty count, for when the file cannot be read. It is replaced at the next [`Self::save`].
+    /// An empty count.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), spent: Spent::default(), counted: 0, saved: Spent::default() }
+        Self { path: path.to_owned(), spent: Spent::default(), counted: 0, unsaved: 0 }
     }
 
     /// The daemon has sent `total` bytes since it began.
     pub fn note(&mut self, wall: UnixMs, total: u64) {
-        self.spent.add(wall, total.saturating_sub(self.counted));
-        self.counted = total;
+        let new = total.saturating_sub(self.counted);
+        self.spent.add(wall, new);
+        self.unsaved += new;
+        self.counted = self.counted.max(total);
     }
 
     /// Bytes sent in the month in which this is.
@@ -52,18 +72,15 @@ impl Usage {
         self.spent.at(wall)
     }
 
-    /// What is to be written, and where, unless the file has it: by [`Self::write`], off the thread that must not wait.
-    pub fn to_save(&mut self) -> Option<(PathBuf, String)> {
-        if self.saved == self.spent {
-            return None;
-        }
-        self.saved = self.spent;
-        Some((self.path.clone(), format!("{}\n", self.spent)))
+    /// What should be written now; everything that is not in the file when these are the last words.
+    pub fn to_save(&self, last: bool) -> Option<Save> {
+        let due = self.unsaved >= UNSAVED_MAX || last && self.unsaved > 0;
+        due.then(|| Save { path: self.path.clone(), text: self.spent.to_string(), bytes: self.unsaved })
     }
 
-    /// Writes it.
-    pub fn write(path: &Path, text: &str) -> io::Result<()> {
-        atomic::replace(path, text.as_bytes(), 0o644)
+    /// That was written.
+    pub fn saved(&mut self, save: &Save) {
+        self.unsaved = self.unsaved.saturating_sub(save.bytes);
     }
 }
 
@@ -71,22 +88,38 @@ impl Usage {
 mod tests {
     use super::*;
 
+    const WALL: UnixMs = UnixMs(1_780_000_000_000);
+
     #[test]
     fn a_month_is_counted_across_starts() {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("usage");
-        let wall = UnixMs(1_780_000_000_000);
         for (start, total) in [(0, 1000), (1, 500)] {
             let mut usage = Usage::load(&path).expect("usage");
-            assert_eq!((usage.at(wall), usage.to_save()), (start * 1000, None));
-            usage.note(wall, total / 2);
-            usage.note(wall, total);
-            let (to, text) = usage.to_save().expect("it changed");
-            Usage::write(&to, &text).expect("written");
+            assert_eq!((usage.at(WALL), usage.to_save(true)), (start * 1000, None));
+            usage.note(WALL, total / 2);
+            usage.note(WALL, total);
+            // What fell was wrong: nothing is counted twice.
+            usage.note(WALL, total / 2);
+            usage.note(WALL, total);
+            assert_eq!(usage.to_save(false), None, "so little can wait");
+            let save = usage.to_save(true).expect("it is not in the file");
+            save.write().expect("written");
+            usage.saved(&save);
+            assert_eq!(usage.to_save(true), None);
         }
-        assert_eq!(Usage::load(&path).expect("usage").at(wall), 1500);
+        assert_eq!(Usage::load(&path).expect("usage").at(WALL), 1500);
         std::fs::write(&path, "what?").expect("written");
         let why = Usage::load(&path).expect_err("no count").to_string();
         assert!(why.contains("a month as"), "{why}");
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_still_to_be_saved() {
+        let mut usage = Usage::new(Path::new("/nowhere/at/all/usage"));
+        usage.note(WALL, UNSAVED_MAX);
+        let save = usage.to_save(false).expect("as much as may be unsaved");
+        assert!(save.write().is_err());
+        assert_eq!(usage.to_save(false), Some(save));
     }
 }

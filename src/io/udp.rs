@@ -44,6 +44,7 @@ counters! {
         udp_receive_ended_error: "multishot receives that ended with any other error",
         udp_receive_armed: "multishot receives started",
         udp_sent_bytes: "UDP payload bytes sent",
+        udp_sent_wire_bytes: "bytes sent, IP headers included",
         udp_sent_trains: "trains handed to the kernel whole, or the last of their datagrams",
         udp_sent_segments: "datagrams handed to the kernel",
         udp_sent_gso_trains: "trains of more than one datagram handed to the kernel in one send",
@@ -384,6 +385,7 @@ impl Udp {
             Ok(_) => {
                 let segments = u64::from(len.div_ceil(train.segment));
                 counters.udp_sent_bytes += u64::from(len);
+                counters.udp_sent_wire_bytes += u64::from(len) + segments * train.path.header();
                 counters.udp_sent_segments += segments;
                 counters.udp_sent_gso_trains += u64::from(segments > 1);
                 if job.singly && bound.segments {

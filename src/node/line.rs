@@ -81,10 +81,11 @@ impl Shaping {
     fn line_rate(&mut self, now: Time, rate: Option<u64>) -> bool {
         let Some(line) = &mut self.line else { return false };
         line.rate = rate;
-        if rate == self.promises.up {
+        let up = self.up_with(rate);
+        if up == self.promises.up {
             return false;
         }
-        self.set_up(now, rate);
+        self.set_up(now, up);
         true
     }
 }

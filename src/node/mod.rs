@@ -420,7 +420,7 @@ impl Node {
         match event {
             fetch::Event::Slice { target, index, data, len, from } => {
                 // The peer may have closed behind its last slice, which is verified and comes only once.
-                let node = self.peers.get(&from).map(|peer| peer.card.node_id());
+                let node = self.peers.get(&from).map(|peer| peer.node);
                 self.get.slice(target, index, data, len, node);
             }
             fetch::Event::Unavailable { target } => {
@@ -429,7 +429,7 @@ impl Node {
             }
             fetch::Event::Liar { peer, chunk } => {
                 let Some(liar) = self.peers.get(&peer) else { return };
-                let (session, node, key) = (liar.session, liar.card.node_id(), liar.card.key);
+                let (session, node, key) = (liar.session, liar.node, liar.card.key);
                 self.liars.retain(|_, since| clock.now.since(*since) < LIAR_TIME);
                 self.liars.insert(key, clock.now);
                 let warning = format!("node {node} sent wrong bytes for chunk {chunk} and was dropped");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::promises::Asking;
-use crate::base::{ChunkRead, StreamId, Time};
+use crate::base::{ChunkRead, NodeId, StreamId, Time};
 use crate::crypto::IdentityCard;
 use crate::service::PeerId;
 use crate::service::fetch::Fetch;
@@ -42,6 +42,8 @@ pub(super) enum Meeting {
 pub(super) struct Peer {
     pub session: SessionKey,
     pub card: IdentityCard,
+    /// Of its card: a hash, so it is kept.
+    pub node: NodeId,
     /// Which lane of the session with it: 0 is the session itself.
     pub lane: u16,
     pub connection: Connection,

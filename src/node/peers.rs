@@ -64,18 +64,20 @@ impl Node {
             Some(early) => (early.peer, early.connection),
             None => (self.next_peer_id(), self.connection(clock.now, initiator)),
         };
+        let node = card.node_id();
         let trust = self.friends.get(&card.key).map(|friend| friend.trust);
         let streams = BTreeMap::new();
-        let Some(slot) = self.shaping.add(clock.now, id, &card.node_id(), trust, lane) else {
+        let Some(slot) = self.shaping.add(clock.now, id, &node, trust, lane) else {
             // There are no more sessions than places; without one, nothing could be sent.
             self.fetch.peer_down(id);
             return self.sessions.close(clock.now, session, CloseCode::UNWANTED, "no room");
         };
-        let mut down = self.shaping.down_of(clock.now, &card.node_id());
+        let mut down = self.shaping.down_of(clock.now, &node);
         down.set_fed(clock.now, lane > 0);
         let mut peer = Peer {
             session,
             card,
+            node,
             lane,
             connection,
             trust,

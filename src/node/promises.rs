@@ -39,14 +39,29 @@ impl Promises {
     pub fn of(&self, node: &NodeId) -> Option<Reservation> {
         let (promise, _) = self.granted.get(node)?;
         let share = self.share()?;
-        // Where the node's rate has fallen since, all have less.
         let all: u64 = self.granted.values().map(|(own, _)| own.rate).sum();
-        let part = |of: u64| (u128::from(of) * u128::from(share) / u128::from(all.max(1))) as u64;
-        Some(if all <= share {
-            *promise
-        } else {
-            Reservation { rate: part(promise.rate).max(1), burst: part(promise.burst), ..*promise }
-        })
+        if all <= share {
+            return Some(*promise);
+        }
+        // Where the node's rate has fallen since, those with the largest have less, and as much as one another.
+        let rate = promise.rate.min(self.level(share)).max(1);
+        let burst = u128::from(promise.burst) * u128::from(rate) / u128::from(promise.rate.max(1));
+        Some(Reservation { rate, burst: burst as u64, ..*promise })
+    }
+
+    /// The most that each may have of `share`, so that all of it is used: max-min fairness.
+    fn level(&self, share: u64) -> u64 {
+        let mut rates: Vec<u64> = self.granted.values().map(|(own, _)| own.rate).collect();
+        rates.sort_unstable();
+        let (mut left, mut count) = (share, rates.len() as u64);
+        for rate in rates {
+            if rate > left / count {
+                break;
+            }
+            left -= rate;
+            count -= 1;
+        }
+        left / count.max(1)
     }
 
     /// What may be promised here by asking, bits per second; `None` while the node's rate is not known.
@@ -154,10 +169,20 @@ pub(super) struct Asking {
     /// Where the answer comes, and its bytes so far.
     stream: Option<StreamId>,
     text: Vec<u8>,
+    /// It was taken back before the answer was here: streams have no order among one another.
+    revoked: bool,
     answer: Option<(Answer, Time)>,
 }
 
 impl Asking {
+    /// It is promised no longer.
+    fn revoke(&mut self, now: Time) {
+        self.revoked = self.stream.is_some();
+        if self.answer.as_ref().is_some_and(|(answer, _)| answer.verdict == Verdict::Promised) {
+            self.answer = Some((Answer { verdict: Verdict::Unwilling, duration_s: 0, most: 0 }, now));
+        }
+    }
+
     /// To be shown.
     pub fn snapshot(&self, now: Time) -> AskedSnapshot {
         let left = |(answer, at): &(Answer, Time)| {
@@ -177,7 +202,7 @@ impl Node {
     /// Asks a peer for what it is to promise, unless it was asked already; takes back what is not wanted any more.
     pub(super) fn ask_promise(&mut self, clock: Clock, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.lane == 0) else { return };
-        let limits = self.shaping.limits_for(&peer.card.node_id());
+        let limits = self.shaping.limits_for(&peer.node);
         let asked = limits.asked.filter(|asked| asked.until_s.saturating_mul(1000) > clock.wall.0);
         if peer.asking.as_ref().map(|asking| asking.asked) == asked {
             return;
@@ -207,8 +232,13 @@ impl Node {
         // A peer that gives no stream at all is asked with its next session.
         let Some(stream) = self.say_request(id, request) else { return };
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.asking =
-            asked.map(|asked| Asking { asked, stream: Some(stream), text: Vec::new(), answer: None });
+        peer.asking = asked.map(|asked| Asking {
+            asked,
+            stream: Some(stream),
+            text: Vec::new(),
+            revoked: false,
+            answer: None,
+        });
     }
 
     /// Sends a request on a stream of its own.
@@ -228,7 +258,7 @@ impl Node {
     /// want of a session or a stream, hears it when it asks again.
     pub(super) fn revoke_promises(&mut self) {
         for node in self.shaping.revoke() {
-            let those = self.peers.iter().filter(|(_, peer)| peer.lane == 0 && peer.card.node_id() == node);
+            let those = self.peers.iter().filter(|(_, peer)| peer.lane == 0 && peer.node == node);
             let those: Vec<PeerId> = those.map(|(id, _)| *id).collect();
             for id in those {
                 self.say_request(id, Request::Revoke);
@@ -265,8 +295,9 @@ impl Node {
         if let Some(Role::Asked(until)) = peer.streams.remove(&stream) {
             self.meetings.remove(&(until, id, stream));
         }
-        let (session, node, trust) = (peer.session, peer.card.node_id(), peer.trust);
+        let (session, node, trust) = (peer.session, peer.node, peer.trust);
         let shaping = &mut self.shaping;
+        let mut had = false;
         let answer = match request {
             Err(malformed) => {
                 self.counters.violations += 1;
@@ -277,20 +308,25 @@ impl Node {
             }
             Ok(Request::Ask(wanted)) => shaping.decide(clock.now, node, &wanted),
             Ok(Request::Release) => {
+                had = shaping.promises.has(&node);
                 shaping.promises.release(&node);
                 Answer { verdict: Verdict::Promised, duration_s: 0, most: 0 }
             }
             Ok(Request::Revoke) => {
-                let gone = Answer { verdict: Verdict::Unwilling, duration_s: 0, most: 0 };
-                if let Some(asking) = &mut peer.asking
-                    && asking.answer.as_ref().is_some_and(|(answer, _)| answer.verdict == Verdict::Promised)
-                {
-                    asking.answer = Some((gone, clock.now));
+                if let Some(asking) = &mut peer.asking {
+                    asking.revoke(clock.now);
                 }
                 Answer { verdict: Verdict::Promised, duration_s: 0, most: 0 }
             }
         };
-        self.know_node(clock.now, &node);
+        let changed = match request {
+            Ok(Request::Ask(_)) => answer.verdict == Verdict::Promised,
+            Ok(Request::Release) => had,
+            _ => false,
+        };
+        if changed {
+            self.know_node(clock.now, &node);
+        }
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let _ = peer.connection.write(stream, &answer.emit());
         peer.connection.finish(stream);
@@ -320,7 +356,12 @@ impl Node {
         asking.stream = None;
         peer.streams.remove(&stream);
         match Answer::parse(&std::mem::take(&mut asking.text)) {
-            Ok(answer) => asking.answer = Some((answer, clock.now)),
+            Ok(answer) => {
+                asking.answer = Some((answer, clock.now));
+                if asking.revoked {
+                    asking.revoke(clock.now);
+                }
+            }
             Err(malformed) => {
                 self.counters.violations += 1;
                 let session = peer.session;
@@ -338,7 +379,9 @@ impl Node {
 
     /// What may be promised is another amount: who has something has as much of it as fits.
     pub(super) fn know_promised(&mut self, now: Time) {
-        self.know_those(now, Promises::has);
+        if !self.shaping.promises.granted.is_empty() {
+            self.know_those(now, Promises::has);
+        }
     }
 
     /// What is known of a node may have changed; all its lanes here hear of it.
@@ -348,7 +391,7 @@ impl Node {
 
     fn know_those(&mut self, now: Time, of: impl Fn(&Promises, &NodeId) -> bool) {
         let promises = &self.shaping.promises;
-        let those = self.peers.iter().filter(|(_, peer)| of(promises, &peer.card.node_id()));
+        let those = self.peers.iter().filter(|(_, peer)| of(promises, &peer.node));
         let those: Vec<PeerId> = those.map(|(id, _)| *id).collect();
         those.into_iter().for_each(|id| self.know(now, id));
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::peer::FromStore;
 use super::{Clock, Cross, ECT0, Node, Output, Train, World};
-use crate::base::{BufId, Path, Place, Time};
+use crate::base::{BufId, Place, Time};
 use crate::limits::{
     ACK_DELAY_US_MAX, DATAGRAM_MAX, HEADER_SIZE, PACKET_OVERHEAD, TAG_SIZE, TRAIN_SEGMENTS_MAX,
     TRAIN_SIZE_MAX,
@@ -14,15 +14,10 @@ use crate::session::PacketKind;
 use crate::shape::{Class, Grant};
 use crate::stream::Wants;
 
-/// What IP and UDP add to each datagram on the wire, bytes.
-pub(super) fn ip_header(path: &Path) -> u64 {
-    if path.remote.is_ipv4() { 28 } else { 48 }
-}
-
 /// What a train takes on the wire: the IP length of each of its datagrams, bytes.
 pub(super) fn wire_bytes(train: &Train) -> u64 {
     let datagrams = train.place.len.div_ceil(train.segment.max(1));
-    u64::from(train.place.len) + u64::from(datagrams) * ip_header(&train.path)
+    u64::from(train.place.len) + u64::from(datagrams) * train.path.header()
 }
 
 impl Node {
@@ -200,7 +195,7 @@ impl Node {
         let peer = self.peers.get_mut(&id)?;
         let path = self.sessions.path(peer.session)?;
         let mut budget = self.sessions.budget(peer.session);
-        let (mut allowed, header) = (grant.bytes, ip_header(&path));
+        let (mut allowed, header) = (grant.bytes, path.header());
         let acknowledging = grant.class == Class::Control;
         let room = Place::room(buf);
         let mut segment = peer.connection.packet_size();

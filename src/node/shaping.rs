@@ -28,7 +28,9 @@ pub(super) struct Shaping {
     /// The peer at each place.
     peers: Vec<PeerId>,
     limits: BTreeMap<NodeId, PeerLimits>,
-    /// The node's rate, where it is measured.
+    /// What the operator lets it send; the line may carry less.
+    allowed: Option<u64>,
+    /// The line's rate, where it is measured.
     pub(super) line: Option<Measured>,
     burst: Option<u64>,
     /// What friends asked for and have.
@@ -49,6 +51,7 @@ impl Shaping {
             shaper: Shaper::new(now),
             peers: Vec::new(),
             limits: BTreeMap::new(),
+            allowed: None,
             line: None,
             burst: None,
             promises: Promises::of_shards(shard.1),
@@ -216,7 +219,7 @@ impl Shaping {
 
     /// How long a full packet takes at a peer's cap.
     pub(super) fn packet_time(&self, slot: Slot) -> Duration {
-        let cap = self.shaper.limits(slot).cap.or(self.shaper.node_rate());
+        let cap = self.shaper.limits(slot).cap.or(self.rate());
         cap.map_or(Duration::ZERO, |cap| Duration::from_nanos(WIRE_PACKET_MAX * 8_000_000_000 / cap.max(1)))
     }
 
@@ -236,6 +239,11 @@ impl Shaping {
     }
 
     /// The node may send so much from now on.
+    /// What may be sent: what is allowed, and no more than the line carries.
+    pub(super) fn up_with(&self, line: Option<u64>) -> Option<u64> {
+        [self.allowed, line].into_iter().flatten().min()
+    }
+
     pub(super) fn set_up(&mut self, now: Time, up: Option<u64>) {
         self.promises.up = up;
         self.budget.set_up(now, &mut self.shaper, up, self.burst);
@@ -316,7 +324,7 @@ impl Shaping {
 
     /// For how long a peer has what it has, when it has that by asking.
     fn asked_left(&self, now: Time, peer: &Peer) -> Option<Duration> {
-        let node = peer.card.node_id();
+        let node = peer.node;
         let asked = self.promises.of(&node)?;
         (self.shaper.reservation(peer.slot) == Some(asked)).then(|| self.promises.left(now, &node)).flatten()
     }
@@ -343,10 +351,11 @@ impl Node {
         self.shaping.promises.share_milli = limits.asked_share_milli;
         self.revoke_promises();
         let shaping = &mut self.shaping;
-        let measured = limits.measure && limits.up.is_none();
-        let (sent, begins) = (shaping.sent(), measured && shaping.line.is_none());
-        shaping.line = measured.then(|| shaping.line.take().unwrap_or_else(|| Measured::new(now, sent)));
-        let up = limits.up.or(shaping.line.as_ref().and_then(Measured::rate));
+        let (sent, begins) = (shaping.sent(), limits.measure && shaping.line.is_none());
+        shaping.line =
+            limits.measure.then(|| shaping.line.take().unwrap_or_else(|| Measured::new(now, sent)));
+        shaping.allowed = limits.up;
+        let up = shaping.up_with(shaping.line.as_ref().and_then(Measured::rate));
         (shaping.promises.up, shaping.burst) = (up, limits.burst);
         shaping.budget.set(now, &mut shaping.shaper, up, limits.down, limits.burst);
         let own = if shaping.budget.shares_down() { None } else { limits.down };
@@ -356,7 +365,7 @@ impl Node {
             self.begin_line();
         }
         for (id, peer) in &mut self.peers {
-            let node = peer.card.node_id();
+            let node = peer.node;
             let own = self.shaping.limits.get(&node).copied().unwrap_or_default();
             if own.down != peer.down.rate() {
                 peer.down.change(now, own.down, None, SHAPE_QUANTUM_US);
@@ -375,7 +384,7 @@ impl Node {
     /// What is known of a peer may have changed: what it may and is owed, and where its lanes are.
     pub(super) fn know(&mut self, now: Time, id: PeerId) {
         let Some(peer) = self.peers.get(&id) else { return };
-        self.shaping.know(now, peer.slot, &peer.card.node_id(), peer.trust);
+        self.shaping.know(now, peer.slot, &peer.node, peer.trust);
         if peer.lane == 0 {
             // What has a limit is best kept to in one place.
             let limited = self.shaping.is_limited(peer.slot);

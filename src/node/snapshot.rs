@@ -33,7 +33,7 @@ impl Node {
             .map(|peer| {
                 let stats = peer.connection.stats();
                 PeerSnapshot {
-                    node: peer.card.node_id(),
+                    node: peer.node,
                     key: peer.card.key,
                     lane: peer.lane,
                     rank: peer.card.rank(),

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::send::{ip_header, wire_bytes};
+use super::send::wire_bytes;
 use super::tunnel::MARKED;
 use super::{Clock, Node, Train, World};
 use crate::base::{BufId, Place, Time};
@@ -18,6 +18,7 @@ use crate::shape::{Grant, QueueStats, Queues, Slot};
 struct Datagram {
     bytes: Box<[u8]>,
     ecn: u8,
+    came: Time,
 }
 
 impl Datagram {
@@ -48,8 +49,11 @@ impl Waiting {
 
     /// Bytes on the wire that wait for it, how long the first has waited, and what became of those before.
     pub fn figures(&self, now: Time, slot: Slot) -> (u64, Duration, QueueStats) {
-        let waited = self.queues.oldest(slot).map_or(Duration::ZERO, |came| now.since(came));
-        (u64::from(self.queues.backlog(slot).1), waited, self.queues.stats_of(slot))
+        let head = self.heads.get(&slot);
+        let first = head.map(|datagram| datagram.came).or(self.queues.oldest(slot));
+        let waited = first.map_or(Duration::ZERO, |came| now.since(came));
+        let bytes = head.map_or(0, |datagram| datagram.bytes.len() as u64);
+        (bytes + u64::from(self.queues.backlog(slot).1), waited, self.queues.stats_of(slot))
     }
 
     /// Forgets a peer.
@@ -82,9 +86,9 @@ impl Node {
                 self.shaping.charge_unasked(clock.now, slot, wire_bytes(&train));
                 return Some(train);
             }
-            let header = ip_header(&train.path) as u32;
+            let header = train.path.header() as u32;
             for bytes in world.bytes(train.place).chunks((train.segment as usize).max(1)) {
-                let datagram = Datagram { bytes: Box::from(bytes), ecn: train.ecn };
+                let datagram = Datagram { bytes: Box::from(bytes), ecn: train.ecn, came: clock.now };
                 let size = bytes.len() as u32 + header;
                 if let Some((who, _)) = self.waiting.queues.push(clock.now, slot, datagram, size) {
                     self.shaping.note_queue(who, 1, 0);
@@ -112,7 +116,7 @@ impl Node {
     ) -> Option<Train> {
         let (slot, session) = self.peers.get(&id).map(|peer| (peer.slot, peer.session))?;
         let path = self.sessions.path(session)?;
-        let (room, header) = (Place::room(buf), ip_header(&path));
+        let (room, header) = (Place::room(buf), path.header());
         let packet_time = self.shaping.packet_time(slot);
         let (mut left, mut len, mut segment, mut ecn) = (grant.bytes, 0usize, 0usize, 0);
         let before = self.waiting.queues.stats_of(slot);

@@ -26,11 +26,16 @@ fn spaced(drops: u32) -> Duration {
 }
 
 impl Codel {
+    /// How long a packet may wait, for a while, in a queue whose packets take so long each.
+    pub(super) fn target(packet_time: Duration) -> Duration {
+        TARGET.max(packet_time + packet_time / 2)
+    }
+
     /// Whether a packet that waited for `wait` shall be dropped instead of sent. `packet_time` is how long one packet of
     /// the queue takes at its rate: a queue whose every packet takes longer than the target cannot be shorter than one.
     /// `last` says that nothing waits behind it: the only packet is never dropped.
     pub fn drops(&mut self, now: Time, wait: Duration, packet_time: Duration, last: bool) -> bool {
-        let target = TARGET.max(packet_time + packet_time / 2);
+        let target = Self::target(packet_time);
         if wait < target || last {
             self.above_until = None;
             self.leave(now);

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use super::types::Reservation;
 use crate::base::{NodeId, UnixMs};
-use crate::limits::RATE_BITS_MIN;
+use crate::limits::{RATE_BITS_MAX, RATE_BITS_MIN};
 
 const MINUTE_MS: u64 = 60_000;
 const DAY_MINUTES: u64 = 1440;
@@ -63,9 +63,10 @@ impl Plan {
                 Some(spent) => (quota.saturating_sub(spent), month.left_s),
             };
             let rate = u128::from(bytes) * 8 / u128::from(seconds.max(1));
-            let rate = u64::try_from(rate).unwrap_or(u64::MAX);
-            // In steps of 1/256, so that it is not another one each time that somebody looks.
-            (rate - rate % (rate / 256).max(1)).max(RATE_BITS_MIN)
+            let rate = u64::try_from(rate).unwrap_or(u64::MAX).clamp(RATE_BITS_MIN, RATE_BITS_MAX);
+            // Eight bits of it, so that it is not another one each time that somebody looks.
+            let fine = rate.ilog2().saturating_sub(7);
+            rate >> fine << fine
         });
         ([up, even].into_iter().flatten().min(), down)
     }
@@ -80,7 +81,7 @@ pub struct NodeLimits {
     pub down: Option<u64>,
     /// Bytes that may leave at once after a pause; `None` is some milliseconds of the rate.
     pub burst: Option<u64>,
-    /// Whether `up` is measured while it is `None`.
+    /// Whether what the line carries is measured; no more than that is sent then, whatever `up` says.
     pub measure: bool,
     /// Peers with limits of their own.
     pub peers: Vec<(NodeId, PeerLimits)>,
@@ -154,31 +155,71 @@ impl Month {
     }
 }
 
-/// What was sent in a month, for its quota.
+/// What was sent in this month, for its quota, and in the one before: a clock may be wrong for a while.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Spent {
-    month: u32,
-    bytes: u64,
+    /// Months and their bytes, the later one last; month 0 is none.
+    months: [(u32, u64); 2],
 }
 
 impl Spent {
+    /// The count that a month goes by. A month after all that are known begins with nothing. One before them all counts with the
+    /// earliest, since a clock that has not been set yet is years behind; and one between the two shows that the later
+    /// was no month yet.
+    fn find(&self, month: u32) -> Found {
+        let [first, last] = self.months.map(|(month, _)| month);
+        if month == last || (month < last && first == 0) {
+            Found::At(1)
+        } else if month == first || month < first {
+            Found::At(0)
+        } else if month > last {
+            Found::After
+        } else {
+            Found::Between
+        }
+    }
+
     /// So many bytes left since the last time. What came with the turn of a month counts for the new one.
     pub fn add(&mut self, wall: UnixMs, bytes: u64) {
-        self.bytes = self.at(wall).saturating_add(bytes);
-        self.month = Month::of(wall).number;
+        let month = Month::of(wall).number;
+        let at = match self.find(month) {
+            Found::At(at) => at,
+            Found::After => {
+                self.months = [self.months[1], (month, 0)];
+                1
+            }
+            Found::Between => {
+                self.months[1] = (month, 0);
+                1
+            }
+        };
+        self.months[at].1 = self.months[at].1.saturating_add(bytes);
     }
 
     /// Bytes that left in the month in which this is.
     pub fn at(&self, wall: UnixMs) -> u64 {
-        if self.month == Month::of(wall).number { self.bytes } else { 0 }
+        match self.find(Month::of(wall).number) {
+            Found::At(at) => self.months[at].1,
+            Found::After | Found::Between => 0,
+        }
     }
 }
 
+/// Where a month is counted.
+enum Found {
+    At(usize),
+    After,
+    Between,
+}
+
 impl fmt::Display for Spent {
-    /// `2026-11 12345`: the month, and the bytes in it.
+    /// A line for each month: `2026-11 12345`, and the bytes in it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let number = self.month + 2;
-        write!(f, "{:04}-{:02} {}", number / 12, number % 12 + 1, self.bytes)
+        for (month, bytes) in self.months.iter().filter(|(month, _)| *month > 0) {
+            let number = month + 2;
+            writeln!(f, "{:04}-{:02} {bytes}", number / 12, number % 12 + 1)?;
+        }
+        Ok(())
     }
 }
 
@@ -186,16 +227,20 @@ impl FromStr for Spent {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const WANTED: &str = "a month as 2026-11, a space, and the bytes sent in it";
-        let parsed = || {
-            let (month, bytes) = text.trim_end().split_once(' ')?;
+        const WANTED: &str = "one line or two: a month as 2026-11, a space, and the bytes sent in it";
+        let line = |line: &str| {
+            let (month, bytes) = line.split_once(' ')?;
             let (year, month) = month.split_once('-')?;
             let (year, month): (u32, u32) = (year.parse().ok()?, month.parse().ok()?);
             let valid = (1..=9999).contains(&year) && (1..=12).contains(&month);
-            let month = (year * 12 + month - 1).checked_sub(2)?;
-            Some(Self { month, bytes: bytes.parse().ok()? }).filter(|_| valid)
+            valid.then(|| Some((year * 12 + month - 3, bytes.parse().ok()?)))?
         };
-        parsed().ok_or(WANTED)
+        let lines: Option<Vec<(u32, u64)>> = text.lines().map(line).collect();
+        match lines.as_deref() {
+            Some([last]) => Ok(Self { months: [(0, 0), *last] }),
+            Some([first, last]) if first.0 < last.0 => Ok(Self { months: [*first, *last] }),
+            _ => Err(WANTED),
+        }
     }
 }
 
@@ -239,17 +284,65 @@ mod tests {
         assert_eq!(spent.at(last), 0);
         spent.add(last, 100);
         spent.add(last, 20);
-        assert_eq!((spent.at(last), spent.to_string().as_str()), (120, "2024-01 120"));
+        assert_eq!((spent.at(last), spent.to_string().as_str()), (120, "2024-01 120\n"));
         assert_eq!("2024-01 120\n".parse(), Ok(spent));
         let next = UnixMs(19_754 * DAY_MS);
         assert_eq!(spent.at(next), 0);
         spent.add(next, 5);
-        assert_eq!((spent.at(next), spent.to_string().as_str()), (5, "2024-02 5"));
-        for text in
-            ["", "2024-13 1", "2024-00 1", "0000-05 1", "2024-02", "x-02 5", "2024-02 -1", "2024-2 5 6"]
-        {
+        assert_eq!((spent.at(next), spent.to_string().as_str()), (5, "2024-01 120\n2024-02 5\n"));
+        assert_eq!(spent.to_string().parse(), Ok(spent));
+        for text in [
+            "",
+            "2024-13 1",
+            "2024-00 1",
+            "0000-00 1",
+            "0000-05 1",
+            "4294967295-01 1",
+            "2024-02",
+            "x-02 5",
+            "2024-02 -1",
+            "2024-2 5 6",
+            "2024-02 1\n2024-01 1",
+            "2024-01 1\n2024-02 1\n2024-03 1",
+        ] {
             assert!(text.parse::<Spent>().is_err(), "{text}");
         }
+    }
+
+    /// Found by reading: a clock at 1970, or a month ahead for a while, gave the whole quota again.
+    #[test]
+    fn a_wrong_clock_forgets_no_month() {
+        let at = |day: u64| UnixMs(day * DAY_MS);
+        let (november, december, january) = (20_400, 20_440, 20_470);
+        let mut spent = Spent::default();
+        spent.add(at(november), 480);
+        // It has not been set yet.
+        spent.add(at(0), 7);
+        assert_eq!((spent.at(at(0)), spent.at(at(november))), (487, 487));
+        // It is years ahead, and comes back.
+        assert_eq!(spent.at(at(47_482)), 0);
+        spent.add(at(47_482), 1);
+        assert_eq!(spent.at(at(november)), 487);
+        spent.add(at(november), 1);
+        assert_eq!(spent.at(at(november)), 488);
+        // A month comes that lies before the wrong one, and those after it.
+        spent.add(at(december), 9);
+        assert_eq!((spent.at(at(december)), spent.at(at(november))), (9, 488));
+        spent.add(at(january), 2);
+        assert_eq!((spent.at(at(january)), spent.at(at(december))), (2, 9));
+        // Back over midnight of the first.
+        spent.add(at(december), 1);
+        assert_eq!((spent.at(at(december)), spent.at(at(january))), (10, 2));
+    }
+
+    /// Found by reading: a rate that is another one at each look has every shard look at every peer.
+    #[test]
+    fn a_quota_that_nobody_uses_makes_few_rates() {
+        let plan = Plan { quota: Some(5_000_000_000_000), ..Plan::default() };
+        let rates = (0..5760).map(|look| plan.at(UnixMs(19_738 * DAY_MS + look * 15_000), Some(0)).0);
+        let mut rates: Vec<_> = rates.collect();
+        rates.dedup();
+        assert!(rates.len() < 30, "{} rates in a day", rates.len());
     }
 
     #[test]

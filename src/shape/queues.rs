@@ -13,6 +13,8 @@ use crate::base::Time;
 use crate::limits::{SHAPED_PACKETS_MAX, SHAPED_PACKETS_PER_QUEUE_MAX};
 
 const OCTAVES: usize = 32;
+/// Marks have not helped when a packet waited for so many times what it should: two of CoDel's intervals.
+const CODEL_HOPELESS: u32 = 40;
 
 #[derive(Debug)]
 struct Place<T> {
@@ -147,8 +149,9 @@ impl<T> Queues<T> {
     }
 
     /// Takes the next packet that is not late, with its bytes. One that is late is given to `mark`, and goes on when that
-    /// could tell its receiver of the congestion (RFC 8289 §5.4 with RFC 3168's marks); else it is dropped. `packet_time`
-    /// is how long a packet takes at the peer's rate.
+    /// could tell its receiver of the congestion (RFC 3168); else it is dropped, as it is too where marks have not helped:
+    /// who says that it listens to marks and does not would have the queue to itself (RFC 7567 §4.2). `packet_time` is how
+    /// long a packet takes at the peer's rate.
     pub fn pop(
         &mut self,
         now: Time,
@@ -163,7 +166,8 @@ impl<T> Queues<T> {
             if !own.codel.drops(now, now.since(came), packet_time, own.packets == 0) {
                 return Some((item, bytes));
             }
-            if mark(&mut item) {
+            let hopeless = now.since(came) >= CODEL_HOPELESS * Codel::target(packet_time);
+            if !hopeless && mark(&mut item) {
                 own.stats.marked += 1;
                 self.stats.marked += 1;
                 return Some((item, bytes));
@@ -298,8 +302,8 @@ mod tests {
             let (mut queues, mut sent) = (Queues::new(4096), 0);
             for ms in 0..3000u64 {
                 let now = Time::from_millis(ms);
-                // Ten come for each that leaves, until there is a second's worth.
-                if queues.backlog(Slot(0)).0 < 1000 {
+                // Ten come for each that leaves, until there is a twentieth of a second's worth.
+                if queues.backlog(Slot(0)).0 < 50 {
                     (0..10).for_each(|n| _ = queues.push(now, Slot(0), n, 1000));
                 }
                 sent +=
@@ -313,6 +317,32 @@ mod tests {
         let [capable, other] = figures;
         assert!(capable.late == 0 && other.marked == 0 && capable.marked > 50, "{figures:?}");
         assert!(other.late.abs_diff(capable.marked) < 5, "{figures:?}");
+    }
+
+    /// Found by reading: a flow that says that it listens to marks and does not was never dropped, and those beside it were.
+    #[test]
+    fn who_does_not_listen_to_marks_is_dropped() {
+        let (mut queues, mut lost) = (Queues::new(4096), [0u32; 2]);
+        for ms in 0..20_000u64 {
+            let now = Time::from_millis(ms);
+            // Two come for each that leaves: one of them says that it listens.
+            for capable in [true, false] {
+                queues.push(now, Slot(0), capable, 1000);
+            }
+            let before = queues.stats_of(Slot(0));
+            let mut seen = Vec::new();
+            queues.pop(now, Slot(0), Duration::from_millis(1), |capable| {
+                seen.push(*capable);
+                *capable
+            });
+            let late = queues.stats_of(Slot(0)).late - before.late;
+            // Those that were given to be marked and were dropped are known by their kind; hopeless ones are not given.
+            lost[1] += seen.iter().filter(|capable| !**capable).count() as u32;
+            lost[0] += late as u32 - seen.iter().filter(|capable| !**capable).count() as u32;
+        }
+        let stats = queues.stats_of(Slot(0));
+        assert!(stats.marked > 0 && stats.marked < 100, "{stats:?}: marks end where they do not help");
+        assert!(lost[0] > 1000, "{lost:?}: dropped without being asked, whatever they say");
     }
 
     #[test]

@@ -435,7 +435,10 @@ impl Shaper {
                 } else {
                     hot.deficit.saturating_sub(bytes as i32).max(-(WIRE_TRAIN_MAX as i32))
                 };
-                self.ring_deficits[self.turn] -= bytes as i64;
+                // While another shard hands the rate out, it decides whose turn it is.
+                if self.lease.is_none() {
+                    self.ring_deficits[self.turn] -= bytes as i64;
+                }
             }
         }
         if hot.flags & SPECIAL != 0 {

@@ -607,6 +607,29 @@ fn two_shards_fill_one_cap_whatever_the_split() {
     }
 }
 
+/// Found by reading: what was sent while another shard handed the rate out was charged to the rings, and paid for after it.
+#[test]
+fn what_was_sent_by_lease_is_no_debt_of_a_ring() {
+    let mut bench = Bench::new(None);
+    bench.shaper.set_leased(Time::ZERO, Some(LINE));
+    let friend =
+        bench.add(Limits { base: Class::Friend, ..Limits::default() }, Class::Friend, 1500, u64::MAX);
+    for _ in 0..1000 {
+        let mut tokens = super::Tokens::default();
+        tokens[Class::Friend as usize] = 1_000_000;
+        bench.shaper.lease(tokens);
+        bench.run(Duration::from_millis(1));
+    }
+    let before = bench.sources[friend].sent;
+    assert!(before > 100_000_000, "{before}");
+    bench.shaper.set_leased(bench.now, None);
+    bench.shaper.set_node(bench.now, Some(LINE), None);
+    let market = bench.add(Limits::default(), Class::Market, 1500, u64::MAX);
+    bench.run(Duration::from_millis(500));
+    let (one, two) = (bench.sources[friend].sent - before, bench.sources[market].sent);
+    assert!(one.abs_diff(two) < one / 10, "{one} and {two}");
+}
+
 #[test]
 fn shards_share_by_weight_and_owe_their_floors() {
     let mut shards = Shards::new(2, LINE);

@@ -113,10 +113,21 @@ fn what_was_sent_before_it_is_measured_is_not_counted() {
     (0..8).for_each(|job| get_apart(&mut net, job, &reference));
     net.run_for(Duration::from_secs(1));
     limit(&mut net, 0, NodeLimits { measure: true, ..NodeLimits::default() });
+    let mut last = 0.0;
     for tenth in 0..20 {
         net.run_for(millis(100));
         let gauges = status(&mut net, 0).gauges;
         let line = gauges.iter().find(|gauge| gauge.0 == "line_bits_per_second").map_or(0.0, |gauge| gauge.2);
         assert!(line < 13e6, "{line} of 10 Mbit/s after {tenth} tenths");
+        last = line;
+    }
+    assert!(last > 5e6, "{last} of 10 Mbit/s: it was measured");
+    // What is allowed bounds what is measured, and the other way round.
+    for (allowed, most, least) in [(3_000_000, 3.1e6, 2.9e6), (100_000_000, 13e6, 5e6)] {
+        limit(&mut net, 0, NodeLimits { measure: true, up: Some(allowed), ..NodeLimits::default() });
+        net.run_for(millis(500));
+        let gauges = status(&mut net, 0).gauges;
+        let line = gauges.iter().find(|gauge| gauge.0 == "line_bits_per_second").map_or(0.0, |gauge| gauge.2);
+        assert!((least..most).contains(&line), "{line} with {allowed} allowed");
     }
 }
