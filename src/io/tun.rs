@@ -285,7 +285,10 @@ impl Tun {
 
     /// The device was deleted.
     fn lose(&mut self, ring: &mut Ring) {
-        self.counters.tun_gone += u64::from(!self.gone);
+        if !self.gone {
+            self.counters.tun_gone += 1;
+            tracing::warn!("the tunnels' device was deleted: `tornet tunnel up` makes another");
+        }
         self.gone = true;
         for write in self.waiting.drain(..) {
             self.counters.tun_write_gone += 1;

@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam::channel::bounded;
+use nix::net::if_::if_nametoindex;
 
 use super::group::{Group, HomeOf};
 use super::import::{Cancel, ImportProgress, ImportRequest, import};
@@ -256,6 +257,10 @@ impl Daemon {
         let Some(plan) = plan else { return self.take_down(&mut device) };
         if device.as_ref().is_some_and(|device| device.name != plan.device) {
             self.take_down(&mut device)?;
+        }
+        if device.as_ref().is_some_and(|device| if_nametoindex(device.name.as_str()).is_err()) {
+            // Somebody deleted it, and with it what was undone otherwise.
+            let _ = self.take_down(&mut device);
         }
         let fresh = device.is_none();
         if fresh {

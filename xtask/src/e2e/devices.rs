@@ -96,7 +96,7 @@ fn mtu(lab: &mut Lab, binary: &Path) -> Result<()> {
 fn deleted(lab: &mut Lab, binary: &Path) -> Result<()> {
     let (mut a, b) = tunnel::joined(lab, binary)?;
     tunnel::on(lab, &a.host, &["ip", "link", "delete", tunnel::DEVICE])?;
-    let said = stop::until(node::PROMPT, || Ok(a.daemon()?.stderr().contains(tunnel::DEVICE)))?;
+    let said = stop::until(node::PROMPT, || Ok(a.daemon()?.stderr().contains("device was deleted")))?;
     ensure!(said, "the daemon says nothing of it: {}", a.daemon()?.stderr());
     ensure!(a.runs()?, "the daemon ended: {}", a.daemon()?.stderr());
     tunnel::up(&a, &b, tunnel::A)?;

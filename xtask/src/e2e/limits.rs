@@ -74,7 +74,7 @@ fn run(lab: &mut Lab, binary: &Path) -> Result<()> {
     a.start()?;
     let sent = a.status()?["sent_this_month_bytes"].as_u64().context("no sent_this_month_bytes")?;
     ensure!(sent > SIZE && sent < 2 * SIZE, "{sent} bytes were sent this month, after {SIZE}");
-    a.run(&["limit", "set", "--up", "none", "--quota", "1KiB"], node::PROMPT)?;
+    a.run(&["limit", "set", "--up", "none", "--quota", "1MiB"], node::PROMPT)?;
     let shown: serde_json::Value =
         serde_json::from_str(&a.run(&["limit", "show", "--json"], node::PROMPT)?.stdout)?;
     ensure!(shown["up_now"] == 1000, "a quota that is spent leaves a trickle: {shown}");
