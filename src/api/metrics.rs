@@ -75,6 +75,11 @@ impl Collector for Scrape {
                 "Running put and get jobs",
                 count(self.view.snapshot.jobs.len() + self.view.puts.len()),
             ),
+            (
+                "month_sent_bytes",
+                "Bytes sent this month (UTC), as they count for the quota",
+                self.view.month_bytes as f64,
+            ),
             ("store_local_chunks", "Chunks published here", store.local_chunks as f64),
             ("store_local_bytes", "Ciphertext published here", store.local_bytes as f64),
             ("store_local_max_bytes", "Room for chunks published here", store.local_bytes_max as f64),
@@ -86,6 +91,12 @@ impl Collector for Scrape {
             // What the node reports under the same name has been written already.
             if self.view.snapshot.gauges.iter().all(|(known, ..)| *known != name) {
                 plain(&mut encoder, name, help, &ConstGauge::new(value))?;
+            }
+        }
+        // Absent where there is none, as a limit of nothing would be one.
+        for (name, help, value) in &self.view.limits {
+            if let Some(value) = value {
+                plain(&mut encoder, name, help, &ConstGauge::new(*value as f64))?;
             }
         }
         self.per_shard(&mut encoder)?;
@@ -172,9 +183,11 @@ impl Scrape {
             ("peer_queued_bytes", "Bytes of tunnels and circuits that wait for leave", |p| {
                 p.shaped.queued_bytes as f64
             }),
-            ("peer_queue_delay_seconds", "How long what waits for leave the longest has waited", |p| {
-                p.shaped.delay_us as f64 / 1e6
-            }),
+            (
+                "peer_queue_delay_seconds",
+                "How long the first packet in its queue has waited, or what else there is for its first leave",
+                |p| p.shaped.delay_us as f64 / 1e6,
+            ),
             ("peer_weight", "Share among its like", |p| f64::from(p.shaped.weight)),
         ];
         let counters: [(&str, &str, Read<u64>); 7] = [

@@ -174,6 +174,12 @@ impl Api {
         }
     }
 
+    /// What the node was told that it may send and ask for now, bits per second.
+    pub fn told_rates(&self) -> (Option<u64>, Option<u64>) {
+        let told = lock(&self.told_limits);
+        (told.up, told.down)
+    }
+
     /// Bytes that were sent this month (UTC), as it was last looked at.
     pub fn sent_this_month(&self) -> u64 {
         lock(&self.usage).at(now())

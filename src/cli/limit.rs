@@ -256,8 +256,16 @@ fn own(config: &Config, node: &NodeId) -> PeerLimits {
 fn show(dir: &NodeDir, as_json: bool) -> Result<(), Failure> {
     let file = dir.load_config()?;
     let config = file.config();
-    // Who may not read it sees the rest.
-    let spent = Usage::load(&dir.usage()).ok().map(|usage| usage.at(now()));
+    // What holds is what a running daemon says; without one, what would hold.
+    let status = ask(dir, Method::GET, "/v1/status", None).ok().flatten();
+    let spent = match &status {
+        Some(status) => status["sent_this_month_bytes"].as_u64(),
+        None => Usage::load(&dir.usage()).ok().map(|usage| usage.at(now())),
+    };
+    let (up_now, down_now) = match &status {
+        Some(status) => (status["up_bits"].as_u64(), status["down_bits"].as_u64()),
+        None => config.limits.at(now(), spent),
+    };
     let name_of = |node: &NodeId| {
         let friend = config.friends.iter().find(|friend| friend.card.node_id() == *node);
         friend.and_then(|friend| friend.name.clone())
@@ -292,7 +300,6 @@ fn show(dir: &NodeDir, as_json: bool) -> Result<(), Failure> {
         let asked: Vec<Value> =
             config.limits_asked.iter().filter(|one| one.holds(now())).map(promised).collect();
         let plan = &config.limits;
-        let (up_now, down_now) = plan.at(now(), spent);
         return print(json!({
             "up_now": up_now,
             "down_now": down_now,
@@ -344,13 +351,11 @@ fn show(dir: &NodeDir, as_json: bool) -> Result<(), Failure> {
     {
         page.push_str(&format!("\ndaily (UTC): {window}"));
     }
-    let status = ask(dir, Method::GET, "/v1/status", None).ok().flatten();
     let peers = status.as_ref().and_then(|status| status["peers"].as_array()).map_or(&[][..], Vec::as_slice);
-    let (up, down) = config.limits.at(now(), spent);
-    if (up, down) != (plan.up, plan.down) {
-        page.push_str(&format!("\nnow: {} up, {} down\n", rate(up), rate(down)));
+    if (up_now, down_now) != (plan.up, plan.down) {
+        page.push_str(&format!("\nnow: {} up, {} down\n", rate(up_now), rate(down_now)));
     }
-    if config.limits_measure && plan.up.is_none() {
+    if config.limits_measure && up_now.is_none() {
         let line = status.as_ref().and_then(|status| status["gauges"]["line_bits_per_second"].as_f64());
         let line = line.filter(|line| *line > 0.0).map_or("not known yet".into(), show_rate);
         page.push_str(&format!("\nmeasured: {line} up\n"));

@@ -114,7 +114,7 @@ fn why(said: &str, most: u64) -> String {
         ("cap", most) => format!("its limit for this node is {}", exact_rate(most)),
         ("burst", most) => format!("that burst would make others late; {most} bytes would fit"),
         ("full", _) => "it has promised something to as many as it can".into(),
-        _ => "it promises nothing to this node; only its friends may ask".into(),
+        _ => "it promises nothing to this node: only friends may ask, and not those whom it refuses".into(),
     }
 }
 

@@ -187,7 +187,7 @@ pub fn promise(config: &Config, now: UnixMs, wanted: Promise) -> Result<Vec<Prom
 
 /// `08:00-18:00 up=5mbit down=20mbit`: a time of every day (UTC) with rates of its own.
 pub(super) fn parse_window(text: &str) -> Result<Window, String> {
-    const WANTED: &str = "a time such as 08:00-18:00, then up= or down=";
+    const WANTED: &str = "a time such as 08:00-18:00, then up= or down= with a rate, or both, each once";
     let mut words = text.split_whitespace();
     let (from, until) = words.next().and_then(|word| word.split_once('-')).ok_or(WANTED)?;
     let minute = |text: &str| -> Option<u16> {
@@ -198,11 +198,18 @@ pub(super) fn parse_window(text: &str) -> Result<Window, String> {
     let (from, until) = (minute(from).ok_or(WANTED)?, minute(until).ok_or(WANTED)?);
     let mut window = Window { from, until, up: None, down: None };
     for word in words {
-        match word.split_once('=') {
-            Some(("up", value)) => window.up = rate(value)?,
-            Some(("down", value)) => window.down = rate(value)?,
+        let (own, value) = match word.split_once('=') {
+            Some(("up", value)) => (&mut window.up, value),
+            Some(("down", value)) => (&mut window.down, value),
             _ => return Err(WANTED.into()),
+        };
+        if own.is_some() {
+            return Err(WANTED.into());
         }
+        *own = Some(rate(value)?.ok_or(WANTED)?);
+    }
+    if (window.up, window.down) == (None, None) {
+        return Err(WANTED.into());
     }
     Ok(window)
 }

@@ -17,10 +17,12 @@ impl Node {
         let segment = (train.segment as usize).max(1);
         let before = self.answered;
         let datagrams = world.bytes_mut(train.place).chunks_mut(segment);
-        let news = self.handle_datagrams(clock, train.path, train.ecn, datagrams);
+        let (news, carried) = self.handle_datagrams(clock, train.path, train.ecn, datagrams);
         if news {
             // What anybody can send makes nobody ask for less.
             self.shaping.came(clock.now, wire_bytes(&train), self.answered - before);
+        } else if carried > 0 {
+            self.shaping.came(clock.now, carried, 0);
         }
         if self.tunnels.has_arrived() {
             self.take_arrived(train.place, world);
@@ -31,14 +33,16 @@ impl Node {
         news
     }
 
+    /// Whether something follows from them, and the bytes on the wire of those that carry packets of tunnels and cells.
     fn handle_datagrams<'a>(
         &mut self,
         clock: Clock,
         path: Path,
         ecn: u8,
         datagrams: impl Iterator<Item = &'a mut [u8]>,
-    ) -> bool {
+    ) -> (bool, u64) {
         let (mut touched, mut news): (Option<PeerId>, bool) = (None, false);
+        let mut carried = 0;
         let mut next = 0;
         for datagram in datagrams {
             let start = next;
@@ -54,6 +58,7 @@ impl Node {
                         if let Some(peer) = self.peers.get_mut(&id) {
                             peer.received_bytes += datagram.len() as u64;
                         }
+                        carried += datagram.len() as u64 + path.header();
                         if kind == PacketKind::Cell {
                             self.circuits.note(id, range);
                             continue;
@@ -89,7 +94,7 @@ impl Node {
         if let Some(id) = touched {
             self.end_of_batch(clock, id);
         }
-        news || self.sessions.has_events()
+        (news || self.sessions.has_events(), carried)
     }
 
     /// The first flight's request is packet number 0 of the session.
@@ -111,7 +116,10 @@ impl Node {
         match cross {
             Cross::Datagram { path, ecn, mut bytes } => {
                 self.sessions.learn_port(from, path.local.port());
-                let news = self.handle_datagrams(clock, path, ecn, std::iter::once(&mut *bytes));
+                let (news, carried) = self.handle_datagrams(clock, path, ecn, std::iter::once(&mut *bytes));
+                if carried > 0 {
+                    self.shaping.came(clock.now, carried, 0);
+                }
                 if self.tunnels.has_arrived() {
                     self.take_crossed(&bytes, world);
                 }

@@ -31,6 +31,11 @@ impl Codel {
         TARGET.max(packet_time + packet_time / 2)
     }
 
+    /// Drops, or marks, of this episode.
+    pub(super) fn episode(&self) -> u32 {
+        self.drops
+    }
+
     /// Whether a packet that waited for `wait` shall be dropped instead of sent. `packet_time` is how long one packet of
     /// the queue takes at its rate: a queue whose every packet takes longer than the target cannot be shorter than one.
     /// `last` says that nothing waits behind it: the only packet is never dropped.

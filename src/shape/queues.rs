@@ -15,6 +15,8 @@ use crate::limits::{SHAPED_PACKETS_MAX, SHAPED_PACKETS_PER_QUEUE_MAX};
 const OCTAVES: usize = 32;
 /// Marks have not helped when a packet waited for so many times what it should: two of CoDel's intervals.
 const CODEL_HOPELESS: u32 = 40;
+/// Nor when so many were not enough to end one episode: by then there are 60 in a second.
+const CODEL_MARKS_MAX: u32 = 32;
 
 #[derive(Debug)]
 struct Place<T> {
@@ -166,7 +168,8 @@ impl<T> Queues<T> {
             if !own.codel.drops(now, now.since(came), packet_time, own.packets == 0) {
                 return Some((item, bytes));
             }
-            let hopeless = now.since(came) >= CODEL_HOPELESS * Codel::target(packet_time);
+            let waited = now.since(came) >= CODEL_HOPELESS * Codel::target(packet_time);
+            let hopeless = waited || own.codel.episode() > CODEL_MARKS_MAX;
             if !hopeless && mark(&mut item) {
                 own.stats.marked += 1;
                 self.stats.marked += 1;

@@ -273,11 +273,13 @@ impl Shaper {
         }
         if class == Class::Control {
             hot.control_since = micros(now);
+            hot.fresh |= class.bit();
         } else if hot.waiting & DATA == 0 {
             hot.since = now;
+            hot.fresh |= class.bit();
         }
+        // Beside other data nobody knows since when: how long it waits is not measured then.
         hot.waiting |= class.bit();
-        hot.fresh |= class.bit();
         self.place(now, peer.0);
     }
 
@@ -410,7 +412,9 @@ impl Shaper {
         let bit = grant.class.bit();
         if bytes > 0 {
             hot.flags &= !LENT;
-            let stats = &mut self.stats[grant.class as usize];
+            // What exceeds a reservation is the peer's other traffic.
+            let beyond = grant.class == Class::Realtime && grant.by != By::Reservation;
+            let stats = &mut self.stats[if beyond { usize::from(hot.base) } else { grant.class as usize }];
             stats.sent_bytes += bytes;
             stats.grants += 1;
             if hot.fresh & bit != 0 {

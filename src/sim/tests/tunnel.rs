@@ -334,3 +334,28 @@ fn a_queue_marks_what_listens_and_drops_what_does_not() {
         assert!(sent - came - peer.queue_dropped <= waiting + 10, "{sent} {came} {peer:?}");
     }
 }
+
+/// Found by a user: what came through a tunnel was not counted, so that a `get` beside it went on at the whole rate.
+#[test]
+fn what_a_tunnel_brings_is_asked_for_less() {
+    for shards in [1, 2] {
+        let mut net = tunnels(14, &[1, shards], LinkConfig::clean(millis(5)));
+        let tree = tree(14);
+        let reference = put(&mut net, &[0], &tree);
+        let rate = 4_000_000;
+        super::limits::limit(&mut net, 1, NodeLimits { down: Some(rate), ..NodeLimits::default() });
+        get(&mut net, 1, 1, &reference, &[]);
+        net.run_for(millis(500));
+        let before = super::limits::wire(&mut net, 0, "sent");
+        for step in 0..2000u64 {
+            if step % 5 == 0 {
+                let (bytes, offload) = datagram(0, 1, 1200);
+                net.tun_read(0, 0, &bytes, offload);
+            }
+            net.run_for(millis(1));
+        }
+        let came = (super::limits::wire(&mut net, 0, "sent") - before) as f64 * 8.0 / 2.0;
+        assert!(outcome(&net, 1, 1).is_none(), "it goes on");
+        assert!((0.9..1.1).contains(&(came / rate as f64)), "{came} of {rate}, {shards} shards");
+    }
+}
