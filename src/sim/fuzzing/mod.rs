@@ -49,6 +49,7 @@ pub const TARGETS: &[Target] = &[
     ("invite", text::invite),
     ("ip", packets::ip),
     ("locator", messages::locator),
+    ("overlay", messages::overlay),
     ("packet", messages::packet),
     ("reference", text::reference),
     ("relay", circuits::card),
