@@ -670,8 +670,16 @@ pub const CANDIDATES_PER_SITE_MAX: usize = 2;
 pub const BUCKET_REFRESH_MS: u64 = 30 * 60 * 1000;
 /// A node looks for those around it so often, milliseconds.
 pub const NEIGHBOURS_MS: u64 = 10 * 60 * 1000;
-/// And so often while it knows fewer than a bucket's worth, milliseconds.
-pub const LONELY_MS: u64 = 5_000;
+/// And so soon after it entered, milliseconds; twice as long each time.
+pub const ENTERED_MS: u64 = 2_000;
+/// A published chunk that nobody could be told of is tried again after so long, milliseconds.
+pub const REPUBLISH_RETRY_MS: u64 = 5_000;
+/// For so long after it entered, or found a part of the network again, a node is in a hurry, milliseconds.
+pub const HASTE_MS: u64 = 90_000;
+/// How often it then looks for whom to probe, milliseconds.
+pub const HASTE_TURN_MS: u64 = 500;
+/// Pause between two parts of the network that are found again, milliseconds.
+pub const REGAINED_MS: u64 = 10_000;
 /// A peer that was lost is tried again so often, one at a time, milliseconds.
 pub const LOST_TURN_MS: u64 = 20_000;
 /// Peers that are remembered at most.
@@ -705,15 +713,15 @@ pub const LOOKUP_MS_MAX: u64 = 30_000;
 /// Disjoint paths of a lookup at most.
 pub const LOOKUP_PATHS_MAX: usize = 8;
 /// Candidates that one path of a lookup keeps at most, those nearest the key.
-pub const PATH_CANDIDATES_MAX: usize = 32;
+pub const PATH_CANDIDATES_MAX: usize = 128;
 /// Peers that one lookup asks at most.
-pub const LOOKUP_ASKED_MAX: usize = 160;
+pub const LOOKUP_ASKED_MAX: usize = 320;
 /// Records that one lookup gathers at most.
-pub const LOOKUP_RECORDS_MAX: usize = 32;
+pub const LOOKUP_RECORDS_MAX: usize = 96;
 /// Nodes that a key's region has on average: those that keep its records.
 pub const REGION_NODES: usize = 20;
 /// Nodes of a region that a record is given to, or that are asked, at most.
-pub const REGION_NODES_MAX: usize = 64;
+pub const REGION_NODES_MAX: usize = 256;
 /// Answers of a region that say that a key was looked for in vain before a lookup believes them.
 pub const NOT_FOUND_VOTES_MIN: usize = 8;
 /// What each of them must have counted at least.

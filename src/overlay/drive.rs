@@ -181,7 +181,7 @@ impl Overlay {
         (health.kept, health.waiting) = (0, to.len() as u8);
         if to.is_empty() {
             // Nobody is known yet.
-            self.published.again(&chunk, at.now + ms(crate::limits::LONELY_MS));
+            self.published.again(&chunk, at.now + ms(crate::limits::REPUBLISH_RETRY_MS));
         }
         for peer in to {
             self.ask(at, peer, Purpose::Announce(chunk), Body::Announce { chunk, record });
@@ -224,12 +224,30 @@ impl Overlay {
         let timed = !matches!(open.purpose, Purpose::Delegated(_));
         // Of a peer that opened its session itself, only what it said of itself is known to lead to it.
         let peer = if peer.contact.endpoints().next().is_none() { open.to } else { peer };
+        let lost_long = self.peers.get(&peer.id).is_some_and(|known| known.errors_since >= 2);
         self.table.admit(peer, at.now);
         if timed {
             self.rtt.update(sample);
             self.table.sample(&peer.id, sample);
         }
         self.peers.met(&peer, at.unix_s(), timed.then_some(sample), &mut self.rng);
+        if lost_long {
+            self.regained(at, peer);
+        }
+    }
+
+    /// Somebody who was lost is there again, and perhaps with it a part of the network: it is asked who is near here.
+    fn regained(&mut self, at: Moment, peer: Peer) {
+        if at.now < self.regained_at || !self.has_room_for_lookup() {
+            return;
+        }
+        self.regained_at = at.now + ms(crate::limits::REGAINED_MS);
+        self.hasty_until = self.hasty_until.max(at.now + ms(crate::limits::HASTE_MS));
+        let region = density::region(self.network_size());
+        let style = Style { parallel: self.config.parallel, paths: 1, region };
+        let wanted =
+            Wanted { key: self.own.id.0, goal: Goal::Nodes, manner: Manner::Near, quiet: true };
+        self.run(at, Lookup::new(wanted, style, [peer]), For::Table);
     }
 
     /// The answer to a question of this node.

@@ -67,6 +67,8 @@ pub struct Lookup {
     steps: u32,
     providers: BTreeSet<PublicKey>,
     witnesses: BTreeSet<usize>,
+    /// Providers that came by each path.
+    told: Vec<usize>,
     vain: usize,
     turn: usize,
     /// Who answered last without a record, and the bits that it shares with the key.
@@ -100,6 +102,7 @@ impl Lookup {
             steps: 0,
             providers: BTreeSet::new(),
             witnesses: BTreeSet::new(),
+            told: vec![0; style.paths],
             vain: 0,
             turn: 0,
             missed: None,
@@ -389,14 +392,19 @@ impl Lookup {
         if self.outcome.records.is_empty() {
             self.outcome.hops = asked.hop;
         }
+        // No path fills more than its share: those who invent providers leave room for the others.
+        let share = LOOKUP_RECORDS_MAX / self.style.paths;
+        let told = &mut self.told[asked.path];
         let mut new = records;
         new.retain(|record| {
-            self.providers.len() < LOOKUP_RECORDS_MAX && self.providers.insert(record.provider.card.key)
+            let is_new = *told < share && self.providers.insert(record.provider.card.key);
+            *told += usize::from(is_new);
+            is_new
         });
         self.outcome.records.extend_from_slice(&new);
         let Goal::Providers(count) = self.wanted.goal else { return new };
         let witnesses = WITNESSES.min(self.style.paths);
-        if self.providers.len() >= usize::from(count) && self.witnesses.len() >= witnesses {
+        if count < u8::MAX && self.providers.len() >= usize::from(count) && self.witnesses.len() >= witnesses {
             self.phase = Phase::Done;
         }
         new

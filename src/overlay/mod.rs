@@ -119,6 +119,11 @@ pub struct Overlay {
     turn_at: Time,
     neighbours_at: Time,
     lost_at: Time,
+    regained_at: Time,
+    /// Until then everything that a newcomer does is done more often.
+    hasty_until: Time,
+    /// Pause before the neighbours are looked for again.
+    neighbours_pause_ms: u64,
     turns: usize,
     /// What happened, in numbers.
     pub counters: Counters,
@@ -157,6 +162,9 @@ impl Overlay {
             turn_at,
             neighbours_at: now,
             lost_at: now,
+            regained_at: now,
+            hasty_until: now + types::ms(crate::limits::HASTE_MS),
+            neighbours_pause_ms: crate::limits::ENTERED_MS,
             turns: 0,
             counters: Counters::default(),
             identity,

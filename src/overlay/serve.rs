@@ -13,6 +13,8 @@ use crate::wire::overlay::{Answer, Body, Contact, Endpoint, Find, Message, Recor
 
 /// Contacts of one number of bits in an answer to a far-first question.
 const PER_LEVEL: usize = 3;
+/// Contacts of an answer that are not the nearest.
+const OTHERS: usize = 2;
 /// A record is kept for so long at least where it is far from its place, seconds.
 const KEEP_FAR_S_MIN: u32 = 300;
 
@@ -92,9 +94,14 @@ impl Overlay {
             let reach = u32::from(find.reach);
             self.table.farthest(&find.key, reach, PER_LEVEL, ANSWER_CONTACTS_MAX + 1, self.turns)
         } else {
-            self.table.nearest(&find.key, ANSWER_CONTACTS_MAX + 1)
+            self.table.nearest(&find.key, 4 * ANSWER_CONTACTS_MAX)
         };
         known.retain(|entry| entry.peer.id != from.id);
+        // Some of those a little farther, by chance: where somebody has crowded in around a key, the nearest are its.
+        for at in ANSWER_CONTACTS_MAX - OTHERS..ANSWER_CONTACTS_MAX.min(known.len()) {
+            let other = at + self.rng.below((known.len() - at) as u64) as usize;
+            known.swap(at, other);
+        }
         known.into_iter().take(ANSWER_CONTACTS_MAX).map(|entry| entry.peer.contact).collect()
     }
 

@@ -113,7 +113,8 @@ pub enum Manner {
 pub enum Goal {
     /// The nodes nearest to a place.
     Nodes,
-    /// Who has a chunk: so many providers, after which the lookup ends by itself.
+    /// Who has a chunk: so many providers, named on two paths, after which the lookup ends by itself. Providers may be
+    /// invented; who can see whether the content is there asks for [`u8::MAX`] and stops the lookup.
     Providers(u8),
 }
 

@@ -5,7 +5,7 @@ use super::place::sharing;
 use super::types::{Goal, Manner, Moment, Wanted, ms};
 use super::{For, Overlay};
 use crate::limits::{
-    BUCKET_CONTACTS_MAX, LONELY_MS, LOST_TURN_MS, NEIGHBOURS_MS, PROBE_TURN_MS, PROBES_MAX,
+    HASTE_TURN_MS, LOST_TURN_MS, NEIGHBOURS_MS, PROBE_TURN_MS, PROBES_MAX,
 };
 
 impl Overlay {
@@ -21,10 +21,11 @@ impl Overlay {
 
     /// One turn of what is done from time to time.
     pub(super) fn turn(&mut self, at: Moment) {
-        self.turn_at = at.now + ms(PROBE_TURN_MS + self.rng.below(PROBE_TURN_MS / 8));
+        let hasty = at.now < self.hasty_until;
+        let pause = if hasty { HASTE_TURN_MS } else { PROBE_TURN_MS };
+        self.turn_at = at.now + ms(pause + self.rng.below(pause / 8));
         self.records.expire(at.unix_s());
-        let is_lonely = self.table.len() < BUCKET_CONTACTS_MAX;
-        self.probe_some(at, is_lonely);
+        self.probe_some(at, hasty);
         if at.now >= self.lost_at {
             self.lost_at = at.now + ms(LOST_TURN_MS + self.rng.below(LOST_TURN_MS / 4));
             self.peers.age(at.unix_s());
@@ -33,13 +34,13 @@ impl Overlay {
                 self.probe(at, lost);
             }
         }
-        self.look_around(at, is_lonely);
+        self.look_around(at);
         self.check_published(at);
     }
 
-    fn probe_some(&mut self, at: Moment, is_lonely: bool) {
+    fn probe_some(&mut self, at: Moment, hasty: bool) {
         let mut under_way = self.exchanges.probes();
-        let per_turn = if is_lonely { PROBES_MAX } else { 2 };
+        let per_turn = if hasty { PROBES_MAX } else { 2 };
         for _ in 0..per_turn {
             if under_way >= PROBES_MAX || !self.exchanges.has_room() {
                 break;
@@ -55,13 +56,15 @@ impl Overlay {
         }
     }
 
-    fn look_around(&mut self, at: Moment, is_lonely: bool) {
+    fn look_around(&mut self, at: Moment) {
         if self.table.is_empty() || !self.has_room_for_lookup() {
             return;
         }
         let wanted = |key| Wanted { key, goal: Goal::Nodes, manner: Manner::Near, quiet: true };
         if at.now >= self.neighbours_at {
-            let pause = if is_lonely { LONELY_MS } else { NEIGHBOURS_MS };
+            // Whoever entered with many others hears of them in the first minutes; later, neighbours change slowly.
+            let pause = self.neighbours_pause_ms;
+            self.neighbours_pause_ms = (2 * pause).min(NEIGHBOURS_MS);
             self.neighbours_at = at.now + ms(pause + self.rng.below(pause / 4));
             self.begin(at, wanted(self.own.id.0), For::Table);
         } else if let Some(bits) = self.table.unlooked(at.now) {

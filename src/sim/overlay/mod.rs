@@ -325,13 +325,10 @@ impl World {
         self.push(self.now + delay, Event::Deliver { to: target, from, bytes });
     }
 
-    /// Parts the network in two, by chance, or makes it whole.
-    pub fn part(&mut self, parted: bool) {
-        self.is_parted = parted;
-        if parted {
-            for node in &mut self.nodes {
-                node.side = (self.rng.next_u64() & 1) as u8;
-            }
+    /// Gives every node a side, by chance. Nothing is parted yet.
+    pub fn part(&mut self) {
+        for node in &mut self.nodes {
+            node.side = (self.rng.next_u64() & 1) as u8;
         }
     }
 

@@ -249,41 +249,63 @@ pub fn flash_crowd(nodes: usize, manner: Manner, settings: Settings) -> Report {
     report
 }
 
-/// The network is parted for an hour, and made whole.
+/// The network is parted for an hour, and made whole. Each side's new chunks are looked for from the other.
 pub fn partition(nodes: usize, settings: Settings) -> Report {
     let mut world = World::new(settings);
     world.grow(nodes, 5 * MINUTE, 0.0, Role::Honest);
     world.run_for(15 * MINUTE);
-    let chunks = world.publish(100);
-    let columns = ["across, % of contacts", "success %", "p50 ms"];
+    world.part();
+    let columns = ["across, % of contacts", "nearest 8 known, %", "found from the other side, %", "p50 ms"];
     let mut report = Report::new(format!("{nodes} nodes, parted for an hour"), &columns);
-    let measure = |world: &mut World, name: &str, report: &mut Report| {
+    let measure = |world: &mut World, name: &str, chunks: &[ChunkId], report: &mut Report| {
         for _ in 0..200 {
             let at = world.rng.below(chunks.len() as u64) as usize;
-            let node = world.any();
-            world.look(node, chunks[at], Manner::Near, true);
+            let holder = world.holders[&chunks[at]][0];
+            let other = loop {
+                let node = world.any();
+                if world.nodes[node as usize].side != world.nodes[holder as usize].side {
+                    break node;
+                }
+            };
+            world.look(other, chunks[at], Manner::Near, true);
             world.run_for(SECOND / 20);
         }
         world.run_for(10 * SECOND);
         let (_, warm) = world.take_probes();
-        let across = world.across();
-        report.rows.push((name.to_owned(), vec![100.0 * across, warm.success_percent, warm.p50_ms]));
+        let values = vec![100.0 * world.across(), 100.0 * world.neighbours(8), warm.success_percent, warm.p50_ms];
+        report.rows.push((name.to_owned(), values));
     };
-    world.part(true);
-    world.part(false);
-    measure(&mut world, "before", &mut report);
+    let before = world.publish(100);
+    measure(&mut world, "before", &before, &mut report);
     world.is_parted = true;
-    world.run_for(60 * MINUTE);
-    measure(&mut world, "after an hour apart", &mut report);
+    world.run_for(50 * MINUTE);
+    let chunks = world.publish(100);
+    world.run_for(8 * MINUTE);
+    measure(&mut world, "after an hour apart", &chunks, &mut report);
     world.is_parted = false;
     for minute in 1..=5 {
         world.run_for(MINUTE - 20 * SECOND);
-        measure(&mut world, &format!("minute {minute} together"), &mut report);
+        measure(&mut world, &format!("minute {minute} together"), &chunks, &mut report);
     }
     report
 }
 
 impl World {
+    /// How many of the living nodes nearest to each are in its table.
+    fn neighbours(&self, count: usize) -> f64 {
+        let (mut known, mut all) = (0usize, 0usize);
+        for node in self.alive.iter().step_by(1 + self.alive.len() / 1000) {
+            let own = self.nodes[*node as usize].peer.id;
+            let Some(core) = self.core(*node) else { continue };
+            let others = self.alive.iter().filter(|other| *other != node);
+            let mut nearest: Vec<NodeId> = others.map(|other| self.nodes[*other as usize].peer.id).collect();
+            nearest.sort_unstable_by_key(|other| distance(&own.0, &other.0));
+            all += count;
+            known += nearest.iter().take(count).filter(|id| core.table().get(id).is_some()).count();
+        }
+        known as f64 / all.max(1) as f64
+    }
+
     /// The share of contacts that lie on the other side.
     fn across(&self) -> f64 {
         let (mut all, mut across) = (0usize, 0usize);
@@ -310,20 +332,22 @@ pub fn bootstrap(nodes: usize, settings: Settings) -> Report {
     for _ in 0..nodes {
         world.join(&[first, second], Role::Honest, |_| true);
     }
-    let columns = ["contacts, mean", "least", "success %", "p50 ms"];
+    let columns = ["contacts, mean", "least", "nearest 8 known, %", "reached, %"];
     let mut report = Report::new(format!("{nodes} nodes at once from two friends"), &columns);
     for seconds in [10u64, 20, 30, 45, 60] {
         world.run_until(begun + Duration::from_secs(seconds));
         let sizes = world.alive.iter().filter_map(|node| world.core(*node)).map(|core| core.table().len());
         let least = sizes.min().unwrap_or(0);
         // Each lookup is for a node's own place: who is nearest to it must find itself named by others.
-        let (mut found, mut tried) = (0, 0);
+        let (mut found, mut tried) = (0u32, 0u32);
         for _ in 0..200 {
             let (a, b) = (world.any(), world.any());
             tried += 1;
-            found += usize::from(world.reaches(a, b));
+            found += u32::from(world.reaches(a, b));
         }
-        let values = vec![world.table_sizes(), least as f64, 100.0 * f64::from(found) / f64::from(tried), f64::NAN];
+        let neighbours = 100.0 * world.neighbours(8);
+        let reached = 100.0 * f64::from(found) / f64::from(tried);
+        let values = vec![world.table_sizes(), least as f64, neighbours, reached];
         report.rows.push((format!("{seconds} s"), values));
     }
     report.title += &format!(", {} bytes per node", world.tally.bytes / nodes as u64);

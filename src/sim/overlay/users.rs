@@ -36,7 +36,7 @@ impl World {
     /// A node looks for a chunk, with all sessions there or with none.
     pub fn look(&mut self, node: u32, chunk: ChunkId, manner: Manner, warm: bool) {
         let at = self.moment();
-        let wanted = Wanted { key: chunk.0, goal: Goal::Providers(4), manner, quiet: false };
+        let wanted = Wanted { key: chunk.0, goal: Goal::Providers(u8::MAX), manner, quiet: false };
         if !warm {
             // Both ends forget.
             let peers = std::mem::take(&mut self.nodes[node as usize].sessions);
