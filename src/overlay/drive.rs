@@ -12,6 +12,8 @@ use crate::wire::overlay::{Answer, Body, Message, Record, Verdict};
 
 /// Peers from which a lookup starts.
 const START: usize = 12;
+/// Nearest nodes of a finished lookup that the density is judged by: those that every lookup asks.
+const SAMPLED: usize = 8;
 /// Peers of each distance from which a far-first lookup starts.
 const START_PER_LEVEL: usize = 3;
 
@@ -136,7 +138,7 @@ impl Overlay {
         let spread = running.lookup.spread();
         let outcome = running.lookup.finish();
         if !outcome.cut_short {
-            let places = outcome.nearest.iter().take(REGION_NODES).map(|peer| peer.id.0);
+            let places = outcome.nearest.iter().take(SAMPLED).map(|peer| peer.id.0);
             self.density.learn(density::sample(&wanted.key, places));
         }
         if let (Some(to), Some(record)) = (spread, outcome.records.first().copied()) {

@@ -10,7 +10,7 @@ use super::types::{Goal, Manner, Outcome, Peer, Wanted};
 use crate::base::{NodeId, PublicKey};
 use crate::limits::{
     LOOKUP_ASKED_MAX, LOOKUP_PATHS_MAX, LOOKUP_RECORDS_MAX, NOT_FOUND_COUNT_MIN, NOT_FOUND_VOTES_MIN,
-    REGION_NODES_MAX,
+    REGION_NODES, REGION_NODES_MAX,
 };
 use crate::wire::overlay::{Answer, Find, Record};
 
@@ -18,6 +18,12 @@ use crate::wire::overlay::{Answer, Find, Record};
 const NEAREST_MIN: usize = 8;
 /// Nearest nodes of one path that must have answered before the paths are joined.
 const ARRIVED: usize = 2;
+/// A region of so few nodes is suspicious: one in a hundred has fewer than half of the average by chance.
+const SPARSE_PROVIDERS: usize = REGION_NODES / 2;
+/// The same where only the nearest are asked.
+const SPARSE_NODES: usize = 6;
+/// So many are asked because of it at most.
+const SPARSE_ASKED_MAX: usize = 48;
 /// Far candidates kept at most.
 const FAR_MAX: usize = 96;
 /// Peers of one site that a lookup asks at most.
@@ -162,11 +168,17 @@ impl Lookup {
     fn hear(&mut self, path: usize, peer: Peer, hop: u32) {
         let candidate =
             Candidate { distance: distance(&self.wanted.key, &peer.id.0), peer, hop, state: State::Waiting };
-        if let Phase::Far(_) = self.phase
-            && self.far.len() < FAR_MAX
+        if let Phase::Far(level) = self.phase
+            && candidate.distance_bits() >= level
             && self.far.iter().all(|other| other.distance != candidate.distance)
         {
-            self.far.push(candidate);
+            if self.far.len() >= FAR_MAX {
+                // Those that were passed by are not needed any more.
+                self.far.retain(|other| other.distance_bits() >= level || other.state == State::Asked);
+            }
+            if self.far.len() < FAR_MAX {
+                self.far.push(candidate);
+            }
         }
         self.paths[path].hear(candidate);
     }
@@ -276,6 +288,12 @@ impl Lookup {
             asked.state != State::Gone && distance(&self.wanted.key, &asked.peer.id.0) < next.distance
         });
         let nearer = nearer.count();
+        // Fewer in the region than chance allows: those who answered do not say whom they know. Whoever is next, however
+        // far, may.
+        let least = if self.wanted.goal == Goal::Nodes { SPARSE_NODES } else { SPARSE_PROVIDERS };
+        if nearer < SPARSE_ASKED_MAX && self.inside() < least {
+            return Some((at, next));
+        }
         let enough = match self.wanted.goal {
             Goal::Nodes => nearer >= NEAREST_MIN,
             Goal::Providers(_) => {
@@ -283,6 +301,13 @@ impl Lookup {
             }
         };
         (!enough).then_some((at, next))
+    }
+
+    /// Nodes of the region that were asked and are there.
+    fn inside(&self) -> usize {
+        let key = &self.wanted.key;
+        let there = self.asked.values().filter(|asked| asked.state != State::Gone);
+        there.filter(|asked| leading(&distance(key, &asked.peer.id.0)) <= self.style.region).count()
     }
 
     fn nearest_waiting(&self) -> Option<(usize, Candidate)> {

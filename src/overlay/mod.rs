@@ -27,7 +27,7 @@ pub mod publish;
 pub mod quota;
 pub mod records;
 pub mod rtt;
-mod serve;
+pub mod serve;
 pub mod site;
 pub mod table;
 pub mod types;

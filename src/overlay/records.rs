@@ -97,6 +97,11 @@ impl Records {
         Verdict::Kept
     }
 
+    /// Whether there is a record of a chunk.
+    pub fn has(&self, chunk: &ChunkId) -> bool {
+        self.chunks.contains_key(chunk)
+    }
+
     /// Some of a chunk's records, others each time.
     pub fn of(&mut self, chunk: &ChunkId, now_s: u32, rng: &mut Rng) -> Vec<Record> {
         self.expire(now_s);

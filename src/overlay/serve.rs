@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 
 use super::density;
 use super::place::{Key, distance, leading};
+use super::table::Table;
 use super::types::{Effect, Goal, Manner, Moment, Peer, Wanted};
 use super::{For, Overlay};
-use crate::base::ChunkId;
+use crate::base::{ChunkId, NodeId, Rng};
 use crate::limits::{ANSWER_CONTACTS_MAX, DELEGATED_MAX, DELEGATED_PER_PEER_MAX, RECORD_S_MAX};
 use crate::wire::Malformed;
 use crate::wire::overlay::{Answer, Body, Contact, Endpoint, Find, Message, Record, Verdict};
@@ -17,6 +18,25 @@ const PER_LEVEL: usize = 3;
 const OTHERS: usize = 2;
 /// A record is kept for so long at least where it is far from its place, seconds.
 const KEEP_FAR_S_MIN: u32 = 300;
+
+/// Whom an answer names to `from`: the nearest and a few of those behind them, or whoever is far enough. `turn` differs
+/// from answer to answer.
+pub fn contacts(table: &Table, from: &NodeId, find: &Find, turn: usize, rng: &mut Rng) -> Vec<Contact> {
+    let mut known = if find.far {
+        table.farthest(&find.key, u32::from(find.reach), PER_LEVEL, ANSWER_CONTACTS_MAX + 1, turn)
+    } else {
+        table.nearest(&find.key, 4 * ANSWER_CONTACTS_MAX)
+    };
+    known.retain(|entry| entry.peer.id != *from);
+    if !find.far {
+        // Where somebody has crowded in around a key, the nearest are its; those a little farther know others.
+        for at in ANSWER_CONTACTS_MAX - OTHERS..ANSWER_CONTACTS_MAX.min(known.len()) {
+            let other = at + rng.below((known.len() - at) as u64) as usize;
+            known.swap(at, other);
+        }
+    }
+    known.into_iter().take(ANSWER_CONTACTS_MAX).map(|entry| entry.peer.contact).collect()
+}
 
 impl Overlay {
     /// A message of a peer whose identity its session vouches for; `seen` is the address that it comes from. A malformed
@@ -84,25 +104,9 @@ impl Overlay {
         if find.records && !find.quiet && from.contact.card.rank() >= self.config.rank_floor {
             self.demand.count(&key, !records.is_empty(), now_s, &mut self.rng);
         }
-        let contacts = self.contacts_for(from, find);
-        Answer { refused: false, not_found: vain, queries, records, contacts }
-    }
-
-    fn contacts_for(&mut self, from: &Peer, find: &Find) -> Vec<Contact> {
         self.turns = self.turns.wrapping_add(1);
-        let mut known = if find.far {
-            let reach = u32::from(find.reach);
-            self.table.farthest(&find.key, reach, PER_LEVEL, ANSWER_CONTACTS_MAX + 1, self.turns)
-        } else {
-            self.table.nearest(&find.key, 4 * ANSWER_CONTACTS_MAX)
-        };
-        known.retain(|entry| entry.peer.id != from.id);
-        // Some of those a little farther, by chance: where somebody has crowded in around a key, the nearest are its.
-        for at in ANSWER_CONTACTS_MAX - OTHERS..ANSWER_CONTACTS_MAX.min(known.len()) {
-            let other = at + self.rng.below((known.len() - at) as u64) as usize;
-            known.swap(at, other);
-        }
-        known.into_iter().take(ANSWER_CONTACTS_MAX).map(|entry| entry.peer.contact).collect()
+        let contacts = contacts(&self.table, &from.id, find, self.turns, &mut self.rng);
+        Answer { refused: false, not_found: vain, queries, records, contacts }
     }
 
     /// Somebody wants a record kept: its provider, or whoever found it and had none from here.

@@ -163,18 +163,18 @@ pub fn hostile(nodes: usize, lookups: usize, share: f64, settings: Settings) -> 
 }
 
 /// Nodes of an attacker in the region of one key, as many as so many times the hash power that made all honest nodes
-/// buys there; they steer. The key is published, and looked for by nodes drawn by chance.
-pub fn eclipse(nodes: usize, lookups: usize, powers: &[f64], settings: Settings) -> Report {
+/// buys in this `part` of it; they steer. The key is published, and looked for by nodes drawn by chance.
+pub fn eclipse(nodes: usize, lookups: usize, powers: &[f64], part: f64, settings: Settings) -> Report {
     let columns = ["attackers", "success %", "asked", "p50 ms", "p99 ms", "bytes", "log2 hashes"];
-    let mut report = Report::new(format!("an attacker around one key among {nodes} nodes"), &columns);
+    let mut report = Report::new(format!("an attacker in {part} of one key's region among {nodes} nodes"), &columns);
     for power in powers {
         let mut world = World::new(settings);
         world.grow(nodes, 10 * MINUTE, 0.0, Role::Honest);
         world.run_for(5 * MINUTE);
         let chunk = ChunkId(world.rng.bytes());
-        let region = crate::overlay::density::region(nodes as u64);
+        let region = (crate::overlay::density::region(nodes as u64) as f64 * part) as u64;
         // The region holds REGION_NODES of the honest; so much work makes so many times as many there, and none elsewhere.
-        let attackers = (power * REGION_NODES as f64) as usize;
+        let attackers = (power * part * REGION_NODES as f64) as usize;
         let inside = move |place: &NodeId| leading(&distance(&chunk.0, &place.0)) <= region;
         for _ in 0..attackers {
             let friends = [world.any(), world.any()];
@@ -195,7 +195,7 @@ pub fn eclipse(nodes: usize, lookups: usize, powers: &[f64], settings: Settings)
         let (cold, warm) = world.take_probes();
         let both = (cold.found + warm.found) as f64 / lookups as f64 * 100.0;
         let floor = f64::from(crate::crypto::rank::PLACE_FLOOR_BITS);
-        let hashes = attackers as f64 * (nodes as f64 / REGION_NODES as f64) * 2f64.powf(floor);
+        let hashes = attackers as f64 * (nodes as f64 / part / REGION_NODES as f64) * 2f64.powf(floor);
         let values = vec![
             attackers as f64,
             both,
