@@ -35,6 +35,9 @@ struct Flags {
     /// The part of the key's region into which the attacker goes, at most 1: nearer costs more.
     #[arg(long, default_value_t = 1.0)]
     part: f64,
+    /// Without early data: a handshake is a round trip of its own.
+    #[arg(long)]
+    no_early: bool,
     /// JSON instead of tables.
     #[arg(long)]
     json: bool,
@@ -62,7 +65,7 @@ enum Run {
 
 fn main() {
     let flags = Flags::parse();
-    let settings = Settings::new(flags.seed);
+    let settings = Settings { early: !flags.no_early, ..Settings::new(flags.seed) };
     let nodes = u32::try_from(flags.nodes).unwrap_or(u32::MAX);
     let begun = Instant::now();
     let reports = match flags.run {
@@ -96,7 +99,12 @@ fn main() {
 }
 
 fn table(report: &Report) {
-    println!("{}\n\n| | {} |\n|---|{}", report.title, report.columns.join(" | "), "--:|".repeat(report.columns.len()));
+    println!(
+        "{}\n\n| | {} |\n|---|{}",
+        report.title,
+        report.columns.join(" | "),
+        "--:|".repeat(report.columns.len())
+    );
     for (name, values) in &report.rows {
         let values: Vec<String> = values.iter().map(|value| shown(*value)).collect();
         println!("| {name} | {} |", values.join(" | "));
@@ -114,8 +122,12 @@ fn shown(value: f64) -> String {
 
 fn json(report: &Report) {
     let row = |(name, values): &(String, Vec<f64>)| {
-        let values: Map<String, Value> =
-            report.columns.iter().zip(values).map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+        let values: Map<String, Value> = report
+            .columns
+            .iter()
+            .zip(values)
+            .map(|(name, value)| ((*name).to_owned(), json!(value)))
+            .collect();
         json!({ "name": name, "values": values })
     };
     println!("{}", json!({ "title": report.title, "rows": report.rows.iter().map(row).collect::<Vec<_>>() }));

@@ -971,7 +971,10 @@ const _: () = {
                 + LAYERS_MAX * LAYER_OVERHEAD
     );
     assert!(CELL_DATAGRAM_LARGE <= DATAGRAM_MAX && CELL_DATAGRAM_SMALL <= DATAGRAM_MIN);
-    assert!(OVERLAY_MESSAGE_MAX + PACKET_OVERHEAD + 22 <= DATAGRAM_MIN, "a message and its frame are one packet");
+    assert!(
+        OVERLAY_MESSAGE_MAX + PACKET_OVERHEAD + 22 <= DATAGRAM_MIN,
+        "a message and its frame are one packet"
+    );
     assert!(BUCKET_OLDEST_KEPT < BUCKET_CONTACTS_MAX && REGION_NODES_MAX < LOOKUP_ASKED_MAX);
     assert!(ANSWER_MS_MAX < EXCHANGE_MS_MAX && EXCHANGE_MS_MAX < LOOKUP_MS_MAX);
     assert!(RECORD_S_MAX as u64 * 1000 >= 2 * REPUBLISH_MS, "one check may fail");

@@ -34,9 +34,8 @@ impl Demand {
         if !self.counts.contains_key(key) && self.counts.len() >= COUNTED_KEYS_MAX {
             let from: Key = rng.bytes();
             let drawn = self.counts.range(from..).chain(self.counts.range(..from)).take(8);
-            let least = drawn.min_by(|(_, a), (_, b)| {
-                a.faded(now_s).queries.total_cmp(&b.faded(now_s).queries)
-            });
+            let least =
+                drawn.min_by(|(_, a), (_, b)| a.faded(now_s).queries.total_cmp(&b.faded(now_s).queries));
             if let Some(least) = least.map(|(key, _)| *key) {
                 self.counts.remove(&least);
             }

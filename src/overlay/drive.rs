@@ -247,8 +247,7 @@ impl Overlay {
         self.hasty_until = self.hasty_until.max(at.now + ms(crate::limits::HASTE_MS));
         let region = density::region(self.network_size());
         let style = Style { parallel: self.config.parallel, paths: 1, region };
-        let wanted =
-            Wanted { key: self.own.id.0, goal: Goal::Nodes, manner: Manner::Near, quiet: true };
+        let wanted = Wanted { key: self.own.id.0, goal: Goal::Nodes, manner: Manner::Near, quiet: true };
         self.run(at, Lookup::new(wanted, style, [peer]), For::Table);
     }
 
@@ -288,7 +287,8 @@ impl Overlay {
         self.counters.unfit += (answer.records.len() - records.len()) as u64;
         let floor = self.config.place_floor;
         let contacts = answer.contacts.iter().map(|contact| Peer::of(*contact));
-        let contacts: Vec<Peer> = contacts.filter(|peer| peer.id != self.own.id && peer.shows(floor)).collect();
+        let contacts: Vec<Peer> =
+            contacts.filter(|peer| peer.id != self.own.id && peer.shows(floor)).collect();
         for peer in &contacts {
             if self.table.wants(peer) {
                 self.candidates.offer(*peer, *from, &mut self.rng);

@@ -76,7 +76,14 @@ impl Exchanges {
     }
 
     /// Begins one; its number.
-    pub fn begin(&mut self, now: Time, to: Peer, purpose: Purpose, patience: Duration, ends: Duration) -> u32 {
+    pub fn begin(
+        &mut self,
+        now: Time,
+        to: Peer,
+        purpose: Purpose,
+        patience: Duration,
+        ends: Duration,
+    ) -> u32 {
         let number = self.next;
         self.next = self.next.wrapping_add(1);
         let due = now + patience;
@@ -102,11 +109,14 @@ impl Exchanges {
     pub fn fail_all(&mut self, to: &NodeId) -> Vec<Open> {
         let those: Vec<u32> =
             self.open.iter().filter(|(_, open)| open.to.id == *to).map(|(number, _)| *number).collect();
-        those.into_iter().filter_map(|number| {
-            let open = self.open.get(&number).copied();
-            self.end(number);
-            open
-        }).collect()
+        those
+            .into_iter()
+            .filter_map(|number| {
+                let open = self.open.get(&number).copied();
+                self.end(number);
+                open
+            })
+            .collect()
     }
 
     /// When the next one is overdue.

@@ -156,7 +156,8 @@ impl Lookup {
         let mut nearest: Vec<(Key, Peer, u32)> =
             answered.map(|asked| (distance(&key, &asked.peer.id.0), asked.peer, asked.hop)).collect();
         nearest.sort_unstable_by_key(|(distance, ..)| *distance);
-        let inside = nearest.iter().take_while(|(distance, ..)| leading(distance) <= self.style.region).count();
+        let inside =
+            nearest.iter().take_while(|(distance, ..)| leading(distance) <= self.style.region).count();
         nearest.truncate(inside.max(NEAREST_MIN).min(REGION_NODES_MAX));
         if self.outcome.records.is_empty() {
             self.outcome.hops = nearest.first().map_or(0, |(.., hop)| *hop).max(self.steps);
@@ -219,7 +220,10 @@ impl Lookup {
         let state = known.unwrap_or(if crowded { State::Gone } else { State::Asked });
         // What another path asked is not asked again, and belongs to that path.
         let own = if known.is_some() && self.phase == Phase::Walk { State::Gone } else { state };
-        self.far.iter_mut().filter(|one| one.distance == candidate.distance).for_each(|one| one.state = state);
+        self.far
+            .iter_mut()
+            .filter(|one| one.distance == candidate.distance)
+            .for_each(|one| one.state = state);
         if let Some(one) = self.paths[path].get_mut(&candidate.distance) {
             one.state = own;
         }
@@ -297,7 +301,8 @@ impl Lookup {
         let enough = match self.wanted.goal {
             Goal::Nodes => nearer >= NEAREST_MIN,
             Goal::Providers(_) => {
-                nearer >= REGION_NODES_MAX || nearer >= NEAREST_MIN && leading(&next.distance) > self.style.region
+                nearer >= REGION_NODES_MAX
+                    || nearer >= NEAREST_MIN && leading(&next.distance) > self.style.region
             }
         };
         (!enough).then_some((at, next))
@@ -312,9 +317,10 @@ impl Lookup {
 
     fn nearest_waiting(&self) -> Option<(usize, Candidate)> {
         let firsts = self.paths.iter().enumerate().filter_map(|(at, path)| {
-            let next = path.list().iter().find(|one| {
-                one.state == State::Waiting && !self.asked.contains_key(&one.peer.id)
-            })?;
+            let next = path
+                .list()
+                .iter()
+                .find(|one| one.state == State::Waiting && !self.asked.contains_key(&one.peer.id))?;
             Some((at, *next))
         });
         firsts.min_by_key(|(_, one)| one.distance)
@@ -429,7 +435,8 @@ impl Lookup {
         self.outcome.records.extend_from_slice(&new);
         let Goal::Providers(count) = self.wanted.goal else { return new };
         let witnesses = WITNESSES.min(self.style.paths);
-        if count < u8::MAX && self.providers.len() >= usize::from(count) && self.witnesses.len() >= witnesses {
+        if count < u8::MAX && self.providers.len() >= usize::from(count) && self.witnesses.len() >= witnesses
+        {
             self.phase = Phase::Done;
         }
         new

@@ -257,7 +257,9 @@ impl Overlay {
     pub fn delegate(&mut self, at: Moment, chunk: ChunkId, far: bool, to: Option<Peer>) -> Option<LookupId> {
         let quickest = || {
             let known = self.table.entries().filter(|entry| entry.failures == 0);
-            known.min_by_key(|entry| entry.rtt.smoothed().unwrap_or(std::time::Duration::MAX)).map(|entry| entry.peer)
+            known
+                .min_by_key(|entry| entry.rtt.smoothed().unwrap_or(std::time::Duration::MAX))
+                .map(|entry| entry.peer)
         };
         let to = to.or_else(quickest)?;
         self.begin_delegated(at, chunk, far, to)
@@ -294,7 +296,8 @@ impl Overlay {
     /// When [`Self::handle_timeout`] is to be called, if nothing else happens before.
     pub fn poll_timeout(&self) -> Time {
         let lookup = self.lookup_ends.first().map(|(at, _)| *at);
-        let others = [self.exchanges.next_due(), lookup, self.published.next_due().map(|at| at.max(self.turn_at))];
+        let others =
+            [self.exchanges.next_due(), lookup, self.published.next_due().map(|at| at.max(self.turn_at))];
         others.into_iter().flatten().fold(self.turn_at, Time::min)
     }
 

@@ -46,7 +46,8 @@ impl Path {
         };
         self.list.insert(at, candidate);
         if self.list.len() > PATH_CANDIDATES_MAX {
-            let unasked = self.list.iter().rposition(|other| matches!(other.state, State::Waiting | State::Gone));
+            let unasked =
+                self.list.iter().rposition(|other| matches!(other.state, State::Waiting | State::Gone));
             self.list.remove(unasked.unwrap_or(self.list.len() - 1));
         }
         true

@@ -46,7 +46,14 @@ impl Records {
 
     /// Keeps a record whose signature was checked, for at most `keep_s`. One of the same provider takes the place of
     /// the one before if it holds longer.
-    pub fn keep(&mut self, chunk: ChunkId, record: &Record, keep_s: u32, now_s: u32, rng: &mut Rng) -> Verdict {
+    pub fn keep(
+        &mut self,
+        chunk: ChunkId,
+        record: &Record,
+        keep_s: u32,
+        now_s: u32,
+        rng: &mut Rng,
+    ) -> Verdict {
         self.expire(now_s);
         let verdict = self.try_keep(chunk, record, keep_s, now_s, rng);
         if self.chunks.get(&chunk).is_some_and(|own| own.kept.is_empty()) {
@@ -55,7 +62,14 @@ impl Records {
         verdict
     }
 
-    fn try_keep(&mut self, chunk: ChunkId, record: &Record, keep_s: u32, now_s: u32, rng: &mut Rng) -> Verdict {
+    fn try_keep(
+        &mut self,
+        chunk: ChunkId,
+        record: &Record,
+        keep_s: u32,
+        now_s: u32,
+        rng: &mut Rng,
+    ) -> Verdict {
         if record.expires <= now_s || record.expires > now_s.saturating_add(RECORD_S_MAX) {
             return Verdict::Unfit;
         }
@@ -81,7 +95,8 @@ impl Records {
         }
         if own.kept.len() >= RECORDS_PER_KEY_MAX {
             // Full, and hot: Coral's sign that more belongs one step farther away.
-            let first = own.kept.iter().min_by_key(|kept| kept.until_s).map(|kept| (kept.until_s, kept.provider));
+            let first =
+                own.kept.iter().min_by_key(|kept| kept.until_s).map(|kept| (kept.until_s, kept.provider));
             match first.filter(|(until, _)| !hot && *until < until_s) {
                 Some((_, ends_first)) => self.remove(&chunk, &ends_first),
                 None => return Verdict::Full,
@@ -125,8 +140,10 @@ impl Records {
         let from = ChunkId(rng.bytes());
         let drawn = self.chunks.range(from..).chain(self.chunks.range(..from)).take(8);
         let drawn = drawn.flat_map(|(chunk, own)| own.kept.iter().map(move |kept| (chunk, kept)));
-        let least = drawn.map(|(chunk, kept)| (kept.record.provider.card.rank(), *chunk, kept.provider)).min();
-        let Some((_, chunk, provider)) = least.filter(|(rank, ..)| *rank < record.provider.card.rank()) else {
+        let least =
+            drawn.map(|(chunk, kept)| (kept.record.provider.card.rank(), *chunk, kept.provider)).min();
+        let Some((_, chunk, provider)) = least.filter(|(rank, ..)| *rank < record.provider.card.rank())
+        else {
             return false;
         };
         self.remove(&chunk, &provider);

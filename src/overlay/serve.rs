@@ -98,7 +98,8 @@ impl Overlay {
     fn look(&mut self, at: Moment, from: &Peer, find: &Find) -> Answer {
         let now_s = at.unix_s();
         let key = find.key;
-        let records = if find.records { self.records.of(&ChunkId(key), now_s, &mut self.rng) } else { Vec::new() };
+        let records =
+            if find.records { self.records.of(&ChunkId(key), now_s, &mut self.rng) } else { Vec::new() };
         let (queries, vain) = self.demand.of(&key, now_s);
         // Counts of throw-away identities would be worth nothing (the seeds' "known reputation").
         if find.records && !find.quiet && from.contact.card.rank() >= self.config.rank_floor {
@@ -113,7 +114,8 @@ impl Overlay {
     fn hear_announcement(&mut self, at: Moment, chunk: ChunkId, record: &Record) -> Verdict {
         let provider = Peer::of(record.provider);
         let rank = record.provider.card.rank();
-        if rank < self.config.rank_floor || !provider.shows(self.config.place_floor) || !record.verify(&chunk) {
+        if rank < self.config.rank_floor || !provider.shows(self.config.place_floor) || !record.verify(&chunk)
+        {
             self.counters.unfit += 1;
             return Verdict::Unfit;
         }

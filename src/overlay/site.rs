@@ -23,7 +23,9 @@ impl Site {
             }
             IpAddr::V6(ip) => {
                 let bytes = ip.octets();
-                let local = ip.is_loopback() || bytes[0] & 0xfe == 0xfc || bytes[0] == 0xfe && bytes[1] & 0xc0 == 0x80;
+                let local = ip.is_loopback()
+                    || bytes[0] & 0xfe == 0xfc
+                    || bytes[0] == 0xfe && bytes[1] & 0xc0 == 0x80;
                 let bits = *bytes.first_chunk().expect("16 bytes");
                 (!local).then_some(Self { is_ipv4: false, bits })
             }
@@ -79,7 +81,9 @@ mod tests {
         assert_eq!(count("192.0.2.7:5"), (1, 2));
         assert_eq!(count("[2001:db8:1:9::7]:5"), (2, 2));
         assert_eq!(count("[2001:db8:2::7]:5"), (0, 2));
-        for private in ["10.0.0.1:1", "127.0.0.1:1", "100.64.0.1:1", "[fd00::1]:1", "[fe80::1]:1", "169.254.0.1:1"] {
+        for private in
+            ["10.0.0.1:1", "127.0.0.1:1", "100.64.0.1:1", "[fd00::1]:1", "[fe80::1]:1", "169.254.0.1:1"]
+        {
             assert_eq!(count(private), (0, 0), "{private}");
         }
     }

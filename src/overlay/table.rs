@@ -162,7 +162,14 @@ impl Table {
 
     /// Contacts that share at least `reach` bits with a place, the farthest first, at most `per_level` for each number
     /// of bits and `count` in all. `turn` says where in a bucket to begin, so that all of it is used.
-    pub fn farthest(&self, key: &Key, reach: u32, per_level: usize, count: usize, turn: usize) -> Vec<&Entry> {
+    pub fn farthest(
+        &self,
+        key: &Key,
+        reach: u32,
+        per_level: usize,
+        count: usize,
+        turn: usize,
+    ) -> Vec<&Entry> {
         let own = shared_bits(&self.own.0, key) as usize;
         let mut found: Vec<&Entry> = Vec::new();
         let before = (reach as usize).min(own)..own.min(self.buckets.len());

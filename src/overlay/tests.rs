@@ -117,14 +117,18 @@ fn a_chain_of_friends_becomes_a_network_and_chunks_are_found() {
     let chunk = ChunkId([0xcc; 20]);
     assert!(group.nodes[3].provide(at(group.now), chunk));
     group.run(10_000);
-    let checked = group.seen.iter().any(|(node, effect)| matches!(effect, Effect::Checked { kept, .. } if *node == 3 && *kept > 8));
+    let checked = group
+        .seen
+        .iter()
+        .any(|(node, effect)| matches!(effect, Effect::Checked { kept, .. } if *node == 3 && *kept > 8));
     assert!(checked, "{:?}", group.nodes[3].health(&chunk));
     for manner in [Manner::Near, Manner::Far { stride: 1 }] {
         group.seen.clear();
         let wanted = Wanted { key: chunk.0, goal: Goal::Providers(u8::MAX), manner, quiet: false };
         let lookup = group.nodes[9].find(at(group.now), wanted).expect("room");
         group.settle();
-        let by_three = |records: &[Record]| records.len() == 1 && records[0].provider == group.nodes[3].own().contact;
+        let by_three =
+            |records: &[Record]| records.len() == 1 && records[0].provider == group.nodes[3].own().contact;
         let found = group.seen.iter().filter(|(_, effect)| {
             matches!(effect, Effect::Found { lookup: id, records } if *id == lookup && by_three(records))
         });
@@ -164,7 +168,10 @@ fn a_lookup_may_be_left_to_another() {
     assert!(group.seen.iter().any(|(node, effect)| {
         matches!(effect, Effect::Done { lookup: id, outcome } if (*node, *id) == (5, lookup) && outcome.records.len() == 1 && outcome.asked == 1)
     }));
-    assert!(group.nodes[4].counters.served > served || group.nodes[3].counters.served > 0, "the helper asked others");
+    assert!(
+        group.nodes[4].counters.served > served || group.nodes[3].counters.served > 0,
+        "the helper asked others"
+    );
     // Nobody leaves more to one peer than it takes.
     let nobody = |n: u8| ChunkId([n; 20]);
     for n in 0..2 * DELEGATED_PER_PEER_MAX as u8 {
@@ -242,7 +249,10 @@ fn hostile_messages_change_nothing() {
     assert_eq!(node.records().len(), 0);
     assert_eq!(announce(&mut node, chunk, good), said(Verdict::Kept));
     // Answers to questions that were not asked, or were asked of another.
-    let answer = Message { number: 0, body: Body::Answer(Answer { contacts: vec![peer(8).contact], ..Answer::default() }) };
+    let answer = Message {
+        number: 0,
+        body: Body::Answer(Answer { contacts: vec![peer(8).contact], ..Answer::default() }),
+    };
     node.handle_up(at(0), &peer(3));
     node.handle_message(at(0), &stranger, None, &answer.emit()).expect("well-formed");
     assert_eq!((node.counters.stray, node.table().len()), (1, 0));
@@ -350,9 +360,9 @@ fn what_is_given_comes_first_and_age_keeps_half_of_a_bucket() {
     for peer in &first[BUCKET_CONTACTS_MAX..] {
         assert_ne!(table.admit(mined(peer), now), Admission::Known);
     }
-    let old = first[..BUCKET_CONTACTS_MAX].iter().filter(|peer| {
-        table.buckets()[0].entries().iter().any(|entry| entry.peer.id == peer.id)
-    });
+    let old = first[..BUCKET_CONTACTS_MAX]
+        .iter()
+        .filter(|peer| table.buckets()[0].entries().iter().any(|entry| entry.peer.id == peer.id));
     let old = old.count();
     assert!((BUCKET_OLDEST_KEPT..=BUCKET_OLDEST_KEPT + 2).contains(&old), "{old}");
     let entry = |standing: Standing, rank: u8| {
@@ -361,7 +371,9 @@ fn what_is_given_comes_first_and_age_keeps_half_of_a_bucket() {
         entry.worth(now)
     };
     let none = Standing::default();
-    assert!(entry(Standing { contributed: 1 << 20, ..none }, 1) > entry(Standing { paid: 1 << 40, ..none }, 60));
+    assert!(
+        entry(Standing { contributed: 1 << 20, ..none }, 1) > entry(Standing { paid: 1 << 40, ..none }, 60)
+    );
     assert!(entry(Standing { paid: 5000, ..none }, 1) > entry(none, 60));
     assert!(entry(none, 9) > entry(Standing { bandwidth: 1 << 40, ..none }, 8));
 }
@@ -459,7 +471,9 @@ fn records_are_bounded_by_key_by_provider_and_in_time() {
     // Shorter where its place is far.
     let far = ChunkId([2; 20]);
     assert_eq!(records.keep(far, &record(1, &far, now + 6000), 300, now + 62, &mut rng), Verdict::Kept);
-    assert!(records.of(&far, now + 361, &mut rng).len() == 1 && records.of(&far, now + 362, &mut rng).is_empty());
+    assert!(
+        records.of(&far, now + 361, &mut rng).len() == 1 && records.of(&far, now + 362, &mut rng).is_empty()
+    );
     assert_eq!(records.of(&chunk, now + 650, &mut rng).len(), 1);
     assert!(records.of(&chunk, now + 701, &mut rng).is_empty() && records.is_empty());
 }
@@ -471,7 +485,9 @@ fn peers_are_remembered_and_the_least_worth_goes() {
     let good = peer(1);
     (0..50).for_each(|_| peers.met(&good, 1000, Some(ms(80)), &mut rng));
     peers.missed(&good.id);
-    assert!(peers.get(&good.id).is_some_and(|known| known.availability_milli() == 980 && known.errors_since == 1));
+    assert!(
+        peers.get(&good.id).is_some_and(|known| known.availability_milli() == 980 && known.errors_since == 1)
+    );
     peers.met(&good, 1000, None, &mut rng);
     for number in 2..200 {
         let other = peer(number);

@@ -4,9 +4,7 @@ use super::exchange::Overdue;
 use super::place::sharing;
 use super::types::{Goal, Manner, Moment, Wanted, ms};
 use super::{For, Overlay};
-use crate::limits::{
-    HASTE_TURN_MS, LOST_TURN_MS, NEIGHBOURS_MS, PROBE_TURN_MS, PROBES_MAX,
-};
+use crate::limits::{HASTE_TURN_MS, LOST_TURN_MS, NEIGHBOURS_MS, PROBE_TURN_MS, PROBES_MAX};
 
 impl Overlay {
     /// Questions whose time has come.

@@ -4,7 +4,8 @@ use super::Input;
 use crate::crypto::{MaskKey, Secret};
 use crate::limits::{
     ADDRESS_TOKEN_SIZE_MAX, CHUNK_SIZE_MAX, CLOSE_REASON_MAX, EARLY_DATA_MAX, HELLO_AGENT_MAX,
-    HELLO_SERVICES_MAX, HELLO_SIZE_MAX, OVERLAY_MESSAGE_MAX, PACKET_OVERHEAD, RECORD_PLAIN, SLICE_SIZE, TAG_SIZE,
+    HELLO_SERVICES_MAX, HELLO_SIZE_MAX, OVERLAY_MESSAGE_MAX, PACKET_OVERHEAD, RECORD_PLAIN, SLICE_SIZE,
+    TAG_SIZE,
 };
 use crate::wire::chunkmsg::{Part, ReplyHead, ReplyLayout, SliceRequest, mask_of};
 use crate::wire::control::{Control, Controls};

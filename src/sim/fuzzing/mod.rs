@@ -17,6 +17,7 @@ mod getting;
 mod input;
 mod messages;
 mod node_peer;
+mod overlay;
 mod packets;
 mod seeds;
 mod serving;
@@ -72,5 +73,6 @@ pub const TARGETS: &[Target] = &[
     ("node_peer", node_peer::peer),
     ("onion_origin", circuits::origin),
     ("onion_relay", circuits::relay),
+    ("overlay_peer", overlay::peer_of_overlay),
     ("tunnel", packets::tunnel),
 ];

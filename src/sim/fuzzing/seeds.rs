@@ -41,6 +41,7 @@ const SCRIPTS: &[&str] = &[
     "node_peer",
     "onion_origin",
     "onion_relay",
+    "overlay_peer",
     "build",
     "cell",
     "tunnel",

@@ -72,7 +72,8 @@ impl World {
 
     /// A record that its node signed for the chunk, which it has not; or, half of the time, for another.
     fn forged(&mut self, node: u32, key: &Key) -> Option<Record> {
-        let identity = crate::crypto::Identity::new(crate::crypto::kdf::Secret::from_bytes(self.rng.bytes()), 0, 0);
+        let identity =
+            crate::crypto::Identity::new(crate::crypto::kdf::Secret::from_bytes(self.rng.bytes()), 0, 0);
         let contact = Contact::new(*identity.card(), self.nodes[node as usize].peer.contact.addresses());
         let chunk = if self.rng.chance(0.5) { ChunkId(*key) } else { ChunkId(self.rng.bytes()) };
         Some(Record::sign(&identity, &chunk, contact, self.moment().unix_s() + 3600))

@@ -58,7 +58,11 @@ impl Links {
         let one_way = self.one_way(a, b);
         let jitter = one_way * (rng.below(100) as u32) / 1000;
         let mut time = one_way + jitter;
-        let again = if handshake { Duration::from_millis(HANDSHAKE_RETRY_MS) } else { 4 * one_way + Duration::from_millis(25) };
+        let again = if handshake {
+            Duration::from_millis(HANDSHAKE_RETRY_MS)
+        } else {
+            4 * one_way + Duration::from_millis(25)
+        };
         while rng.chance(self.loss) {
             time += again;
         }

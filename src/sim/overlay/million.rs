@@ -72,7 +72,8 @@ impl Map {
     /// A node's table: a full bucket, or all there are, of every distance; drawn anew the same each time.
     fn table(&self, own: &NodeId) -> Table {
         let mut table = Table::new(*own, 0, 0);
-        let mut rng = Rng::from_number(self.seed ^ u64::from_le_bytes(*own.0.first_chunk().expect("20 bytes")));
+        let mut rng =
+            Rng::from_number(self.seed ^ u64::from_le_bytes(*own.0.first_chunk().expect("20 bytes")));
         for bits in 0..160 {
             let range = self.sharing(&own.0, bits);
             let mut left = BUCKET_CONTACTS_MAX.min(range.len());
@@ -118,12 +119,23 @@ impl Map {
     }
 
     /// One lookup from a node, until a holder told. Whom a record should be spread to, too.
-    fn walk(&self, from: usize, key: Key, manner: Manner, holders: &BTreeSet<NodeId>, rng: &mut Rng) -> (Walk, Option<NodeId>) {
+    fn walk(
+        &self,
+        from: usize,
+        key: Key,
+        manner: Manner,
+        holders: &BTreeSet<NodeId>,
+        rng: &mut Rng,
+    ) -> (Walk, Option<NodeId>) {
         let own = self.peer(from).id;
         let table = self.table(&own);
         let region = density::region(self.places.len() as u64);
         let (parallel, paths) = if manner == Manner::Near { (3, 3) } else { (1, 1) };
-        let far = if manner == Manner::Near { Vec::new() } else { table.farthest(&key, 0, 3, usize::MAX, rng.below(16) as usize) };
+        let far = if manner == Manner::Near {
+            Vec::new()
+        } else {
+            table.farthest(&key, 0, 3, usize::MAX, rng.below(16) as usize)
+        };
         let start = far.into_iter().chain(table.nearest(&key, 12)).map(|entry| entry.peer);
         let wanted = Wanted { key, goal: Goal::Providers(u8::MAX), manner, quiet: false };
         let mut lookup = Lookup::new(wanted, Style { parallel, paths, region }, start);
@@ -178,7 +190,10 @@ fn numbers(walks: &[Walk]) -> Vec<f64> {
 /// Lookups of chunks of which `copies` nodes know, those nearest to it: hops by manner and by size.
 pub fn sizes(sizes: &[u32], lookups: usize, seed: u64) -> Report {
     let mut report = Report {
-        title: format!("lookup alone, {lookups} lookups each; one node knows, or the {} of a region", crate::limits::REGION_NODES),
+        title: format!(
+            "lookup alone, {lookups} lookups each; one node knows, or the {} of a region",
+            crate::limits::REGION_NODES
+        ),
         columns: COLUMNS.to_vec(),
         rows: Vec::new(),
     };
@@ -200,7 +215,10 @@ pub fn sizes(sizes: &[u32], lookups: usize, seed: u64) -> Report {
                     map.walk(map.any(&mut rng), key, manner, &holders, &mut rng).0
                 })
                 .collect();
-            report.rows.push((format!("{nodes} nodes (2^{:.1}), {name}", f64::from(*nodes).log2()), numbers(&walks)));
+            report.rows.push((
+                format!("{nodes} nodes (2^{:.1}), {name}", f64::from(*nodes).log2()),
+                numbers(&walks),
+            ));
         }
     }
     report
@@ -212,16 +230,20 @@ pub fn popularity(nodes: u32, chunks: usize, doublings: u32, seed: u64) -> Repor
     let map = Map::new(nodes, seed);
     let mut rng = Rng::from_number(seed);
     let mut report = Report {
-        title: format!("far-first among {nodes} nodes: hops of lookups 2^n to 2^(n+1) of a chunk, {chunks} chunks"),
+        title: format!(
+            "far-first among {nodes} nodes: hops of lookups 2^n to 2^(n+1) of a chunk, {chunks} chunks"
+        ),
         columns: COLUMNS.to_vec(),
         rows: Vec::new(),
     };
     let mut walks: Vec<Vec<Walk>> = vec![Vec::new(); doublings as usize];
     for _ in 0..chunks {
         let key: Key = rng.bytes();
-        let mut holders: BTreeSet<NodeId> = map.nearest(&key, crate::limits::REGION_NODES).into_iter().collect();
+        let mut holders: BTreeSet<NodeId> =
+            map.nearest(&key, crate::limits::REGION_NODES).into_iter().collect();
         for number in 1..1u32 << doublings {
-            let (walk, spread) = map.walk(map.any(&mut rng), key, Manner::Far { stride: 1 }, &holders, &mut rng);
+            let (walk, spread) =
+                map.walk(map.any(&mut rng), key, Manner::Far { stride: 1 }, &holders, &mut rng);
             walks[number.ilog2() as usize].push(walk);
             holders.extend(spread);
         }
@@ -267,7 +289,9 @@ mod tests {
         for (bits, bucket) in table.buckets().iter().enumerate() {
             let range = map.sharing(&own.0, bits as u32);
             assert_eq!(bucket.entries().len(), range.len().min(BUCKET_CONTACTS_MAX));
-            assert!(bucket.entries().iter().all(|entry| shared_bits(&own.0, &entry.peer.id.0) == bits as u32));
+            assert!(
+                bucket.entries().iter().all(|entry| shared_bits(&own.0, &entry.peer.id.0) == bits as u32)
+            );
         }
         let key = [0x5a; 20];
         let mut all: Vec<NodeId> = map.places.iter().map(|(place, _)| NodeId(*place)).collect();

@@ -63,13 +63,15 @@ pub struct Settings {
     pub rtt: Duration,
     /// Share of packets lost.
     pub loss: f64,
+    /// Whether questions go with the first flight of a handshake; without, a handshake costs a round trip more.
+    pub early: bool,
 }
 
 impl Settings {
-    /// 80 ms, 1 %.
+    /// 80 ms, 1 %, early data.
     pub fn new(seed: u64) -> Self {
         let config = Config { place_floor: 0, remembered: 256, ..Config::default() };
-        Self { seed, config, rtt: Duration::from_millis(80), loss: 0.01 }
+        Self { seed, config, rtt: Duration::from_millis(80), loss: 0.01, early: true }
     }
 }
 
@@ -164,7 +166,8 @@ impl World {
         let ip = loop {
             let ip = std::net::Ipv4Addr::from_bits(self.rng.next_u64() as u32);
             let [a, b, ..] = ip.octets();
-            let local = ip.is_private() || ip.is_loopback() || ip.is_link_local() || a == 100 && b & 0xc0 == 64;
+            let local =
+                ip.is_private() || ip.is_loopback() || ip.is_link_local() || a == 100 && b & 0xc0 == 64;
             if a != 0 && a < 224 && !local {
                 break ip;
             }
@@ -320,8 +323,11 @@ impl World {
         }
         self.tally.messages += 1;
         self.tally.bytes += size;
-        self.note_question(from, target, &bytes, size);
-        let delay = self.links.delivery(from, target, is_new, &mut self.rng);
+        let is_new = is_new && !self.note_question(from, target, &bytes, size);
+        let mut delay = self.links.delivery(from, target, is_new, &mut self.rng);
+        if is_new && !self.settings.early {
+            delay += 2 * self.links.one_way(from, target);
+        }
         self.push(self.now + delay, Event::Deliver { to: target, from, bytes });
     }
 

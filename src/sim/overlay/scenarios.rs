@@ -73,7 +73,14 @@ impl World {
     }
 
     /// Time with arrivals, departures and lookups, each evenly spread: `half` of the nodes are replaced per hour.
-    pub fn live(&mut self, chunks: &mut Vec<ChunkId>, time: Duration, lookups: usize, churn: f64, manner: Manner) {
+    pub fn live(
+        &mut self,
+        chunks: &mut Vec<ChunkId>,
+        time: Duration,
+        lookups: usize,
+        churn: f64,
+        manner: Manner,
+    ) {
         let count = self.alive.len();
         let replaced = count as f64 * churn * time.as_secs_f64() / 3600.0;
         let (begun, mut gone, mut looked) = (self.now, 0.0, 0usize);
@@ -92,7 +99,8 @@ impl World {
             while (looked as f64) < lookups as f64 * share {
                 looked += 1;
                 let at = self.rng.below(chunks.len() as u64) as usize;
-                let is_new = fresh.iter().any(|(since, index)| *index == at && self.now < *since + 2 * MINUTE);
+                let is_new =
+                    fresh.iter().any(|(since, index)| *index == at && self.now < *since + 2 * MINUTE);
                 if !self.is_held(&chunks[at]) {
                     // Its only host left: somebody brings another.
                     chunks[at] = self.provide_any();
@@ -124,7 +132,10 @@ pub fn steady(nodes: usize, lookups: usize, time: Duration, settings: Settings) 
     world.run_for(5 * MINUTE);
     let mut chunks = world.publish((nodes / 20).clamp(20, 500));
     let mut report = Report::new(
-        format!("{nodes} nodes, half replaced per hour, {lookups} lookups in {} minutes", time.as_secs() / 60),
+        format!(
+            "{nodes} nodes, half replaced per hour, {lookups} lookups in {} minutes",
+            time.as_secs() / 60
+        ),
         LOOKUPS,
     );
     for (name, manner) in [("near-first", Manner::Near), ("far-first", Manner::Far { stride: 1 })] {
@@ -166,7 +177,8 @@ pub fn hostile(nodes: usize, lookups: usize, share: f64, settings: Settings) -> 
 /// buys in this `part` of it; they steer. The key is published, and looked for by nodes drawn by chance.
 pub fn eclipse(nodes: usize, lookups: usize, powers: &[f64], part: f64, settings: Settings) -> Report {
     let columns = ["attackers", "success %", "asked", "p50 ms", "p99 ms", "bytes", "log2 hashes"];
-    let mut report = Report::new(format!("an attacker in {part} of one key's region among {nodes} nodes"), &columns);
+    let mut report =
+        Report::new(format!("an attacker in {part} of one key's region among {nodes} nodes"), &columns);
     for power in powers {
         let mut world = World::new(settings);
         world.grow(nodes, 10 * MINUTE, 0.0, Role::Honest);
@@ -232,7 +244,16 @@ pub fn flash_crowd(nodes: usize, manner: Manner, settings: Settings) -> Report {
         loads.iter().map(|(load, id)| (leading(&distance(&chunk.0, &id.0)), *load)).collect();
     by_distance.sort_unstable();
     let near = by_distance.iter().take(REGION_NODES).map(|(_, load)| *load);
-    let columns = ["success %", "p50 ms", "p99 ms", "asked", "most asked", "nearest, mean", "nearest, most", "mean of all"];
+    let columns = [
+        "success %",
+        "p50 ms",
+        "p99 ms",
+        "asked",
+        "most asked",
+        "nearest, mean",
+        "nearest, most",
+        "mean of all",
+    ];
     let mut report = Report::new(format!("flash crowd of {nodes} in a minute: questions per node"), &columns);
     let mean = loads.iter().map(|(load, _)| *load).sum::<u64>() as f64 / loads.len() as f64;
     let values = vec![
@@ -272,7 +293,8 @@ pub fn partition(nodes: usize, settings: Settings) -> Report {
         }
         world.run_for(10 * SECOND);
         let (_, warm) = world.take_probes();
-        let values = vec![100.0 * world.across(), 100.0 * world.neighbours(8), warm.success_percent, warm.p50_ms];
+        let values =
+            vec![100.0 * world.across(), 100.0 * world.neighbours(8), warm.success_percent, warm.p50_ms];
         report.rows.push((name.to_owned(), values));
     };
     let before = world.publish(100);

@@ -72,7 +72,10 @@ impl World {
     pub fn take_probes(&mut self) -> (Summary, Summary) {
         let done = std::mem::take(&mut self.probes);
         self.nodes.iter_mut().for_each(|node| node.probes.clear());
-        (Summary::of(done.iter().filter(|probe| !probe.warm)), Summary::of(done.iter().filter(|probe| probe.warm)))
+        (
+            Summary::of(done.iter().filter(|probe| !probe.warm)),
+            Summary::of(done.iter().filter(|probe| probe.warm)),
+        )
     }
 
     /// Questions for records that nodes were asked since the last call, the most first.
@@ -87,12 +90,12 @@ impl World {
         self.nodes[node as usize].probes.iter().copied().find(|index| wanted(&self.probes[*index]))
     }
 
-    /// A question of a measured lookup leaves.
-    pub(super) fn note_question(&mut self, from: u32, to: u32, bytes: &[u8], mut size: u64) {
+    /// A question of a measured lookup leaves. Whether its session is taken to be there.
+    pub(super) fn note_question(&mut self, from: u32, to: u32, bytes: &[u8], mut size: u64) -> bool {
         if bytes.first() != Some(&1) || self.nodes[from as usize].probes.is_empty() {
-            return;
+            return false;
         }
-        let (Some(number), Some(key)) = (number_of(bytes), bytes.get(7..27)) else { return };
+        let (Some(number), Some(key)) = (number_of(bytes), bytes.get(7..27)) else { return false };
         if let Some(index) = self.probe_of(from, |probe| !probe.done && probe.chunk.0 == *key) {
             let probe = &mut self.probes[index];
             if probe.warm {
@@ -101,7 +104,9 @@ impl World {
             }
             probe.bytes += size;
             probe.numbers.insert((to, number));
+            return probe.warm;
         }
+        false
     }
 
     /// The answer to one comes in.
@@ -116,7 +121,9 @@ impl World {
     }
 
     pub(super) fn note_found(&mut self, node: u32, id: LookupId, records: &[Record]) {
-        let Some(index) = self.probe_of(node, |probe| probe.id == id || probe.id.0 == u64::MAX) else { return };
+        let Some(index) = self.probe_of(node, |probe| probe.id == id || probe.id.0 == u64::MAX) else {
+            return;
+        };
         let chunk = self.probes[index].chunk;
         let holders = self.holders.get(&chunk).map(Vec::as_slice).unwrap_or_default();
         let has_it = |record: &Record| {
@@ -135,7 +142,9 @@ impl World {
     }
 
     pub(super) fn note_done(&mut self, node: u32, id: LookupId, outcome: &Outcome) {
-        let Some(index) = self.probe_of(node, |probe| probe.id == id || probe.id.0 == u64::MAX) else { return };
+        let Some(index) = self.probe_of(node, |probe| probe.id == id || probe.id.0 == u64::MAX) else {
+            return;
+        };
         self.probes[index].hops = outcome.hops;
         self.probes[index].asked = outcome.asked;
         self.end(node, index);

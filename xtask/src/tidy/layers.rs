@@ -13,15 +13,16 @@ struct Layer {
 
 const CORES: &[&str] = &["limits", "base", "crypto", "wire"];
 const BELOW_NODE: &[&str] = &[
-    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay", "service",
+    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay",
+    "service",
 ];
 const SHARD: &[&str] = &[
-    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay", "service",
-    "node", "sys", "io",
+    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay",
+    "service", "node", "sys", "io",
 ];
 const ALL: &[&str] = &[
-    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay", "service",
-    "node", "sys", "io", "shard", "config", "api", "cli",
+    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay",
+    "service", "node", "sys", "io", "shard", "config", "api", "cli",
 ];
 
 const LAYERS: &[Layer] = &[
@@ -38,7 +39,10 @@ const LAYERS: &[Layer] = &[
     Layer { module: "overlay", may: CORES },
     Layer {
         module: "service",
-        may: &["limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay"],
+        may: &[
+            "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel",
+            "overlay",
+        ],
     },
     Layer { module: "node", may: BELOW_NODE },
     Layer { module: "sys", may: &["limits", "base"] },
@@ -68,8 +72,8 @@ const ROOT: &str = "src/lib.rs";
 
 /// The modules in which no clock, socket, file, thread or async is named.
 pub const PURE: &[&str] = &[
-    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay", "service",
-    "node", "sim",
+    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay",
+    "service", "node", "sim",
 ];
 
 /// The rule.
