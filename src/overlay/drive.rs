@@ -89,7 +89,7 @@ impl Overlay {
         let style = Style { parallel: 1, paths: 1, region: 0 };
         let mut lookup = Lookup::new(Wanted { manner: Manner::Near, ..wanted }, style, [to]);
         // The peer counts as asked; what it is asked is the whole lookup.
-        lookup.next()?;
+        lookup.poll()?;
         let id = LookupId(self.next_lookup);
         self.next_lookup += 1;
         let ends = at.now + ms(LOOKUP_MS_MAX);
@@ -106,7 +106,7 @@ impl Overlay {
                 break;
             }
             let Some(running) = self.lookups.get_mut(&id) else { return };
-            let Some((peer, find)) = running.lookup.next() else { break };
+            let Some((peer, find)) = running.lookup.poll() else { break };
             if peer.id == self.own.id {
                 running.lookup.failed(&peer.id);
                 continue;

@@ -158,7 +158,7 @@ impl Lookup {
         nearest.sort_unstable_by_key(|(distance, ..)| *distance);
         let inside =
             nearest.iter().take_while(|(distance, ..)| leading(distance) <= self.style.region).count();
-        nearest.truncate(inside.max(NEAREST_MIN).min(REGION_NODES_MAX));
+        nearest.truncate(inside.clamp(NEAREST_MIN, REGION_NODES_MAX));
         if self.outcome.records.is_empty() {
             self.outcome.hops = nearest.first().map_or(0, |(.., hop)| *hop).max(self.steps);
         }
@@ -185,7 +185,7 @@ impl Lookup {
     }
 
     /// Whom to ask next, and what; `None` until something comes.
-    pub fn next(&mut self) -> Option<(Peer, Find)> {
+    pub fn poll(&mut self) -> Option<(Peer, Find)> {
         loop {
             if self.phase == Phase::Done {
                 return None;

@@ -121,3 +121,17 @@ pub fn peer_of_overlay(bytes: &[u8]) {
         assert!(node.poll_timeout() > Time::from_millis(millis), "time goes on");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn random_scripts_hold(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            super::peer_of_overlay(&bytes);
+        }
+    }
+}

@@ -141,7 +141,7 @@ impl Map {
         let mut lookup = Lookup::new(wanted, Style { parallel, paths, region }, start);
         let mut walk = Walk::default();
         while !walk.found {
-            let questions: Vec<_> = std::iter::from_fn(|| lookup.next()).collect();
+            let questions: Vec<_> = std::iter::from_fn(|| lookup.poll()).collect();
             if questions.is_empty() {
                 break;
             }

@@ -75,7 +75,7 @@ impl World {
     /// Time with arrivals, departures and lookups, each evenly spread: `half` of the nodes are replaced per hour.
     pub fn live(
         &mut self,
-        chunks: &mut Vec<ChunkId>,
+        chunks: &mut [ChunkId],
         time: Duration,
         lookups: usize,
         churn: f64,
