@@ -14,6 +14,7 @@ pub mod wire;
 
 pub mod chunk;
 pub mod onion;
+pub mod overlay;
 pub mod session;
 pub mod shape;
 pub mod stream;

@@ -628,6 +628,129 @@ pub const FRIENDS_MAX: usize = 4096;
 /// Addresses kept for one peer at most.
 pub const ADDRESSES_PER_PEER_MAX: usize = 8;
 
+// ---- the overlay (docs/protocol/overlay.md) ----------------------------------------------------
+
+/// One message of the overlay at most, bytes: with its frame it fits in one packet of [`DATAGRAM_MIN`].
+pub const OVERLAY_MESSAGE_MAX: usize = 1152;
+/// Addresses of one contact at most: one of each family.
+pub const CONTACT_ADDRESSES_MAX: usize = 2;
+/// Contacts in one answer at most.
+pub const ANSWER_CONTACTS_MAX: usize = 8;
+/// Records in one answer at most.
+pub const ANSWER_RECORDS_MAX: usize = 4;
+/// Contacts of one bucket at most.
+pub const BUCKET_CONTACTS_MAX: usize = 16;
+/// Of those, so many that are there longest are not displaced by better ones.
+pub const BUCKET_OLDEST_KEPT: usize = 8;
+/// Contacts that wait beside a full bucket at most.
+pub const BUCKET_SPARES_MAX: usize = 8;
+/// Contacts of one bucket that share an IPv4 /24 or an IPv6 /48 at most.
+pub const BUCKET_PER_SITE_MAX: usize = 1;
+/// Contacts of one bucket that share an IPv4 /16 or an IPv6 /32 at most.
+pub const BUCKET_PER_NETWORK_MAX: usize = 2;
+/// Contacts of a table that share an IPv4 /24 or an IPv6 /48 at most.
+pub const TABLE_PER_SITE_MAX: usize = 3;
+/// Contacts of a table that share an IPv4 /16 or an IPv6 /32 at most.
+pub const TABLE_PER_NETWORK_MAX: usize = 10;
+/// Exchanges in a row that a contact of a table leaves unanswered before it goes.
+pub const CONTACT_FAILURES_MAX: u8 = 2;
+/// A contact of which nothing was heard for so long is probed, milliseconds.
+pub const CONTACT_QUIET_MS: u64 = 8 * 60 * 1000;
+/// How often a node looks for whom to probe, milliseconds.
+pub const PROBE_TURN_MS: u64 = 2_000;
+/// Probes under way at most, per node.
+pub const PROBES_MAX: usize = 8;
+/// Peers heard of that wait to be probed at most.
+pub const CANDIDATES_MAX: usize = 128;
+/// Of those, told by one peer at most.
+pub const CANDIDATES_PER_SOURCE_MAX: usize = 8;
+/// Of those, in one IPv4 /24 or IPv6 /48 at most.
+pub const CANDIDATES_PER_SITE_MAX: usize = 2;
+/// A bucket in which nothing was looked up for so long is looked at, milliseconds.
+pub const BUCKET_REFRESH_MS: u64 = 30 * 60 * 1000;
+/// A node looks for those around it so often, milliseconds.
+pub const NEIGHBOURS_MS: u64 = 10 * 60 * 1000;
+/// And so soon after it entered, milliseconds; twice as long each time.
+pub const ENTERED_MS: u64 = 2_000;
+/// A published chunk that nobody could be told of is tried again after so long, milliseconds.
+pub const REPUBLISH_RETRY_MS: u64 = 5_000;
+/// For so long after it entered, or found a part of the network again, a node is in a hurry, milliseconds.
+pub const HASTE_MS: u64 = 90_000;
+/// How often it then looks for whom to probe, milliseconds.
+pub const HASTE_TURN_MS: u64 = 500;
+/// Pause between two parts of the network that are found again, milliseconds.
+pub const REGAINED_MS: u64 = 10_000;
+/// A peer that was lost is tried again so often, one at a time, milliseconds.
+pub const LOST_TURN_MS: u64 = 20_000;
+/// Peers that are remembered at most.
+pub const PEERS_REMEMBERED_MAX: usize = 4096;
+/// A peer of which nothing was heard for so long is forgotten, seconds: 30 days.
+pub const PEER_AGE_S_MAX: u32 = 30 * 24 * 3600;
+/// Wait for an answer at least, milliseconds, before another peer is asked beside.
+pub const ANSWER_MS_MIN: u64 = 60;
+/// Such a wait where nothing is known of round trips, milliseconds.
+pub const ANSWER_MS_USUAL: u64 = 500;
+/// Such a wait at most, milliseconds.
+pub const ANSWER_MS_MAX: u64 = 1_500;
+/// An answer that comes later is none, milliseconds.
+pub const EXCHANGE_MS_MAX: u64 = 4_000;
+/// Exchanges under way at most, per node.
+pub const EXCHANGES_MAX: usize = 1024;
+/// Exchanges that one peer may begin per second, over time.
+pub const REQUESTS_PER_PEER_PER_SECOND: u32 = 50;
+/// Exchanges that one peer may begin at once.
+pub const REQUESTS_PER_PEER_BURST: u32 = 200;
+/// Peers whose requests are counted at once, at most.
+pub const REQUESTERS_MAX: usize = 4096;
+/// Lookups under way at most, per node.
+pub const LOOKUPS_MAX: usize = 256;
+/// Of those, delegated by one peer at most.
+pub const DELEGATED_PER_PEER_MAX: usize = 4;
+/// Of those, delegated at most.
+pub const DELEGATED_MAX: usize = 64;
+/// A lookup ends after so long, milliseconds.
+pub const LOOKUP_MS_MAX: u64 = 30_000;
+/// Disjoint paths of a lookup at most.
+pub const LOOKUP_PATHS_MAX: usize = 8;
+/// Candidates that one path of a lookup keeps at most, those nearest the key.
+pub const PATH_CANDIDATES_MAX: usize = 128;
+/// Peers that one lookup asks at most.
+pub const LOOKUP_ASKED_MAX: usize = 320;
+/// Records that one lookup gathers at most.
+pub const LOOKUP_RECORDS_MAX: usize = 96;
+/// Nodes that a key's region has on average: those that keep its records.
+pub const REGION_NODES: usize = 20;
+/// Nodes of a region that a record is given to, or that are asked, at most.
+pub const REGION_NODES_MAX: usize = 256;
+/// Answers of a region that say that a key was looked for in vain before a lookup believes them.
+pub const NOT_FOUND_VOTES_MIN: usize = 8;
+/// What each of them must have counted at least.
+pub const NOT_FOUND_COUNT_MIN: u16 = 3;
+/// Life of a record at most, seconds.
+pub const RECORD_S_MAX: u32 = 2 * 3600;
+/// Records of one key that a node keeps at most.
+pub const RECORDS_PER_KEY_MAX: usize = 16;
+/// Records of one provider that a node keeps at most.
+pub const RECORDS_PER_PROVIDER_MAX: usize = 4096;
+/// Records that a node keeps at most.
+pub const RECORDS_MAX: usize = 1 << 16;
+/// Keys whose queries a node counts at most.
+pub const COUNTED_KEYS_MAX: usize = 4096;
+/// Half-life of those counts, seconds.
+pub const COUNT_HALF_LIFE_S: u64 = 600;
+/// Announcements for one key that a node takes per minute (Coral's β) once it has enough records of it.
+pub const ANNOUNCED_PER_MINUTE_MAX: u32 = 12;
+/// Chunks that a node publishes at most.
+pub const PUBLISHED_MAX: usize = 1 << 20;
+/// A published chunk is looked after so often, milliseconds.
+pub const REPUBLISH_MS: u64 = 3_600_000;
+/// Hosts that a published chunk is to have, unless told otherwise.
+pub const HOSTS_WANTED_USUAL: u8 = 3;
+/// Checks of published chunks under way at most.
+pub const CHECKS_MAX: usize = 8;
+/// Effects that wait to be taken from the overlay at most.
+pub const OVERLAY_EFFECTS_MAX: usize = 4096;
+
 // ---- the shaper (docs/shaping.md) --------------------------------------------------------------
 
 /// Peers that one shard shapes at most: its sessions, and those that are being set up.
@@ -848,6 +971,14 @@ const _: () = {
                 + LAYERS_MAX * LAYER_OVERHEAD
     );
     assert!(CELL_DATAGRAM_LARGE <= DATAGRAM_MAX && CELL_DATAGRAM_SMALL <= DATAGRAM_MIN);
+    assert!(
+        OVERLAY_MESSAGE_MAX + PACKET_OVERHEAD + 22 <= DATAGRAM_MIN,
+        "a message and its frame are one packet"
+    );
+    assert!(BUCKET_OLDEST_KEPT < BUCKET_CONTACTS_MAX && REGION_NODES_MAX < LOOKUP_ASKED_MAX);
+    assert!(ANSWER_MS_MAX < EXCHANGE_MS_MAX && EXCHANGE_MS_MAX < LOOKUP_MS_MAX);
+    assert!(RECORD_S_MAX as u64 * 1000 >= 2 * REPUBLISH_MS, "one check may fail");
+    assert!(DELEGATED_MAX < LOOKUPS_MAX && CHECKS_MAX < LOOKUPS_MAX);
     assert!(RELAYS_TOLD_MAX * 105 + HELLO_SERVICES_MAX * 4 + HELLO_AGENT_MAX + 16 <= HELLO_SIZE_MAX);
     assert!(HELLO_SIZE_MAX as u64 <= STREAM_UNREAD_MAX);
     assert!(CELL_INNER_LARGE >= 1280, "IPv6 passes");

@@ -16,6 +16,7 @@ pub mod link_text;
 pub mod nat;
 pub mod net;
 pub mod nonces;
+pub mod overlay;
 pub mod scenario;
 pub mod store;
 pub mod trace;

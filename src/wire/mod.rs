@@ -14,6 +14,7 @@ pub mod hello;
 pub mod invite;
 pub mod ip;
 pub mod locator;
+pub mod overlay;
 pub mod packet;
 pub mod reference;
 pub mod relay;

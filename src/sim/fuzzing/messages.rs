@@ -4,13 +4,15 @@ use super::Input;
 use crate::crypto::{MaskKey, Secret};
 use crate::limits::{
     ADDRESS_TOKEN_SIZE_MAX, CHUNK_SIZE_MAX, CLOSE_REASON_MAX, EARLY_DATA_MAX, HELLO_AGENT_MAX,
-    HELLO_SERVICES_MAX, HELLO_SIZE_MAX, PACKET_OVERHEAD, RECORD_PLAIN, SLICE_SIZE, TAG_SIZE,
+    HELLO_SERVICES_MAX, HELLO_SIZE_MAX, OVERLAY_MESSAGE_MAX, PACKET_OVERHEAD, RECORD_PLAIN, SLICE_SIZE,
+    TAG_SIZE,
 };
 use crate::wire::chunkmsg::{Part, ReplyHead, ReplyLayout, SliceRequest, mask_of};
 use crate::wire::control::{Control, Controls};
 use crate::wire::handshake::{Init, Reply};
 use crate::wire::hello::Hello;
 use crate::wire::locator::{self, Locator};
+use crate::wire::overlay::{self, Message};
 use crate::wire::packet::{
     Header, NUMBER_BITS, PacketKind, Series, expand_number, nonce, split_sample, toggle_mask,
 };
@@ -52,6 +54,17 @@ pub fn reserve(bytes: &[u8]) {
         assert_eq!(answer.emit()[..], *bytes);
         let promised = answer.verdict == reserve::Verdict::Promised;
         assert!(if promised { answer.most == 0 } else { answer.duration_s == 0 });
+    }
+}
+
+/// A message of the overlay: one form, within the bounds; a record that nobody signed is nobody's.
+pub fn overlay(bytes: &[u8]) {
+    let Ok(message) = Message::parse(bytes) else { return };
+    assert!(bytes.len() <= OVERLAY_MESSAGE_MAX);
+    assert_eq!(message.emit(), bytes);
+    if let overlay::Body::Announce { chunk, record } = message.body {
+        assert!(record.size() <= overlay::Record::LEN_MAX);
+        assert!(!record.verify(&crate::base::ChunkId(chunk.0.map(|byte| !byte))));
     }
 }
 

@@ -17,6 +17,7 @@ mod getting;
 mod input;
 mod messages;
 mod node_peer;
+mod overlay;
 mod packets;
 mod seeds;
 mod serving;
@@ -49,6 +50,7 @@ pub const TARGETS: &[Target] = &[
     ("invite", text::invite),
     ("ip", packets::ip),
     ("locator", messages::locator),
+    ("overlay", messages::overlay),
     ("packet", messages::packet),
     ("reference", text::reference),
     ("relay", circuits::card),
@@ -71,5 +73,6 @@ pub const TARGETS: &[Target] = &[
     ("node_peer", node_peer::peer),
     ("onion_origin", circuits::origin),
     ("onion_relay", circuits::relay),
+    ("overlay_peer", overlay::peer_of_overlay),
     ("tunnel", packets::tunnel),
 ];

@@ -4,7 +4,7 @@
 use super::endpoint::identity;
 use super::node_peer::transfer;
 use super::trees::{Chunks, Files, content, put};
-use crate::base::{ChannelId, Rng, UnixMs};
+use crate::base::{ChannelId, ChunkId, Rng, UnixMs};
 use crate::chunk::{PieceKey, SliceList};
 use crate::config::document::template;
 use crate::config::{Config, FriendEntry};
@@ -19,6 +19,7 @@ use crate::wire::frame::{Frame, frames};
 use crate::wire::handshake::{Init, Reply};
 use crate::wire::invite::{Invite, network_hash};
 use crate::wire::ip::{Ip, TCP, V4_HEADER, V6_HEADER};
+use crate::wire::overlay::{self, Body, Contact, Find, Message, Record};
 use crate::wire::reference::{Blob, Reference};
 use crate::wire::relay::RelayCard;
 use crate::wire::reserve::{Answer, Request, Verdict, Wanted};
@@ -40,6 +41,7 @@ const SCRIPTS: &[&str] = &[
     "node_peer",
     "onion_origin",
     "onion_relay",
+    "overlay_peer",
     "build",
     "cell",
     "tunnel",
@@ -72,6 +74,7 @@ pub fn seeds() -> Vec<Seeds> {
         ("config", configs()),
         ("relay", (0..4).map(relay_card).collect()),
         ("reserve", reservations()),
+        ("overlay", overlay_messages()),
         ("keyfile", vec![key_text(&worked(1)).into_bytes()]),
     ];
     for name in SCRIPTS {
@@ -115,6 +118,34 @@ fn reservations() -> Vec<Vec<u8>> {
         answer.emit().to_vec(),
         refusal.emit().to_vec(),
     ]
+}
+
+fn overlay_messages() -> Vec<Vec<u8>> {
+    let contact = |seed: u8| {
+        let addresses: [std::net::SocketAddr; 2] =
+            [([192, 0, 2, seed], 4600).into(), ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 4600).into()];
+        Contact::new(*identity(seed).card(), addresses)
+    };
+    let chunk = ChunkId([7; 20]);
+    let record = Record::sign(&identity(1), &chunk, contact(1), 1_800_000_000);
+    let find = Find { key: chunk.0, records: true, far: true, reach: 3, quiet: false };
+    let answer = overlay::Answer {
+        refused: false,
+        not_found: 2,
+        queries: 7,
+        records: vec![record; 2],
+        contacts: (1..4).map(contact).collect(),
+    };
+    let bodies = vec![
+        Body::Find(find),
+        Body::Probe,
+        Body::Announce { chunk, record },
+        Body::Delegate { key: chunk.0, far: false },
+        Body::Answer(answer),
+        Body::Here(contact(2).endpoints().next().copied()),
+        Body::Verdict(overlay::Verdict::Full),
+    ];
+    bodies.into_iter().map(|body| Message { number: 9, body }.emit()).collect()
 }
 
 fn relay_card(seed: u8) -> Vec<u8> {

@@ -13,15 +13,16 @@ struct Layer {
 
 const CORES: &[&str] = &["limits", "base", "crypto", "wire"];
 const BELOW_NODE: &[&str] = &[
-    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "service",
+    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay",
+    "service",
 ];
 const SHARD: &[&str] = &[
-    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "service",
-    "node", "sys", "io",
+    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay",
+    "service", "node", "sys", "io",
 ];
 const ALL: &[&str] = &[
-    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "service",
-    "node", "sys", "io", "shard", "config", "api", "cli",
+    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay",
+    "service", "node", "sys", "io", "shard", "config", "api", "cli",
 ];
 
 const LAYERS: &[Layer] = &[
@@ -35,9 +36,13 @@ const LAYERS: &[Layer] = &[
     Layer { module: "onion", may: CORES },
     Layer { module: "chunk", may: CORES },
     Layer { module: "tunnel", may: CORES },
+    Layer { module: "overlay", may: CORES },
     Layer {
         module: "service",
-        may: &["limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel"],
+        may: &[
+            "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel",
+            "overlay",
+        ],
     },
     Layer { module: "node", may: BELOW_NODE },
     Layer { module: "sys", may: &["limits", "base"] },
@@ -48,7 +53,7 @@ const LAYERS: &[Layer] = &[
         module: "api",
         may: &[
             "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel",
-            "service", "node", "sys", "io", "shard", "config",
+            "overlay", "service", "node", "sys", "io", "shard", "config",
         ],
     },
     Layer { module: "cli", may: ALL },
@@ -57,7 +62,7 @@ const LAYERS: &[Layer] = &[
         module: "sim",
         may: &[
             "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel",
-            "service", "node", "config", "api", "cli",
+            "overlay", "service", "node", "config", "api", "cli",
         ],
     },
 ];
@@ -67,8 +72,8 @@ const ROOT: &str = "src/lib.rs";
 
 /// The modules in which no clock, socket, file, thread or async is named.
 pub const PURE: &[&str] = &[
-    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "service",
-    "node", "sim",
+    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay",
+    "service", "node", "sim",
 ];
 
 /// The rule.

@@ -1,0 +1,99 @@
+//! Chunks that this node provides: looked after once an hour, so that enough hosts have them and enough nodes know it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::types::ms;
+use crate::base::{ChunkId, Rng, Time};
+use crate::limits::{PUBLISHED_MAX, REPUBLISH_MS};
+
+/// How a published chunk fares.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Other hosts found at the last check.
+    pub hosts: u8,
+    /// Nodes that kept this node's record.
+    pub kept: u8,
+    /// Nodes that it was offered to and that have not answered.
+    pub waiting: u8,
+    /// Queries lately, as those say that keep it.
+    pub queries: u16,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Published {
+    due: Time,
+    health: Health,
+}
+
+/// What is published, and when each is due; about 100 bytes each.
+#[derive(Debug, Clone, Default)]
+pub struct Publications {
+    chunks: BTreeMap<ChunkId, Published>,
+    due: BTreeSet<(Time, ChunkId)>,
+}
+
+impl Publications {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.chunks.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    /// Provides a chunk from now on; false when there are too many.
+    pub fn add(&mut self, chunk: ChunkId, at: Time) -> bool {
+        if self.chunks.contains_key(&chunk) {
+            return true;
+        }
+        if self.chunks.len() >= PUBLISHED_MAX {
+            return false;
+        }
+        self.chunks.insert(chunk, Published { due: at, health: Health::default() });
+        self.due.insert((at, chunk));
+        true
+    }
+
+    /// Provides it no more.
+    pub fn remove(&mut self, chunk: &ChunkId) {
+        if let Some(own) = self.chunks.remove(chunk) {
+            self.due.remove(&(own.due, *chunk));
+        }
+    }
+
+    /// How one fares.
+    pub fn health(&self, chunk: &ChunkId) -> Option<Health> {
+        self.chunks.get(chunk).map(|own| own.health)
+    }
+
+    /// The same, to be changed.
+    pub fn health_mut(&mut self, chunk: &ChunkId) -> Option<&mut Health> {
+        self.chunks.get_mut(chunk).map(|own| &mut own.health)
+    }
+
+    /// When the next is due.
+    pub fn next_due(&self) -> Option<Time> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    /// Takes one that is due; it is due again within the hour, at a time of its own.
+    pub fn take_due(&mut self, now: Time, rng: &mut Rng) -> Option<ChunkId> {
+        let (at, chunk) = *self.due.first().filter(|(at, _)| *at <= now)?;
+        self.due.remove(&(at, chunk));
+        let next = now + ms(REPUBLISH_MS - rng.below(REPUBLISH_MS / 8));
+        self.chunks.get_mut(&chunk)?.due = next;
+        self.due.insert((next, chunk));
+        Some(chunk)
+    }
+
+    /// A check came to nothing; another follows sooner.
+    pub fn again(&mut self, chunk: &ChunkId, at: Time) {
+        if let Some(own) = self.chunks.get_mut(chunk) {
+            self.due.remove(&(own.due, *chunk));
+            own.due = at;
+            self.due.insert((at, *chunk));
+        }
+    }
+}
