@@ -303,7 +303,7 @@ mod tests {
         let mut figures = [QueueStats::default(); 2];
         for (capable, stats) in [true, false].into_iter().zip(&mut figures) {
             let (mut queues, mut sent) = (Queues::new(4096), 0);
-            for ms in 0..3000u64 {
+            for ms in 0..900u64 {
                 let now = Time::from_millis(ms);
                 // Ten come for each that leaves, until there is a twentieth of a second's worth.
                 if queues.backlog(Slot(0)).0 < 50 {
@@ -313,12 +313,12 @@ mod tests {
                     usize::from(queues.pop(now, Slot(0), Duration::from_millis(1), |_| capable).is_some());
             }
             *stats = queues.stats_of(Slot(0));
-            assert_eq!((sent, *stats), (3000, queues.stats()));
+            assert_eq!((sent, *stats), (900, queues.stats()));
             queues.clear(Slot(0), drop);
             assert_eq!(queues.stats_of(Slot(0)), QueueStats::default());
         }
         let [capable, other] = figures;
-        assert!(capable.late == 0 && other.marked == 0 && capable.marked > 50, "{figures:?}");
+        assert!(capable.late == 0 && other.marked == 0 && capable.marked > 10, "{figures:?}");
         assert!(other.late.abs_diff(capable.marked) < 5, "{figures:?}");
     }
 
