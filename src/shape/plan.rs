@@ -170,7 +170,7 @@ impl Spent {
         let [first, last] = self.months.map(|(month, _)| month);
         if month == last || (month < last && first == 0) {
             Found::At(1)
-        } else if month == first || month < first {
+        } else if month <= first {
             Found::At(0)
         } else if month > last {
             Found::After
