@@ -76,8 +76,12 @@ impl IdentityCard {
         }
     }
 
-    /// Checks a signature made by [`Identity::sign`].
+    /// Checks a signature made by [`Identity::sign`]. A key of small order, with which nobody can speak, has signed
+    /// nothing: RFC 8032 §8.9 lets verifiers accept for it what nobody made.
     pub fn verify(&self, context: &str, message: &[u8], signature: &[u8]) -> bool {
+        if dh::montgomery(&self.key).is_none() {
+            return false;
+        }
         UnparsedPublicKey::new(&ED25519, &self.key.0).verify(&signed(context, message), signature).is_ok()
     }
 }
@@ -164,6 +168,30 @@ mod tests {
         let public = x25519_dalek::PublicKey::from(&secret).to_bytes();
         assert_eq!(dh::montgomery(&identity.card().key), Some(public));
         assert_eq!(*identity.dh_public(), public);
+    }
+
+    /// Found by a fuzzer: with a key of small order, 64 zeros are a signature of every eighth message, or of all.
+    #[test]
+    fn a_key_of_small_order_signs_nothing() {
+        // y = 0 (order 4), the neutral element, y = -1 (order 2).
+        let minus_one = std::array::from_fn(|at| {
+            if at == 0 {
+                0xec
+            } else if at == 31 {
+                0x7f
+            } else {
+                0xff
+            }
+        });
+        let neutral = std::array::from_fn(|at| u8::from(at == 0));
+        for key in [[0; 32], neutral, minus_one] {
+            let card = IdentityCard { key: PublicKey(key), place_nonce: 0, rank_nonce: 0 };
+            for (first, message) in (0..64u8).flat_map(|message| [(0, message), (1, message)]) {
+                let mut signature = [0; 64];
+                signature[0] = first;
+                assert!(!card.verify("a", &[message], &signature), "{key:?} {message}");
+            }
+        }
     }
 
     #[test]
