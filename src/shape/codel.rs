@@ -8,13 +8,15 @@ use crate::limits::{CODEL_INTERVAL_US, CODEL_TARGET_US};
 const INTERVAL: Duration = Duration::from_micros(CODEL_INTERVAL_US);
 const TARGET: Duration = Duration::from_micros(CODEL_TARGET_US);
 
-/// The state of one queue: 24 bytes.
+/// The state of one queue.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Codel {
     /// When the wait will have been above the target for an interval; `None` while it is below.
     above_until: Option<Time>,
     /// Drops of this episode; 0 outside of one.
     drops: u32,
+    /// With how many this episode began: one that follows closely goes on where the last one was.
+    began: u32,
     /// Drops of the episode before, if that ended just now.
     before: u32,
     next: Time,
@@ -33,7 +35,7 @@ impl Codel {
 
     /// Drops, or marks, of this episode.
     pub(super) fn episode(&self) -> u32 {
-        self.drops
+        self.drops.saturating_sub(self.began)
     }
 
     /// Whether a packet that waited for `wait` shall be dropped instead of sent. `packet_time` is how long one packet of
@@ -57,6 +59,7 @@ impl Codel {
             // An episode that follows closely goes on where the last one was.
             self.drops =
                 if self.before > 2 && now.since(self.next) < 16 * INTERVAL { self.before - 2 } else { 1 };
+            self.began = self.drops;
             self.next = now + spaced(self.drops);
             return true;
         }

@@ -348,6 +348,27 @@ mod tests {
         assert!(lost[0] > 1000, "{lost:?}: dropped without being asked, whatever they say");
     }
 
+    /// Found by measuring: an episode that followed another began as one in which marks had not helped.
+    #[test]
+    fn episodes_that_end_are_marked_for_ever() {
+        let (mut queues, mut gone_until) = (Queues::new(4096), 0);
+        for ms in 0..20_000u64 {
+            let now = Time::from_millis(ms);
+            // The queue stands, until five marks have made its senders pause.
+            while queues.backlog(Slot(0)).0 < 30 && ms >= gone_until {
+                queues.push(now, Slot(0), ms, 1000);
+            }
+            let before = queues.stats_of(Slot(0)).marked;
+            queues.pop(now, Slot(0), Duration::from_millis(1), |_| true);
+            let after = queues.stats_of(Slot(0)).marked;
+            if after > before && after.is_multiple_of(5) {
+                gone_until = ms + 100;
+            }
+        }
+        let stats = queues.stats_of(Slot(0));
+        assert!(stats.late == 0 && stats.marked > 100, "{stats:?}");
+    }
+
     #[test]
     fn one_flood_does_not_push_out_the_others() {
         let mut queues = Queues::new(64);
