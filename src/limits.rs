@@ -674,6 +674,8 @@ pub const NEIGHBOURS_MS: u64 = 10 * 60 * 1000;
 pub const ENTERED_MS: u64 = 2_000;
 /// A published chunk that nobody could be told of is tried again after so long, milliseconds.
 pub const REPUBLISH_RETRY_MS: u64 = 5_000;
+/// When nobody kept its record, milliseconds.
+pub const REFUSED_RETRY_MS: u64 = 60_000;
 /// For so long after it entered, or found a part of the network again, a node is in a hurry, milliseconds.
 pub const HASTE_MS: u64 = 90_000;
 /// How often it then looks for whom to probe, milliseconds.

@@ -94,9 +94,15 @@ impl Collector for Scrape {
             }
         }
         // Absent where there is none, as a limit of nothing would be one.
-        for (name, help, value) in &self.view.limits {
+        let (up, down) = self.view.rates;
+        let limits = [
+            ("limit_up_bits_per_second", "What this node may send now", up),
+            ("limit_down_bits_per_second", "What this node may ask for now", down),
+            ("limit_quota_bytes", "What it may send in a calendar month", self.view.quota),
+        ];
+        for (name, help, value) in limits {
             if let Some(value) = value {
-                plain(&mut encoder, name, help, &ConstGauge::new(*value as f64))?;
+                plain(&mut encoder, name, help, &ConstGauge::new(value as f64))?;
             }
         }
         self.per_shard(&mut encoder)?;
@@ -211,14 +217,13 @@ impl Scrape {
         ];
         let peers = &self.view.snapshot.peers[..self.view.snapshot.peers.len().min(METRICS_PEERS_MAX)];
         for (name, help, read) in gauges {
-            per_peer(encoder, name, help, peers, |peer| ConstGauge::new(read(peer)))?;
+            per_peer(encoder, name, help, peers, |peer| Some(ConstGauge::new(read(peer))))?;
         }
         for (name, help, read) in counters {
-            per_peer(encoder, name, help, peers, |peer| ConstCounter::new(read(peer)))?;
+            per_peer(encoder, name, help, peers, |peer| Some(ConstCounter::new(read(peer))))?;
         }
         for (name, help, read) in limits {
-            let limited: Vec<PeerSnapshot> = peers.iter().filter(|p| read(p).is_some()).cloned().collect();
-            per_peer(encoder, name, help, &limited, |p| ConstGauge::new(read(p).unwrap_or(0) as f64))?;
+            per_peer(encoder, name, help, peers, |peer| Some(ConstGauge::new(read(peer)? as f64)))?;
         }
         Ok(())
     }
@@ -238,13 +243,14 @@ fn per_peer<M: EncodeMetric>(
     name: &str,
     help: &str,
     peers: &[PeerSnapshot],
-    metric: impl Fn(&PeerSnapshot) -> M,
+    metric: impl Fn(&PeerSnapshot) -> Option<M>,
 ) -> fmt::Result {
-    let Some(first) = peers.first() else { return Ok(()) };
-    let mut family = encoder.encode_descriptor(name, help, None, metric(first).metric_type())?;
-    for peer in peers {
+    let mut those = peers.iter().filter_map(|peer| Some((peer, metric(peer)?))).peekable();
+    let Some((_, first)) = those.peek() else { return Ok(()) };
+    let mut family = encoder.encode_descriptor(name, help, None, first.metric_type())?;
+    for (peer, metric) in those {
         let label = [("peer", peer.node.to_string())];
-        metric(peer).encode(family.encode_family(&label)?)?;
+        metric.encode(family.encode_family(&label)?)?;
     }
     Ok(())
 }

@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -36,10 +36,11 @@ pub use reports::Reports;
 pub use routes::{Door, router};
 pub use server::serve;
 
-use crate::base::{NodeId, UnixMs};
+use crate::base::NodeId;
 use crate::config::limits::until_review;
 use crate::config::{Config, ConfigError, ConfigFile, FriendEntry, Usage};
 use crate::crypto::IdentityCard;
+use crate::io::clock::wall;
 use crate::limits::API_ANSWER_MS_MAX;
 use crate::node::command::{Asked, Command, Friend, NodeLimits, PeerLimits, Snapshot};
 
@@ -134,7 +135,7 @@ impl Api {
     pub async fn tell_limits(&self) -> Result<(), ApiError> {
         let limits = {
             let config = self.config();
-            let now = now();
+            let now = wall();
             let spent = lock(&self.usage).at(now);
             let (up, down) = config.limits.at(now, Some(spent));
             let mut peers: BTreeMap<NodeId, PeerLimits> = config.limits_peers.iter().copied().collect();
@@ -165,7 +166,7 @@ impl Api {
     /// Follows the schedule and the quota, for as long as it is polled.
     pub async fn follow_limits(self: &Arc<Self>) {
         loop {
-            let wait = until_review(&self.config(), now());
+            let wait = until_review(&self.config(), wall());
             tokio::time::sleep(wait).await;
             self.count_usage(false).await;
             if let Err(error) = self.tell_limits().await {
@@ -182,7 +183,7 @@ impl Api {
 
     /// Bytes that were sent this month (UTC), as it was last looked at.
     pub fn sent_this_month(&self) -> u64 {
-        lock(&self.usage).at(now())
+        lock(&self.usage).at(wall())
     }
 
     /// Adds what was sent since the last time to the month's count, and saves that when there is much that is not saved, or
@@ -192,7 +193,7 @@ impl Api {
         let Some((_, _, total)) = counters.iter().find(|(name, ..)| *name == "udp_sent_wire_bytes") else {
             return;
         };
-        lock(&self.usage).note(now(), *total);
+        lock(&self.usage).note(wall(), *total);
         if lock(&self.usage).to_save(last).is_none() {
             return;
         }
@@ -265,10 +266,6 @@ impl Api {
 async fn stopped(stopping: &mut watch::Receiver<bool>) {
     // An error means that nobody is left who could say so.
     let _ = stopping.wait_for(|stop| *stop).await;
-}
-
-fn now() -> UnixMs {
-    UnixMs(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64)
 }
 
 /// A panic elsewhere while the lock was held leaves nothing half-done here.

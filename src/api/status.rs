@@ -30,8 +30,10 @@ pub(super) struct View {
     pub uptime_s: u64,
     /// Bytes that count for this month's quota.
     pub month_bytes: u64,
-    /// What the node may use now, by the metric's name and help.
-    pub limits: [(&'static str, &'static str, Option<u64>); 3],
+    /// What the node may send and ask for now, bits per second.
+    pub rates: (Option<u64>, Option<u64>),
+    /// What it may send in a calendar month, bytes.
+    pub quota: Option<u64>,
 }
 
 impl View {
@@ -57,14 +59,9 @@ impl View {
         let puts = lock(&api.puts).iter().map(|(id, progress)| (*id, *progress)).collect();
         let uptime_s = api.started.elapsed().as_secs();
         let (store, latencies) = (api.backend.store_stats(), api.backend.latencies());
-        let ((up, down), quota) = (api.told_rates(), api.config().limits.quota);
-        let limits = [
-            ("limit_up_bits_per_second", "What this node may send now", up),
-            ("limit_down_bits_per_second", "What this node may ask for now", down),
-            ("limit_quota_bytes", "What it may send in a calendar month", quota),
-        ];
-        let month_bytes = api.sent_this_month();
-        Ok(Self { snapshot, store, counters, puts, latencies, uptime_s, month_bytes, limits })
+        let (month_bytes, rates, quota) =
+            (api.sent_this_month(), api.told_rates(), api.config().limits.quota);
+        Ok(Self { snapshot, store, counters, puts, latencies, uptime_s, month_bytes, rates, quota })
     }
 }
 
@@ -101,7 +98,7 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Result<Response, ApiErr
         .map(|(class, stats)| (class.name().to_owned(), class_json(stats, queued(&view.snapshot, *class))))
         .collect();
     let store = view.store;
-    let (up, down) = api.told_rates();
+    let (up, down) = view.rates;
     Ok(answer(&json!({
         "node_id": api.node.to_string(),
         "key": api.card.key.to_string(),
@@ -111,7 +108,7 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Result<Response, ApiErr
         "port": config.port,
         "pid": std::process::id(),
         "uptime_s": view.uptime_s,
-        "sent_this_month_bytes": api.sent_this_month(),
+        "sent_this_month_bytes": view.month_bytes,
         "up_bits": up,
         "down_bits": down,
         "peers": peers,

@@ -1,7 +1,7 @@
 //! `limit`: bandwidth of the node and of single peers. What is set is a setting like others (docs/operating.md), so that
 //! it is kept in `tornet.toml` and followed at once.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use hyper::Method;
 use serde_json::{Map, Value, json};
@@ -14,6 +14,7 @@ use crate::base::units::{show_duration, show_rate, show_size};
 use crate::base::{NodeId, UnixMs};
 use crate::config::limits::{Promise, parse_peer, show_peer, show_promise};
 use crate::config::{self, Config, NodeDir, Usage, friends};
+use crate::io::clock::wall;
 use crate::limits::URGENT_SHARE_MILLI_MAX;
 use crate::shape::PeerLimits;
 
@@ -85,7 +86,7 @@ fn planned(config: &Config, usage: Option<Usage>) -> String {
         ));
     }
     if !text.is_empty() {
-        let now = now();
+        let now = wall();
         let (up, down) = plan.at(now, usage.map(|usage| usage.at(now)));
         let rate = |bits: Option<u64>| bits.map_or("no limit".into(), |bits| show_rate(bits as f64));
         text.push_str(&format!("; now {} up, {} down", rate(up), rate(down)));
@@ -183,11 +184,6 @@ fn without(config: &Config, node: &NodeId) -> Vec<(&'static str, String)> {
     changes.into_iter().map(|(key, all)| (key, all.join(","))).collect()
 }
 
-pub(super) fn now() -> UnixMs {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    UnixMs(now.as_millis() as u64)
-}
-
 fn apply_peers(dir: &NodeDir, peers: &[(NodeId, PeerLimits)]) -> Result<(), Failure> {
     let all: Vec<String> = peers.iter().map(|(node, own)| show_peer(node, own)).collect();
     apply(dir, &[("limits.peers", all.join(","))])
@@ -219,7 +215,7 @@ fn too_much(config: &Config, at: UnixMs) -> Vec<String> {
 /// Saves settings, and has a running daemon follow them.
 pub(super) fn apply(dir: &NodeDir, changes: &[(&str, String)]) -> Result<(), Failure> {
     save(dir, changes)?;
-    for line in too_much(dir.load_config()?.config(), now()) {
+    for line in too_much(dir.load_config()?.config(), wall()) {
         tell(format!("warning: {line}"));
     }
     Ok(())
@@ -260,11 +256,11 @@ fn show(dir: &NodeDir, as_json: bool) -> Result<(), Failure> {
     let status = ask(dir, Method::GET, "/v1/status", None).ok().flatten();
     let spent = match &status {
         Some(status) => status["sent_this_month_bytes"].as_u64(),
-        None => Usage::load(&dir.usage()).ok().map(|usage| usage.at(now())),
+        None => Usage::load(&dir.usage()).ok().map(|usage| usage.at(wall())),
     };
     let (up_now, down_now) = match &status {
         Some(status) => (status["up_bits"].as_u64(), status["down_bits"].as_u64()),
-        None => config.limits.at(now(), spent),
+        None => config.limits.at(wall(), spent),
     };
     let name_of = |node: &NodeId| {
         let friend = config.friends.iter().find(|friend| friend.card.node_id() == *node);
@@ -296,9 +292,9 @@ fn show(dir: &NodeDir, as_json: bool) -> Result<(), Failure> {
             })
         };
         let reserved: Vec<Value> =
-            config.limits_reserved.iter().filter(|promise| promise.holds(now())).map(promised).collect();
+            config.limits_reserved.iter().filter(|promise| promise.holds(wall())).map(promised).collect();
         let asked: Vec<Value> =
-            config.limits_asked.iter().filter(|one| one.holds(now())).map(promised).collect();
+            config.limits_asked.iter().filter(|one| one.holds(wall())).map(promised).collect();
         let plan = &config.limits;
         return print(json!({
             "up_now": up_now,
@@ -363,9 +359,9 @@ fn show(dir: &NodeDir, as_json: bool) -> Result<(), Failure> {
     for (head, promises) in [("PROMISED TO", &config.limits_reserved), ("ASKED OF", &config.limits_asked)] {
         let rows: Vec<Vec<String>> = promises
             .iter()
-            .filter(|promise| promise.holds(now()))
+            .filter(|promise| promise.holds(wall()))
             .map(|promise| {
-                let left = Duration::from_secs(promise.until_s.saturating_sub(now().0 / 1000));
+                let left = Duration::from_secs(promise.until_s.saturating_sub(wall().0 / 1000));
                 let mut row = vec![
                     name_of(&promise.node).unwrap_or_else(|| promise.node.to_string()),
                     show_rate(promise.reservation.rate as f64),

@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 
 use super::client::ask;
-use super::limit::{apply, find, now};
+use super::limit::{apply, find};
 use super::{Failure, args, tell};
 use crate::base::NodeId;
 use crate::base::units::{parse_duration, parse_rate, parse_size, show_duration, show_rate};
 use crate::config::limits::{Promise, exact_rate, promise, show_promise};
 use crate::config::{Config, NodeDir};
+use crate::io::clock::wall;
 use crate::limits::{
     BURST_BYTES_MAX, RATE_BITS_MAX, RATE_BITS_MIN, RESERVED_DELAY_US_MAX, RESERVED_DELAY_US_MIN,
     RESERVED_S_MAX, WIRE_PACKET_MAX,
@@ -33,18 +34,18 @@ pub(super) fn reserve(dir: &NodeDir, words: &args::LimitReserve) -> Result<(), F
     let delay = parse_duration(&words.delay).map_err(Failure::new)?;
     let burst = words.burst.as_deref().map(parse_size).transpose().map_err(Failure::new)?;
     let burst = burst.unwrap_or(2 * WIRE_PACKET_MAX);
-    let until_s = (now().0 / 1000).saturating_add(duration.as_secs().max(1));
+    let until_s = (wall().0 / 1000).saturating_add(duration.as_secs().max(1));
     let wanted = Promise { node, reservation: Reservation { rate, burst, delay }, until_s };
     if words.from {
         return reserve_from(dir, config, wanted, duration, &words.node);
     }
-    let all = promise(config, now(), wanted).map_err(|why| Failure::new(format!("refused: {why}")))?;
+    let all = promise(config, wall(), wanted).map_err(|why| Failure::new(format!("refused: {why}")))?;
     apply_promises(dir, "limits.reserved", &all)
 }
 
 /// What holds, with one in the place of an earlier one of the same peer, or without it.
 fn asked(config: &Config, node: &NodeId, new: Option<Promise>) -> Vec<Promise> {
-    let others = config.limits_asked.iter().filter(|one| one.node != *node && one.holds(now()));
+    let others = config.limits_asked.iter().filter(|one| one.node != *node && one.holds(wall()));
     others.copied().chain(new).collect()
 }
 
@@ -72,7 +73,7 @@ fn reserve_from(
             RESERVED_S_MAX / 86_400,
         )));
     }
-    let before = config.limits_asked.iter().find(|one| one.node == wanted.node && one.holds(now())).copied();
+    let before = config.limits_asked.iter().find(|one| one.node == wanted.node && one.holds(wall())).copied();
     apply_promises(dir, "limits.asked", &asked(config, &wanted.node, Some(wanted)))?;
     let begin = Instant::now();
     while begin.elapsed() < PATIENCE {
@@ -120,7 +121,7 @@ fn why(said: &str, most: u64) -> String {
 
 pub(super) fn release(dir: &NodeDir, who: &str, from: bool) -> Result<(), Failure> {
     let file = dir.load_config()?;
-    let (config, now) = (file.config(), now());
+    let (config, now) = (file.config(), wall());
     let node = find(config, who)?;
     let (key, all) = if from {
         ("limits.asked", &config.limits_asked)

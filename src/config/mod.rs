@@ -31,7 +31,7 @@ pub use document::ConfigFile;
 pub use friends::FriendEntry;
 pub use limits::Promise;
 pub use tunnels::TunnelEntry;
-pub use usage::{Save, Usage};
+pub use usage::Usage;
 
 /// The UDP port of shard 0 unless the operator chooses another.
 pub const DEFAULT_PORT: u16 = 4600;

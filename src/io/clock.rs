@@ -23,9 +23,14 @@ impl Clocks {
 
     /// Wall time; zero before 1970.
     pub fn wall(&self) -> UnixMs {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        UnixMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        wall()
     }
+}
+
+/// Wall time; zero before 1970.
+pub fn wall() -> UnixMs {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    UnixMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -95,8 +95,7 @@ impl Node {
     pub(super) fn begin_line(&mut self) {
         for peer in self.peers.values_mut() {
             let stats = peer.connection.stats();
-            let gone = stats.in_flight + stats.lost_bytes;
-            (peer.arrived, peer.sent_seen) = (stats.sent_bytes.saturating_sub(gone), stats.sent_bytes);
+            (peer.arrived, peer.sent_seen) = (stats.arrived_bytes(), stats.sent_bytes);
         }
     }
 
@@ -108,8 +107,7 @@ impl Node {
         let mut round = Round::default();
         for peer in self.peers.values_mut() {
             let stats = peer.connection.stats();
-            let gone = stats.in_flight + stats.lost_bytes;
-            let arrived = stats.sent_bytes.saturating_sub(gone);
+            let arrived = stats.arrived_bytes();
             let new = arrived.saturating_sub(std::mem::replace(&mut peer.arrived, arrived));
             round.arrived += new;
             round.streams +=

@@ -7,7 +7,7 @@ use super::place::{Key, leading};
 use super::types::{Effect, Goal, LookupId, Manner, Moment, Peer, Wanted, ms};
 use super::{For, Overlay, Running};
 use crate::base::{ChunkId, NodeId};
-use crate::limits::{LOOKUP_MS_MAX, REGION_NODES, REGION_NODES_MAX};
+use crate::limits::{LOOKUP_MS_MAX, REFUSED_RETRY_MS, REGION_NODES, REGION_NODES_MAX};
 use crate::wire::overlay::{Answer, Body, Message, Record, Verdict};
 
 /// Peers from which a lookup starts.
@@ -64,13 +64,19 @@ impl Overlay {
     }
 
     fn run(&mut self, at: Moment, lookup: Lookup, purpose: For) -> LookupId {
+        self.turns = self.turns.wrapping_add(1);
+        let id = self.enter(at, lookup, purpose);
+        self.pump(at, id);
+        id
+    }
+
+    /// Makes a lookup one of those under way.
+    fn enter(&mut self, at: Moment, lookup: Lookup, purpose: For) -> LookupId {
         let id = LookupId(self.next_lookup);
         self.next_lookup += 1;
-        self.turns = self.turns.wrapping_add(1);
         let ends = at.now + ms(LOOKUP_MS_MAX);
         self.lookups.insert(id, Running { lookup, purpose, ends });
         self.lookup_ends.insert((ends, id));
-        self.pump(at, id);
         id
     }
 
@@ -84,17 +90,12 @@ impl Overlay {
         if !self.has_room_for_lookup() {
             return None;
         }
-        let manner = if far { Manner::Far { stride: 1 } } else { Manner::Near };
-        let wanted = Wanted { key: chunk.0, goal: Goal::Providers(1), manner, quiet: false };
+        let wanted = Wanted { key: chunk.0, goal: Goal::Providers(1), manner: Manner::Near, quiet: false };
         let style = Style { parallel: 1, paths: 1, region: 0 };
-        let mut lookup = Lookup::new(Wanted { manner: Manner::Near, ..wanted }, style, [to]);
+        let mut lookup = Lookup::new(wanted, style, [to]);
         // The peer counts as asked; what it is asked is the whole lookup.
         lookup.poll()?;
-        let id = LookupId(self.next_lookup);
-        self.next_lookup += 1;
-        let ends = at.now + ms(LOOKUP_MS_MAX);
-        self.lookups.insert(id, Running { lookup, purpose: For::Caller, ends });
-        self.lookup_ends.insert((ends, id));
+        let id = self.enter(at, lookup, For::Caller);
         self.ask(at, to, Purpose::Delegated(id), Body::Delegate { key: chunk.0, far });
         Some(id)
     }
@@ -198,7 +199,7 @@ impl Overlay {
         let health = *health;
         if health.waiting == 0 {
             if health.kept == 0 {
-                self.published.again(&chunk, at.now + ms(60_000));
+                self.published.again(&chunk, at.now + ms(REFUSED_RETRY_MS));
             }
             let (hosts, kept, queries) = (health.hosts, health.kept, health.queries);
             self.emit(Effect::Checked { chunk, hosts, kept, queries });

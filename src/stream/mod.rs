@@ -326,3 +326,10 @@ pub struct Stats {
     /// Falls back to the smallest packets because larger ones vanished.
     pub black_holes: u64,
 }
+
+impl Stats {
+    /// Bytes that arrived, as far as is known: sent, and neither under way nor presumed lost.
+    pub fn arrived_bytes(&self) -> u64 {
+        self.sent_bytes.saturating_sub(self.in_flight + self.lost_bytes)
+    }
+}
