@@ -1,5 +1,7 @@
 //! Questions that this node asks: lookups, announcements, probes, and what becomes of each.
 
+use std::net::SocketAddr;
+
 use super::density;
 use super::exchange::{ENDS, Open, Purpose};
 use super::lookup::{Lookup, Style};
@@ -8,7 +10,7 @@ use super::types::{Effect, Goal, LookupId, Manner, Moment, Peer, Wanted, ms};
 use super::{For, Overlay, Running};
 use crate::base::{ChunkId, NodeId};
 use crate::limits::{LOOKUP_MS_MAX, REFUSED_RETRY_MS, REGION_NODES, REGION_NODES_MAX};
-use crate::wire::overlay::{Answer, Body, Message, Record, Verdict};
+use crate::wire::overlay::{Answer, Body, Contact, Message, Record, Verdict};
 
 /// Peers from which a lookup starts.
 const START: usize = 12;
@@ -22,7 +24,7 @@ impl Overlay {
     pub(super) fn ask(&mut self, at: Moment, to: Peer, purpose: Purpose, body: Body) {
         let entry = self.table.get(&to.id);
         let mut patience = entry.map(|entry| entry.rtt).unwrap_or_default().patience(&self.rtt);
-        if !self.linked.contains(&to.id) {
+        if !self.linked.contains_key(&to.id) {
             // A question may go as early data, but not to everybody, and a first flight is worked on longer.
             patience = patience * 3 / 2;
         }
@@ -319,7 +321,8 @@ impl Overlay {
 
     /// A question will not be answered.
     pub(super) fn failed(&mut self, at: Moment, open: &Open) {
-        self.lose(at, &open.to.id);
+        let tried: Vec<SocketAddr> = open.to.contact.addresses().collect();
+        self.lose(at, &open.to.id, &tried);
         match open.purpose {
             Purpose::Lookup(lookup) | Purpose::Delegated(lookup) => {
                 self.with(lookup, |lookup| lookup.failed(&open.to.id));
@@ -331,8 +334,11 @@ impl Overlay {
     }
 
     /// A peer is not there.
-    pub(super) fn lose(&mut self, at: Moment, id: &NodeId) {
-        self.table.fail(id, at.now);
-        self.peers.missed(id);
+    pub(super) fn lose(&mut self, at: Moment, id: &NodeId, tried: &[SocketAddr]) {
+        let was_there = |contact: Contact| contact.addresses().any(|address| tried.contains(&address));
+        if self.contact_of(id).is_some_and(was_there) {
+            self.table.fail(id, at.now);
+            self.peers.missed(id);
+        }
     }
 }

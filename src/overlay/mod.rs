@@ -110,8 +110,8 @@ pub struct Overlay {
     quota: Quota,
     /// Of all peers together.
     rtt: Rtt,
-    /// Peers with which there is a session.
-    linked: BTreeSet<NodeId>,
+    /// Peers with which there is a session, and where it leads.
+    linked: BTreeMap<NodeId, Option<SocketAddr>>,
     lookups: BTreeMap<LookupId, Running>,
     lookup_ends: BTreeSet<(Time, LookupId)>,
     next_lookup: u64,
@@ -154,7 +154,7 @@ impl Overlay {
             exchanges: Exchanges::default(),
             quota: Quota::default(),
             rtt: Rtt::default(),
-            linked: BTreeSet::new(),
+            linked: BTreeMap::new(),
             lookups: BTreeMap::new(),
             lookup_ends: BTreeSet::new(),
             next_lookup: 0,
@@ -218,17 +218,21 @@ impl Overlay {
         self.peers.restore(known);
     }
 
-    /// A session with a peer came up, whoever began it. The first ones are how a node enters the network: friends,
-    /// saved peers, or a list in the configuration.
-    pub fn handle_up(&mut self, at: Moment, peer: &Peer) {
-        self.linked.insert(peer.id);
-        if !self.table.wants(peer) {
+    /// A session with a peer came up, whoever began it; its handshake shows the key. `seen` is where it is reached on
+    /// that session's path: an address from which its handshake was answered or confirmed. `None` where packets come
+    /// by a relay: such a peer is asked, but stands in no table. Addresses in `peer` are what it or others claim, and
+    /// are not believed. The first sessions are how a node enters the network: friends, saved peers, or a list in the
+    /// configuration.
+    pub fn handle_up(&mut self, at: Moment, peer: &Peer, seen: Option<SocketAddr>) {
+        let peer = peer.reached_at(seen);
+        self.linked.insert(peer.id, seen);
+        if seen.is_none() || !self.table.wants(&peer) {
             return;
         }
         if self.table.len() < crate::limits::BUCKET_CONTACTS_MAX && self.exchanges.has_room() {
-            self.probe(at, *peer);
+            self.probe(at, peer);
         } else {
-            self.candidates.offer(*peer, peer.id, &mut self.rng);
+            self.candidates.offer(peer, peer.id, &mut self.rng);
         }
     }
 
@@ -237,14 +241,21 @@ impl Overlay {
         self.linked.remove(id);
     }
 
-    /// A session with a peer did not come about, or broke.
-    pub fn handle_failed(&mut self, at: Moment, id: &NodeId) {
+    /// A session with a peer did not come about at the addresses that were `tried`, or broke: then its path's address
+    /// is what failed. A peer is only taken for lost where it was known to be.
+    pub fn handle_failed(&mut self, at: Moment, id: &NodeId, tried: &[SocketAddr]) {
         self.linked.remove(id);
         let open = self.exchanges.fail_all(id);
         if open.is_empty() {
-            self.lose(at, id);
+            self.lose(at, id, tried);
         }
         open.into_iter().for_each(|open| self.failed(at, &open));
+    }
+
+    /// Where a peer is reached: only addresses from which it answered.
+    pub fn contact_of(&self, id: &NodeId) -> Option<Contact> {
+        let in_table = self.table.get(id).map(|entry| entry.peer.contact);
+        in_table.or_else(|| self.peers.get(id).map(|known| known.contact))
     }
 
     /// Begins a lookup. `None` when there are too many.

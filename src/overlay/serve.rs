@@ -39,8 +39,8 @@ pub fn contacts(table: &Table, from: &NodeId, find: &Find, turn: usize, rng: &mu
 }
 
 impl Overlay {
-    /// A message of a peer whose identity its session vouches for; `seen` is the address that it comes from. A malformed
-    /// one closes the session.
+    /// A message of a peer whose identity its session vouches for; `seen` is where that session's path leads (see
+    /// [`Self::handle_up`]), and of `from` only the card counts. A malformed one closes the session.
     pub fn handle_message(
         &mut self,
         at: Moment,
@@ -49,6 +49,10 @@ impl Overlay {
         bytes: &[u8],
     ) -> Result<(), Malformed> {
         let Message { number, body } = Message::parse(bytes)?;
+        let from = &from.reached_at(seen);
+        if let Some(path) = self.linked.get_mut(&from.id) {
+            *path = seen;
+        }
         if !body.is_question() {
             match self.exchanges.answer(number, &from.id) {
                 Some(open) => {

@@ -89,7 +89,7 @@ impl Group {
 
     fn meet(&mut self, one: usize, other: usize) {
         let peer = *self.nodes[other].own();
-        self.nodes[one].handle_up(at(self.now), &peer);
+        self.nodes[one].handle_up(at(self.now), &peer, peer.contact.addresses().next());
         self.settle();
     }
 }
@@ -255,7 +255,7 @@ fn hostile_messages_change_nothing() {
         number: 0,
         body: Body::Answer(Answer { contacts: vec![peer(8).contact], ..Answer::default() }),
     };
-    node.handle_up(at(0), &peer(3));
+    node.handle_up(at(0), &peer(3), peer(3).contact.addresses().next());
     node.handle_message(at(0), &stranger, None, &answer.emit()).expect("well-formed");
     assert_eq!((node.counters.stray, node.table().len()), (1, 0));
     assert!(node.handle_message(at(0), &stranger, None, &[9, 9]).is_err());
@@ -348,8 +348,8 @@ proptest! {
         for (what, detail) in script {
             let other = peer(u32::from(detail) % 64);
             match what {
-                0 => node.handle_up(at(now), &other),
-                1 => node.handle_failed(at(now), &other.id),
+                0 => node.handle_up(at(now), &other, other.contact.addresses().next()),
+                1 => node.handle_failed(at(now), &other.id, &other.contact.addresses().collect::<Vec<_>>()),
                 2 => now += u64::from(detail),
                 3 => {
                     let manner = if detail & 1 == 0 { Manner::Near } else { Manner::Far { stride: (detail % 7) as u8 } };

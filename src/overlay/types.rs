@@ -41,6 +41,11 @@ impl Peer {
         Self { id: contact.node_id(), contact }
     }
 
+    /// The same node where its session's path leads, and nowhere else.
+    pub fn reached_at(&self, seen: Option<SocketAddr>) -> Self {
+        Self { id: self.id, contact: Contact::new(self.contact.card, seen) }
+    }
+
     /// Whether its place shows so many bits of work. The key is checked by the handshake that reaches it.
     pub fn shows(&self, floor: u32) -> bool {
         place_work(&self.contact.card.key, &self.id) >= floor
@@ -155,8 +160,8 @@ pub struct Outcome {
 /// What the caller is to do or may want to know. Nothing else leaves the core.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Send a message to a peer, on its session or on one to be opened. When that fails, say so with
-    /// [`super::Overlay::handle_failed`]. Questions may be sent as early data: all but [`announcements`](crate::wire::overlay::Body::Announce)
+    /// Send a message to a peer, on its session or on one to be opened at the addresses of `to` and at no others. When
+    /// that fails, say so with [`super::Overlay::handle_failed`], with the addresses that were tried. Questions may be sent as early data: all but [`announcements`](crate::wire::overlay::Body::Announce)
     /// change nothing.
     Send {
         /// To whom.

@@ -33,8 +33,8 @@ pub fn peer_of_overlay(bytes: &[u8]) {
         let from = peer(detail % 32);
         let chunk = ChunkId([detail % 8; 20]);
         match what % 8 {
-            0 => node.handle_up(at(millis), &from),
-            1 => node.handle_failed(at(millis), &from.id),
+            0 => node.handle_up(at(millis), &from, from.contact.addresses().next()),
+            1 => node.handle_failed(at(millis), &from.id, &from.contact.addresses().collect::<Vec<_>>()),
             2 => millis += 1 << (detail % 20),
             3 => {
                 let manner = if what & 8 == 0 { Manner::Near } else { Manner::Far { stride: detail % 9 } };

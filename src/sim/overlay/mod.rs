@@ -197,7 +197,7 @@ impl World {
             let peer = self.nodes[*entry as usize].peer;
             let at = self.moment();
             if let Some(core) = &mut self.nodes[node as usize].core {
-                core.handle_up(at, &peer);
+                core.handle_up(at, &peer, peer.contact.addresses().next());
             }
         }
         self.drain(node);
