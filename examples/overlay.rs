@@ -7,7 +7,7 @@ use clap::{Parser, ValueEnum};
 use serde_json::{Map, Value, json};
 use tornet::overlay::Manner;
 use tornet::sim::overlay::scenarios::{self, Report};
-use tornet::sim::overlay::{Settings, million};
+use tornet::sim::overlay::{Settings, attacks, million};
 
 /// Thousands of overlay cores under a virtual clock, or the lookup alone among a million places.
 #[derive(Parser)]
@@ -35,6 +35,18 @@ struct Flags {
     /// The part of the key's region into which the attacker goes, at most 1: nearer costs more.
     #[arg(long, default_value_t = 1.0)]
     part: f64,
+    /// Of hostile nodes, only this kind.
+    #[arg(long)]
+    role: Option<String>,
+    /// Addresses of a flood; several by commas.
+    #[arg(long, value_delimiter = ',', default_values_t = [8, 24, 100])]
+    sites: Vec<usize>,
+    /// Chunks of one publisher.
+    #[arg(long, default_value_t = 100_000)]
+    chunks: usize,
+    /// Wall clocks are wrong by so many seconds at most.
+    #[arg(long, default_value_t = 0)]
+    skew: u64,
     /// Without early data: a handshake is a round trip of its own.
     #[arg(long)]
     no_early: bool,
@@ -47,10 +59,16 @@ struct Flags {
 enum Run {
     /// Half of the network replaced per hour.
     Steady,
-    /// Silent, lying, steering nodes.
+    /// A fifth of the nodes silent, lying, steering, misleading, forging, aiming.
     Hostile,
     /// An attacker around one key.
     Eclipse,
+    /// Throw-away identities that announce one key.
+    Flood,
+    /// A node that enters among attackers.
+    Join,
+    /// One publisher of many chunks.
+    Publish,
     /// Everybody wants one chunk.
     Flash,
     /// An hour apart, then together.
@@ -65,7 +83,8 @@ enum Run {
 
 fn main() {
     let flags = Flags::parse();
-    let settings = Settings { early: !flags.no_early, ..Settings::new(flags.seed) };
+    let skew = Duration::from_secs(flags.skew);
+    let settings = Settings { early: !flags.no_early, skew, ..Settings::new(flags.seed) };
     let nodes = u32::try_from(flags.nodes).unwrap_or(u32::MAX);
     let begun = Instant::now();
     let reports = match flags.run {
@@ -73,10 +92,18 @@ fn main() {
             let time = Duration::from_secs(60 * flags.minutes);
             vec![scenarios::steady(flags.nodes, flags.lookups, time, settings)]
         }
-        Run::Hostile => vec![scenarios::hostile(flags.nodes, flags.lookups, flags.hostile / 100.0, settings)],
-        Run::Eclipse => {
-            vec![scenarios::eclipse(flags.nodes, flags.lookups, &flags.power, flags.part, settings)]
+        Run::Hostile => {
+            let is_wanted = |name: &str| flags.role.as_ref().is_none_or(|role| role == name);
+            let roles: Vec<_> = attacks::ROLES.iter().copied().filter(|(name, _)| is_wanted(name)).collect();
+            let share = flags.hostile / 100.0;
+            vec![attacks::hostile(flags.nodes, flags.lookups, share, &roles, settings)]
         }
+        Run::Eclipse => {
+            vec![attacks::eclipse(flags.nodes, flags.lookups, &flags.power, flags.part, settings)]
+        }
+        Run::Flood => vec![attacks::flood(flags.nodes, flags.lookups, &flags.sites, settings)],
+        Run::Join => vec![attacks::join(flags.nodes, flags.lookups, &flags.power, settings)],
+        Run::Publish => vec![scenarios::publishing(flags.nodes, flags.chunks, settings)],
         Run::Flash => [Manner::Far { stride: 1 }, Manner::Near]
             .map(|manner| scenarios::flash_crowd(flags.nodes, manner, settings))
             .into(),

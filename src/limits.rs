@@ -638,6 +638,10 @@ pub const CONTACT_ADDRESSES_MAX: usize = 2;
 pub const ANSWER_CONTACTS_MAX: usize = 8;
 /// Records in one answer at most.
 pub const ANSWER_RECORDS_MAX: usize = 4;
+/// Contacts of one answer that name one IPv4 /24 or IPv6 /48, as a table has them at most.
+pub const ANSWER_PER_SITE_MAX: usize = TABLE_PER_SITE_MAX;
+/// Chunks in one announcement at most: so many signatures fit.
+pub const ANNOUNCED_CHUNKS_MAX: usize = 12;
 /// Contacts of one bucket at most.
 pub const BUCKET_CONTACTS_MAX: usize = 16;
 /// Of those, so many that are there longest are not displaced by better ones.
@@ -664,8 +668,20 @@ pub const PROBES_MAX: usize = 8;
 pub const CANDIDATES_MAX: usize = 128;
 /// Of those, told by one peer at most.
 pub const CANDIDATES_PER_SOURCE_MAX: usize = 8;
-/// Of those, in one IPv4 /24 or IPv6 /48 at most.
+/// Of those, in one IPv4 /24 or IPv6 /48 at most by one peer's word.
 pub const CANDIDATES_PER_SITE_MAX: usize = 2;
+/// Handshakes that one peer's word may cost an address from which nothing answers, in [`AIM_MS`].
+pub const AIMS_PER_TELLER_MAX: usize = 2;
+/// Handshakes that everybody's word may cost such an address, in that time.
+pub const AIMS_PER_ADDRESS_MAX: usize = 6;
+/// The same for an IPv4 /24 or IPv6 /48.
+pub const AIMS_PER_SITE_MAX: usize = 24;
+/// For so long an attempt that was not answered counts, milliseconds.
+pub const AIM_MS: u64 = 10 * 60 * 1000;
+/// Such attempts that are remembered at most.
+pub const AIMS_MAX: usize = 4096;
+/// Records that others brought and whose providers have not answered yet, at most.
+pub const UNPROVEN_RECORDS_MAX: usize = 64;
 /// A bucket in which nothing was looked up for so long is looked at, milliseconds.
 pub const BUCKET_REFRESH_MS: u64 = 30 * 60 * 1000;
 /// A node looks for those around it so often, milliseconds.
@@ -706,10 +722,27 @@ pub const REQUESTS_PER_PEER_BURST: u32 = 200;
 pub const REQUESTERS_MAX: usize = 4096;
 /// Lookups under way at most, per node.
 pub const LOOKUPS_MAX: usize = 256;
+/// How often a node counts those around a random place to learn how many there are, milliseconds.
+pub const SURVEY_MS: u64 = 5 * 60 * 1000;
+/// The same until it knows something, milliseconds.
+pub const SURVEY_HASTE_MS: u64 = 5_000;
 /// Of those, delegated by one peer at most.
 pub const DELEGATED_PER_PEER_MAX: usize = 4;
 /// Of those, delegated at most.
 pub const DELEGATED_MAX: usize = 64;
+/// Of those, by peers whose standing does not pay for them.
+pub const DELEGATED_FREE_MAX: usize = 8;
+/// What a delegated lookup costs its asker, bytes contributed or msat paid: the traffic that it makes, as the seeds
+/// estimate it.
+pub const DELEGATED_PRICE: u64 = 40 << 10;
+/// Peers that a delegated lookup asks at most.
+pub const DELEGATED_ASKED_MAX: usize = 64;
+/// A peer that does not pay may delegate once in so long, milliseconds.
+pub const DELEGATED_FREE_MS: u64 = 60_000;
+/// Peers whose accounts the overlay knows at most.
+pub const STANDINGS_MAX: usize = 4096;
+/// Exchanges that delegated lookups leave to the node's own ones.
+pub const EXCHANGES_OWN: usize = EXCHANGES_MAX / 2;
 /// A lookup ends after so long, milliseconds.
 pub const LOOKUP_MS_MAX: u64 = 30_000;
 /// Disjoint paths of a lookup at most.
@@ -718,7 +751,7 @@ pub const LOOKUP_PATHS_MAX: usize = 8;
 pub const PATH_CANDIDATES_MAX: usize = 128;
 /// Peers that one lookup asks at most.
 pub const LOOKUP_ASKED_MAX: usize = 320;
-/// Records that one lookup gathers at most.
+/// Records that one lookup gathers at most beside the first of each who answers.
 pub const LOOKUP_RECORDS_MAX: usize = 96;
 /// Nodes that a key's region has on average: those that keep its records.
 pub const REGION_NODES: usize = 20;
@@ -730,17 +763,25 @@ pub const NOT_FOUND_VOTES_MIN: usize = 8;
 pub const NOT_FOUND_COUNT_MIN: u16 = 3;
 /// Life of a record at most, seconds.
 pub const RECORD_S_MAX: u32 = 2 * 3600;
+/// Clocks may differ by so much, seconds.
+pub const CLOCK_GRACE_S: u32 = 600;
 /// Records of one key that a node keeps at most.
 pub const RECORDS_PER_KEY_MAX: usize = 16;
+/// Of those, so many that were renewed are displaced by nobody.
+pub const RECORDS_RENEWED_KEPT: usize = 12;
+/// Of those, brought from one IPv4 /24 or IPv6 /48 at most.
+pub const RECORDS_PER_KEY_SITE_MAX: usize = 2;
+/// Of those, brought from one IPv4 /16 or IPv6 /32 at most.
+pub const RECORDS_PER_KEY_NETWORK_MAX: usize = 4;
 /// Records of one provider that a node keeps at most.
-pub const RECORDS_PER_PROVIDER_MAX: usize = 4096;
+pub const RECORDS_PER_PROVIDER_MAX: usize = 16_384;
 /// Records that a node keeps at most.
 pub const RECORDS_MAX: usize = 1 << 16;
 /// Keys whose queries a node counts at most.
 pub const COUNTED_KEYS_MAX: usize = 4096;
 /// Half-life of those counts, seconds.
 pub const COUNT_HALF_LIFE_S: u64 = 600;
-/// Announcements for one key that a node takes per minute (Coral's β) once it has enough records of it.
+/// Announcements for one key that a node takes per minute from others than its providers (Coral's β).
 pub const ANNOUNCED_PER_MINUTE_MAX: u32 = 12;
 /// Chunks that a node publishes at most.
 pub const PUBLISHED_MAX: usize = 1 << 20;
@@ -748,8 +789,22 @@ pub const PUBLISHED_MAX: usize = 1 << 20;
 pub const REPUBLISH_MS: u64 = 3_600_000;
 /// Hosts that a published chunk is to have, unless told otherwise.
 pub const HOSTS_WANTED_USUAL: u8 = 3;
-/// Checks of published chunks under way at most.
-pub const CHECKS_MAX: usize = 8;
+/// Chunks of the same region that are due within so long are announced together, milliseconds.
+pub const REPUBLISH_TOGETHER_MS: u64 = REPUBLISH_MS / 4;
+/// Regions whose published chunks are looked after at once, at most.
+pub const CHECKS_MAX: usize = 32;
+/// The nodes of such a region are used for so long, milliseconds, before they are looked for again.
+pub const CHECK_MS_MAX: u64 = 60_000;
+/// Announcements sent per second at most, over time.
+pub const ANNOUNCEMENTS_PER_SECOND: u64 = 512;
+/// And at once.
+pub const ANNOUNCEMENTS_BURST: u64 = 128;
+/// Announcements that wait for an answer at most.
+pub const ANNOUNCEMENTS_OPEN_MAX: usize = EXCHANGES_MAX / 2;
+/// How often more of them are sent, milliseconds.
+pub const ANNOUNCE_TURN_MS: u64 = 50;
+/// Published chunks that are looked through for the next region at once, at most.
+pub const DUE_LOOKED_MAX: usize = 4096;
 /// Effects that wait to be taken from the overlay at most.
 pub const OVERLAY_EFFECTS_MAX: usize = 4096;
 
@@ -980,7 +1035,15 @@ const _: () = {
     assert!(BUCKET_OLDEST_KEPT < BUCKET_CONTACTS_MAX && REGION_NODES_MAX < LOOKUP_ASKED_MAX);
     assert!(ANSWER_MS_MAX < EXCHANGE_MS_MAX && EXCHANGE_MS_MAX < LOOKUP_MS_MAX);
     assert!(RECORD_S_MAX as u64 * 1000 >= 2 * REPUBLISH_MS, "one check may fail");
-    assert!(DELEGATED_MAX < LOOKUPS_MAX && CHECKS_MAX < LOOKUPS_MAX);
+    assert!(DELEGATED_MAX + CHECKS_MAX < LOOKUPS_MAX && DELEGATED_FREE_MAX < DELEGATED_MAX);
+    assert!(DELEGATED_ASKED_MAX < LOOKUP_ASKED_MAX && EXCHANGES_OWN < EXCHANGES_MAX);
+    assert!(
+        5 + 4 + 87 + 1 + ANNOUNCED_CHUNKS_MAX * (20 + 64) <= OVERLAY_MESSAGE_MAX,
+        "an announcement of many chunks is one packet"
+    );
+    assert!(RECORDS_RENEWED_KEPT < RECORDS_PER_KEY_MAX && RECORDS_PER_PROVIDER_MAX < RECORDS_MAX);
+    assert!(ANNOUNCEMENTS_OPEN_MAX + REGION_NODES_MAX < EXCHANGES_MAX);
+    assert!(REPUBLISH_MS + REPUBLISH_TOGETHER_MS < RECORD_S_MAX as u64 * 1000);
     assert!(RELAYS_TOLD_MAX * 105 + HELLO_SERVICES_MAX * 4 + HELLO_AGENT_MAX + 16 <= HELLO_SIZE_MAX);
     assert!(HELLO_SIZE_MAX as u64 <= STREAM_UNREAD_MAX);
     assert!(CELL_INNER_LARGE >= 1280, "IPv6 passes");

@@ -71,6 +71,13 @@ pub enum Admission {
     Full,
 }
 
+/// Whether one network has all the places among these that it may have.
+fn is_crowded(entry: &Entry, others: &[Entry], open: bool) -> bool {
+    let others = others.iter().filter(|other| other.peer.id != entry.peer.id);
+    let (site, network) = crowd(&entry.peer.contact, others.map(|other| &other.peer.contact), open);
+    site >= BUCKET_PER_SITE_MAX || network >= BUCKET_PER_NETWORK_MAX
+}
+
 /// Peers at one distance.
 #[derive(Debug, Clone, Default)]
 pub struct Bucket {
@@ -96,6 +103,11 @@ impl Bucket {
         self.entries.iter_mut().chain(&mut self.spares).find(|entry| entry.peer.id == *id)
     }
 
+    /// Whether another is of this one's network more often than may be.
+    pub fn is_crowded_by(&self, entry: &Entry, open: bool) -> bool {
+        is_crowded(entry, &self.entries, open)
+    }
+
     /// Whether a peer of this rank would find a place, or one to wait at.
     pub fn wants(&self, rank: u8) -> bool {
         self.entries.len() < BUCKET_CONTACTS_MAX
@@ -103,27 +115,25 @@ impl Bucket {
             || self.entries.iter().any(|entry| entry.rank < rank || entry.failures > 0)
     }
 
-    /// Takes in a peer that is new, where there is a place.
-    pub fn admit(&mut self, entry: Entry, now: Time) -> Admission {
-        let others = self.entries.iter().map(|other| &other.peer.contact);
-        let (site, network) = crowd(&entry.peer.contact, others);
-        if site >= BUCKET_PER_SITE_MAX || network >= BUCKET_PER_NETWORK_MAX {
+    /// Takes in a peer that is new, where there is a place. `open` as in [`super::site::Site::of`].
+    pub fn admit(&mut self, entry: Entry, now: Time, open: bool) -> Admission {
+        if is_crowded(&entry, &self.entries, open) {
             return Admission::Crowded;
         }
         if self.entries.len() < BUCKET_CONTACTS_MAX {
             self.entries.push(entry);
             return Admission::Added;
         }
-        let Some(worst) = self.displaceable(now) else { return self.wait(entry, now) };
+        let Some(worst) = self.displaceable(now) else { return self.wait(entry, now, open) };
         let other = &self.entries[worst];
         if (other.failures > 0, other.failures) > (entry.failures > 0, entry.failures)
             || entry.worth(now) > other.worth(now)
         {
             let displaced = std::mem::replace(&mut self.entries[worst], entry);
-            self.wait(displaced, now);
+            self.wait(displaced, now, open);
             return Admission::Added;
         }
-        self.wait(entry, now)
+        self.wait(entry, now, open)
     }
 
     /// The least of those that are not among the oldest: whoever mines rank displaces half of a bucket at most.
@@ -134,7 +144,10 @@ impl Bucket {
         young.min_by_key(|at| (Reverse(self.entries[*at].failures), self.entries[*at].worth(now)))
     }
 
-    fn wait(&mut self, entry: Entry, now: Time) -> Admission {
+    fn wait(&mut self, entry: Entry, now: Time, open: bool) -> Admission {
+        if is_crowded(&entry, &self.spares, open) {
+            return Admission::Crowded;
+        }
         if self.spares.len() < BUCKET_SPARES_MAX {
             self.spares.push(entry);
             return Admission::Spare;
@@ -149,8 +162,14 @@ impl Bucket {
         }
     }
 
-    /// Takes a peer out; the best of those that wait takes its place.
-    pub fn remove(&mut self, id: &NodeId, now: Time) -> Option<Entry> {
+    /// Takes a peer out; the best of those that wait takes its place, if it `may`.
+    pub fn remove(
+        &mut self,
+        id: &NodeId,
+        now: Time,
+        open: bool,
+        may: impl Fn(&Entry) -> bool,
+    ) -> Option<Entry> {
         if let Some(at) = self.spares.iter().position(|entry| entry.peer.id == *id) {
             return Some(self.spares.swap_remove(at));
         }
@@ -159,9 +178,7 @@ impl Bucket {
         let mut waiting: Vec<Entry> = std::mem::take(&mut self.spares);
         waiting.sort_by_key(|spare| spare.worth(now));
         while let Some(next) = waiting.pop() {
-            let others = self.entries.iter().map(|other| &other.peer.contact);
-            let (site, network) = crowd(&next.peer.contact, others);
-            if site < BUCKET_PER_SITE_MAX && network < BUCKET_PER_NETWORK_MAX {
+            if may(&next) && !is_crowded(&next, &self.entries, open) {
                 self.entries.push(next);
                 break;
             }

@@ -30,9 +30,13 @@ impl Candidates {
             if other.id == peer.id {
                 return false;
             }
-            told += usize::from(*by == source);
-            let is_near = |site| Site::all(&other.contact).any(|own| own == site);
-            near += usize::from(Site::all(&peer.contact).any(is_near));
+            if *by != source {
+                continue;
+            }
+            told += 1;
+            // What others claim of a site is no reason not to look there.
+            let is_near = |site| Site::all(&other.contact, false).any(|own| own == site);
+            near += usize::from(Site::all(&peer.contact, false).any(is_near));
         }
         if told >= CANDIDATES_PER_SOURCE_MAX || near >= CANDIDATES_PER_SITE_MAX {
             return false;
@@ -48,9 +52,9 @@ impl Candidates {
         })
     }
 
-    /// Takes one by chance.
-    pub fn take(&mut self, rng: &mut Rng) -> Option<Peer> {
+    /// Takes one by chance, and who told of it.
+    pub fn take(&mut self, rng: &mut Rng) -> Option<(Peer, NodeId)> {
         let at = rng.below(self.list.len() as u64) as usize;
-        (!self.list.is_empty()).then(|| self.list.swap_remove(at).0)
+        (!self.list.is_empty()).then(|| self.list.swap_remove(at))
     }
 }

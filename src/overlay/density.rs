@@ -1,10 +1,13 @@
-//! How many nodes there are, judged by how densely they lie around places that were looked up; and so, how wide the
-//! region of a key is that has [`REGION_NODES`] of them.
+//! How many nodes there are, judged by how densely they lie around places that this node drew itself; and so, how wide
+//! the region of a key is that has [`REGION_NODES`] of them. What others want looked up says nothing: they choose where.
 
 use super::place::{Key, distance, leading};
 use crate::limits::REGION_NODES;
 
 const SAMPLES: usize = 15;
+
+/// Samples that do for a first estimate.
+const FIRST: usize = 5;
 
 /// Estimates of the network's size, the last few.
 #[derive(Debug, Clone, Default)]
@@ -23,7 +26,12 @@ pub fn sample(key: &Key, nearest: impl Iterator<Item = Key>) -> Option<f32> {
 }
 
 impl Density {
-    /// Takes the nearest nodes of a finished lookup.
+    /// Whether there is an estimate that does.
+    pub fn is_known(&self) -> bool {
+        self.count >= FIRST
+    }
+
+    /// Takes the nearest nodes of a finished lookup of a place that was drawn.
     pub fn learn(&mut self, sample: Option<f32>) {
         if let Some(sample) = sample {
             self.samples[self.count % SAMPLES] = sample;

@@ -2,26 +2,58 @@
 
 use std::net::SocketAddr;
 
-use super::density;
 use super::exchange::{ENDS, Open, Purpose};
 use super::lookup::{Lookup, Style};
-use super::place::{Key, leading};
-use super::types::{Effect, Goal, LookupId, Manner, Moment, Peer, Wanted, ms};
-use super::{For, Overlay, Running};
+use super::place::Key;
+use super::types::{Effect, Goal, LookupId, Manner, Moment, Outcome, Peer, Wanted, ms};
+use super::{For, Overlay, Running, density};
 use crate::base::{ChunkId, NodeId};
-use crate::limits::{LOOKUP_MS_MAX, REFUSED_RETRY_MS, REGION_NODES, REGION_NODES_MAX};
-use crate::wire::overlay::{Answer, Body, Contact, Message, Record, Verdict};
+use crate::limits::{DELEGATED_ASKED_MAX, EXCHANGES_MAX, EXCHANGES_OWN, LOOKUP_MS_MAX};
+use crate::wire::overlay::{Announcement, Answer, Body, Contact, Message, Record};
 
 /// Peers from which a lookup starts.
 const START: usize = 12;
+/// Lookups that go on at once when there is room for questions again.
+const STARVED_FED: usize = 4;
 /// Nearest nodes of a finished lookup that the density is judged by: those that every lookup asks.
 const SAMPLED: usize = 8;
 /// Peers of each distance from which a far-first lookup starts.
 const START_PER_LEVEL: usize = 3;
 
 impl Overlay {
-    /// Asks a peer something.
-    pub(super) fn ask(&mut self, at: Moment, to: Peer, purpose: Purpose, body: Body) {
+    /// Where to ask a peer: on its session, or where it answered before, or where somebody says that it is, as far as
+    /// that word goes (`aims`). `None`: not at all.
+    fn where_to(&mut self, at: Moment, to: Peer, teller: Option<NodeId>) -> Option<Peer> {
+        if let Some(path) = self.linked.get(&to.id) {
+            return Some(to.reached_at(*path));
+        }
+        let known = self.contact_of(&to.id).map(|contact| Peer { id: to.id, contact });
+        let in_table = self.table.get(&to.id).is_some_and(|entry| entry.failures == 0);
+        let is_there = in_table || self.peers.get(&to.id).is_some_and(|known| known.errors_since == 0);
+        let Some(teller) = teller else { return known.or(Some(to)) };
+        if is_there && known.is_some() {
+            return known;
+        }
+        let was_there = |address| known.is_some_and(|peer| peer.contact.addresses().any(|at| at == address));
+        let addresses: Vec<SocketAddr> = to.contact.addresses().collect();
+        let may = addresses
+            .into_iter()
+            .filter(|address| was_there(*address) || self.aims.take(&teller, *address, at.now));
+        let contact = Contact::new(to.contact.card, may);
+        let told = contact.endpoints().next().is_some();
+        if told { Some(Peer { id: to.id, contact }) } else { known }
+    }
+
+    /// Asks a peer something; `teller` is whose word it is that it is there, if it is anybody's. Whether it was asked.
+    pub(super) fn ask(
+        &mut self,
+        at: Moment,
+        to: Peer,
+        teller: Option<NodeId>,
+        purpose: Purpose,
+        body: Body,
+    ) -> bool {
+        let Some(to) = self.where_to(at, to, teller) else { return false };
         let entry = self.table.get(&to.id);
         let mut patience = entry.map(|entry| entry.rtt).unwrap_or_default().patience(&self.rtt);
         if !self.linked.contains_key(&to.id) {
@@ -36,30 +68,47 @@ impl Overlay {
         let number = self.exchanges.begin(at.now, to, purpose, patience, ends);
         let bytes = Message { number, body }.emit();
         self.emit(Effect::Send { to, bytes, question: true });
+        true
     }
 
     /// Sees whether a peer is there.
-    pub(super) fn probe(&mut self, at: Moment, peer: Peer) {
-        self.ask(at, peer, Purpose::Probe, Body::Probe);
+    pub(super) fn probe(&mut self, at: Moment, peer: Peer, teller: Option<NodeId>) -> bool {
+        self.ask(at, peer, teller, Purpose::Probe, Body::Probe)
     }
 
-    pub(super) fn begin(&mut self, at: Moment, wanted: Wanted, purpose: For) -> Option<LookupId> {
+    /// How lookups are led whose region reaches so far.
+    pub(super) fn style(&self, region: u64) -> Style {
+        let Self { config, table, .. } = self;
+        Style { open: table.is_open(), ..Style::new(config.parallel, config.paths, region) }
+    }
+
+    /// Begins a lookup as lookups are led here.
+    pub(super) fn begin_usual(&mut self, at: Moment, wanted: Wanted, purpose: For) -> Option<LookupId> {
+        let style = self.style(density::region(self.network_size()));
+        self.begin(at, wanted, purpose, style)
+    }
+
+    pub(super) fn begin(
+        &mut self,
+        at: Moment,
+        wanted: Wanted,
+        purpose: For,
+        mut style: Style,
+    ) -> Option<LookupId> {
         if !self.has_room_for_lookup() {
             return None;
         }
         let nearest = self.table.nearest(&wanted.key, START).into_iter().map(|entry| entry.peer);
         let mut start: Vec<Peer> = nearest.collect();
-        let mut style = Style {
-            parallel: self.config.parallel,
-            paths: self.config.paths,
-            region: density::region(self.network_size()),
-        };
         if let Manner::Far { .. } = wanted.manner {
             // One by one, and another beside when an answer is late: cheap is what this is for.
             style.parallel = 1;
             let turn = self.turns;
             let far = self.table.farthest(&wanted.key, 0, START_PER_LEVEL, usize::MAX, turn);
             start = far.into_iter().map(|entry| entry.peer).chain(start).collect();
+        }
+        if let For::Peer(..) = purpose {
+            style.asked = DELEGATED_ASKED_MAX;
         }
         let lookup = Lookup::new(wanted, style, start);
         Some(self.run(at, lookup, purpose))
@@ -77,7 +126,7 @@ impl Overlay {
         let id = LookupId(self.next_lookup);
         self.next_lookup += 1;
         let ends = at.now + ms(LOOKUP_MS_MAX);
-        self.lookups.insert(id, Running { lookup, purpose, ends });
+        self.lookups.insert(id, Running { lookup, purpose, told: Vec::new(), ends });
         self.lookup_ends.insert((ends, id));
         id
     }
@@ -93,31 +142,56 @@ impl Overlay {
             return None;
         }
         let wanted = Wanted { key: chunk.0, goal: Goal::Providers(1), manner: Manner::Near, quiet: false };
-        let style = Style { parallel: 1, paths: 1, region: 0 };
+        let style = Style::new(1, 1, 0);
         let mut lookup = Lookup::new(wanted, style, [to]);
         // The peer counts as asked; what it is asked is the whole lookup.
         lookup.poll()?;
         let id = self.enter(at, lookup, For::Caller);
-        self.ask(at, to, Purpose::Delegated(id), Body::Delegate { key: chunk.0, far });
+        if !self.ask(at, to, None, Purpose::Delegated(id), Body::Delegate { key: chunk.0, far }) {
+            self.with(id, Lookup::stop);
+            self.pump(at, id);
+        }
         Some(id)
+    }
+
+    /// Whether a lookup may ask somebody now. Those of others leave room for the node's own.
+    fn may_ask(&self, purpose: For) -> bool {
+        let own = if matches!(purpose, For::Peer(..)) { EXCHANGES_OWN } else { 0 };
+        self.exchanges.len() + own < EXCHANGES_MAX
     }
 
     /// Asks whomever a lookup wants asked; ends it when it is done.
     pub(super) fn pump(&mut self, at: Moment, id: LookupId) {
         loop {
-            if !self.exchanges.has_room() {
+            let Some(running) = self.lookups.get(&id) else { return };
+            if !self.may_ask(running.purpose) {
+                self.starved.insert(id);
                 break;
             }
             let Some(running) = self.lookups.get_mut(&id) else { return };
             let Some((peer, find)) = running.lookup.poll() else { break };
+            let teller = running.lookup.teller_of(&peer.id);
             if peer.id == self.own.id {
                 running.lookup.failed(&peer.id);
                 continue;
             }
-            self.ask(at, peer, Purpose::Lookup(id), Body::Find(find));
+            if !self.ask(at, peer, teller, Purpose::Lookup(id), Body::Find(find)) {
+                self.with(id, |lookup| lookup.unasked(&peer.id));
+            }
         }
         if self.lookups.get(&id).is_some_and(|running| running.lookup.is_done()) {
             self.end_lookup(at, id);
+        }
+    }
+
+    /// Goes on with lookups that found no room for their questions.
+    pub(super) fn feed(&mut self, at: Moment) {
+        for _ in 0..STARVED_FED {
+            if !self.exchanges.has_room() {
+                return;
+            }
+            let Some(id) = self.starved.pop_first() else { return };
+            self.pump(at, id);
         }
     }
 
@@ -139,20 +213,26 @@ impl Overlay {
         self.lookup_ends.remove(&(running.ends, id));
         let wanted = *running.lookup.wanted();
         let spread = running.lookup.spread();
+        let spread_by = spread.and_then(|to| running.lookup.teller_of(&to.id));
         let outcome = running.lookup.finish();
-        if !outcome.cut_short {
+        self.starved.remove(&id);
+        if running.purpose == For::Survey && !outcome.cut_short {
             let places = outcome.nearest.iter().take(SAMPLED).map(|peer| peer.id.0);
             self.density.learn(density::sample(&wanted.key, places));
         }
         if let (Some(to), Some(record)) = (spread, outcome.records.first().copied()) {
             // Coral's way: the next who comes along finds it one step earlier.
             let chunk = ChunkId(wanted.key);
-            self.ask(at, to, Purpose::Spread, Body::Announce { chunk, record });
+            let teller = spread_by;
+            self.ask(at, to, teller, Purpose::Spread, Body::Announce(Announcement::one(chunk, &record)));
         }
         match running.purpose {
-            For::Caller => self.emit(Effect::Done { lookup: id, outcome }),
-            For::Table => {}
-            For::Check(chunk) => self.announce(at, chunk, &outcome),
+            For::Caller => {
+                let outcome = Outcome { records: running.told, ..outcome };
+                self.emit(Effect::Done { lookup: id, outcome });
+            }
+            For::Table | For::Survey => {}
+            For::Check(job) => self.checked(at, job, outcome.nearest),
             For::Peer(to, number) => {
                 let answer = Answer {
                     refused: false,
@@ -166,76 +246,28 @@ impl Overlay {
         }
     }
 
-    /// A check found who is around a published chunk: they are given this node's record.
-    fn announce(&mut self, at: Moment, chunk: ChunkId, outcome: &super::Outcome) {
-        let own = self.own.contact.card.key;
-        let hosts = outcome.records.iter().filter(|record| record.provider.card.key != own).count();
-        let region = density::region(self.network_size());
-        let inside = |peer: &&Peer| leading(&super::place::distance(&chunk.0, &peer.id.0)) <= region;
-        let inside = outcome.nearest.iter().filter(inside).count();
-        let count = inside.clamp(REGION_NODES / 2, REGION_NODES_MAX);
-        let record = self.own_record(at, &chunk);
-        // This node is of the region itself, if it is.
-        if region >= leading(&super::place::distance(&chunk.0, &self.own.id.0)) {
-            self.keep(at, chunk, &record);
-        }
-        let Some(health) = self.published.health_mut(&chunk) else { return };
-        let to: Vec<Peer> = outcome.nearest.iter().take(count).copied().collect();
-        health.hosts = u8::try_from(hosts).unwrap_or(u8::MAX);
-        health.queries = outcome.queries;
-        (health.kept, health.waiting) = (0, to.len() as u8);
-        if to.is_empty() {
-            // Nobody is known yet.
-            self.published.again(&chunk, at.now + ms(crate::limits::REPUBLISH_RETRY_MS));
-        }
-        for peer in to {
-            self.ask(at, peer, Purpose::Announce(chunk), Body::Announce { chunk, record });
-        }
-    }
-
-    /// What became of one announcement.
-    fn announced(&mut self, at: Moment, chunk: ChunkId, kept: bool) {
-        let Some(health) = self.published.health_mut(&chunk) else { return };
-        health.kept += u8::from(kept);
-        health.waiting = health.waiting.saturating_sub(1);
-        let health = *health;
-        if health.waiting == 0 {
-            if health.kept == 0 {
-                self.published.again(&chunk, at.now + ms(REFUSED_RETRY_MS));
-            }
-            let (hosts, kept, queries) = (health.hosts, health.kept, health.queries);
-            self.emit(Effect::Checked { chunk, hosts, kept, queries });
-        }
-    }
-
-    /// Looks after published chunks that are due.
-    pub(super) fn check_published(&mut self, at: Moment) {
-        let is_check = |running: &&Running| matches!(running.purpose, For::Check(_));
-        let mut under_way = self.lookups.values().filter(is_check).count();
-        while under_way < crate::limits::CHECKS_MAX
-            && self.has_room_for_lookup()
-            && let Some(chunk) = self.published.take_due(at.now, &mut self.rng)
-        {
-            let goal = Goal::Providers(u8::MAX);
-            let wanted = Wanted { key: chunk.0, goal, manner: Manner::Near, quiet: true };
-            self.begin(at, wanted, For::Check(chunk));
-            under_way += 1;
-        }
-    }
-
-    /// A peer answered: the only way into the table.
+    /// A peer answered a question as it should, on a session that leads to `peer`'s address: the only way into the
+    /// table.
     pub(super) fn met(&mut self, at: Moment, open: &Open, peer: Peer) {
         let sample = at.now.since(open.asked);
         let timed = !matches!(open.purpose, Purpose::Delegated(_));
-        // Of a peer that opened its session itself, only what it said of itself is known to lead to it.
-        let peer = if peer.contact.endpoints().next().is_none() { open.to } else { peer };
-        let lost_long = self.peers.get(&peer.id).is_some_and(|known| known.errors_since >= 2);
-        self.table.admit(peer, at.now);
         if timed {
             self.rtt.update(sample);
+        }
+        // Who is reached through others alone can be told to nobody.
+        let Some(seen) = peer.contact.addresses().next() else { return };
+        self.aims.answered(seen);
+        let lost_long = self.peers.get(&peer.id).is_some_and(|known| known.errors_since >= 2);
+        let before = self.contact_of(&peer.id);
+        let peer = before.map_or(peer, |before| peer.also_at(&before));
+        self.table.admit(peer, at.now);
+        if timed {
             self.table.sample(&peer.id, sample);
         }
         self.peers.met(&peer, at.unix_s(), timed.then_some(sample), &mut self.rng);
+        for (chunk, record, bringer) in self.unproven.proven(&peer) {
+            self.keep_by(at, chunk, &record, bringer);
+        }
         if lost_long {
             self.regained(at, peer);
         }
@@ -249,60 +281,63 @@ impl Overlay {
         self.regained_at = at.now + ms(crate::limits::REGAINED_MS);
         self.hasty_until = self.hasty_until.max(at.now + ms(crate::limits::HASTE_MS));
         let region = density::region(self.network_size());
-        let style = Style { parallel: self.config.parallel, paths: 1, region };
+        let style = Style { paths: 1, ..self.style(region) };
         let wanted = Wanted { key: self.own.id.0, goal: Goal::Nodes, manner: Manner::Near, quiet: true };
         self.run(at, Lookup::new(wanted, style, [peer]), For::Table);
     }
 
-    /// The answer to a question of this node.
-    pub(super) fn answered(&mut self, at: Moment, open: &Open, body: Body) {
+    /// The answer to a question of this node, from `peer`, where its session leads. One that is no answer to it is worth
+    /// less than none; one that refuses says that somebody is there, and no more.
+    pub(super) fn answered(&mut self, at: Moment, open: &Open, peer: Peer, body: Body) {
         let id = open.to.id;
         match (open.purpose, body) {
             (Purpose::Lookup(lookup) | Purpose::Delegated(lookup), Body::Answer(answer)) => {
-                self.lookup_answered(at, lookup, &id, &answer);
+                if answer.refused {
+                    self.with(lookup, |lookup| lookup.failed(&id));
+                    return self.pump(at, lookup);
+                }
+                self.met(at, open, peer);
+                self.lookup_answered(at, lookup, &peer, &answer);
             }
-            (Purpose::Probe, Body::Here(Some(seen))) => {
-                self.emit(Effect::Seen { by: id, address: seen.address() });
+            (Purpose::Probe, Body::Here(seen)) => {
+                self.met(at, open, peer);
+                if let Some(seen) = seen {
+                    self.emit(Effect::Seen { by: id, address: seen.address() });
+                }
             }
-            (Purpose::Announce(chunk), Body::Verdict(verdict)) => {
-                self.announced(at, chunk, verdict == Verdict::Kept);
+            (Purpose::Announce { group, chunks }, Body::Verdicts(said)) => {
+                self.met(at, open, peer);
+                self.announced(at, &id, group, chunks, Some(&said));
             }
-            (Purpose::Announce(chunk), _) => self.announced(at, chunk, false),
-            (Purpose::Lookup(lookup) | Purpose::Delegated(lookup), _) => {
-                self.with(lookup, |lookup| lookup.failed(&id));
-                self.pump(at, lookup);
-            }
-            (Purpose::Probe | Purpose::Spread, _) => {}
+            (Purpose::Spread, Body::Verdicts(_)) => self.met(at, open, peer),
+            _ => self.failed(at, open),
         }
     }
 
-    fn lookup_answered(&mut self, at: Moment, id: LookupId, from: &NodeId, answer: &Answer) {
+    fn lookup_answered(&mut self, at: Moment, id: LookupId, from: &Peer, answer: &Answer) {
         let Some(running) = self.lookups.get(&id) else { return };
         let key: Key = running.lookup.wanted().key;
-        if answer.refused {
-            self.with(id, |lookup| lookup.failed(from));
-            return self.pump(at, id);
-        }
-        let chunk = ChunkId(key);
-        let now_s = at.unix_s();
-        let good = |record: &&Record| record.expires > now_s && record.verify(&chunk);
-        let records: Vec<Record> = answer.records.iter().filter(good).copied().collect();
-        self.counters.unfit += (answer.records.len() - records.len()) as u64;
-        let floor = self.config.place_floor;
-        let contacts = answer.contacts.iter().map(|contact| Peer::of(*contact));
-        let contacts: Vec<Peer> =
-            contacts.filter(|peer| peer.id != self.own.id && peer.shows(floor)).collect();
+        let records = self.good_records(at, &ChunkId(key), answer);
+        let contacts = self.believed(from, answer);
         for peer in &contacts {
             if self.table.wants(peer) {
-                self.candidates.offer(*peer, *from, &mut self.rng);
+                self.candidates.offer(*peer, from.id, &mut self.rng);
             }
         }
         let Some(running) = self.lookups.get_mut(&id) else { return };
-        let new = running.lookup.answered(from, answer, records, contacts);
+        let new = running.lookup.answered(&from.id, &from.contact, answer, records, contacts);
         if !new.is_empty() && running.purpose == For::Caller {
-            self.emit(Effect::Found { lookup: id, records: new });
+            let records: Vec<_> = new.iter().map(|record| self.to_be_tried(at, record, from)).collect();
+            self.with_told(id, &records);
+            self.emit(Effect::Found { lookup: id, records });
         }
         self.pump(at, id);
+    }
+
+    fn with_told(&mut self, id: LookupId, records: &[Record]) {
+        if let Some(running) = self.lookups.get_mut(&id) {
+            running.told.extend_from_slice(records);
+        }
     }
 
     fn with(&mut self, id: LookupId, what: impl FnOnce(&mut Lookup)) {
@@ -328,12 +363,13 @@ impl Overlay {
                 self.with(lookup, |lookup| lookup.failed(&open.to.id));
                 self.pump(at, lookup);
             }
-            Purpose::Announce(chunk) => self.announced(at, chunk, false),
-            Purpose::Probe | Purpose::Spread => {}
+            Purpose::Announce { group, chunks } => self.announced(at, &open.to.id, group, chunks, None),
+            Purpose::Probe => self.unproven.failed(&open.to.id),
+            Purpose::Spread => {}
         }
     }
 
-    /// A peer is not there.
+    /// A peer is not where it was tried. Where others said that it is says nothing of where it is.
     pub(super) fn lose(&mut self, at: Moment, id: &NodeId, tried: &[SocketAddr]) {
         let was_there = |contact: Contact| contact.addresses().any(|address| tried.contains(&address));
         if self.contact_of(id).is_some_and(was_there) {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::types::{LookupId, Peer, ms};
-use crate::base::{ChunkId, NodeId, Time};
+use crate::base::{NodeId, Time};
 use crate::limits::{EXCHANGE_MS_MAX, EXCHANGES_MAX};
 
 /// What a question is for.
@@ -16,8 +16,13 @@ pub enum Purpose {
     Delegated(LookupId),
     /// To see whether somebody is there.
     Probe,
-    /// To have this node's record kept.
-    Announce(ChunkId),
+    /// To have this node's records kept: of which group, and which chunks of it.
+    Announce {
+        /// Its number.
+        group: u32,
+        /// A bit for each.
+        chunks: u16,
+    },
     /// To have another's record kept on the way to it.
     Spread,
 }

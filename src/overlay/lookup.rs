@@ -1,18 +1,16 @@
 //! One lookup: far-first steps if wanted, then disjoint paths towards the key, then a sweep of its region
 //! (docs/protocol/overlay.md §5). A state machine without time: its owner asks whom it names and tells it what came.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use super::gathered::Gathered;
 use super::path::{Candidate, Path, State};
 use super::place::{Key, distance, leading, shared_bits};
 use super::site::Site;
 use super::types::{Goal, Manner, Outcome, Peer, Wanted};
-use crate::base::{NodeId, PublicKey};
-use crate::limits::{
-    LOOKUP_ASKED_MAX, LOOKUP_PATHS_MAX, LOOKUP_RECORDS_MAX, NOT_FOUND_COUNT_MIN, NOT_FOUND_VOTES_MIN,
-    REGION_NODES, REGION_NODES_MAX,
-};
-use crate::wire::overlay::{Answer, Find, Record};
+use crate::base::NodeId;
+use crate::limits::{LOOKUP_ASKED_MAX, LOOKUP_PATHS_MAX, REGION_NODES, REGION_NODES_MAX};
+use crate::wire::overlay::{Answer, Contact, Find, Record};
 
 /// Nearest nodes that must have answered, however narrow the region.
 const NEAREST_MIN: usize = 8;
@@ -26,8 +24,10 @@ const SPARSE_NODES: usize = 6;
 const SPARSE_ASKED_MAX: usize = 48;
 /// Far candidates kept at most.
 const FAR_MAX: usize = 96;
-/// Peers of one site that a lookup asks at most.
+/// Peers of one site that answer a lookup at most; those that were only said to be there do not count.
 const SITE_MAX: u8 = 3;
+/// Addresses at which one node is tried at most.
+const TRIES_MAX: u8 = 3;
 /// The answers that a known bad place may look like: providers must come by so many paths, where there are more.
 const WITNESSES: usize = 2;
 
@@ -46,6 +46,16 @@ struct Asked {
     hop: u32,
     peer: Peer,
     state: State,
+    teller: Option<NodeId>,
+    tries: u8,
+}
+
+impl Asked {
+    /// Whether the same node may be tried where another says that it is.
+    fn may_try(&self, peer: &Peer) -> bool {
+        let tried = |at| self.peer.contact.endpoints().any(|tried| tried == at);
+        self.state == State::Gone && self.tries < TRIES_MAX && !peer.contact.endpoints().any(tried)
+    }
 }
 
 /// How a lookup is led.
@@ -57,6 +67,19 @@ pub struct Style {
     pub paths: usize,
     /// The leading distance that the key's region reaches to.
     pub region: u64,
+    /// Peers asked at most.
+    pub asked: usize,
+    /// Whether all of the region is asked, not only the nearest, where no providers are wanted.
+    pub whole: bool,
+    /// Whether addresses that are not global are of one site ([`Site::of`]).
+    pub open: bool,
+}
+
+impl Style {
+    /// The usual one.
+    pub fn new(parallel: usize, paths: usize, region: u64) -> Self {
+        Self { parallel, paths, region, asked: LOOKUP_ASKED_MAX, whole: false, open: true }
+    }
 }
 
 /// A lookup under way.
@@ -71,11 +94,7 @@ pub struct Lookup {
     sites: BTreeMap<Site, u8>,
     /// Asked one after another by the far-first steps.
     steps: u32,
-    providers: BTreeSet<PublicKey>,
-    witnesses: BTreeSet<usize>,
-    /// Providers that came by each path.
-    told: Vec<usize>,
-    vain: usize,
+    gathered: Gathered,
     turn: usize,
     /// Who answered last without a record, and the bits that it shares with the key.
     missed: Option<(u32, Peer)>,
@@ -106,16 +125,13 @@ impl Lookup {
             asked: BTreeMap::new(),
             sites: BTreeMap::new(),
             steps: 0,
-            providers: BTreeSet::new(),
-            witnesses: BTreeSet::new(),
-            told: vec![0; style.paths],
-            vain: 0,
+            gathered: Gathered::new(style.paths),
             turn: 0,
             missed: None,
             outcome,
         };
         for (at, peer) in start.into_iter().enumerate() {
-            lookup.hear(at % style.paths, peer, 1);
+            lookup.hear(at % style.paths, peer, 1, None);
         }
         lookup
     }
@@ -140,7 +156,12 @@ impl Lookup {
     /// key than who had it.
     pub fn spread(&self) -> Option<Peer> {
         let is_far = matches!(self.wanted.manner, Manner::Far { .. });
-        self.missed.filter(|_| is_far && !self.outcome.records.is_empty()).map(|(_, peer)| peer)
+        self.missed.filter(|_| is_far && !self.gathered.records().is_empty()).map(|(_, peer)| peer)
+    }
+
+    /// By whose word a peer was asked.
+    pub fn teller_of(&self, id: &NodeId) -> Option<NodeId> {
+        self.asked.get(id)?.teller
     }
 
     /// Ends it as it stands.
@@ -159,16 +180,18 @@ impl Lookup {
         let inside =
             nearest.iter().take_while(|(distance, ..)| leading(distance) <= self.style.region).count();
         nearest.truncate(inside.clamp(NEAREST_MIN, REGION_NODES_MAX));
-        if self.outcome.records.is_empty() {
+        if self.gathered.records().is_empty() {
             self.outcome.hops = nearest.first().map_or(0, |(.., hop)| *hop).max(self.steps);
         }
+        (self.outcome.not_found, self.outcome.queries) = self.gathered.counts();
+        self.outcome.records = self.gathered.into_records();
         self.outcome.nearest = nearest.into_iter().map(|(_, peer, _)| peer).collect();
         self.outcome
     }
 
-    fn hear(&mut self, path: usize, peer: Peer, hop: u32) {
-        let candidate =
-            Candidate { distance: distance(&self.wanted.key, &peer.id.0), peer, hop, state: State::Waiting };
+    fn hear(&mut self, path: usize, peer: Peer, hop: u32, teller: Option<NodeId>) {
+        let distance = distance(&self.wanted.key, &peer.id.0);
+        let candidate = Candidate { distance, peer, teller, hop, state: State::Waiting };
         if let Phase::Far(level) = self.phase
             && candidate.distance_bits() >= level
             && self.far.iter().all(|other| other.distance != candidate.distance)
@@ -190,7 +213,7 @@ impl Lookup {
             if self.phase == Phase::Done {
                 return None;
             }
-            if self.asked.len() >= LOOKUP_ASKED_MAX {
+            if self.asked.len() >= self.style.asked {
                 self.settle();
                 return None;
             }
@@ -214,9 +237,10 @@ impl Lookup {
     /// Marks a candidate as asked, unless another path did, or its site had enough.
     fn ask(&mut self, path: usize, candidate: Candidate) -> Option<(Peer, Find)> {
         let peer = candidate.peer;
-        let known = self.asked.get(&peer.id).map(|asked| asked.state);
-        let crowded = known.is_none()
-            && Site::all(&peer.contact).any(|site| self.sites.get(&site).is_some_and(|n| *n >= SITE_MAX));
+        let before = self.asked.get(&peer.id).copied();
+        let known = before.filter(|before| !before.may_try(&peer)).map(|asked| asked.state);
+        let is_full = |site| self.sites.get(&site).is_some_and(|n| *n >= SITE_MAX);
+        let crowded = known.is_none() && Site::all(&peer.contact, self.style.open).any(is_full);
         let state = known.unwrap_or(if crowded { State::Gone } else { State::Asked });
         // What another path asked is not asked again, and belongs to that path.
         let own = if known.is_some() && self.phase == Phase::Walk { State::Gone } else { state };
@@ -230,9 +254,6 @@ impl Lookup {
         if known.is_some() || crowded {
             return None;
         }
-        for site in Site::all(&peer.contact) {
-            *self.sites.entry(site).or_default() += 1;
-        }
         let (far, reach) = match (self.phase, self.wanted.manner) {
             (Phase::Far(_), Manner::Far { stride }) => {
                 (true, (shared_bits(&self.wanted.key, &peer.id.0) + u32::from(stride.max(1))).min(160) as u8)
@@ -240,7 +261,8 @@ impl Lookup {
             _ => (false, 0),
         };
         let hop = if far { self.steps + 1 } else { candidate.hop };
-        self.asked.insert(peer.id, Asked { path, hop, peer, state: State::Asked });
+        let (tries, teller) = (before.map_or(1, |before| before.tries + 1), candidate.teller);
+        self.asked.insert(peer.id, Asked { path, hop, peer, state: State::Asked, teller, tries });
         self.outcome.asked += 1;
         let records = matches!(self.wanted.goal, Goal::Providers(_));
         Some((peer, Find { key: self.wanted.key, records, far, reach, quiet: self.wanted.quiet }))
@@ -294,17 +316,13 @@ impl Lookup {
         let nearer = nearer.count();
         // Fewer in the region than chance allows: those who answered do not say whom they know. Whoever is next, however
         // far, may.
-        let least = if self.wanted.goal == Goal::Nodes { SPARSE_NODES } else { SPARSE_PROVIDERS };
+        let is_whole = self.wanted.goal != Goal::Nodes || self.style.whole;
+        let least = if is_whole { SPARSE_PROVIDERS } else { SPARSE_NODES };
         if nearer < SPARSE_ASKED_MAX && self.inside() < least {
             return Some((at, next));
         }
-        let enough = match self.wanted.goal {
-            Goal::Nodes => nearer >= NEAREST_MIN,
-            Goal::Providers(_) => {
-                nearer >= REGION_NODES_MAX
-                    || nearer >= NEAREST_MIN && leading(&next.distance) > self.style.region
-            }
-        };
+        let outside = leading(&next.distance) > self.style.region;
+        let enough = nearer >= NEAREST_MIN && (!is_whole || outside) || nearer >= REGION_NODES_MAX;
         (!enough).then_some((at, next))
     }
 
@@ -317,10 +335,11 @@ impl Lookup {
 
     fn nearest_waiting(&self) -> Option<(usize, Candidate)> {
         let firsts = self.paths.iter().enumerate().filter_map(|(at, path)| {
-            let next = path
-                .list()
-                .iter()
-                .find(|one| one.state == State::Waiting && !self.asked.contains_key(&one.peer.id))?;
+            let may = |one: &&Candidate| {
+                let asked = self.asked.get(&one.peer.id);
+                one.state == State::Waiting && asked.is_none_or(|asked| asked.may_try(&one.peer))
+            };
+            let next = path.list().iter().find(may)?;
             Some((at, *next))
         });
         firsts.min_by_key(|(_, one)| one.distance)
@@ -386,22 +405,53 @@ impl Lookup {
     pub fn failed(&mut self, id: &NodeId) {
         if self.mark(id, State::Gone).is_some() {
             self.outcome.failed += 1;
+            self.revive(id);
         }
     }
 
-    /// A peer answered. `records` are verified and not expired; `contacts` are those of the answer whose places show
-    /// their work. Returns the records that are new.
+    /// Where else others say that a peer is, it may be asked yet.
+    fn revive(&mut self, id: &NodeId) {
+        let distance = distance(&self.wanted.key, &id.0);
+        let asked = self.asked.get(id);
+        let may = |one: &Candidate| asked.is_none_or(|asked| asked.may_try(&one.peer));
+        let others = self.paths.iter_mut().filter_map(|path| path.get_mut(&distance));
+        for one in others.filter(|one| one.state == State::Gone && may(one)) {
+            one.state = State::Waiting;
+        }
+    }
+
+    /// A peer may not be asked by that word; another's may do.
+    pub fn unasked(&mut self, id: &NodeId) {
+        let Some(asked) = self.mark(id, State::Gone) else { return };
+        if asked.tries == 1 {
+            self.asked.remove(id);
+            self.revive(id);
+            let distance = distance(&self.wanted.key, &id.0);
+            if let Some(own) = self.paths[asked.path].get_mut(&distance) {
+                own.state = State::Gone;
+            }
+        }
+        self.outcome.asked = self.outcome.asked.saturating_sub(1);
+    }
+
+    /// A peer answered, where its session's path leads. `records` are verified and timely; `contacts` are those of the
+    /// answer that may be believed and whose places show their work. Returns the records that are new.
     pub fn answered(
         &mut self,
         id: &NodeId,
+        reached: &Contact,
         answer: &Answer,
         records: Vec<Record>,
         contacts: impl IntoIterator<Item = Peer>,
     ) -> Vec<Record> {
         let Some(asked) = self.mark(id, State::Answered) else { return Vec::new() };
+        for site in Site::all(reached, self.style.open) {
+            let count = self.sites.entry(site).or_default();
+            *count = count.saturating_add(1);
+        }
         let level = shared_bits(&self.wanted.key, &id.0);
         for peer in contacts {
-            self.hear(asked.path, peer, asked.hop + 1);
+            self.hear(asked.path, peer, asked.hop + 1, Some(*id));
         }
         if let (Phase::Far(next), Manner::Far { stride }) = (self.phase, self.wanted.manner)
             && level + u32::from(stride.max(1)) > next
@@ -409,45 +459,31 @@ impl Lookup {
             self.phase = Phase::Far(level + u32::from(stride.max(1)));
             self.steps = self.steps.max(asked.hop);
         }
-        self.outcome.not_found = self.outcome.not_found.max(answer.not_found);
-        self.outcome.queries = self.outcome.queries.max(answer.queries);
+        let is_inside = leading(&distance(&self.wanted.key, &id.0)) <= self.style.region;
+        self.gathered.count(answer, is_inside);
+        let is_first = self.gathered.records().is_empty();
         if records.is_empty() {
-            if self.outcome.records.is_empty() && self.missed.is_none_or(|(bits, _)| bits <= level) {
+            if is_first && self.missed.is_none_or(|(bits, _)| bits <= level) {
                 self.missed = Some((level, asked.peer));
             }
-            self.vain += usize::from(answer.not_found >= NOT_FOUND_COUNT_MIN);
             self.give_up();
             return Vec::new();
         }
-        self.witnesses.insert(asked.path);
-        if self.outcome.records.is_empty() {
+        if is_first {
             self.outcome.hops = asked.hop;
         }
-        // No path fills more than its share: those who invent providers leave room for the others.
-        let share = LOOKUP_RECORDS_MAX / self.style.paths;
-        let told = &mut self.told[asked.path];
-        let mut new = records;
-        new.retain(|record| {
-            let is_new = *told < share && self.providers.insert(record.provider.card.key);
-            *told += usize::from(is_new);
-            is_new
-        });
-        self.outcome.records.extend_from_slice(&new);
+        let new = self.gathered.take(asked.path, records);
         let Goal::Providers(count) = self.wanted.goal else { return new };
         let witnesses = WITNESSES.min(self.style.paths);
-        if count < u8::MAX && self.providers.len() >= usize::from(count) && self.witnesses.len() >= witnesses
-        {
+        if count < u8::MAX && self.gathered.suffices(usize::from(count), witnesses) {
             self.phase = Phase::Done;
         }
         new
     }
 
-    /// Believes the region that a key is nowhere, once enough of it looked for it in vain before, and most of those
-    /// who answered.
+    /// Believes the region that a key is nowhere.
     fn give_up(&mut self) {
-        let answered = self.asked.values().filter(|asked| asked.state == State::Answered).count();
-        let believed = self.vain >= NOT_FOUND_VOTES_MIN && 3 * self.vain >= 2 * answered;
-        if self.phase == Phase::Sweep && believed && self.providers.is_empty() && !self.wanted.quiet {
+        if self.phase == Phase::Sweep && !self.wanted.quiet && self.gathered.is_vain() {
             self.stop();
         }
     }

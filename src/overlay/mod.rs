@@ -13,12 +13,17 @@
 //! [`table`] knows peers by distance, [`candidates`] waits for proof that others exist, [`lookup`] walks, [`records`]
 //! and [`demand`] are what is kept for others, [`publish`] what is published, [`peers`] who was met.
 
+pub mod accounts;
+pub mod aims;
+mod announce;
+mod belief;
 pub mod bucket;
 pub mod candidates;
 pub mod demand;
 pub mod density;
 mod drive;
 pub mod exchange;
+pub mod gathered;
 pub mod lookup;
 pub mod path;
 pub mod peers;
@@ -31,6 +36,7 @@ pub mod serve;
 pub mod site;
 pub mod table;
 pub mod types;
+pub mod unproven;
 mod upkeep;
 
 #[cfg(test)]
@@ -45,6 +51,9 @@ use crate::crypto::Identity;
 use crate::limits::{LOOKUPS_MAX, OVERLAY_EFFECTS_MAX};
 use crate::wire::overlay::{Contact, Record};
 
+use accounts::Accounts;
+use aims::Aims;
+use announce::Publishing;
 use candidates::Candidates;
 use demand::Demand;
 use density::Density;
@@ -55,8 +64,10 @@ use publish::{Health, Publications};
 use quota::Quota;
 use records::Records;
 use rtt::Rtt;
+use site::is_global;
 use table::Table;
 pub use types::{Config, Effect, Goal, LookupId, Manner, Moment, Outcome, Peer, Standing, Wanted};
+use unproven::Unproven;
 
 /// Why a lookup is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,8 +76,10 @@ enum For {
     Caller,
     /// To know the neighbours, or who is at some distance.
     Table,
-    /// To look after a published chunk.
-    Check(ChunkId),
+    /// To count those around a place that this node drew.
+    Survey,
+    /// To look after the published chunks of a region.
+    Check(u32),
     /// A peer delegated it, with this number of its own.
     Peer(Peer, u32),
 }
@@ -74,7 +87,8 @@ enum For {
 struct Running {
     lookup: Lookup,
     purpose: For,
-    /// Delegated to this peer; the lookup's own machinery rests.
+    /// What the caller was told of.
+    told: Vec<Record>,
     ends: Time,
 }
 
@@ -106,6 +120,10 @@ pub struct Overlay {
     demand: Demand,
     density: Density,
     published: Publications,
+    publishing: Publishing,
+    aims: Aims,
+    accounts: Accounts,
+    unproven: Unproven,
     exchanges: Exchanges,
     quota: Quota,
     /// Of all peers together.
@@ -114,10 +132,13 @@ pub struct Overlay {
     linked: BTreeMap<NodeId, Option<SocketAddr>>,
     lookups: BTreeMap<LookupId, Running>,
     lookup_ends: BTreeSet<(Time, LookupId)>,
+    /// Lookups that found no room for their questions.
+    starved: BTreeSet<LookupId>,
     next_lookup: u64,
     effects: Bounded<Effect>,
     turn_at: Time,
     neighbours_at: Time,
+    survey_at: Time,
     lost_at: Time,
     regained_at: Time,
     /// Until then everything that a newcomer does is done more often.
@@ -141,26 +162,36 @@ impl Overlay {
         let own = Peer::of(Contact::new(*identity.card(), addresses));
         // Nodes that begin together do not go on in step.
         let turn_at = now + types::ms(rng.below(crate::limits::PROBE_TURN_MS));
+        let mut table = Table::new(own.id, config.place_floor, config.rank_floor);
+        if own.contact.addresses().any(is_global) {
+            table.open(now);
+        }
         Self {
             config,
             own,
-            table: Table::new(own.id, config.place_floor, config.rank_floor),
+            table,
             candidates: Candidates::default(),
             peers: Peers::new(config.remembered),
             records: Records::default(),
             demand: Demand::default(),
             density: Density::default(),
             published: Publications::default(),
+            publishing: Publishing::default(),
+            aims: Aims::default(),
+            accounts: Accounts::default(),
+            unproven: Unproven::default(),
             exchanges: Exchanges::default(),
             quota: Quota::default(),
             rtt: Rtt::default(),
             linked: BTreeMap::new(),
             lookups: BTreeMap::new(),
             lookup_ends: BTreeSet::new(),
+            starved: BTreeSet::new(),
             next_lookup: 0,
             effects: Bounded::new(OVERLAY_EFFECTS_MAX),
             turn_at,
             neighbours_at: now,
+            survey_at: now,
             lost_at: now,
             regained_at: now,
             hasty_until: now + types::ms(crate::limits::HASTE_MS),
@@ -180,6 +211,9 @@ impl Overlay {
     /// Where others reach it from now on.
     pub fn set_addresses(&mut self, addresses: impl IntoIterator<Item = SocketAddr>) {
         self.own.contact = Contact::new(self.own.contact.card, addresses);
+        if self.own.contact.addresses().any(is_global) {
+            self.table.open(self.turn_at);
+        }
     }
 
     /// Whom it knows.
@@ -207,8 +241,10 @@ impl Overlay {
         self.demand.of(key, at.unix_s())
     }
 
-    /// What the accounts say of a peer.
+    /// What the accounts say of a peer, whether it is in the table or not: its order there, and what it may have this
+    /// node look up for it.
     pub fn set_standing(&mut self, id: &NodeId, standing: Standing) {
+        self.accounts.set(id, standing);
         self.table.set_standing(id, standing);
         self.peers.set_bandwidth(id, standing.bandwidth);
     }
@@ -226,11 +262,13 @@ impl Overlay {
     pub fn handle_up(&mut self, at: Moment, peer: &Peer, seen: Option<SocketAddr>) {
         let peer = peer.reached_at(seen);
         self.linked.insert(peer.id, seen);
+        self.note_path(at, &peer);
+        seen.into_iter().for_each(|seen| self.aims.answered(seen));
         if seen.is_none() || !self.table.wants(&peer) {
             return;
         }
         if self.table.len() < crate::limits::BUCKET_CONTACTS_MAX && self.exchanges.has_room() {
-            self.probe(at, peer);
+            self.probe(at, peer, None);
         } else {
             self.candidates.offer(peer, peer.id, &mut self.rng);
         }
@@ -260,7 +298,7 @@ impl Overlay {
 
     /// Begins a lookup. `None` when there are too many.
     pub fn find(&mut self, at: Moment, wanted: Wanted) -> Option<LookupId> {
-        self.begin(at, wanted, For::Caller)
+        self.begin_usual(at, wanted, For::Caller)
     }
 
     /// Has a better-placed peer look for a chunk: the given one, or the one of the table that has the shortest round
@@ -307,14 +345,21 @@ impl Overlay {
     /// When [`Self::handle_timeout`] is to be called, if nothing else happens before.
     pub fn poll_timeout(&self) -> Time {
         let lookup = self.lookup_ends.first().map(|(at, _)| *at);
-        let others =
-            [self.exchanges.next_due(), lookup, self.published.next_due().map(|at| at.max(self.turn_at))];
+        let publishing = self.publishing.next(self.published.next_due());
+        let others = [self.exchanges.next_due(), lookup, publishing];
         others.into_iter().flatten().fold(self.turn_at, Time::min)
     }
 
     /// Lookups under way.
     pub fn lookups(&self) -> usize {
         self.lookups.len()
+    }
+
+    /// Somebody is at a global address: so is the network.
+    fn note_path(&mut self, at: Moment, peer: &Peer) {
+        if peer.contact.addresses().any(is_global) {
+            self.table.open(at.now);
+        }
     }
 
     fn emit(&mut self, effect: Effect) {

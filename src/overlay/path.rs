@@ -2,6 +2,7 @@
 
 use super::place::Key;
 use super::types::Peer;
+use crate::base::NodeId;
 use crate::limits::PATH_CANDIDATES_MAX;
 
 /// What became of a candidate.
@@ -26,6 +27,8 @@ pub struct Candidate {
     pub distance: Key,
     /// Who.
     pub peer: Peer,
+    /// Who told of it; `None` of whom this node knows itself.
+    pub teller: Option<NodeId>,
     /// Steps from this node.
     pub hop: u32,
     /// How far it got.
@@ -39,10 +42,18 @@ pub struct Path {
 }
 
 impl Path {
-    /// Hears of somebody; whether it is new here.
+    /// Hears of somebody; whether it is new here. One that was not where the first who told of it said may be where the
+    /// next says.
     pub fn hear(&mut self, candidate: Candidate) -> bool {
-        let Err(at) = self.list.binary_search_by_key(&candidate.distance, |other| other.distance) else {
-            return false;
+        let at = match self.list.binary_search_by_key(&candidate.distance, |other| other.distance) {
+            Err(at) => at,
+            Ok(at) => {
+                let known = &mut self.list[at];
+                if known.state == State::Gone && known.peer.contact != candidate.peer.contact {
+                    *known = candidate;
+                }
+                return false;
+            }
         };
         self.list.insert(at, candidate);
         if self.list.len() > PATH_CANDIDATES_MAX {

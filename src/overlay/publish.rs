@@ -1,20 +1,21 @@
 //! Chunks that this node provides: looked after once an hour, so that enough hosts have them and enough nodes know it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use super::types::ms;
 use crate::base::{ChunkId, Rng, Time};
-use crate::limits::{PUBLISHED_MAX, REPUBLISH_MS};
+use crate::limits::{DUE_LOOKED_MAX, PUBLISHED_MAX, REPUBLISH_MS, REPUBLISH_TOGETHER_MS};
 
 /// How a published chunk fares.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Health {
-    /// Other hosts found at the last check.
+    /// Other hosts at the last check: the median of what its keepers know.
     pub hosts: u8,
     /// Nodes that kept this node's record.
     pub kept: u8,
     /// Nodes that it was offered to and that have not answered.
-    pub waiting: u8,
+    pub waiting: u16,
     /// Queries lately, as those say that keep it.
     pub queries: u16,
 }
@@ -78,17 +79,37 @@ impl Publications {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// Takes one that is due; it is due again within the hour, at a time of its own.
-    pub fn take_due(&mut self, now: Time, rng: &mut Rng) -> Option<ChunkId> {
-        let (at, chunk) = *self.due.first().filter(|(at, _)| *at <= now)?;
-        self.due.remove(&(at, chunk));
-        let next = now + ms(REPUBLISH_MS - rng.below(REPUBLISH_MS / 8));
-        self.chunks.get_mut(&chunk)?.due = next;
-        self.due.insert((next, chunk));
-        Some(chunk)
+    /// Those that are due, first the ones that wait longest.
+    pub fn due(&self, now: Time) -> impl Iterator<Item = ChunkId> + '_ {
+        self.due.iter().take_while(move |(at, _)| *at <= now).map(|(_, chunk)| *chunk)
     }
 
-    /// A check came to nothing; another follows sooner.
+    /// Takes the next few of a range of places that are due soon, and where to go on. They are due again within the
+    /// hour, all at one time.
+    pub fn take(
+        &mut self,
+        now: Time,
+        range: RangeInclusive<ChunkId>,
+        count: usize,
+        rng: &mut Rng,
+    ) -> (Vec<ChunkId>, Option<ChunkId>) {
+        let soon = now + ms(REPUBLISH_TOGETHER_MS);
+        let (mut taken, mut next) = (Vec::new(), None);
+        for (looked, (chunk, own)) in self.chunks.range(range).enumerate() {
+            if taken.len() >= count || looked >= DUE_LOOKED_MAX {
+                next = Some(*chunk);
+                break;
+            }
+            if own.due <= soon {
+                taken.push(*chunk);
+            }
+        }
+        let due = now + ms(REPUBLISH_MS - rng.below(REPUBLISH_MS / 8));
+        taken.iter().for_each(|chunk| self.again(chunk, due));
+        (taken, next)
+    }
+
+    /// It is looked after again at another time.
     pub fn again(&mut self, chunk: &ChunkId, at: Time) {
         if let Some(own) = self.chunks.get_mut(chunk) {
             self.due.remove(&(own.due, *chunk));

@@ -1,36 +1,61 @@
-//! How many questions each peer may ask: a bucket of tokens each, bounded in number.
+//! How many questions each peer may ask: a bucket of tokens each, bounded in number. Strangers of one site share one, and
+//! have a table of their own, so that no crowd of them takes the places of those who are known.
 
 use std::collections::BTreeMap;
 
+use super::site::Site;
 use crate::base::{NodeId, Time};
 use crate::limits::{REQUESTERS_MAX, REQUESTS_PER_PEER_BURST, REQUESTS_PER_PEER_PER_SECOND};
 
-/// Who asked lately; about 50 bytes each.
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Asker {
+    /// A peer that answered us, or with which there is an account.
+    Known(NodeId),
+    /// A stranger in a network that is closed, or behind a relay.
+    Stranger(NodeId),
+    /// Any stranger of a site.
+    Site(Site),
+}
+
+/// Tokens, and since when.
+type Bucket = (u32, Time);
+
+/// Who asked lately; about 60 bytes each.
 #[derive(Debug, Clone, Default)]
 pub struct Quota {
-    peers: BTreeMap<NodeId, (u32, Time)>,
+    known: BTreeMap<Asker, Bucket>,
+    strangers: BTreeMap<Asker, Bucket>,
 }
 
 impl Quota {
-    /// Whether a peer may ask now.
-    pub fn take(&mut self, id: &NodeId, now: Time) -> bool {
-        if !self.peers.contains_key(id) && self.peers.len() >= REQUESTERS_MAX {
+    /// Whether it may ask now what costs so much, 1 or more.
+    pub fn take(&mut self, asker: Asker, cost: u32, now: Time) -> bool {
+        let is_known = matches!(asker, Asker::Known(_));
+        let buckets = if is_known { &mut self.known } else { &mut self.strangers };
+        let mut first = REQUESTS_PER_PEER_BURST;
+        if !buckets.contains_key(&asker) && buckets.len() >= REQUESTERS_MAX {
             // Whose bucket is full again is as good as unknown.
             let full = u64::from(REQUESTS_PER_PEER_BURST / REQUESTS_PER_PEER_PER_SECOND) * 1_000_000_000;
-            self.peers.retain(|_, (_, since)| now.0 < since.0.saturating_add(full));
-            if self.peers.len() >= REQUESTERS_MAX {
-                return false;
+            buckets.retain(|_, (_, since)| now.0 < since.0.saturating_add(full));
+            if buckets.len() >= REQUESTERS_MAX {
+                // So many sites at once are a flood. Whoever was silent longest goes, and little is given to whoever
+                // comes, lest one asks more by being forgotten.
+                let oldest = buckets.iter().min_by_key(|(_, (_, since))| *since).map(|(asker, _)| *asker);
+                if let Some(oldest) = oldest {
+                    buckets.remove(&oldest);
+                }
+                first = 4;
             }
         }
-        let (tokens, since) = self.peers.entry(*id).or_insert((REQUESTS_PER_PEER_BURST, now));
+        let (tokens, since) = buckets.entry(asker).or_insert((first, now));
         let step = 1_000_000_000 / u64::from(REQUESTS_PER_PEER_PER_SECOND);
         let steps = now.0.saturating_sub(since.0) / step;
         *tokens = u32::try_from(u64::from(*tokens) + steps).unwrap_or(u32::MAX).min(REQUESTS_PER_PEER_BURST);
         *since = Time(since.0 + steps * step);
-        *tokens > 0 && {
-            *tokens -= 1;
-            true
-        }
+        let may = *tokens >= cost;
+        *tokens -= if may { cost } else { 0 };
+        may
     }
 }
 
@@ -39,20 +64,37 @@ mod tests {
     use super::*;
     use crate::overlay::types::ms;
 
+    fn id(n: u64) -> NodeId {
+        let mut id = [0; 20];
+        id[..8].copy_from_slice(&n.to_le_bytes());
+        NodeId(id)
+    }
+
     #[test]
     fn a_peer_asks_so_much_and_no_more_and_many_peers_are_bounded() {
-        let (mut quota, one) = (Quota::default(), NodeId([1; 20]));
-        let mut asked = (0..1000).filter(|_| quota.take(&one, Time::ZERO)).count();
+        let (mut quota, one) = (Quota::default(), Asker::Known(id(1)));
+        let mut asked = (0..1000).filter(|_| quota.take(one, 1, Time::ZERO)).count();
         assert_eq!(asked, REQUESTS_PER_PEER_BURST as usize);
         let later = Time::ZERO + ms(1_000);
-        asked = (0..1000).filter(|_| quota.take(&one, later)).count();
+        asked = (0..1000).filter(|_| quota.take(one, 1, later)).count();
         assert_eq!(asked, REQUESTS_PER_PEER_PER_SECOND as usize);
         for n in 0..2 * REQUESTERS_MAX as u64 {
-            let mut id = [0; 20];
-            id[..8].copy_from_slice(&n.to_le_bytes());
-            quota.take(&NodeId(id), later);
+            quota.take(Asker::Stranger(id(n)), 1, later);
         }
-        assert!(quota.peers.len() <= REQUESTERS_MAX);
-        assert!(quota.take(&one, later + ms(10_000)), "time makes room");
+        assert!(quota.strangers.len() <= REQUESTERS_MAX);
+        assert!(quota.take(one, 1, later + ms(10_000)), "time makes room");
+    }
+
+    #[test]
+    fn a_table_full_of_strangers_keeps_nobody_out() {
+        let mut quota = Quota::default();
+        for n in 0..2 * REQUESTERS_MAX as u64 {
+            assert!(quota.take(Asker::Stranger(id(n)), 1, Time::ZERO), "the next stranger, too");
+        }
+        for n in 0..100 {
+            assert!(quota.take(Asker::Known(id(n)), 1, Time::ZERO));
+        }
+        let again = (0..100).filter(|_| quota.take(Asker::Stranger(id(1 << 40)), 1, Time::ZERO)).count();
+        assert!(again <= 4, "but it asks little: {again}");
     }
 }

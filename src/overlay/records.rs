@@ -1,36 +1,93 @@
 //! What others provide, as they said: kept for a time, bounded per key, per provider and in all.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::site::Site;
 use crate::base::{ChunkId, NodeId, Rng};
 use crate::limits::{
-    ANNOUNCED_PER_MINUTE_MAX, ANSWER_RECORDS_MAX, RECORD_S_MAX, RECORDS_MAX, RECORDS_PER_KEY_MAX,
-    RECORDS_PER_PROVIDER_MAX,
+    ANNOUNCED_PER_MINUTE_MAX, ANSWER_RECORDS_MAX, CLOCK_GRACE_S, RECORD_S_MAX, RECORDS_MAX,
+    RECORDS_PER_KEY_MAX, RECORDS_PER_KEY_NETWORK_MAX, RECORDS_PER_KEY_SITE_MAX, RECORDS_PER_PROVIDER_MAX,
+    RECORDS_RENEWED_KEPT,
 };
 use crate::wire::overlay::{Record, Verdict};
+
+/// A provider that comes again after so long has renewed its record, seconds.
+const RENEWED_S_MIN: u32 = 1_200;
+
+/// Who brings a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bringer {
+    /// Where its session's path leads: what the caps count. `None` where nobody is counted.
+    pub site: Option<Site>,
+    /// Whether it is the provider itself.
+    pub is_provider: bool,
+}
 
 #[derive(Debug, Clone)]
 struct Kept {
     record: Record,
     provider: NodeId,
+    rank: u32,
+    site: Option<Site>,
     until_s: u32,
+    since_s: u32,
+    /// Whether its provider came again: nobody else takes its place.
+    renewed: bool,
 }
 
 #[derive(Debug, Clone, Default)]
 struct Chunk {
     kept: Vec<Kept>,
-    /// Announcements in the minute that began then.
+    /// Brought by others in the minute that began then.
     minute_s: u32,
-    announced: u32,
+    brought: u32,
 }
 
-/// The record store; about 260 bytes for each record.
+/// The record store; about 280 bytes for each record.
 #[derive(Debug, Clone, Default)]
 pub struct Records {
     chunks: BTreeMap<ChunkId, Chunk>,
     /// Everything kept, by when it ends.
     ends: BTreeSet<(u32, ChunkId, NodeId)>,
     per_provider: BTreeMap<NodeId, u32>,
+    per_site: BTreeMap<Site, u32>,
+}
+
+impl Chunk {
+    /// Whether others than providers bring so much of it that it belongs one step farther away, too (Coral's β).
+    fn is_hot(&mut self, now_s: u32) -> bool {
+        if now_s >= self.minute_s.saturating_add(60) {
+            (self.minute_s, self.brought) = (now_s, 0);
+        }
+        self.brought = self.brought.saturating_add(1);
+        self.brought > ANNOUNCED_PER_MINUTE_MAX
+    }
+
+    /// How many are of a site and of its network.
+    fn crowd(&self, site: Option<Site>) -> (usize, usize) {
+        let Some(own) = site else { return (0, 0) };
+        let sites = self.kept.iter().filter_map(|kept| kept.site);
+        let network = sites.clone().filter(|site| site.same_network(&own)).count();
+        (sites.filter(|site| *site == own).count(), network)
+    }
+
+    /// Who makes room for a newcomer where all places are taken: not those that were renewed, of which as many as may
+    /// stay; of the others, one whose network has more places than the newcomer's would have, or one of lower rank.
+    fn displaceable(&self, site: Option<Site>, rank: u32) -> Option<NodeId> {
+        let mut renewed: Vec<&Kept> = self.kept.iter().filter(|kept| kept.renewed).collect();
+        renewed.sort_by_key(|kept| (kept.since_s, kept.provider));
+        let stays = |kept: &&Kept| {
+            renewed.iter().take(RECORDS_RENEWED_KEPT).any(|stays| stays.provider == kept.provider)
+        };
+        let own = self.crowd(site).1 + 1;
+        let worth = |kept: &&Kept| {
+            let crowd = self.crowd(kept.site).1;
+            (usize::from(crowd > own) * crowd, Reverse(kept.rank))
+        };
+        let worst = self.kept.iter().filter(|kept| !stays(kept)).max_by_key(worth)?;
+        (worth(&worst).0 > 0 || worst.rank < rank).then_some(worst.provider)
+    }
 }
 
 impl Records {
@@ -44,18 +101,37 @@ impl Records {
         self.ends.is_empty()
     }
 
+    /// Whether a record's time does, by a clock that may be wrong by [`CLOCK_GRACE_S`].
+    pub fn is_timely(record: &Record, now_s: u32) -> bool {
+        let latest = now_s.saturating_add(RECORD_S_MAX + CLOCK_GRACE_S);
+        record.expires > now_s && record.expires <= latest
+    }
+
     /// Keeps a record whose signature was checked, for at most `keep_s`. One of the same provider takes the place of
     /// the one before if it holds longer.
     pub fn keep(
         &mut self,
         chunk: ChunkId,
         record: &Record,
+        bringer: Bringer,
         keep_s: u32,
         now_s: u32,
         rng: &mut Rng,
     ) -> Verdict {
         self.expire(now_s);
-        let verdict = self.try_keep(chunk, record, keep_s, now_s, rng);
+        if !Self::is_timely(record, now_s) {
+            return Verdict::Unfit;
+        }
+        let new = Kept {
+            record: *record,
+            provider: record.provider.node_id(),
+            rank: record.provider.card.rank(),
+            site: bringer.site,
+            until_s: record.expires.min(now_s.saturating_add(keep_s)),
+            since_s: now_s,
+            renewed: false,
+        };
+        let verdict = self.try_keep(chunk, new, bringer.is_provider, now_s, rng);
         if self.chunks.get(&chunk).is_some_and(|own| own.kept.is_empty()) {
             self.chunks.remove(&chunk);
         }
@@ -65,51 +141,62 @@ impl Records {
     fn try_keep(
         &mut self,
         chunk: ChunkId,
-        record: &Record,
-        keep_s: u32,
+        new: Kept,
+        by_provider: bool,
         now_s: u32,
         rng: &mut Rng,
     ) -> Verdict {
-        if record.expires <= now_s || record.expires > now_s.saturating_add(RECORD_S_MAX) {
-            return Verdict::Unfit;
-        }
-        let until_s = record.expires.min(now_s.saturating_add(keep_s));
-        let provider = record.provider.node_id();
         let own = self.chunks.entry(chunk).or_default();
-        if now_s >= own.minute_s.saturating_add(60) {
-            (own.minute_s, own.announced) = (now_s, 0);
-        }
-        own.announced = own.announced.saturating_add(1);
-        let hot = own.announced > ANNOUNCED_PER_MINUTE_MAX;
-        if let Some(kept) = own.kept.iter_mut().find(|kept| kept.provider == provider) {
-            if record.expires >= kept.record.expires {
-                let until_s = until_s.max(kept.until_s);
-                self.ends.remove(&(kept.until_s, chunk, provider));
-                self.ends.insert((until_s, chunk, provider));
-                *kept = Kept { record: *record, provider, until_s };
-            }
+        if own.kept.iter().any(|kept| kept.provider == new.provider) {
+            self.renew(chunk, &new, by_provider, now_s);
             return Verdict::Kept;
         }
-        if self.per_provider.get(&provider).is_some_and(|n| *n as usize >= RECORDS_PER_PROVIDER_MAX) {
+        if !by_provider && own.is_hot(now_s) {
+            return Verdict::Full;
+        }
+        let (site, network) = own.crowd(new.site);
+        if site >= RECORDS_PER_KEY_SITE_MAX
+            || network >= RECORDS_PER_KEY_NETWORK_MAX
+            || self.per_provider.get(&new.provider).is_some_and(|n| *n as usize >= RECORDS_PER_PROVIDER_MAX)
+        {
             return Verdict::Full;
         }
         if own.kept.len() >= RECORDS_PER_KEY_MAX {
-            // Full, and hot: Coral's sign that more belongs one step farther away.
-            let first =
-                own.kept.iter().min_by_key(|kept| kept.until_s).map(|kept| (kept.until_s, kept.provider));
-            match first.filter(|(until, _)| !hot && *until < until_s) {
-                Some((_, ends_first)) => self.remove(&chunk, &ends_first),
+            match own.displaceable(new.site, new.rank) {
+                Some(other) => self.remove(&chunk, &other),
                 None => return Verdict::Full,
             }
         }
-        if self.ends.len() >= RECORDS_MAX && !self.make_room(record, rng) {
+        if self.ends.len() >= RECORDS_MAX && !self.make_room(&new, rng) {
             return Verdict::Full;
         }
-        let own = self.chunks.entry(chunk).or_default();
-        own.kept.push(Kept { record: *record, provider, until_s });
-        self.ends.insert((until_s, chunk, provider));
-        *self.per_provider.entry(provider).or_default() += 1;
+        self.ends.insert((new.until_s, chunk, new.provider));
+        *self.per_provider.entry(new.provider).or_default() += 1;
+        if let Some(site) = new.site {
+            *self.per_site.entry(site).or_default() += 1;
+        }
+        self.chunks.entry(chunk).or_default().kept.push(new);
         Verdict::Kept
+    }
+
+    /// The same provider again. What others bring of it changes nothing but its time.
+    fn renew(&mut self, chunk: ChunkId, new: &Kept, by_provider: bool, now_s: u32) {
+        let kept = self
+            .chunks
+            .get_mut(&chunk)
+            .and_then(|own| own.kept.iter_mut().find(|kept| kept.provider == new.provider));
+        let Some(kept) = kept.filter(|kept| new.record.expires >= kept.record.expires) else { return };
+        self.ends.remove(&(kept.until_s, chunk, kept.provider));
+        kept.until_s = kept.until_s.max(new.until_s);
+        kept.record = new.record;
+        kept.renewed |= by_provider && now_s >= kept.since_s.saturating_add(RENEWED_S_MIN);
+        self.ends.insert((kept.until_s, chunk, kept.provider));
+    }
+
+    /// How many providers of a chunk are known beside one.
+    pub fn others(&self, chunk: &ChunkId, than: &NodeId) -> u8 {
+        let kept = self.chunks.get(chunk).map(|own| own.kept.as_slice()).unwrap_or_default();
+        kept.iter().filter(|kept| kept.provider != *than).count().min(255) as u8
     }
 
     /// Whether there is a record of a chunk.
@@ -135,19 +222,24 @@ impl Records {
         }
     }
 
-    /// Of a few drawn, the record of the provider with the least rank goes, if this one's is higher.
-    fn make_room(&mut self, record: &Record, rng: &mut Rng) -> bool {
+    /// Makes room in a full store: of a few drawn, one of the site that has the most of it, if that has more than the
+    /// newcomer's; or else one of lower rank that was not renewed.
+    fn make_room(&mut self, new: &Kept, rng: &mut Rng) -> bool {
+        let share = |site: Option<Site>| site.and_then(|site| self.per_site.get(&site)).copied().unwrap_or(0);
         let from = ChunkId(rng.bytes());
         let drawn = self.chunks.range(from..).chain(self.chunks.range(..from)).take(8);
         let drawn = drawn.flat_map(|(chunk, own)| own.kept.iter().map(move |kept| (chunk, kept)));
-        let least =
-            drawn.map(|(chunk, kept)| (kept.record.provider.card.rank(), *chunk, kept.provider)).min();
-        let Some((_, chunk, provider)) = least.filter(|(rank, ..)| *rank < record.provider.card.rank())
-        else {
-            return false;
-        };
-        self.remove(&chunk, &provider);
-        true
+        let own = share(new.site).saturating_add(1);
+        let worst = drawn.max_by_key(|(_, kept)| {
+            let share = share(kept.site);
+            (if share > own { share } else { 0 }, !kept.renewed, Reverse(kept.rank))
+        });
+        let gives = |kept: &Kept| share(kept.site) > own || !kept.renewed && kept.rank < new.rank;
+        let worst = worst.filter(|(_, kept)| gives(kept)).map(|(chunk, kept)| (*chunk, kept.provider));
+        worst.is_some_and(|(chunk, provider)| {
+            self.remove(&chunk, &provider);
+            true
+        })
     }
 
     fn remove(&mut self, chunk: &ChunkId, provider: &NodeId) {
@@ -158,6 +250,14 @@ impl Records {
             self.chunks.remove(chunk);
         }
         self.ends.remove(&(gone.until_s, *chunk, *provider));
+        if let Some(site) = gone.site
+            && let Some(count) = self.per_site.get_mut(&site)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.per_site.remove(&site);
+            }
+        }
         if let Some(count) = self.per_provider.get_mut(provider) {
             *count -= 1;
             if *count == 0 {

@@ -2,15 +2,25 @@
 
 use std::net::SocketAddr;
 
+use super::accounts::Price;
 use super::density;
 use super::place::{Key, distance, leading};
+use super::quota::Asker;
+use super::records::{Bringer, Records};
+use super::site::{Site, may_tell};
 use super::table::Table;
 use super::types::{Effect, Goal, Manner, Moment, Peer, Wanted};
+use super::unproven::is_proven;
 use super::{For, Overlay};
 use crate::base::{ChunkId, NodeId, Rng};
-use crate::limits::{ANSWER_CONTACTS_MAX, DELEGATED_MAX, DELEGATED_PER_PEER_MAX, RECORD_S_MAX};
+use crate::limits::{
+    ANSWER_CONTACTS_MAX, CLOCK_GRACE_S, DELEGATED_FREE_MAX, DELEGATED_MAX, DELEGATED_PER_PEER_MAX,
+    RECORD_S_MAX,
+};
 use crate::wire::Malformed;
-use crate::wire::overlay::{Answer, Body, Contact, Endpoint, Find, Message, Record, Verdict};
+use crate::wire::overlay::{
+    Announcement, Answer, Body, Contact, Endpoint, Find, Keeping, Message, Record, Verdict,
+};
 
 /// Contacts of one number of bits in an answer to a far-first question.
 const PER_LEVEL: usize = 3;
@@ -50,21 +60,20 @@ impl Overlay {
     ) -> Result<(), Malformed> {
         let Message { number, body } = Message::parse(bytes)?;
         let from = &from.reached_at(seen);
+        self.note_path(at, from);
         if let Some(path) = self.linked.get_mut(&from.id) {
             *path = seen;
         }
         if !body.is_question() {
             match self.exchanges.answer(number, &from.id) {
-                Some(open) => {
-                    self.met(at, &open, *from);
-                    self.answered(at, &open, body);
-                }
+                Some(open) => self.answered(at, &open, *from, body),
                 // Late, or never asked for.
                 None => self.counters.stray += 1,
             }
+            self.feed(at);
             return Ok(());
         }
-        if !self.quota.take(&from.id, at.now) {
+        if !self.may_be_asked(at, from, &body) {
             self.counters.refused += 1;
             let refused = Answer { refused: true, ..Answer::default() };
             // A probe or an announcement is not answered at all: that is answer enough.
@@ -75,22 +84,43 @@ impl Overlay {
         }
         self.counters.served += 1;
         // Who asks is there; whether it answers will be seen.
-        if self.table.wants(from) {
+        if seen.is_some() && self.table.wants(from) {
             self.candidates.offer(*from, from.id, &mut self.rng);
         }
         let answer = match body {
             Body::Find(find) => Body::Answer(self.look(at, from, &find)),
             Body::Probe if self.config.client => return Ok(()),
             Body::Probe => Body::Here(seen.and_then(Endpoint::new)),
-            Body::Announce { chunk, record } => Body::Verdict(self.hear_announcement(at, chunk, &record)),
+            Body::Announce(announcement) => Body::Verdicts(self.hear_announcement(at, from, &announcement)),
             Body::Delegate { key, far } => match self.take_delegated(at, *from, number, key, far) {
                 true => return Ok(()),
                 false => Body::Answer(Answer { refused: true, ..Answer::default() }),
             },
-            Body::Answer(_) | Body::Here(_) | Body::Verdict(_) => return Ok(()),
+            Body::Answer(_) | Body::Here(_) | Body::Verdicts(_) => return Ok(()),
         };
         self.answer(*from, number, answer);
         Ok(())
+    }
+
+    /// Whether a peer has not asked too much.
+    fn may_be_asked(&mut self, at: Moment, from: &Peer, body: &Body) -> bool {
+        let is_known = self.table.get(&from.id).is_some() || self.accounts.has(&from.id);
+        let asker = match self.site_of(from) {
+            _ if is_known => Asker::Known(from.id),
+            Some(site) => Asker::Site(site),
+            None => Asker::Stranger(from.id),
+        };
+        // Signatures are dear; of strangers, the more.
+        let signatures = match body {
+            Body::Announce(announcement) if !is_known => announcement.count() / 4,
+            _ => 0,
+        };
+        self.quota.take(asker, 1 + signatures as u32, at.now)
+    }
+
+    /// The site that a session's path leads to, where sites are counted.
+    fn site_of(&self, peer: &Peer) -> Option<Site> {
+        peer.contact.endpoints().next().and_then(|endpoint| Site::of(endpoint, self.table.is_open()))
     }
 
     pub(super) fn answer(&mut self, to: Peer, number: u32, body: Body) {
@@ -114,29 +144,78 @@ impl Overlay {
         Answer { refused: false, not_found: vain, queries, records, contacts }
     }
 
-    /// Somebody wants a record kept: its provider, or whoever found it and had none from here.
-    fn hear_announcement(&mut self, at: Moment, chunk: ChunkId, record: &Record) -> Verdict {
-        let provider = Peer::of(record.provider);
-        let rank = record.provider.card.rank();
-        if rank < self.config.rank_floor || !provider.shows(self.config.place_floor) || !record.verify(&chunk)
-        {
-            self.counters.unfit += 1;
-            return Verdict::Unfit;
+    /// Somebody wants records kept: their provider, or whoever found one and had none from here.
+    fn hear_announcement(&mut self, at: Moment, from: &Peer, announcement: &Announcement) -> Vec<Keeping> {
+        let mut said = Vec::with_capacity(announcement.count());
+        for (chunk, record) in announcement.records() {
+            let verdict = self.hear_record(at, from, chunk, &record);
+            self.counters.unfit += u64::from(verdict == Verdict::Unfit);
+            let provider = record.provider.node_id();
+            let queries = self.demand.of(&chunk.0, at.unix_s()).0;
+            said.push(Keeping { verdict, hosts: self.records.others(&chunk, &provider), queries });
         }
-        self.keep(at, chunk, record)
+        said
     }
 
-    /// Keeps a record that is known to be good, the shorter the farther its place is.
-    pub(super) fn keep(&mut self, at: Moment, chunk: ChunkId, record: &Record) -> Verdict {
+    fn hear_record(&mut self, at: Moment, from: &Peer, chunk: ChunkId, record: &Record) -> Verdict {
+        if !Records::is_timely(record, at.unix_s()) || !self.is_fit(record) || !record.verify(&chunk) {
+            return Verdict::Unfit;
+        }
+        let provider = record.provider.node_id();
+        if provider == from.id && is_proven(record, &from.contact) {
+            return self.keep(at, chunk, record, from, true);
+        }
+        if self.contact_of(&provider).is_some_and(|known| is_proven(record, &known)) {
+            return self.keep(at, chunk, record, from, false);
+        }
+        // A provider that says it is somewhere else than it is, or somebody's word that a third is somewhere: it must
+        // answer there before anybody is told.
+        let teller = from.contact.addresses().next();
+        let told = record.provider.addresses().filter(|address| may_tell(teller, *address));
+        let told = Peer::of(Contact::new(record.provider.card, told));
+        if provider == from.id || told.contact.endpoints().next().is_none() || !self.exchanges.has_room() {
+            return Verdict::Unfit;
+        }
+        let bringer = Bringer { site: self.site_of(from), is_provider: false };
+        let waits = self.unproven.has(&provider);
+        if !waits && !self.probe(at, told, Some(from.id)) {
+            return Verdict::Full;
+        }
+        self.unproven.add(chunk, *record, bringer);
+        Verdict::Kept
+    }
+
+    /// Keeps a record that is known to be good, as somebody brought it.
+    pub(super) fn keep(
+        &mut self,
+        at: Moment,
+        chunk: ChunkId,
+        record: &Record,
+        from: &Peer,
+        is_provider: bool,
+    ) -> Verdict {
+        // What this node has itself takes nobody's place.
+        let site = if from.id == self.own.id { None } else { self.site_of(from) };
+        self.keep_by(at, chunk, record, Bringer { site, is_provider })
+    }
+
+    /// The same, the shorter the farther its place is.
+    pub(super) fn keep_by(
+        &mut self,
+        at: Moment,
+        chunk: ChunkId,
+        record: &Record,
+        bringer: Bringer,
+    ) -> Verdict {
         let region = density::region(self.network_size());
         let apart = leading(&distance(&chunk.0, &self.own.id.0));
         // Halved with every bit beyond the region (Kademlia §2.5: caching over and over must not stay).
         let beyond = region.leading_zeros().saturating_sub(apart.leading_zeros());
-        let keep_s = RECORD_S_MAX.checked_shr(beyond).unwrap_or(0).max(KEEP_FAR_S_MIN);
-        self.records.keep(chunk, record, keep_s, at.unix_s(), &mut self.rng)
+        let keep_s = (RECORD_S_MAX + CLOCK_GRACE_S).checked_shr(beyond).unwrap_or(0).max(KEEP_FAR_S_MIN);
+        self.records.keep(chunk, record, bringer, keep_s, at.unix_s(), &mut self.rng)
     }
 
-    /// Takes on a peer's lookup, unless there are too many.
+    /// Takes on a peer's lookup, unless there are too many, or its standing does not pay.
     fn take_delegated(&mut self, at: Moment, from: Peer, number: u32, key: Key, far: bool) -> bool {
         let delegated = self.lookups.values().filter_map(|running| match running.purpose {
             For::Peer(peer, _) => Some(peer.id),
@@ -147,12 +226,18 @@ impl Overlay {
             all += 1;
             own += usize::from(id == from.id);
         }
-        if all >= DELEGATED_MAX || own >= DELEGATED_PER_PEER_MAX {
+        let Some(price) = self.accounts.price(&from.id, at.now) else { return false };
+        let max = if price == Price::Paid { DELEGATED_MAX } else { DELEGATED_FREE_MAX };
+        if all >= max || own >= DELEGATED_PER_PEER_MAX {
             return false;
         }
         let manner = if far { Manner::Far { stride: 1 } } else { Manner::Near };
         let wanted = Wanted { key, goal: Goal::Providers(1), manner, quiet: false };
-        self.begin(at, wanted, For::Peer(from, number)).is_some()
+        let begun = self.begin_usual(at, wanted, For::Peer(from, number)).is_some();
+        if begun {
+            self.accounts.charge(&from.id, price, at.now);
+        }
+        begun
     }
 
     /// What is due.
@@ -162,5 +247,7 @@ impl Overlay {
         if at.now >= self.turn_at {
             self.turn(at);
         }
+        self.publish(at);
+        self.feed(at);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::bucket::{Admission, Bucket, Entry};
 use super::place::{Key, distance, shared_bits};
-use super::site::crowd;
+use super::site::{crowd, is_global};
 use super::types::{Peer, Standing, ms};
 use crate::base::{NodeId, Time};
 use crate::limits::{
@@ -18,12 +18,31 @@ pub struct Table {
     /// By shared bits.
     buckets: Vec<Bucket>,
     len: usize,
+    /// Whether somebody is at a global address, so that those who are not are counted, too.
+    open: bool,
 }
 
 impl Table {
     /// An empty one. Peers below a floor do not come in.
     pub fn new(own: NodeId, place_floor: u32, rank_floor: u32) -> Self {
-        Self { own, rank_floor, place_floor, buckets: Vec::new(), len: 0 }
+        Self { own, rank_floor, place_floor, buckets: Vec::new(), len: 0, open: false }
+    }
+
+    /// Whether the network reaches beyond one lab or home.
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
+    /// It does from now on: private addresses are one site, which has as many places as any other.
+    pub fn open(&mut self, now: Time) {
+        if self.open {
+            return;
+        }
+        self.open = true;
+        let local = |entry: &&Entry| !entry.peer.contact.addresses().any(is_global);
+        let surplus: Vec<NodeId> =
+            self.entries().filter(local).map(|entry| entry.peer.id).skip(TABLE_PER_SITE_MAX).collect();
+        surplus.iter().for_each(|id| drop(self.remove(id, now)));
     }
 
     /// Contacts in use.
@@ -82,27 +101,46 @@ impl Table {
             if known.peer.contact.card != peer.contact.card {
                 known.rank = u8::try_from(peer.contact.card.rank()).unwrap_or(u8::MAX);
             }
+            let moved = known.peer.contact != peer.contact;
             known.peer.contact = peer.contact;
             known.heard = now;
             known.failures = 0;
+            // Whoever moves into a crowd is one too many there.
+            if moved && self.is_crowded(&peer.id) {
+                self.remove(&peer.id, now);
+                return Admission::Crowded;
+            }
             return Admission::Known;
         }
         if !self.is_fit(&peer) {
             return Admission::Unfit;
         }
-        let (site, network) = crowd(&peer.contact, self.entries().map(|entry| &entry.peer.contact));
-        if site >= TABLE_PER_SITE_MAX || network >= TABLE_PER_NETWORK_MAX {
+        if self.has_crowd(&peer) {
             return Admission::Crowded;
         }
+        let open = self.open;
         let index = self.index(&peer.id).min(159);
         if self.buckets.len() <= index {
             self.buckets.resize_with(index + 1, Bucket::default);
         }
         let bucket = &mut self.buckets[index];
         let before = bucket.entries().len();
-        let admission = bucket.admit(Entry::new(peer, now), now);
+        let admission = bucket.admit(Entry::new(peer, now), now, open);
         self.len = self.len + bucket.entries().len() - before;
         admission
+    }
+
+    fn has_crowd(&self, peer: &Peer) -> bool {
+        let others = self.entries().filter(|other| other.peer.id != peer.id);
+        let (site, network) = crowd(&peer.contact, others.map(|other| &other.peer.contact), self.open);
+        site >= TABLE_PER_SITE_MAX || network >= TABLE_PER_NETWORK_MAX
+    }
+
+    fn is_crowded(&self, id: &NodeId) -> bool {
+        let bucket = self.buckets.get(self.index(id));
+        bucket.zip(self.get(id)).is_some_and(|(bucket, entry)| {
+            self.has_crowd(&entry.peer) || bucket.is_crowded_by(entry, self.open)
+        })
     }
 
     /// How long a contact's answer took.
@@ -128,10 +166,20 @@ impl Table {
 
     /// Takes a contact out.
     pub fn remove(&mut self, id: &NodeId, now: Time) -> Option<Entry> {
-        let bucket = self.bucket_mut(id)?;
+        let (index, open) = (self.index(id), self.open);
+        // Out of its place while the others are counted: who takes it may be of its network.
+        let mut bucket = std::mem::take(self.buckets.get_mut(index)?);
         let before = bucket.entries().len();
-        let gone = bucket.remove(id, now);
+        let rest: Vec<Entry> =
+            bucket.entries().iter().filter(|entry| entry.peer.id != *id).cloned().collect();
+        let may = |next: &Entry| {
+            let others = self.entries().chain(&rest).map(|other| &other.peer.contact);
+            let (site, network) = crowd(&next.peer.contact, others, open);
+            site < TABLE_PER_SITE_MAX && network < TABLE_PER_NETWORK_MAX
+        };
+        let gone = bucket.remove(id, now, open, may);
         let after = bucket.entries().len();
+        self.buckets[index] = bucket;
         self.len = self.len + after - before;
         gone
     }

@@ -1,5 +1,8 @@
 //! Two and three nodes by hand; thousands are in `sim::overlay`.
 
+mod hearsay;
+mod keeping;
+mod publishing;
 mod tables;
 
 use std::collections::VecDeque;
@@ -17,7 +20,7 @@ use crate::base::{PublicKey, Rng, UnixMs};
 use crate::crypto::IdentityCard;
 use crate::crypto::kdf::Secret;
 use crate::limits::*;
-use crate::wire::overlay::{Answer, Body, Find, Message, Verdict};
+use crate::wire::overlay::{Announcement, Answer, Body, Find, Keeping, Message, Verdict};
 
 fn at(millis: u64) -> Moment {
     Moment { now: Time::from_millis(millis), wall: UnixMs(1_800_000_000_000 + millis) }
@@ -174,7 +177,10 @@ fn a_lookup_may_be_left_to_another() {
         group.nodes[4].counters.served > served || group.nodes[3].counters.served > 0,
         "the helper asked others"
     );
-    // Nobody leaves more to one peer than it takes.
+    // Nobody leaves more to one peer than it takes, or than its standing pays for.
+    let giver = group.nodes[5].own().id;
+    let delegated = 10 * DELEGATED_PRICE;
+    group.nodes[2].set_standing(&giver, Standing { contributed: delegated, ..Standing::default() });
     let nobody = |n: u8| ChunkId([n; 20]);
     for n in 0..2 * DELEGATED_PER_PEER_MAX as u8 {
         group.nodes[5].delegate(at(group.now), nobody(n), false, Some(helper));
@@ -232,14 +238,19 @@ fn hostile_messages_change_nothing() {
     let expires = at(0).unix_s() + 600;
     let good = Record::sign(&provider, &chunk, contact, expires);
     let announce = |node: &mut Overlay, chunk, record| {
-        let bytes = Message { number: 1, body: Body::Announce { chunk, record } }.emit();
-        node.handle_message(at(0), &stranger, None, &bytes).expect("well-formed");
+        let announcement = Announcement::one(chunk, &record);
+        let bytes = Message { number: 1, body: Body::Announce(announcement) }.emit();
+        let from = Peer::of(contact);
+        node.handle_message(at(0), &from, contact.addresses().next(), &bytes).expect("well-formed");
         match node.poll_effect() {
-            Some(Effect::Send { bytes, .. }) => Message::parse(&bytes).map(|message| message.body),
+            Some(Effect::Send { bytes, .. }) => match Message::parse(&bytes).map(|message| message.body) {
+                Ok(Body::Verdicts(said)) => said[0].verdict,
+                other => panic!("{other:?}"),
+            },
             other => panic!("{other:?}"),
         }
     };
-    let said = |verdict| Ok(Body::Verdict(verdict));
+    let said = |verdict: Verdict| verdict;
     assert_eq!(announce(&mut node, ChunkId([6; 20]), good), said(Verdict::Unfit));
     let mut changed = good;
     changed.expires += 1;
@@ -302,9 +313,13 @@ fn flood(inventions: u32) {
                 if let Effect::Send { to, bytes, question: true } = effect
                     && honest.contains(&to)
                 {
-                    let number = u32::from_le_bytes(bytes[1..5].try_into().expect("four bytes"));
-                    let here = Message { number, body: Body::Here(None) }.emit();
-                    let _ = node.handle_message(now, &to, None, &here);
+                    let Message { number, body } = Message::parse(&bytes).expect("well-formed");
+                    let body = match body {
+                        Body::Find(_) => Body::Answer(Answer::default()),
+                        _ => Body::Here(None),
+                    };
+                    let bytes = Message { number, body }.emit();
+                    let _ = node.handle_message(now, &to, to.contact.addresses().next(), &bytes);
                 }
                 sent += 1;
             }
@@ -363,11 +378,12 @@ proptest! {
                     let contacts = (0..8).map(|n| peer(u32::from(detail) % 512 + n).contact).collect();
                     let body = match detail % 4 {
                         0 => Body::Here(None),
-                        1 => Body::Verdict(Verdict::Kept),
+                        1 => Body::Verdicts(vec![Keeping { verdict: Verdict::Kept, hosts: 0, queries: 0 }; 1 + usize::from(detail % 12)]),
                         _ => Body::Answer(Answer { contacts, not_found: detail, ..Answer::default() }),
                     };
                     let bytes = Message { number, body }.emit();
-                    prop_assert!(node.handle_message(at(now), &to, None, &bytes).is_ok());
+                    let seen = to.contact.addresses().next().filter(|_| detail & 8 == 0);
+                    prop_assert!(node.handle_message(at(now), &to, seen, &bytes).is_ok());
                 },
             }
             node.handle_timeout(at(now));

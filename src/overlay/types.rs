@@ -46,6 +46,13 @@ impl Peer {
         Self { id: self.id, contact: Contact::new(self.contact.card, seen) }
     }
 
+    /// The same, and besides where it was known to be by the other family of addresses.
+    pub fn also_at(&self, before: &Contact) -> Self {
+        let family = self.contact.addresses().next().map(|address| address.is_ipv4());
+        let other = before.addresses().filter(|address| Some(address.is_ipv4()) != family);
+        Self { id: self.id, contact: Contact::new(self.contact.card, self.contact.addresses().chain(other)) }
+    }
+
     /// Whether its place shows so many bits of work. The key is checked by the handshake that reaches it.
     pub fn shows(&self, floor: u32) -> bool {
         place_work(&self.contact.card.key, &self.id) >= floor
@@ -149,9 +156,9 @@ pub struct Outcome {
     pub failed: u32,
     /// Steps from this node to whoever first told of a provider, or to the nearest node.
     pub hops: u32,
-    /// The highest count of vain searches that was told.
+    /// Vain searches lately: the median of what the region's nodes count.
     pub not_found: u16,
-    /// The highest count of queries that was told: the key's popularity where it is kept.
+    /// Queries lately, likewise: the key's popularity where it is kept.
     pub queries: u16,
     /// Whether it ended before its region was asked: stopped, out of time, or the key was believed to be nowhere.
     pub cut_short: bool,

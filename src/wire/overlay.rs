@@ -5,11 +5,11 @@
 //! message  | kind 1 | number 4 | …                                                          little-endian
 //! find     | 1 | number 4 | flags 1 | reach 1 | key 20 |
 //! probe    | 2 | number 4 |
-//! announce | 3 | number 4 | chunk 20 | record … |
+//! announce | 3 | number 4 | expires 4, s | contact … | count 1 | chunk 20, signature 64 … |
 //! delegate | 4 | number 4 | flags 1 | zero 1 | key 20 |
 //! answer   | 5 | number 4 | flags 1 | not found 2 | queries 2 | records 1 | contacts 1 | record … | contact … |
 //! here     | 6 | number 4 | family 1 | address 0, 4 or 16 | port 0 or 2 |
-//! verdict  | 7 | number 4 | verdict 1 |
+//! verdicts | 7 | number 4 | count 1 | verdict 1, hosts 1, queries 2 … |
 //! contact  | card 48 | count 1 | addresses: family 1, address 4 or 16, port 2 … |
 //! record   | expires 4, s | contact … | signature 64 |
 //! ```
@@ -19,7 +19,9 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use super::Malformed;
 use crate::base::{ChunkId, NodeId};
 use crate::crypto::{Identity, IdentityCard};
-use crate::limits::{ANSWER_CONTACTS_MAX, ANSWER_RECORDS_MAX, CONTACT_ADDRESSES_MAX, OVERLAY_MESSAGE_MAX};
+use crate::limits::{
+    ANNOUNCED_CHUNKS_MAX, ANSWER_CONTACTS_MAX, ANSWER_RECORDS_MAX, CONTACT_ADDRESSES_MAX, OVERLAY_MESSAGE_MAX,
+};
 
 /// What a record's signature is for.
 const CONTEXT: &str = "tornet provider v1";
@@ -31,7 +33,7 @@ const ANNOUNCE: u8 = 3;
 const DELEGATE: u8 = 4;
 const ANSWER: u8 = 5;
 const HERE: u8 = 6;
-const VERDICT: u8 = 7;
+const VERDICTS: u8 = 7;
 
 const RECORDS: u8 = 1;
 const FAR: u8 = 2;
@@ -150,6 +152,11 @@ impl Record {
         self.provider.card.verify(CONTEXT, &message, &self.signature)
     }
 
+    /// The same with other addresses, for whoever wants to reach the provider. It is nobody's signed word any more.
+    pub fn to_be_reached_at(&self, addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+        Self { provider: Contact::new(self.provider.card, addresses), ..*self }
+    }
+
     /// Encoded length, bytes.
     pub fn size(&self) -> usize {
         4 + self.provider.size() + SIGNATURE_SIZE
@@ -166,6 +173,61 @@ fn signed(chunk: &ChunkId, expires: u32, provider: &Contact) -> Vec<u8> {
     let mut out = [&chunk.0[..], &expires.to_le_bytes()].concat();
     provider.put(&mut out);
     out
+}
+
+/// A provider's records of several chunks, which share their time and contact.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announcement {
+    /// Until when they hold, seconds since the Unix epoch.
+    pub expires: u32,
+    /// The provider.
+    pub provider: Contact,
+    /// Chunks and signatures, 1 to [`ANNOUNCED_CHUNKS_MAX`].
+    signed: Vec<(ChunkId, [u8; SIGNATURE_SIZE])>,
+}
+
+impl Announcement {
+    /// Of one chunk.
+    pub fn one(chunk: ChunkId, record: &Record) -> Self {
+        let signed = vec![(chunk, record.signature)];
+        Self { expires: record.expires, provider: record.provider, signed }
+    }
+
+    /// Of several; `None` of none, of too many, or where times or contacts differ.
+    pub fn of<'a>(records: impl IntoIterator<Item = &'a (ChunkId, Record)>) -> Option<Self> {
+        let mut records = records.into_iter();
+        let (chunk, first) = records.next()?;
+        let mut all = Self::one(*chunk, first);
+        for (chunk, record) in records {
+            let alike = record.expires == all.expires && record.provider == all.provider;
+            if !alike || all.signed.len() >= ANNOUNCED_CHUNKS_MAX {
+                return None;
+            }
+            all.signed.push((*chunk, record.signature));
+        }
+        Some(all)
+    }
+
+    /// The record of each chunk, as it would come alone.
+    pub fn records(&self) -> impl Iterator<Item = (ChunkId, Record)> + '_ {
+        let record = |signature| Record { expires: self.expires, provider: self.provider, signature };
+        self.signed.iter().map(move |(chunk, signature)| (*chunk, record(*signature)))
+    }
+
+    /// Chunks.
+    pub fn count(&self) -> usize {
+        self.signed.len()
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.expires.to_le_bytes());
+        self.provider.put(out);
+        out.push(self.signed.len() as u8);
+        for (chunk, signature) in &self.signed {
+            out.extend_from_slice(&chunk.0);
+            out.extend_from_slice(signature);
+        }
+    }
 }
 
 /// A question about a key.
@@ -211,6 +273,17 @@ pub enum Verdict {
     Unfit = 2,
 }
 
+/// What a keeper says of one announced chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keeping {
+    /// Whether it keeps the record.
+    pub verdict: Verdict,
+    /// Other providers of the chunk that it knows.
+    pub hosts: u8,
+    /// How often the chunk was asked for here lately.
+    pub queries: u16,
+}
+
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {
@@ -218,13 +291,8 @@ pub enum Body {
     Find(Find),
     /// Are you there, and where do you see me? Answered by [`Body::Here`].
     Probe,
-    /// Keep this. Answered by [`Body::Verdict`].
-    Announce {
-        /// The chunk.
-        chunk: ChunkId,
-        /// Who has it.
-        record: Record,
-    },
+    /// Keep this. Answered by [`Body::Verdicts`].
+    Announce(Announcement),
     /// Find it for me: [`Find`] without its reach. Answered by [`Body::Answer`] when that is done.
     Delegate {
         /// The key.
@@ -236,14 +304,14 @@ pub enum Body {
     Answer(Answer),
     /// To [`Body::Probe`]: where the asker's packets come from.
     Here(Option<Endpoint>),
-    /// To [`Body::Announce`].
-    Verdict(Verdict),
+    /// To [`Body::Announce`]: of each of its chunks, in its order.
+    Verdicts(Vec<Keeping>),
 }
 
 impl Body {
     /// Whether it wants an answer.
     pub fn is_question(&self) -> bool {
-        matches!(self, Self::Find(_) | Self::Probe | Self::Announce { .. } | Self::Delegate { .. })
+        matches!(self, Self::Find(_) | Self::Probe | Self::Announce(_) | Self::Delegate { .. })
     }
 }
 
@@ -263,11 +331,11 @@ impl Message {
         let kind = match &self.body {
             Body::Find(_) => FIND,
             Body::Probe => PROBE,
-            Body::Announce { .. } => ANNOUNCE,
+            Body::Announce(_) => ANNOUNCE,
             Body::Delegate { .. } => DELEGATE,
             Body::Answer(_) => ANSWER,
             Body::Here(_) => HERE,
-            Body::Verdict(_) => VERDICT,
+            Body::Verdicts(_) => VERDICTS,
         };
         out.push(kind);
         out.extend_from_slice(&self.number.to_le_bytes());
@@ -279,10 +347,7 @@ impl Message {
                 out.extend_from_slice(&find.key);
             }
             Body::Probe => {}
-            Body::Announce { chunk, record } => {
-                out.extend_from_slice(&chunk.0);
-                record.put(&mut out);
-            }
+            Body::Announce(announcement) => announcement.put(&mut out),
             Body::Delegate { key, far } => {
                 out.extend_from_slice(&[if *far { FAR } else { 0 }, 0]);
                 out.extend_from_slice(key);
@@ -290,7 +355,14 @@ impl Message {
             Body::Answer(answer) => answer.put(&mut out),
             Body::Here(None) => out.push(0),
             Body::Here(Some(endpoint)) => endpoint.put(&mut out),
-            Body::Verdict(verdict) => out.push(*verdict as u8),
+            Body::Verdicts(all) => {
+                let all = &all[..all.len().min(ANNOUNCED_CHUNKS_MAX)];
+                out.push(all.len() as u8);
+                for one in all {
+                    out.extend_from_slice(&[one.verdict as u8, one.hosts]);
+                    out.extend_from_slice(&one.queries.to_le_bytes());
+                }
+            }
         }
         debug_assert!(out.len() <= OVERLAY_MESSAGE_MAX);
         out
@@ -315,7 +387,7 @@ impl Message {
                 Body::Find(Find { key: reader.take()?, records, far, reach, quiet })
             }
             PROBE => Body::Probe,
-            ANNOUNCE => Body::Announce { chunk: ChunkId(reader.take()?), record: reader.record()? },
+            ANNOUNCE => Body::Announce(reader.announcement()?),
             DELEGATE => {
                 let [flags, zero] = reader.take()?;
                 if flags & !FAR != 0 || zero != 0 {
@@ -325,12 +397,10 @@ impl Message {
             }
             ANSWER => Body::Answer(reader.answer()?),
             HERE => Body::Here(reader.endpoint()?),
-            VERDICT => Body::Verdict(match reader.byte()? {
-                0 => Verdict::Kept,
-                1 => Verdict::Full,
-                2 => Verdict::Unfit,
-                _ => return Err(Malformed("overlay: verdict")),
-            }),
+            VERDICTS => {
+                let count = reader.count()?;
+                Body::Verdicts((0..count).map(|_| reader.keeping()).collect::<Result<_, _>>()?)
+            }
             _ => return Err(Malformed("overlay: kind")),
         };
         if reader.0.is_empty() { Ok(Self { number, body }) } else { Err(Malformed("overlay: rest")) }
@@ -397,6 +467,31 @@ impl Reader<'_> {
     fn record(&mut self) -> Result<Record, Malformed> {
         let expires = u32::from_le_bytes(self.take()?);
         Ok(Record { expires, provider: self.contact()?, signature: self.take()? })
+    }
+
+    fn count(&mut self) -> Result<usize, Malformed> {
+        let count = usize::from(self.byte()?);
+        let fits = (1..=ANNOUNCED_CHUNKS_MAX).contains(&count);
+        fits.then_some(count).ok_or(Malformed("overlay: chunks"))
+    }
+
+    fn announcement(&mut self) -> Result<Announcement, Malformed> {
+        let expires = u32::from_le_bytes(self.take()?);
+        let provider = self.contact()?;
+        let count = self.count()?;
+        let signed = (0..count).map(|_| Ok((ChunkId(self.take()?), self.take()?)));
+        Ok(Announcement { expires, provider, signed: signed.collect::<Result<_, Malformed>>()? })
+    }
+
+    fn keeping(&mut self) -> Result<Keeping, Malformed> {
+        let [verdict, hosts] = self.take()?;
+        let verdict = match verdict {
+            0 => Verdict::Kept,
+            1 => Verdict::Full,
+            2 => Verdict::Unfit,
+            _ => return Err(Malformed("overlay: verdict")),
+        };
+        Ok(Keeping { verdict, hosts, queries: u16::from_le_bytes(self.take()?) })
     }
 
     fn answer(&mut self) -> Result<Answer, Malformed> {

@@ -62,9 +62,11 @@ pub fn overlay(bytes: &[u8]) {
     let Ok(message) = Message::parse(bytes) else { return };
     assert!(bytes.len() <= OVERLAY_MESSAGE_MAX);
     assert_eq!(message.emit(), bytes);
-    if let overlay::Body::Announce { chunk, record } = message.body {
-        assert!(record.size() <= overlay::Record::LEN_MAX);
-        assert!(!record.verify(&crate::base::ChunkId(chunk.0.map(|byte| !byte))));
+    if let overlay::Body::Announce(announcement) = message.body {
+        for (chunk, record) in announcement.records() {
+            assert!(record.size() <= overlay::Record::LEN_MAX);
+            assert!(!record.verify(&crate::base::ChunkId(chunk.0.map(|byte| !byte))));
+        }
     }
 }
 

@@ -8,11 +8,16 @@ use crate::base::{ChunkId, PublicKey, Rng, Time, UnixMs};
 use crate::crypto::IdentityCard;
 use crate::limits::{BUCKET_CONTACTS_MAX, LOOKUPS_MAX, OVERLAY_MESSAGE_MAX, RECORDS_PER_KEY_MAX};
 use crate::overlay::{Config, Effect, Goal, Manner, Moment, Overlay, Peer, Wanted};
-use crate::wire::overlay::{Answer, Body, Contact, Find, Message, Record, Verdict};
+use crate::wire::overlay::{Announcement, Answer, Body, Contact, Find, Keeping, Message, Record, Verdict};
 
 fn peer(number: u8) -> Peer {
     let card = IdentityCard { key: PublicKey([number; 32]), place_nonce: 0, rank_nonce: 0 };
     Peer::of(Contact::new(card, [SocketAddr::from(([100, number, 0, 1], 4600))]))
+}
+
+fn keeping(byte: u8) -> Keeping {
+    let verdict = if byte & 1 == 0 { Verdict::Kept } else { Verdict::Full };
+    Keeping { verdict, hosts: byte, queries: byte.into() }
 }
 
 /// Whatever comes in whatever order: messages fit, tables are bounded, what is left alone comes to rest, nobody is in
@@ -50,23 +55,31 @@ pub fn peer_of_overlay(bytes: &[u8]) {
                     Record::sign(&signer, &chunk, provider, at(millis).unix_s() + u32::from(what) * 60);
                 let said = match what >> 4 {
                     0..=3 => Body::Answer(Answer { contacts, records: vec![record], ..Answer::default() }),
-                    4..=7 => Body::Verdict(Verdict::Kept),
+                    4..=7 => Body::Verdicts(vec![keeping(what); 1 + usize::from(detail % 12)]),
                     _ => Body::Here(None),
                 };
                 if let Some((to, number)) = asked.pop() {
                     let bytes = Message { number, body: said }.emit();
                     let to: Peer = to;
-                    node.handle_message(at(millis), &to, None, &bytes).expect("what was written reads");
-                    answered.push(to.id);
+                    // Some answer on a path that nobody knows, as behind a relay.
+                    let seen = to.contact.addresses().next().filter(|_| what & 8 == 0);
+                    node.handle_message(at(millis), &to, seen, &bytes).expect("what was written reads");
+                    if seen.is_some() {
+                        answered.push(to.id);
+                    }
                 }
             }
             6 => {
                 let signer = identity(detail % 4);
                 let signed_for = if what & 8 == 0 { chunk } else { ChunkId([0xee; 20]) };
-                let provider = Contact::new(*signer.card(), []);
+                let claimed = Some(SocketAddr::from(([100, detail % 64, 0, 1], 4600)));
+                let provider = Contact::new(*signer.card(), claimed.filter(|_| detail & 32 == 0));
                 let record = Record::sign(&signer, &signed_for, provider, at(millis).unix_s() + 600);
                 let body = match what >> 4 {
-                    0..=7 => Body::Announce { chunk, record },
+                    0..=7 => {
+                        let all = vec![(chunk, record); 1 + usize::from(detail % 12)];
+                        Body::Announce(Announcement::of(&all).expect("not too many"))
+                    }
                     8..=11 => Body::Delegate { key: chunk.0, far: what & 8 == 0 },
                     _ => Body::Find(Find {
                         key: chunk.0,
@@ -107,6 +120,10 @@ pub fn peer_of_overlay(bytes: &[u8]) {
         }
         assert!(node.table().entries().all(|entry| answered.contains(&entry.peer.id) || what % 8 == 7));
         assert!(node.table().buckets().iter().all(|bucket| bucket.entries().len() <= BUCKET_CONTACTS_MAX));
+        assert!(
+            node.table().entries().all(|entry| entry.peer.contact.endpoints().next().is_some()),
+            "who is in the table is somewhere"
+        );
         assert!(node.lookups() <= LOOKUPS_MAX && node.peers().len() <= 16);
         assert!(node.records().len() <= 8 * RECORDS_PER_KEY_MAX);
         if what % 8 == 7 {

@@ -139,11 +139,12 @@ fn overlay_messages() -> Vec<Vec<u8>> {
     let bodies = vec![
         Body::Find(find),
         Body::Probe,
-        Body::Announce { chunk, record },
+        Body::Announce(overlay::Announcement::one(chunk, &record)),
+        Body::Announce(overlay::Announcement::of(&vec![(chunk, record); 12]).expect("as many as fit")),
         Body::Delegate { key: chunk.0, far: false },
         Body::Answer(answer),
         Body::Here(contact(2).endpoints().next().copied()),
-        Body::Verdict(overlay::Verdict::Full),
+        Body::Verdicts(vec![overlay::Keeping { verdict: overlay::Verdict::Full, hosts: 2, queries: 9 }; 3]),
     ];
     bodies.into_iter().map(|body| Message { number: 9, body }.emit()).collect()
 }

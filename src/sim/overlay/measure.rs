@@ -27,6 +27,8 @@ pub struct Probe {
     pub asked: u32,
     /// On the wire, both directions.
     pub bytes: u64,
+    /// Providers that were tried in vain: dead, not there, or without the chunk.
+    pub vain: u32,
     /// Whether it ended.
     pub done: bool,
     /// Open questions of it: to whom, and their numbers.
@@ -46,6 +48,14 @@ pub struct Tally {
     pub checks: u64,
     /// Checks after which nobody kept the record.
     pub checks_lost: u64,
+    /// First flights to where their target is not.
+    pub misled: u64,
+    /// Of those, to the attackers' victim.
+    pub aimed: u64,
+    /// Times that attackers named it.
+    pub named: u64,
+    /// False announcements.
+    pub floods: u64,
     /// Nodes that kept a record, all checks together.
     pub kept: u64,
     /// Other hosts found, all checks together.
@@ -81,6 +91,8 @@ pub struct Summary {
     pub p90_ms: f64,
     /// 99 in 100.
     pub p99_ms: f64,
+    /// Mean providers tried in vain.
+    pub vain: f64,
     /// Mean bytes on the wire of those that found it, until they had it.
     pub bytes: f64,
 }
@@ -109,6 +121,7 @@ impl Summary {
             p50_ms: at(0.5),
             p90_ms: at(0.9),
             p99_ms: at(0.99),
+            vain: mean(|probe| f64::from(probe.vain)),
             bytes: mean(|probe| probe.bytes as f64),
         }
     }

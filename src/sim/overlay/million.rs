@@ -138,7 +138,7 @@ impl Map {
         };
         let start = far.into_iter().chain(table.nearest(&key, 12)).map(|entry| entry.peer);
         let wanted = Wanted { key, goal: Goal::Providers(u8::MAX), manner, quiet: false };
-        let mut lookup = Lookup::new(wanted, Style { parallel, paths, region }, start);
+        let mut lookup = Lookup::new(wanted, Style::new(parallel, paths, region), start);
         let mut walk = Walk::default();
         while !walk.found {
             let questions: Vec<_> = std::iter::from_fn(|| lookup.poll()).collect();
@@ -155,7 +155,13 @@ impl Map {
                 let answer = Answer { contacts, records: records.clone(), ..Answer::default() };
                 let peers: Vec<Peer> = answer.contacts.iter().map(|contact| Peer::of(*contact)).collect();
                 let contacts = answer.contacts.len() as u64;
-                lookup.answered(&peer.id, &answer, records, peers.into_iter().filter(|peer| peer.id != own));
+                lookup.answered(
+                    &peer.id,
+                    &peer.contact,
+                    &answer,
+                    records,
+                    peers.into_iter().filter(|peer| peer.id != own),
+                );
                 let question = Message { number: 0, body: Body::Find(find) }.emit().len() as u64;
                 let answer = Message { number: 0, body: Body::Answer(answer) }.emit().len() as u64;
                 walk.bytes += question + answer + ADDRESS * contacts;

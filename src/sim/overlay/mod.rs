@@ -1,6 +1,8 @@
 //! Thousands of [`Overlay`]s, the real ones, without what is below them: sessions are a round trip and some bytes, links
 //! a latency and a loss (docs/overlay.md). Everything random comes from one seed.
 
+pub mod attacks;
+mod flood;
 pub mod hostile;
 pub mod link;
 pub mod measure;
@@ -13,6 +15,7 @@ mod tests;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +23,7 @@ use crate::base::{ChunkId, NodeId, Rng, Time, UnixMs};
 use crate::crypto::{Identity, kdf::Secret};
 use crate::limits::SESSION_IDLE_MS_MAX;
 use crate::overlay::place::Key;
+use crate::overlay::site;
 use crate::overlay::{Config, Effect, Moment, Overlay, Peer};
 use crate::wire::overlay::{Contact, Message};
 
@@ -41,6 +45,8 @@ struct Node {
     core: Option<Box<Overlay>>,
     peer: Peer,
     role: Role,
+    /// What its wall clock is ahead, ms.
+    skew_ms: i64,
     /// Messages between different sides are lost while the network is parted.
     side: u8,
     timer: Time,
@@ -63,15 +69,17 @@ pub struct Settings {
     pub rtt: Duration,
     /// Share of packets lost.
     pub loss: f64,
+    /// Wall clocks are wrong by so much at most, ahead or behind.
+    pub skew: Duration,
     /// Whether questions go with the first flight of a handshake; without, a handshake costs a round trip more.
     pub early: bool,
 }
 
 impl Settings {
-    /// 80 ms, 1 %, early data.
+    /// 80 ms, 1 %, early data, good clocks.
     pub fn new(seed: u64) -> Self {
         let config = Config { place_floor: 0, remembered: 256, ..Config::default() };
-        Self { seed, config, rtt: Duration::from_millis(80), loss: 0.01, early: true }
+        Self { seed, config, rtt: Duration::from_millis(80), loss: 0.01, skew: Duration::ZERO, early: true }
     }
 }
 
@@ -90,6 +98,8 @@ pub struct World {
     hostile: Vec<(Key, Contact)>,
     probes: Vec<Probe>,
     is_parted: bool,
+    /// What attackers send others to.
+    victim: Option<SocketAddr>,
     /// What was measured.
     pub tally: Tally,
 }
@@ -113,6 +123,7 @@ impl World {
             hostile: Vec::new(),
             probes: Vec::new(),
             is_parted: false,
+            victim: None,
             tally: Tally::default(),
         }
     }
@@ -122,8 +133,11 @@ impl World {
         self.now
     }
 
-    fn moment(&self) -> Moment {
-        Moment { now: self.now, wall: UnixMs(WALL_MS + self.now.0 / 1_000_000) }
+    /// What a node's clocks say.
+    fn moment(&self, node: u32) -> Moment {
+        let wall = WALL_MS + self.now.0 / 1_000_000;
+        let skew = self.nodes.get(node as usize).map_or(0, |own| own.skew_ms);
+        Moment { now: self.now, wall: UnixMs(wall.saturating_add_signed(skew)) }
     }
 
     /// Nodes that live.
@@ -154,6 +168,28 @@ impl World {
 
     /// A new node that knows some others. `place` says which of the places that a key can have will do.
     pub fn join(&mut self, entries: &[u32], role: Role, place: impl Fn(&NodeId) -> bool) -> u32 {
+        let ip = self.any_address();
+        self.join_at(entries, role, ip, place)
+    }
+
+    /// An address of somebody's.
+    fn any_address(&mut self) -> std::net::Ipv4Addr {
+        loop {
+            let ip = std::net::Ipv4Addr::from_bits(self.rng.next_u64() as u32);
+            if ip.octets()[0] < 224 && site::is_global((ip, 1).into()) {
+                return ip;
+            }
+        }
+    }
+
+    /// The same at an address.
+    pub fn join_at(
+        &mut self,
+        entries: &[u32],
+        role: Role,
+        ip: std::net::Ipv4Addr,
+        place: impl Fn(&NodeId) -> bool,
+    ) -> u32 {
         let secret = Secret::from_bytes(self.rng.bytes());
         let first = Identity::new(secret, 0, 0);
         let mut nonce = 0u64;
@@ -163,16 +199,9 @@ impl World {
         }
         let identity = Arc::new(if nonce == 0 { first } else { first.with_nonces(nonce, 0) });
         let node = self.nodes.len() as u32;
-        let ip = loop {
-            let ip = std::net::Ipv4Addr::from_bits(self.rng.next_u64() as u32);
-            let [a, b, ..] = ip.octets();
-            let local =
-                ip.is_private() || ip.is_loopback() || ip.is_link_local() || a == 100 && b & 0xc0 == 64;
-            if a != 0 && a < 224 && !local {
-                break ip;
-            }
-        };
-        let address = std::net::SocketAddr::from((ip, 4600));
+        let address = SocketAddr::from((ip, 4600));
+        let skew = self.settings.skew.as_millis() as u64;
+        let skew_ms = self.rng.below(2 * skew + 1) as i64 - skew as i64;
         let rng = self.rng.fork();
         let core = Overlay::new(self.settings.config, identity, [address], self.now, rng);
         let peer = *core.own();
@@ -184,6 +213,7 @@ impl World {
             core: Some(Box::new(core)),
             peer,
             role,
+            skew_ms,
             side: 0,
             timer,
             sessions: BTreeMap::new(),
@@ -195,7 +225,7 @@ impl World {
         self.push(timer, Event::Timer(node));
         for entry in entries {
             let peer = self.nodes[*entry as usize].peer;
-            let at = self.moment();
+            let at = self.moment(node);
             if let Some(core) = &mut self.nodes[node as usize].core {
                 core.handle_up(at, &peer, peer.contact.addresses().next());
             }
@@ -241,7 +271,7 @@ impl World {
     }
 
     fn fire(&mut self, node: u32) {
-        let at = self.moment();
+        let at = self.moment(node);
         let own = &mut self.nodes[node as usize];
         let Some(core) = &mut own.core else { return };
         if own.timer <= self.now {
@@ -252,7 +282,7 @@ impl World {
     }
 
     fn deliver(&mut self, to: u32, from: u32, bytes: Vec<u8>) {
-        let at = self.moment();
+        let at = self.moment(to);
         let sender = self.nodes[from as usize].peer;
         let is_apart = self.is_parted && self.nodes[to as usize].side != self.nodes[from as usize].side;
         let own = &mut self.nodes[to as usize];
@@ -301,14 +331,19 @@ impl World {
         let is_answer = !matches!(bytes.first(), Some(1..=4));
         let mut size = self.links.bytes(bytes.len(), is_answer);
         let Some(&target) = self.by_id.get(&to.id) else {
-            // Nobody there: a first flight into the void.
-            size += link::HANDSHAKE_BYTES / 2;
-            self.tally.bytes += size;
-            self.note_question(from, u32::MAX, &bytes, size);
+            self.into_the_void(from, to, &bytes, size);
             return;
         };
         let said = self.nodes[from as usize].sessions.get(&target);
         let is_new = !is_answer && said.is_none_or(|last| self.now >= *last + idle);
+        let is_there =
+            |address| self.nodes[target as usize].peer.contact.addresses().any(|own| own == address);
+        if is_new && !to.contact.addresses().any(is_there) {
+            // Somebody else is there, or nobody.
+            self.tally.misled += 1;
+            self.into_the_void(from, to, &bytes, size);
+            return;
+        }
         if is_new {
             size += link::HANDSHAKE_BYTES;
             self.tally.handshakes += 1;
@@ -329,6 +364,20 @@ impl World {
             delay += 2 * self.links.one_way(from, target);
         }
         self.push(self.now + delay, Event::Deliver { to: target, from, bytes });
+    }
+
+    /// A first flight that nobody answers.
+    fn into_the_void(&mut self, from: u32, to: &Peer, bytes: &[u8], size: u64) {
+        let size = size + link::HANDSHAKE_BYTES / 2;
+        self.tally.bytes += size;
+        self.note_aimed(to.contact.addresses());
+        self.note_question(from, u32::MAX, bytes, size);
+    }
+
+    /// Somebody is tried somewhere.
+    fn note_aimed(&mut self, addresses: impl Iterator<Item = SocketAddr>) {
+        let victim = self.victim;
+        self.tally.aimed += u64::from(addresses.into_iter().any(|address| Some(address) == victim));
     }
 
     /// Gives every node a side, by chance. Nothing is parted yet.

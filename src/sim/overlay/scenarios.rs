@@ -22,7 +22,7 @@ pub struct Report {
 }
 
 impl Report {
-    fn new(title: String, columns: &[&'static str]) -> Self {
+    pub(super) fn new(title: String, columns: &[&'static str]) -> Self {
         Self { title, columns: columns.to_vec(), rows: Vec::new() }
     }
 
@@ -33,15 +33,16 @@ impl Report {
     }
 }
 
-const LOOKUPS: &[&str] = &["lookups", "success %", "hops", "asked", "p50 ms", "p90 ms", "p99 ms", "bytes"];
+pub(super) const LOOKUPS: &[&str] =
+    &["lookups", "success %", "hops", "asked", "p50 ms", "p90 ms", "p99 ms", "bytes", "tried in vain"];
 
-fn numbers(summary: &Summary) -> Vec<f64> {
-    let Summary { lookups, success_percent, hops, asked, p50_ms, p90_ms, p99_ms, bytes, .. } = *summary;
-    vec![lookups as f64, success_percent, hops, asked, p50_ms, p90_ms, p99_ms, bytes]
+pub(super) fn numbers(summary: &Summary) -> Vec<f64> {
+    let Summary { lookups, success_percent, hops, asked, p50_ms, p90_ms, p99_ms, bytes, vain, .. } = *summary;
+    vec![lookups as f64, success_percent, hops, asked, p50_ms, p90_ms, p99_ms, bytes, vain]
 }
 
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
 
 impl World {
     /// So many nodes, each of which enters through two that are there; hostile ones among them by chance.
@@ -153,72 +154,6 @@ pub fn steady(nodes: usize, lookups: usize, time: Duration, settings: Settings) 
         world.table_sizes(),
         world.tally.kept as f64 / world.tally.checks.max(1) as f64,
     );
-    report
-}
-
-/// A fifth (or so) of the nodes is hostile, in one of three ways.
-pub fn hostile(nodes: usize, lookups: usize, share: f64, settings: Settings) -> Report {
-    let title = format!("{nodes} nodes, {:.0} % hostile, {lookups} lookups each", 100.0 * share);
-    let mut report = Report::new(title, LOOKUPS);
-    for (name, role) in [("silent", Role::Silent), ("lying", Role::Liar), ("steering", Role::Steering)] {
-        let mut world = World::new(settings);
-        world.grow(nodes, 10 * MINUTE, share, role);
-        world.run_for(5 * MINUTE);
-        let mut chunks = world.publish((nodes / 20).clamp(20, 500));
-        world.live(&mut chunks, 10 * MINUTE, lookups, 0.5, Manner::Near);
-        let (cold, warm) = world.take_probes();
-        report.rows.push((format!("{name}, cold"), numbers(&cold)));
-        report.rows.push((format!("{name}, warm"), numbers(&warm)));
-    }
-    report
-}
-
-/// Nodes of an attacker in the region of one key, as many as so many times the hash power that made all honest nodes
-/// buys in this `part` of it; they steer. The key is published, and looked for by nodes drawn by chance.
-pub fn eclipse(nodes: usize, lookups: usize, powers: &[f64], part: f64, settings: Settings) -> Report {
-    let columns = ["attackers", "success %", "asked", "p50 ms", "p99 ms", "bytes", "log2 hashes"];
-    let mut report =
-        Report::new(format!("an attacker in {part} of one key's region among {nodes} nodes"), &columns);
-    for power in powers {
-        let mut world = World::new(settings);
-        world.grow(nodes, 10 * MINUTE, 0.0, Role::Honest);
-        world.run_for(5 * MINUTE);
-        let chunk = ChunkId(world.rng.bytes());
-        let region = (crate::overlay::density::region(nodes as u64) as f64 * part) as u64;
-        // The region holds REGION_NODES of the honest; so much work makes so many times as many there, and none elsewhere.
-        let attackers = (power * part * REGION_NODES as f64) as usize;
-        let inside = move |place: &NodeId| leading(&distance(&chunk.0, &place.0)) <= region;
-        for _ in 0..attackers {
-            let friends = [world.any(), world.any()];
-            world.join(&friends, Role::Steering, inside);
-            world.run_for(SECOND / 2);
-        }
-        // They have all the time to get into tables.
-        world.run_for(20 * MINUTE);
-        let publisher = world.any_honest();
-        world.provide(publisher, chunk);
-        world.run_for(2 * MINUTE);
-        for turn in 0..lookups {
-            let node = world.any_honest();
-            world.look(node, chunk, Manner::Near, turn.is_multiple_of(2));
-            world.run_for(2 * SECOND);
-        }
-        world.run_for(30 * SECOND);
-        let (cold, warm) = world.take_probes();
-        let both = (cold.found + warm.found) as f64 / lookups as f64 * 100.0;
-        let floor = f64::from(crate::crypto::rank::PLACE_FLOOR_BITS);
-        let hashes = attackers as f64 * (nodes as f64 / part / REGION_NODES as f64) * 2f64.powf(floor);
-        let values = vec![
-            attackers as f64,
-            both,
-            warm.asked,
-            warm.p50_ms,
-            warm.p99_ms,
-            warm.bytes,
-            if attackers == 0 { 0.0 } else { hashes.log2() },
-        ];
-        report.rows.push((format!("{power} times the honest power"), values));
-    }
     report
 }
 
@@ -398,4 +333,38 @@ impl World {
         }
         false
     }
+}
+
+/// A publisher of many chunks: how many it looks after in an hour.
+pub fn publishing(nodes: usize, chunks: usize, settings: Settings) -> Report {
+    let mut world = World::new(settings);
+    world.grow(nodes, 10 * MINUTE, 0.0, Role::Honest);
+    world.run_for(5 * MINUTE);
+    let columns =
+        ["minutes", "chunks an hour", "messages/s", "bytes/s", "nodes that keep each", "kept by nobody"];
+    let mut report = Report::new(format!("{chunks} chunks of one publisher among {nodes} nodes"), &columns);
+    let publisher = world.any_honest();
+    let before = world.tally;
+    let begun = world.now;
+    for _ in 0..chunks {
+        let chunk = ChunkId(world.rng.bytes());
+        world.provide(publisher, chunk);
+    }
+    let all = |world: &World| (world.tally.checks - before.checks) as usize;
+    while all(&world) < chunks && world.now < begun + 50 * MINUTE {
+        world.run_for(SECOND / 10);
+    }
+    let time = world.now.since(begun).as_secs_f64();
+    let checks = all(&world) as f64;
+    let each = |now: u64, before: u64| (now - before) as f64 / time;
+    let values = vec![
+        time / 60.0,
+        checks / time * 3600.0,
+        each(world.tally.messages, before.messages),
+        each(world.tally.bytes, before.bytes),
+        (world.tally.kept - before.kept) as f64 / checks,
+        (world.tally.checks_lost - before.checks_lost) as f64,
+    ];
+    report.rows.push(("first time".to_owned(), values));
+    report
 }

@@ -1,6 +1,7 @@
 //! What users of the simulated nodes do: provide chunks, look for them, see what comes.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use super::World;
 use super::measure::{Probe, Summary};
@@ -11,7 +12,7 @@ use crate::wire::overlay::Record;
 impl World {
     /// A node has a chunk and says so.
     pub fn provide(&mut self, node: u32, chunk: ChunkId) {
-        let at = self.moment();
+        let at = self.moment(node);
         self.holders.entry(chunk).or_default().push(node);
         if let Some(core) = &mut self.nodes[node as usize].core {
             core.provide(at, chunk);
@@ -35,7 +36,7 @@ impl World {
 
     /// A node looks for a chunk, with all sessions there or with none.
     pub fn look(&mut self, node: u32, chunk: ChunkId, manner: Manner, warm: bool) {
-        let at = self.moment();
+        let at = self.moment(node);
         let wanted = Wanted { key: chunk.0, goal: Goal::Providers(u8::MAX), manner, quiet: false };
         if !warm {
             // Both ends forget.
@@ -54,6 +55,7 @@ impl World {
             hops: 0,
             asked: 0,
             bytes: 0,
+            vain: 0,
             done: false,
             numbers: BTreeSet::new(),
         };
@@ -76,6 +78,13 @@ impl World {
             Summary::of(done.iter().filter(|probe| !probe.warm)),
             Summary::of(done.iter().filter(|probe| probe.warm)),
         )
+    }
+
+    /// All of them together.
+    pub fn take_all(&mut self) -> Summary {
+        let done = std::mem::take(&mut self.probes);
+        self.nodes.iter_mut().for_each(|node| node.probes.clear());
+        Summary::of(done.iter())
     }
 
     /// Questions for records that nodes were asked since the last call, the most first.
@@ -125,19 +134,38 @@ impl World {
             return;
         };
         let chunk = self.probes[index].chunk;
+        for record in records {
+            self.try_provider(node, index, id, chunk, record);
+        }
+    }
+
+    /// The user goes where a record says that the chunk is.
+    fn try_provider(&mut self, node: u32, index: usize, id: LookupId, chunk: ChunkId, record: &Record) {
+        let at = self.moment(node);
+        let tried: Vec<SocketAddr> = record.provider.addresses().collect();
+        let provider = self.by_id.get(&record.provider.node_id()).copied();
+        let there = provider.map(|provider| self.nodes[provider as usize].peer);
+        let seen = there.and_then(|peer| peer.contact.addresses().next()).filter(|seen| tried.contains(seen));
         let holders = self.holders.get(&chunk).map(Vec::as_slice).unwrap_or_default();
-        let has_it = |record: &Record| {
-            let provider = self.by_id.get(&record.provider.node_id());
-            provider.is_some_and(|provider| holders.contains(provider))
-        };
-        if self.probes[index].found.is_none() && records.iter().any(has_it) {
-            let at = self.moment();
-            let probe = &mut self.probes[index];
+        let has_it = seen.is_some() && provider.is_some_and(|provider| holders.contains(&provider));
+        if seen.is_none() {
+            self.note_aimed(tried.iter().copied());
+        }
+        let (core, probe) = (&mut self.nodes[node as usize].core, &mut self.probes[index]);
+        let Some(core) = core else { return };
+        match there.filter(|_| seen.is_some()) {
+            Some(peer) => {
+                core.handle_up(at, &peer, seen);
+                core.handle_down(&peer.id);
+            }
+            None => core.handle_failed(at, &record.provider.node_id(), &tried),
+        }
+        if has_it && probe.found.is_none() {
             probe.found = Some(self.now.since(probe.begun));
             // Its provider has been reached and its content verified: that is how a user knows.
-            if let Some(core) = &mut self.nodes[node as usize].core {
-                core.stop(at, id);
-            }
+            core.stop(at, id);
+        } else if !has_it && probe.found.is_none() {
+            probe.vain += 1;
         }
     }
 

@@ -36,18 +36,31 @@ fn answer() -> impl Strategy<Value = Answer> {
     )
 }
 
+fn keeping() -> impl Strategy<Value = Keeping> {
+    let verdict = prop_oneof![Just(Verdict::Kept), Just(Verdict::Full), Just(Verdict::Unfit)];
+    (verdict, any::<u8>(), any::<u16>()).prop_map(|(verdict, hosts, queries)| Keeping {
+        verdict,
+        hosts,
+        queries,
+    })
+}
+
 fn body() -> impl Strategy<Value = Body> {
     prop_oneof![
         (any::<[u8; 20]>(), any::<[bool; 3]>(), 0u8..=160).prop_map(|(key, [records, far, quiet], reach)| {
             Body::Find(Find { key, records, far, reach: if far { reach } else { 0 }, quiet })
         }),
         Just(Body::Probe),
-        (any::<[u8; 20]>(), record())
-            .prop_map(|(chunk, record)| Body::Announce { chunk: ChunkId(chunk), record }),
+        (prop::collection::vec(any::<[u8; 20]>(), 1..=ANNOUNCED_CHUNKS_MAX), record()).prop_map(
+            |(chunks, record)| {
+                let all: Vec<_> = chunks.into_iter().map(|chunk| (ChunkId(chunk), record)).collect();
+                Body::Announce(Announcement::of(&all).expect("not too many, and alike"))
+            }
+        ),
         (any::<[u8; 20]>(), any::<bool>()).prop_map(|(key, far)| Body::Delegate { key, far }),
         answer().prop_map(Body::Answer),
         any::<(IpAddr, u16)>().prop_map(|(ip, port)| Body::Here(Endpoint::new((ip, port).into()))),
-        prop_oneof![Just(Verdict::Kept), Just(Verdict::Full), Just(Verdict::Unfit)].prop_map(Body::Verdict),
+        prop::collection::vec(keeping(), 1..=ANNOUNCED_CHUNKS_MAX).prop_map(Body::Verdicts),
     ]
 }
 
@@ -101,6 +114,15 @@ fn sizes_are_what_the_page_says() {
     let six =
         Contact::new(card, ["[2001:db8::1]:7", "[2001:db8::2]:7"].map(|text| text.parse().expect("one")));
     assert_eq!((four.size(), six.size(), Contact::LEN_MAX, Record::LEN_MAX), (56, 87, 87, 155));
+    let identity = Identity::new(Secret::from_bytes([7; 32]), 1, 2);
+    let all: Vec<_> = (0..=ANNOUNCED_CHUNKS_MAX as u8)
+        .map(|n| (ChunkId([n; 20]), Record::sign(&identity, &ChunkId([n; 20]), four, 1_000)))
+        .collect();
+    assert_eq!(Announcement::of(&all), None, "more than fit");
+    let announcement = Announcement::of(&all[1..]).expect("as many as fit");
+    assert!(announcement.records().eq(all[1..].iter().copied()), "each is what it is alone");
+    let announce = |announcement| Message { number: 0, body: Body::Announce(announcement) }.emit().len();
+    assert_eq!((announce(announcement), announce(Announcement::one(all[0].0, &all[0].1))), (1074, 150));
     let find = Find { key: [0; 20], records: true, far: false, reach: 0, quiet: false };
     assert_eq!(Message { number: 0, body: Body::Find(find) }.emit().len(), 27);
     let answer = Answer { contacts: vec![four; ANSWER_CONTACTS_MAX], ..Answer::default() };
