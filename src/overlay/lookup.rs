@@ -425,11 +425,6 @@ impl Lookup {
         let Some(asked) = self.mark(id, State::Gone) else { return };
         if asked.tries == 1 {
             self.asked.remove(id);
-            self.revive(id);
-            let distance = distance(&self.wanted.key, &id.0);
-            if let Some(own) = self.paths[asked.path].get_mut(&distance) {
-                own.state = State::Gone;
-            }
         }
         self.outcome.asked = self.outcome.asked.saturating_sub(1);
     }

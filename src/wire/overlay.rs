@@ -14,6 +14,8 @@
 //! record   | expires 4, s | contact … | signature 64 |
 //! ```
 
+mod announcement;
+
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::Malformed;
@@ -22,6 +24,8 @@ use crate::crypto::{Identity, IdentityCard};
 use crate::limits::{
     ANNOUNCED_CHUNKS_MAX, ANSWER_CONTACTS_MAX, ANSWER_RECORDS_MAX, CONTACT_ADDRESSES_MAX, OVERLAY_MESSAGE_MAX,
 };
+
+pub use announcement::{Announcement, Keeping};
 
 /// What a record's signature is for.
 const CONTEXT: &str = "tornet provider v1";
@@ -175,61 +179,6 @@ fn signed(chunk: &ChunkId, expires: u32, provider: &Contact) -> Vec<u8> {
     out
 }
 
-/// A provider's records of several chunks, which share their time and contact.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Announcement {
-    /// Until when they hold, seconds since the Unix epoch.
-    pub expires: u32,
-    /// The provider.
-    pub provider: Contact,
-    /// Chunks and signatures, 1 to [`ANNOUNCED_CHUNKS_MAX`].
-    signed: Vec<(ChunkId, [u8; SIGNATURE_SIZE])>,
-}
-
-impl Announcement {
-    /// Of one chunk.
-    pub fn one(chunk: ChunkId, record: &Record) -> Self {
-        let signed = vec![(chunk, record.signature)];
-        Self { expires: record.expires, provider: record.provider, signed }
-    }
-
-    /// Of several; `None` of none, of too many, or where times or contacts differ.
-    pub fn of<'a>(records: impl IntoIterator<Item = &'a (ChunkId, Record)>) -> Option<Self> {
-        let mut records = records.into_iter();
-        let (chunk, first) = records.next()?;
-        let mut all = Self::one(*chunk, first);
-        for (chunk, record) in records {
-            let alike = record.expires == all.expires && record.provider == all.provider;
-            if !alike || all.signed.len() >= ANNOUNCED_CHUNKS_MAX {
-                return None;
-            }
-            all.signed.push((*chunk, record.signature));
-        }
-        Some(all)
-    }
-
-    /// The record of each chunk, as it would come alone.
-    pub fn records(&self) -> impl Iterator<Item = (ChunkId, Record)> + '_ {
-        let record = |signature| Record { expires: self.expires, provider: self.provider, signature };
-        self.signed.iter().map(move |(chunk, signature)| (*chunk, record(*signature)))
-    }
-
-    /// Chunks.
-    pub fn count(&self) -> usize {
-        self.signed.len()
-    }
-
-    fn put(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.expires.to_le_bytes());
-        self.provider.put(out);
-        out.push(self.signed.len() as u8);
-        for (chunk, signature) in &self.signed {
-            out.extend_from_slice(&chunk.0);
-            out.extend_from_slice(signature);
-        }
-    }
-}
-
 /// A question about a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Find {
@@ -271,17 +220,6 @@ pub enum Verdict {
     Full = 1,
     /// Not kept: its signature, its time or its provider's rank do not do.
     Unfit = 2,
-}
-
-/// What a keeper says of one announced chunk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Keeping {
-    /// Whether it keeps the record.
-    pub verdict: Verdict,
-    /// Other providers of the chunk that it knows.
-    pub hosts: u8,
-    /// How often the chunk was asked for here lately.
-    pub queries: u16,
 }
 
 /// One message.
