@@ -769,6 +769,8 @@ pub const CLOCK_GRACE_S: u32 = 600;
 pub const RECORDS_PER_KEY_MAX: usize = 16;
 /// Of those, so many that were renewed are displaced by nobody.
 pub const RECORDS_RENEWED_KEPT: usize = 12;
+/// Of those, so many that came first are not displaced by rank.
+pub const RECORDS_FIRST_KEPT: usize = 8;
 /// Of those, brought from one IPv4 /24 or IPv6 /48 at most.
 pub const RECORDS_PER_KEY_SITE_MAX: usize = 2;
 /// Of those, brought from one IPv4 /16 or IPv6 /32 at most.
@@ -1041,7 +1043,8 @@ const _: () = {
         5 + 4 + 87 + 1 + ANNOUNCED_CHUNKS_MAX * (20 + 64) <= OVERLAY_MESSAGE_MAX,
         "an announcement of many chunks is one packet"
     );
-    assert!(RECORDS_RENEWED_KEPT < RECORDS_PER_KEY_MAX && RECORDS_PER_PROVIDER_MAX < RECORDS_MAX);
+    assert!(RECORDS_FIRST_KEPT < RECORDS_RENEWED_KEPT && RECORDS_RENEWED_KEPT < RECORDS_PER_KEY_MAX);
+    assert!(RECORDS_PER_KEY_SITE_MAX < RECORDS_PER_KEY_NETWORK_MAX && RECORDS_PER_PROVIDER_MAX < RECORDS_MAX);
     assert!(ANNOUNCEMENTS_OPEN_MAX + REGION_NODES_MAX < EXCHANGES_MAX);
     assert!(REPUBLISH_MS + REPUBLISH_TOGETHER_MS < RECORD_S_MAX as u64 * 1000);
     assert!(RELAYS_TOLD_MAX * 105 + HELLO_SERVICES_MAX * 4 + HELLO_AGENT_MAX + 16 <= HELLO_SIZE_MAX);

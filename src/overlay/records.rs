@@ -72,21 +72,23 @@ impl Chunk {
         (sites.filter(|site| *site == own).count(), network)
     }
 
-    /// Who makes room for a newcomer where all places are taken: not those that were renewed, of which as many as may
-    /// stay; of the others, one whose network has more places than the newcomer's would have, or one of lower rank.
+    /// Who makes room for a newcomer where all places are taken: of those that were renewed as many as may stay do. Of the
+    /// others, one whose network has more places than the newcomer's would have; or else one of lower rank, but none of
+    /// those that were here first.
     fn displaceable(&self, site: Option<Site>, rank: u32) -> Option<NodeId> {
-        let mut renewed: Vec<&Kept> = self.kept.iter().filter(|kept| kept.renewed).collect();
-        renewed.sort_by_key(|kept| (kept.since_s, kept.provider));
-        let stays = |kept: &&Kept| {
-            renewed.iter().take(RECORDS_RENEWED_KEPT).any(|stays| stays.provider == kept.provider)
-        };
+        let mut by_age: Vec<&Kept> = self.kept.iter().collect();
+        by_age.sort_by_key(|kept| (kept.since_s, kept.provider));
+        let renewed = by_age.iter().filter(|kept| kept.renewed).take(RECORDS_RENEWED_KEPT);
+        let safe: Vec<NodeId> = renewed.map(|kept| kept.provider).collect();
         let own = self.crowd(site).1 + 1;
-        let worth = |kept: &&Kept| {
-            let crowd = self.crowd(kept.site).1;
-            (usize::from(crowd > own) * crowd, Reverse(kept.rank))
-        };
-        let worst = self.kept.iter().filter(|kept| !stays(kept)).max_by_key(worth)?;
-        (worth(&worst).0 > 0 || worst.rank < rank).then_some(worst.provider)
+        let others = by_age.iter().enumerate().filter(|(_, kept)| !safe.contains(&kept.provider));
+        let crowd = |kept: &Kept| self.crowd(kept.site).1;
+        let crowded = others.clone().filter(|(_, kept)| crowd(kept) > own);
+        if let Some((_, most)) = crowded.max_by_key(|(_, kept)| (crowd(kept), Reverse(kept.rank))) {
+            return Some(most.provider);
+        }
+        let late = others.filter(|(age, kept)| *age >= RECORDS_FIRST_KEPT && kept.rank < rank);
+        late.min_by_key(|(_, kept)| kept.rank).map(|(_, least)| least.provider)
     }
 }
 
