@@ -151,3 +151,15 @@ fn records_end_and_those_far_from_their_place_sooner() {
     assert_eq!(records.of(&chunk, NOW + 604, rng).len(), 1);
     assert!(records.of(&chunk, NOW + 605, rng).is_empty() && records.is_empty());
 }
+
+#[test]
+fn who_was_first_is_displaced_by_no_rank_before_it_can_renew() {
+    let mut keeper = Keeper::new();
+    let fresh = record(1, NOW + 7200);
+    assert_eq!(keeper.keep(&fresh, by([9, 1, 1, 1]), NOW), Verdict::Kept);
+    for n in 0..200u32 {
+        let mined = record_of(1_000 + n, 8, &CHUNK, NOW + 7200);
+        keeper.keep(&mined, by([20 + n as u8, 1, 1, 1]), NOW + 1 + n);
+    }
+    assert!(keeper.has(&fresh, NOW + 300) && keeper.records.len() == RECORDS_PER_KEY_MAX);
+}
