@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::site::Site;
 use crate::base::{ChunkId, NodeId, Rng};
 use crate::limits::{
-    ANNOUNCED_PER_MINUTE_MAX, ANSWER_RECORDS_MAX, CLOCK_GRACE_S, RECORD_S_MAX, RECORDS_MAX,
-    RECORDS_PER_KEY_MAX, RECORDS_PER_KEY_NETWORK_MAX, RECORDS_PER_KEY_SITE_MAX, RECORDS_PER_PROVIDER_MAX,
-    RECORDS_RENEWED_KEPT,
+    ANNOUNCED_PER_MINUTE_MAX, ANSWER_RECORDS_MAX, CLOCK_GRACE_S, RECORD_S_MAX, RECORDS_FIRST_KEPT,
+    RECORDS_MAX, RECORDS_PER_KEY_MAX, RECORDS_PER_KEY_NETWORK_MAX, RECORDS_PER_KEY_SITE_MAX,
+    RECORDS_PER_PROVIDER_MAX, RECORDS_RENEWED_KEPT,
 };
 use crate::wire::overlay::{Record, Verdict};
 
@@ -212,7 +212,15 @@ impl Records {
         let Some(own) = self.chunks.get(chunk) else { return Vec::new() };
         let from = rng.below(own.kept.len() as u64) as usize;
         let turned = own.kept[from..].iter().chain(&own.kept[..from]);
-        turned.take(ANSWER_RECORDS_MAX).map(|kept| kept.record).collect()
+        // Half of them from those that were renewed, lest a flood hides who stays.
+        let first = turned.clone().filter(|kept| kept.renewed).take(ANSWER_RECORDS_MAX / 2);
+        let mut told: Vec<&Kept> = first.collect();
+        for kept in turned {
+            if told.len() < ANSWER_RECORDS_MAX && told.iter().all(|other| other.provider != kept.provider) {
+                told.push(kept);
+            }
+        }
+        told.into_iter().map(|kept| kept.record).collect()
     }
 
     /// Takes out what has ended.
