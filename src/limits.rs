@@ -809,6 +809,70 @@ pub const ANNOUNCE_TURN_MS: u64 = 50;
 pub const DUE_LOOKED_MAX: usize = 4096;
 /// Effects that wait to be taken from the overlay at most.
 pub const OVERLAY_EFFECTS_MAX: usize = 4096;
+/// Of a network's name, in front of every message of the overlay, bytes.
+pub const OVERLAY_TAG_SIZE: usize = 4;
+/// Sessions with strangers that a node keeps open for the overlay at most, of each direction.
+pub const OVERLAY_SESSIONS_MAX: usize = 512;
+/// One that the overlay has not used for so long is closed, milliseconds.
+pub const OVERLAY_IDLE_MS: u64 = 30_000;
+/// How often they are looked at, milliseconds.
+pub const OVERLAY_SWEEP_MS: u64 = 5_000;
+/// Handshakes for the overlay at once, per shard.
+pub const OVERLAY_CALLS_MAX: usize = 256;
+/// Messages that wait for one of them at most.
+pub const OVERLAY_QUEUED_MAX: usize = 8;
+/// A handshake for the overlay is given up after so long, milliseconds.
+pub const OVERLAY_CALL_MS_MAX: u64 = 6_000;
+/// A node that knows fewer others enters again.
+pub const OVERLAY_ENTERED_MIN: usize = 4;
+/// Pause before it does, milliseconds; twice as long each time, up to the second.
+pub const OVERLAY_ENTER_MS_MIN: u64 = 2_000;
+/// The longest.
+pub const OVERLAY_ENTER_MS_MAX: u64 = 60_000;
+/// Saved peers that are called at once to enter.
+pub const OVERLAY_ENTER_SAVED: usize = 8;
+/// Nodes by which a network may be entered, in the configuration, at most.
+pub const BOOTSTRAP_MAX: usize = 64;
+/// Chunks that one shard has looked up at once.
+pub const FINDS_MAX: usize = 4;
+/// How often in a row one chunk is looked up for nothing before it is given up.
+pub const FINDS_PER_CHUNK_MAX: u8 = 3;
+/// Pause between two lookups of one chunk, milliseconds.
+pub const FIND_AGAIN_MS: u64 = 3_000;
+/// Chunks of which a shard remembers that they were looked up, at most.
+pub const FINDS_REMEMBERED_MAX: usize = 1024;
+/// A lookup of which nothing was heard for so long is over, milliseconds.
+pub const FIND_MS_MAX: u64 = LOOKUP_MS_MAX + 5_000;
+/// Providers with a session that a shard fetches from at once, friends aside.
+pub const PROVIDERS_MAX: usize = 16;
+/// Providers that are called at once.
+pub const PROVIDER_CALLS_MAX: usize = 4;
+/// Providers that wait to be called at most.
+pub const PROVIDERS_WAITING_MAX: usize = 64;
+/// A provider that was called and of which nothing was heard for so long is not there, milliseconds.
+pub const PROVIDER_CALL_MS_MAX: u64 = 10_000;
+/// And is not called again for so long, milliseconds.
+pub const PROVIDER_AGAIN_MS: u64 = 20_000;
+/// A provider that gave nothing for so long makes room for another, milliseconds.
+pub const PROVIDER_IDLE_MS: u64 = 10_000;
+/// While the network is asked for it, what nobody here has is waited for so long at most, milliseconds.
+pub const GET_NETWORK_MS_MAX: u64 = 90_000;
+/// Requests for chunks of one stranger at once.
+pub const REQUESTS_PER_STRANGER_MAX: usize = 32;
+/// Requests for chunks of all strangers of a shard at once.
+pub const STRANGER_REQUESTS_MAX: usize = 1024;
+/// Chunks that are named at once to be provided.
+pub const PROVIDE_BATCH: usize = 256;
+/// How often the store is looked through for chunks that are not provided yet, milliseconds.
+pub const PROVIDE_MS: u64 = 1_000;
+/// And that often although nothing seems to have changed, milliseconds.
+pub const PROVIDE_MS_MAX: u64 = 60_000;
+/// Peers that are told at once to be saved.
+pub const PEERS_BATCH: usize = 256;
+/// How often the peers that were met are saved, milliseconds.
+pub const PEERS_SAVE_MS: u64 = 60_000;
+/// For the first time, milliseconds.
+pub const PEERS_SAVE_MS_FIRST: u64 = 10_000;
 
 // ---- the shaper (docs/shaping.md) --------------------------------------------------------------
 
@@ -1047,6 +1111,11 @@ const _: () = {
     assert!(RECORDS_PER_KEY_SITE_MAX < RECORDS_PER_KEY_NETWORK_MAX && RECORDS_PER_PROVIDER_MAX < RECORDS_MAX);
     assert!(ANNOUNCEMENTS_OPEN_MAX + REGION_NODES_MAX < EXCHANGES_MAX);
     assert!(REPUBLISH_MS + REPUBLISH_TOGETHER_MS < RECORD_S_MAX as u64 * 1000);
+    assert!(OVERLAY_TAG_SIZE + OVERLAY_MESSAGE_MAX + PACKET_OVERHEAD + 22 <= DATAGRAM_MIN);
+    assert!(OVERLAY_CALLS_MAX < HANDSHAKES_OUT_MAX && FINDS_MAX * SHARDS_MAX as usize <= LOOKUPS_MAX);
+    assert!(OVERLAY_CALL_MS_MAX < HANDSHAKE_MS_MAX && OVERLAY_IDLE_MS < SESSION_IDLE_MS_MAX);
+    assert!(REQUESTS_PER_STRANGER_MAX < REQUESTS_PER_SESSION_MAX);
+    assert!(GET_NETWORK_MS_MAX > 2 * FIND_MS_MAX && GET_NETWORK_MS_MAX < GET_STARVED_MS_MAX);
     assert!(RELAYS_TOLD_MAX * 105 + HELLO_SERVICES_MAX * 4 + HELLO_AGENT_MAX + 16 <= HELLO_SIZE_MAX);
     assert!(HELLO_SIZE_MAX as u64 <= STREAM_UNREAD_MAX);
     assert!(CELL_INNER_LARGE >= 1280, "IPv6 passes");

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use crate::base::Prefix;
+use crate::base::{ChunkId, Prefix};
 use crate::io::latency::Latencies;
 use crate::node::command::Command;
 
@@ -29,6 +29,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// How long things took, shard by shard.
     fn latencies(&self) -> Vec<Latencies>;
+
+    /// Chunks published here from a place in their order on, at most `most`, each with its place. Waits for the disk.
+    fn local_chunks(&self, from: u64, most: usize) -> Result<Vec<(u64, ChunkId)>, String>;
 
     /// How full the store is.
     fn store_stats(&self) -> StoreStats;

@@ -15,6 +15,7 @@ pub mod friends;
 mod host;
 mod jobs;
 mod metrics;
+pub mod overlay;
 pub mod reports;
 pub mod routes;
 pub mod server;
@@ -60,6 +61,7 @@ pub struct Api {
     exits: AtomicBool,
     /// The limits that the node was told last.
     told_limits: Mutex<NodeLimits>,
+    told_overlay: Mutex<overlay::Told>,
     usage: Mutex<Usage>,
     /// Held while it is written.
     saving: Mutex<()>,
@@ -93,6 +95,7 @@ impl Api {
             tunnelling: tokio::sync::Mutex::new(()),
             exits: AtomicBool::new(false),
             told_limits: Mutex::default(),
+            told_overlay: Mutex::default(),
             usage: Mutex::new(usage),
             saving: Mutex::new(()),
             started: Instant::now(),

@@ -10,7 +10,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::base::fileop::JobId;
 use crate::limits::{API_QUESTIONS_MAX, GET_JOBS_MAX};
-use crate::node::command::{GetProgress, Report, Snapshot};
+use crate::node::command::{GetProgress, Known, Report, Snapshot};
 
 /// Where a `get` stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,8 @@ struct Shared {
 struct Waiting {
     jobs: BTreeMap<JobId, watch::Sender<JobState>>,
     questions: BTreeMap<u64, oneshot::Sender<Box<Snapshot>>>,
+    /// Whoever asked for peers that were met; one at a time asks.
+    peers: Option<oneshot::Sender<Vec<Known>>>,
     next_token: u64,
 }
 
@@ -75,6 +77,12 @@ impl Reports {
             Report::Done(job, progress) => tell(&job, JobState::Done(progress)),
             Report::Failed(job, why) => tell(&job, JobState::Failed(why)),
             Report::Warning(line) => tracing::warn!("{line}"),
+            Report::Peers(known) => {
+                let mut waiting = waiting;
+                if let Some(asker) = waiting.peers.take() {
+                    let _ = asker.send(known);
+                }
+            }
             Report::Status(token, snapshot) => {
                 let mut waiting = waiting;
                 if let Some(asker) = waiting.questions.remove(&token) {
@@ -113,6 +121,13 @@ impl Reports {
         let (sender, state) = watch::channel(JobState::Running(GetProgress::default()));
         waiting.jobs.insert(job, sender);
         Some(JobReports { job, reports: self.clone(), state })
+    }
+
+    /// Prepares to hear of peers that were met, instead of whoever asked before.
+    pub fn peers(&self) -> oneshot::Receiver<Vec<Known>> {
+        let (sender, receiver) = oneshot::channel();
+        self.waiting().peers = Some(sender);
+        receiver
     }
 
     /// Prepares a question; `None` when too many wait for answers.

@@ -8,6 +8,7 @@ use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
+use super::overlay::overlay_json;
 use super::routes::answer;
 use super::tunnels::tunnels_json;
 use super::{Api, PutProgress, StoreStats, lock};
@@ -97,6 +98,10 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Result<Response, ApiErr
         .iter()
         .map(|(class, stats)| (class.name().to_owned(), class_json(stats, queued(&view.snapshot, *class))))
         .collect();
+    let counter = |name: &str| {
+        view.counters.iter().find(|(one, ..)| *one == name).map_or(0, |(.., value)| *value)
+    };
+    let overlay = overlay_json(&view.snapshot, &config, counter);
     let store = view.store;
     let (up, down) = view.rates;
     Ok(answer(&json!({
@@ -120,6 +125,7 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Result<Response, ApiErr
             "cache_bytes": store.cache_bytes,
             "cache_bytes_max": store.cache_bytes_max,
         },
+        "overlay": overlay,
         "tunnels": tunnels,
         "jobs": jobs,
         "classes": classes,

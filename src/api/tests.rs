@@ -17,7 +17,7 @@ use crate::base::{ChunkId, NodeId, PublicKey};
 use crate::config::ConfigFile;
 use crate::crypto::{Identity, Secret};
 use crate::io::latency::{Board, Latencies, Recorder};
-use crate::node::command::{CircuitSnapshot, GetProgress, PeerSnapshot, Report, Snapshot};
+use crate::node::command::{CircuitSnapshot, GetProgress, OverlaySnapshot, PeerSnapshot, Report, Snapshot};
 use crate::shape::{Class, ClassStats};
 use crate::wire::invite::{Invite, network_hash};
 use crate::wire::locator::Locator;
@@ -63,11 +63,24 @@ impl Backend for Fake {
             }
             Command::Limits(limits) => Told::Limits(limits.up, limits.down, limits.peers.len()),
             Command::Relay(rules) => Told::Relay(rules.relay),
-            Command::Circuit(_) | Command::Exit(_) => return Ok(()),
+            Command::Peers { .. } => {
+                self.reports.deliver(Report::Peers(Vec::new()));
+                return Ok(());
+            }
+            Command::Circuit(_)
+            | Command::Exit(_)
+            | Command::Overlay(_)
+            | Command::Provide(_)
+            | Command::Withdraw(_)
+            | Command::Restore(_) => return Ok(()),
             Command::Shutdown => Told::Shutdown,
         };
         let _ = self.told.send(told);
         Ok(())
+    }
+
+    fn local_chunks(&self, _: u64, _: usize) -> Result<Vec<(u64, crate::base::ChunkId)>, String> {
+        Ok(Vec::new())
     }
 
     fn put(&self, request: PutRequest, progress: Progress) -> Result<PutHandle, Busy> {
@@ -140,6 +153,7 @@ fn snapshot() -> Snapshot {
         gauges: vec![("slices_free", "Slice buffers that are free", 768.0)],
         jobs: vec![(JobId(7), GetProgress::default())],
         tunnels: Vec::new(),
+        overlay: Some(OverlaySnapshot { contacts: 12, ..OverlaySnapshot::default() }),
         classes: Class::ALL.map(|class| (class, ClassStats::default())).to_vec(),
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::api::{
     Backend, Busy, PutEvent, PutHandle, PutProgress, PutRequest, Reports, StoreStats, TunnelPlan,
 };
+use crate::base::ChunkId;
 use crate::config::{Config, NodeDir};
 use crate::crypto::rank::PLACE_FLOOR_BITS;
 use crate::crypto::{Identity, Secret};
@@ -124,6 +125,10 @@ impl Backend for Linked {
             cache_bytes: stats.cache.bytes,
             cache_bytes_max: stats.cache.limit,
         }
+    }
+
+    fn local_chunks(&self, from: u64, most: usize) -> Result<Vec<(u64, ChunkId)>, String> {
+        self.daemon.local_chunks(from, most)
     }
 
     fn tunnel(&self, plan: Option<TunnelPlan>) -> Result<(), String> {

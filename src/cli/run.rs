@@ -48,7 +48,7 @@ pub(super) fn run(dir: &NodeDir) -> Result<(), Failure> {
         Usage::new(&path)
     });
     let api = Api::new(backend.clone(), reports.clone(), card, &file, usage, set_log);
-    runtime.block_on(control(api, backend, reports, unix, tcp))
+    runtime.block_on(control(api, backend, reports, unix, tcp, dir.peers()))
 }
 
 /// The control thread's life.
@@ -58,6 +58,7 @@ async fn control(
     reports: Reports,
     unix: StdUnixListener,
     tcp: Option<std::net::TcpListener>,
+    peers: PathBuf,
 ) -> Result<(), Failure> {
     let cannot = |what: &str, error: &io::Error| Failure::new(format!("cannot {what}: {}", plain(error)));
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| cannot("wait for signals", &e))?;
@@ -68,6 +69,9 @@ async fn control(
 
     let begun = async {
         api.tell_relay().await.map_err(|error| Failure::new(error.line))?;
+        api.tell_overlay().await.map_err(|error| Failure::new(error.line))?;
+        let known = api::overlay::load_peers(&peers);
+        api.restore_peers(&known).await.map_err(|error| Failure::new(error.line))?;
         api.tell_friends().await.map_err(|error| Failure::new(error.line))?;
         api.start_tunnels().await;
         api.tell_limits().await.map_err(|error| Failure::new(error.line))?;
@@ -85,12 +89,16 @@ async fn control(
         let watchdog = tokio::spawn(feed_watchdog(api.clone()));
         let schedule = api.clone();
         let schedule = tokio::spawn(async move { schedule.follow_limits().await });
+        let (network, path) = (api.clone(), peers.clone());
+        let network = tokio::spawn(async move { network.follow_overlay(path).await });
         outcome = tokio::select! {
             () = either(&mut terminate, &mut interrupt) => Ok(()),
             why = reports.failure() => Err(Failure::new(why)),
         };
         watchdog.abort();
         schedule.abort();
+        network.abort();
+        api.save_peers(&peers).await;
     }
 
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
@@ -235,6 +243,11 @@ mod tests {
                 | Command::Relay(_)
                 | Command::Limits(_)
                 | Command::Exit(_)
+                | Command::Overlay(_)
+                | Command::Provide(_)
+                | Command::Withdraw(_)
+                | Command::Restore(_)
+                | Command::Peers { .. }
                 | Command::Circuit(_) => {}
             }
             Ok(())
@@ -245,6 +258,9 @@ mod tests {
             _: Box<dyn FnMut(api::PutEvent) + Send>,
         ) -> Result<api::PutHandle, api::Busy> {
             Err(api::Busy)
+        }
+        fn local_chunks(&self, _: u64, _: usize) -> Result<Vec<(u64, crate::base::ChunkId)>, String> {
+            Ok(Vec::new())
         }
         fn tunnel(&self, _: Option<api::TunnelPlan>) -> Result<(), String> {
             Ok(())
@@ -277,7 +293,7 @@ mod tests {
             Api::new(node.clone(), reports.clone(), card, &file, Usage::new(&dir.usage()), Box::new(|_| {}));
         let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).expect("io_uring");
         let ended = runtime.block_on(async {
-            let daemon = tokio::spawn(control(api, node.clone(), reports.clone(), unix, None));
+            let daemon = tokio::spawn(control(api, node.clone(), reports.clone(), unix, None, dir.peers()));
             let asked = super::super::client::ask_async(&dir, hyper::Method::GET, "/v1/status", None).await;
             assert!(asked.is_ok_and(|status| status.is_some_and(|status| status["peers"].is_array())));
             reports.fatal("shard 0 ended: out of memory");

@@ -63,6 +63,22 @@ fn page(status: &Value, earlier: Option<(Duration, &Value)>) -> String {
     };
     out.push_str(&format!("store: {}; {}\n", full("local"), full("cache")));
 
+    let overlay = &status["overlay"];
+    if overlay.is_object() {
+        let n = |field: &str| number(overlay, field);
+        out.push_str(&format!(
+            "overlay: {} of about {}; lookups: {} found, {} vain, {} running; {} kept, {} of {} provided announced\n",
+            count(n("contacts"), "contact"),
+            count(n("nodes_estimated"), "node"),
+            n("lookups_found"),
+            n("lookups_vain"),
+            n("lookups_running"),
+            count(n("records_kept"), "record"),
+            n("chunks_announced"),
+            count(n("chunks_provided"), "chunk"),
+        ));
+    }
+
     let list = |field: &str| status[field].as_array().map(Vec::as_slice).unwrap_or_default();
     let peers = list("peers");
     let connected = peers.iter().filter(|peer| peer["connected"] == true).count();

@@ -54,6 +54,10 @@ impl NodeDir {
     pub fn salt(&self) -> PathBuf {
         self.0.join("salt.key")
     }
+    /// The peers that were met.
+    pub fn peers(&self) -> PathBuf {
+        self.0.join("peers")
+    }
     /// What was sent this month.
     pub fn usage(&self) -> PathBuf {
         self.0.join("usage")

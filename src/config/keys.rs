@@ -11,7 +11,7 @@ use super::{Config, ConfigError, limits};
 use crate::base::Prefix;
 use crate::base::units::{parse_size, show_size};
 use crate::limits::{
-    ADDRESSES_PER_PEER_MAX, BUSY_POLL_US_MAX, DEVICE_NAME_MAX, EXIT_RULES_MAX, LABEL_MAX, LAYERS_MAX,
+    ADDRESSES_PER_PEER_MAX, BOOTSTRAP_MAX, BUSY_POLL_US_MAX, DEVICE_NAME_MAX, EXIT_RULES_MAX, LABEL_MAX, LAYERS_MAX,
     LIMIT_WINDOWS_MAX, LIMITED_PEERS_MAX, LISTEN_ADDRESSES_MAX, ONION_ROUTES_MAX, RESERVED_SHARE_MILLI_MAX,
     SHARDS_MAX, TUNNEL_DNS_MAX, TUNNEL_MTU_MAX, TUNNEL_MTU_MIN,
 };
@@ -275,6 +275,48 @@ pub const KEYS: &[Key] = &[
         what: "whether one connected friend that relays is enough to begin with",
         read: |c, v| parse(one(v)?, "true or false").map(|on| c.onion_force = on),
         show: |c| vec![c.onion_force.to_string()],
+    },
+    Key {
+        name: "overlay.enabled",
+        kind: Kind::Switch,
+        live: true,
+        what: "whether this node takes part in the overlay: finds and is found, beyond its friends",
+        read: |c, v| parse(one(v)?, "true or false").map(|on| c.overlay_enabled = on),
+        show: |c| vec![c.overlay_enabled.to_string()],
+    },
+    Key {
+        name: "overlay.network",
+        kind: Kind::Text,
+        live: true,
+        what: "name of the overlay: nodes of another stay friends, and find nothing through each other",
+        read: |c, v| label(one(v)?).map(|text| c.overlay_network = text),
+        show: |c| vec![c.overlay_network.clone()],
+    },
+    Key {
+        name: "overlay.bootstrap",
+        kind: Kind::List,
+        live: true,
+        what: "invitations (tornet:node:…) of nodes by which the network is entered, beside friends and peers met before",
+        read: |c, v| {
+            list(v, BOOTSTRAP_MAX, "invitations, as `tornet invite` prints them").map(|list| c.overlay_bootstrap = list)
+        },
+        show: |c| texts(&c.overlay_bootstrap),
+    },
+    Key {
+        name: "overlay.far",
+        kind: Kind::Switch,
+        live: true,
+        what: "whether chunks are looked for from far (cheap, copies spread) instead of near (fast)",
+        read: |c, v| parse(one(v)?, "true or false").map(|on| c.overlay_far = on),
+        show: |c| vec![c.overlay_far.to_string()],
+    },
+    Key {
+        name: "serve.strangers",
+        kind: Kind::Switch,
+        live: true,
+        what: "whether those who are no friends are served chunks, in what friends leave",
+        read: |c, v| parse(one(v)?, "true or false").map(|on| c.serve_strangers = on),
+        show: |c| vec![c.serve_strangers.to_string()],
     },
     Key {
         name: "store.local_max",

@@ -14,6 +14,8 @@ pub mod friends;
 pub mod keyfile;
 pub mod keys;
 pub mod limits;
+pub mod overlay;
+pub mod peers;
 pub mod tunnels;
 pub mod usage;
 
@@ -25,6 +27,7 @@ use crate::base::{NodeId, Prefix, PublicKey};
 use crate::limits::{ASKED_SHARE_MILLI_USUAL, TUNNEL_MTU};
 use crate::onion::policy::Rule;
 use crate::shape::{PeerLimits, Plan};
+use crate::wire::invite::Invite;
 
 pub use dir::NodeDir;
 pub use document::ConfigFile;
@@ -123,6 +126,16 @@ pub struct Config {
     pub onion_exit: Option<PublicKey>,
     /// Whether one possible first hop will do.
     pub onion_force: bool,
+    /// Whether the node takes part in the overlay.
+    pub overlay_enabled: bool,
+    /// The overlay's name: those of another are not understood.
+    pub overlay_network: String,
+    /// Invitations of nodes by which the network is entered.
+    pub overlay_bootstrap: Vec<Invite>,
+    /// Whether chunks are looked for from far, which is cheap, instead of near, which is fast.
+    pub overlay_far: bool,
+    /// Whether those who are no friends are served chunks.
+    pub serve_strangers: bool,
     /// Bytes that published chunks may take.
     pub store_local_max: u64,
     /// Bytes that cached chunks may take.
@@ -177,6 +190,11 @@ impl Default for Config {
             onion_routes: EVERYTHING.iter().filter_map(|text| text.parse().ok()).collect(),
             onion_exit: None,
             onion_force: false,
+            overlay_enabled: true,
+            overlay_network: DEFAULT_NETWORK.to_owned(),
+            overlay_bootstrap: Vec::new(),
+            overlay_far: false,
+            serve_strangers: true,
             store_local_max: 64 << 30,
             store_cache_max: 16 << 30,
             tunnel_device: DEFAULT_DEVICE.to_owned(),
@@ -230,6 +248,7 @@ impl Config {
                 )));
             }
         }
+        overlay::check(self)?;
         tunnels::check(&self.tunnels, &self.friends)
     }
 }

@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 
 use crate::base::fileop::JobId;
-use crate::base::{NodeId, Prefix, PublicKey};
+use crate::base::{ChunkId, NodeId, Prefix, PublicKey};
 use crate::crypto::IdentityCard;
 use crate::onion::policy::Policy;
 
+pub use crate::overlay::peers::Known;
 pub use crate::service::get::{GetProgress, GetRequest};
 use crate::shape::Reservation;
 pub use crate::shape::{Asked, NodeLimits, PeerLimits};
@@ -32,6 +33,19 @@ pub enum Command {
     Cancel(JobId),
     /// What may be sent and asked for from now on.
     Limits(Box<NodeLimits>),
+    /// What the node does for and in the overlay from now on.
+    Overlay(Box<OverlayRules>),
+    /// Chunks of the store, to be provided to the network; at most [`crate::limits::PROVIDE_BATCH`].
+    Provide(Vec<ChunkId>),
+    /// Chunks that are provided no more; as many.
+    Withdraw(Vec<ChunkId>),
+    /// Peers that an earlier run met; at most [`crate::limits::PEERS_BATCH`].
+    Restore(Vec<Known>),
+    /// Asks for the peers that were met: those behind this place, as many as [`Report::Peers`] holds.
+    Peers {
+        /// `None`: from the first.
+        after: Option<NodeId>,
+    },
     /// Asks for a snapshot.
     Status {
         /// Handed back in the report.
@@ -57,6 +71,42 @@ impl Default for CircuitRules {
     fn default() -> Self {
         Self { relay: true, exit: false, named: true }
     }
+}
+
+/// What a node does for and in the overlay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OverlayRules {
+    /// Whether it takes part.
+    pub enabled: bool,
+    /// The network's name: those of other names are not understood.
+    pub network: String,
+    /// Where others reach this node, best first.
+    pub addresses: Vec<SocketAddr>,
+    /// By whom the network may be entered; at most [`crate::limits::BOOTSTRAP_MAX`].
+    pub bootstrap: Vec<(IdentityCard, Vec<SocketAddr>)>,
+    /// Whether chunks are looked for from far (cheap, and copies spread) instead of near (fast).
+    pub far: bool,
+    /// Whether those who are no friends are served chunks.
+    pub serve_strangers: bool,
+}
+
+/// A node's part in the overlay, to be shown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OverlaySnapshot {
+    /// Contacts in its table.
+    pub contacts: u64,
+    /// Nodes of the network, as far as can be told.
+    pub nodes: u64,
+    /// Peers that it remembers.
+    pub peers: u64,
+    /// Lookups under way, for whatever purpose.
+    pub lookups: u64,
+    /// Records that it keeps for others.
+    pub records: u64,
+    /// Chunks that it provides.
+    pub provided: u64,
+    /// Of those, the ones that others keep a record of, as the last check said.
+    pub announced: u64,
 }
 
 /// What an exit lets out, and under which addresses.
@@ -116,6 +166,9 @@ pub enum Report {
     Warning(String),
     /// The snapshot that was asked for.
     Status(u64, Box<Snapshot>),
+    /// Peers that were met, in the order of their places; at most [`crate::limits::PEERS_BATCH`], fewer when these are the
+    /// last.
+    Peers(Vec<Known>),
 }
 
 /// A node's state for `status`, the status page and metrics.
@@ -133,6 +186,8 @@ pub struct Snapshot {
     pub tunnels: Vec<TunnelSnapshot>,
     /// The circuit of our own, if one is wanted.
     pub circuit: Option<CircuitSnapshot>,
+    /// The overlay, if the node takes part.
+    pub overlay: Option<OverlaySnapshot>,
     /// What each class of traffic sent, and how long it waited.
     pub classes: Vec<(Class, ClassStats)>,
 }
@@ -143,6 +198,7 @@ impl Snapshot {
         self.peers.extend(other.peers);
         self.jobs.extend(other.jobs);
         self.circuit = self.circuit.take().or(other.circuit);
+        self.overlay = self.overlay.take().or(other.overlay);
         if self.classes.is_empty() {
             self.classes = other.classes;
         } else {

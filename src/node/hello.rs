@@ -1,7 +1,7 @@
 //! Introductions: each side of a session says once what it is and which services it offers.
 
 use super::peer::{Meeting, Role};
-use super::{CHUNK_CHANNEL, Clock, HELLO_CHANNEL, Node, SERVICES, TOO_SLOW};
+use super::{CHUNK_CHANNEL, Clock, HELLO_CHANNEL, Node, TOO_SLOW};
 use crate::base::{StreamId, Time};
 use crate::limits::HELLO_SIZE_MAX;
 use crate::service::PeerId;
@@ -12,11 +12,11 @@ use crate::wire::hello::Hello;
 impl Node {
     /// Introduces this node to a peer that just connected.
     pub(super) fn say_hello(&mut self, id: PeerId) {
-        let relays = self.relays_to_tell(id);
+        let (relays, services) = (self.relays_to_tell(id), self.services());
         let Some(peer) = self.peers.get_mut(&id) else { return };
         // A peer that gives no stream at all is not told; nothing depends on it.
         let Ok(stream) = peer.connection.open(HELLO_CHANNEL, RecvMode::Ordered) else { return };
-        let bytes = Hello { relays, ..Hello::ours(SERVICES) }.emit();
+        let bytes = Hello { relays, ..Hello::ours(&services) }.emit();
         let written = peer.connection.write(stream, &bytes);
         debug_assert!(written == Ok(bytes.len()), "a new stream takes an introduction");
         peer.connection.finish(stream);
@@ -71,6 +71,7 @@ impl Node {
                     self.fetch.peer_down(id);
                 }
                 self.learn_relays(clock, id);
+                self.overlay_met(clock, id);
             }
             Err(malformed) => {
                 self.counters.violations += 1;

@@ -14,6 +14,10 @@ mod friends;
 mod hello;
 mod line;
 mod loans;
+mod overlay;
+mod overlay_finding;
+mod overlay_keeper;
+mod overlay_links;
 mod passing;
 mod peer;
 mod peers;
@@ -29,13 +33,16 @@ mod tunnel;
 mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::fileop::{FileDone, FileOp, JobId};
 use crate::base::{
     ChannelId, ChunkRead, Memory, Path, Place, PublicKey, Rng, SlicePool, StreamId, Time, TunPacket, UnixMs,
 };
-use crate::limits::{GET_OTHERS_MS_MAX, LIAR_MS, PROGRESS_MS, RECORD_BUFFERS, SLICE_BUFFERS};
+use crate::limits::{
+    GET_NETWORK_MS_MAX, GET_OTHERS_MS_MAX, LIAR_MS, PROGRESS_MS, RECORD_BUFFERS, SLICE_BUFFERS,
+};
 use crate::service::PeerId;
 use crate::service::fetch::{self, Fetch};
 use crate::service::get::{Get, GetRequest};
@@ -48,6 +55,7 @@ use circuits::Circuits;
 pub use command::{Command, Report};
 use friends::{Friends, Standing};
 use loans::Loans;
+use overlay::Overlays;
 use passing::Passing;
 use peer::{Peer, Role};
 use shaping::Shaping;
@@ -62,8 +70,8 @@ pub const CHUNK_CHANNEL: ChannelId = ChannelId(1);
 pub const HELLO_CHANNEL: ChannelId = ChannelId(2);
 /// The channel on which peers ask for promises (docs/protocol/reserve.md).
 pub const RESERVE_CHANNEL: ChannelId = ChannelId(3);
-/// The services of a node, by number: what its introduction lists.
-pub const SERVICES: &[ChannelId] = &[CHUNK_CHANNEL, HELLO_CHANNEL, RESERVE_CHANNEL];
+/// The channel of the overlay's datagrams (docs/protocol/overlay.md).
+pub const OVERLAY_CHANNEL: ChannelId = ChannelId(4);
 
 /// ECN-capable transport, code point ECT(0).
 const ECT0: u8 = 2;
@@ -187,6 +195,7 @@ pub struct Node {
     tunnels: Tunnels,
     waiting: Waiting,
     circuits: Circuits,
+    overlay: Overlays,
     counters: Counters,
     /// The last round trip that a peer's acknowledgement showed, until it is asked for.
     round_trip: Option<Duration>,
@@ -217,6 +226,7 @@ impl Node {
     /// A node without peers.
     pub fn new(config: Config, mut rng: Rng, now: Time) -> Self {
         let shard = config.shard;
+        let overlay = Overlays::new(shard, Arc::clone(&config.identity), config.place_floor_bits);
         let circuits = Circuits::new(config.identity.card().key, config.suite, shard, rng.fork(), now);
         let sessions = Sessions::new(config, rng.fork(), now);
         Self {
@@ -249,6 +259,7 @@ impl Node {
             tunnels: Tunnels::default(),
             waiting: Waiting::default(),
             circuits,
+            overlay,
             counters: Counters::default(),
             round_trip: None,
         }
@@ -319,6 +330,13 @@ impl Node {
             Command::Circuit(want) => self.want_circuit(clock, want),
             Command::Get(request) => self.start_get(clock, request),
             Command::Limits(limits) => self.set_limits(clock, *limits),
+            Command::Overlay(rules) => self.set_overlay(clock, *rules),
+            Command::Provide(chunks) => self.tell_keeper(clock, |keeper, at| keeper.provide(at, chunks)),
+            Command::Withdraw(chunks) => {
+                self.tell_keeper(clock, |keeper, _| chunks.iter().for_each(|chunk| keeper.withdraw(chunk)));
+            }
+            Command::Restore(known) => self.tell_keeper(clock, |keeper, at| keeper.restore(at.now, known)),
+            Command::Peers { after } => self.tell_peers(after),
             Command::Cancel(job) => self.get.cancel(job, "cancelled; the same get resumes"),
             Command::Status { token } => {
                 let snapshot = self.snapshot(clock.now);
@@ -335,7 +353,7 @@ impl Node {
 
     fn start_get(&mut self, clock: Clock, request: GetRequest) {
         let job = request.job;
-        if self.friends.len() == 0 {
+        if self.friends.len() == 0 && !self.overlay.is_on() {
             let why = "this node has no friends to get it from; add one: tornet friend add tornet:node:…";
             return self.fail_get(job, why.to_string());
         }
@@ -359,14 +377,17 @@ impl Node {
     /// Lets every part react to what the others did, until nothing moves.
     fn settle(&mut self, clock: Clock, world: &mut impl World) {
         self.session_events(clock);
-        let others = self.friends_away(clock.now) > 0;
-        self.fetch.expect_others(others.then(|| clock.now + Duration::from_millis(GET_OTHERS_MS_MAX)));
+        let network = self.overlay.is_on();
+        let others = network || self.friends_away(clock.now) > 0;
+        let most = if network { GET_NETWORK_MS_MAX } else { GET_OTHERS_MS_MAX };
+        self.fetch.expect_others(others.then(|| clock.now + Duration::from_millis(most)));
         while let Some(id) = self.touched.pop() {
             self.stream_events(clock, id, world);
             self.apply_acts();
             self.queue(clock.now, id);
         }
         self.apply_acts();
+        self.settle_overlay(clock, world);
         while let Some(id) = self.touched.pop() {
             self.queue(clock.now, id);
         }
@@ -421,11 +442,12 @@ impl Node {
             fetch::Event::Slice { target, index, data, len, from } => {
                 // The peer may have closed behind its last slice, which is verified and comes only once.
                 let node = self.peers.get(&from).map(|peer| peer.node);
+                self.source_gave(clock, &target.id, from);
                 self.get.slice(target, index, data, len, node);
             }
             fetch::Event::Unavailable { target } => {
                 let away = self.friends_away(clock.now);
-                self.get.unavailable(&target, away);
+                self.get.unavailable(&target, away, self.overlay.is_on());
             }
             fetch::Event::Liar { peer, chunk } => {
                 let Some(liar) = self.peers.get(&peer) else { return };

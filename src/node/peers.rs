@@ -10,7 +10,7 @@ use crate::base::Time;
 use crate::crypto::IdentityCard;
 use crate::limits::{EARLY_DATA_MAX, STREAM_UNREAD_MAX};
 use crate::service::PeerId;
-use crate::session::{CloseCode, ConnectError, Event as SessionEvent, FailedWhy, SessionKey};
+use crate::session::{CloseCode, ClosedWhy, ConnectError, Event as SessionEvent, FailedWhy, SessionKey};
 use crate::stream::{self, Connection};
 
 impl Node {
@@ -40,14 +40,19 @@ impl Node {
                         self.fetch.peer_down(early.peer);
                     }
                     match why {
-                        FailedWhy::Superseded(other) => self.circuits_moved(session, other),
+                        FailedWhy::Superseded(other) => {
+                            self.circuits_moved(session, other);
+                            self.overlay_moved(clock, session, other);
+                        }
                         FailedWhy::NoAnswer | FailedWhy::Cancelled => {
                             self.circuits_failed(clock, session);
+                            self.overlay_call_failed(clock, session);
+                            self.provider_lane(clock.now, session, None);
                             self.friends.failed(clock.now, session, &mut self.rng);
                         }
                     }
                 }
-                SessionEvent::Closed { session, .. } => self.peer_down(clock, session),
+                SessionEvent::Closed { session, why } => self.peer_down(clock, session, &why),
                 SessionEvent::Moved { session, .. } => {
                     let Some(id) = self.by_session.get(&session).copied() else { continue };
                     if let Some(peer) = self.peers.get_mut(&id) {
@@ -105,6 +110,10 @@ impl Node {
         } else if lane == 0 {
             self.friends.expected(clock.now, &card.key);
         }
+        if initiator {
+            self.overlay_called(clock, session, id);
+            self.provider_lane(clock.now, session, Some(id));
+        }
         if lane == 0 {
             self.say_hello(id);
             self.ask_promise(clock, id);
@@ -160,8 +169,9 @@ impl Node {
         }
     }
 
-    fn peer_down(&mut self, clock: Clock, session: SessionKey) {
+    fn peer_down(&mut self, clock: Clock, session: SessionKey, why: &ClosedWhy) {
         let Some(id) = self.by_session.remove(&session) else { return };
+        self.source_down(id);
         self.friends.gone(clock.now, id);
         self.fetch.peer_down(id);
         self.serve.peer_down(id);
@@ -171,6 +181,7 @@ impl Node {
         self.loans.forget(self.shaping.budget.shard(), id);
         self.circuits_down(clock, id, &peer.card.key);
         self.circuits_failed(clock, session);
+        self.overlay_down(clock, id, &peer.card, why);
         if let Some(at) = peer.timer {
             self.timers.remove(&(at, id));
         }

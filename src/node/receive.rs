@@ -136,6 +136,10 @@ impl Node {
                 self.handle_circuit_cross(clock, from, *message, world);
                 return true;
             }
+            Cross::Overlay(message) => {
+                self.handle_overlay_cross(clock, from, *message);
+                return true;
+            }
             Cross::Send { path, segment, ecn, bytes } => {
                 if self.foreign.len() < PASSING_MAX {
                     self.foreign.push_back(Foreign { path, segment, ecn, bytes });

@@ -83,6 +83,7 @@ impl Node {
             jobs,
             tunnels: self.tunnels.snapshot(),
             circuit: self.circuits.snapshot(),
+            overlay: self.overlay.snapshot(),
             classes: self.shaping.classes(),
         }
     }
@@ -102,6 +103,7 @@ impl Node {
     fn gauges(&self) -> Vec<(&'static str, &'static str, f64)> {
         let connected = self.peers.values().filter(|peer| peer.lane == 0 && peer.trust.is_some()).count();
         let sessions = self.peers.values().filter(|peer| peer.lane == 0).count();
+        let overlay = self.overlay.snapshot().unwrap_or_default();
         vec![
             ("sessions", "Established sessions", sessions as f64),
             ("lanes", "Further lanes of sessions", (self.peers.len() - sessions) as f64),
@@ -113,6 +115,14 @@ impl Node {
                 // It is the node's, and gauges of shards are added up.
                 self.shaping.rate().filter(|_| self.shaping.budget.shard() == OWNER).unwrap_or(0) as f64,
             ),
+            ("overlay_contacts", "Contacts in the overlay's table", overlay.contacts as f64),
+            ("overlay_nodes", "Nodes of the network, estimated", overlay.nodes as f64),
+            ("overlay_peers", "Peers that are remembered", overlay.peers as f64),
+            ("overlay_lookups_running", "Lookups under way", overlay.lookups as f64),
+            ("overlay_records", "Providers' records kept for others", overlay.records as f64),
+            ("overlay_provided", "Chunks provided", overlay.provided as f64),
+            ("overlay_announced", "Of those, the ones of which others keep a record", overlay.announced as f64),
+            ("overlay_sessions", "Sessions and handshakes that the overlay uses", self.overlay.links.len() as f64),
             ("requests_serving", "Chunk requests being answered", self.serve.active() as f64),
             ("gets_running", "Gets under way", self.get.progress().count() as f64),
         ]
@@ -126,6 +136,7 @@ impl Node {
         let fetch = self.fetch.counters();
         let (tunnel, joined) = (self.tunnels.counters, self.tunnels.joined());
         let waited = self.waiting.stats();
+        let (overlay, core) = (self.overlay.counters, self.overlay.core_counters());
         let (cells, onion) = (self.circuits.counters, *self.circuits.onion.counters());
         vec![
             ("node_trains_received", "Trains of datagrams handed in", trains_in),
@@ -229,6 +240,24 @@ impl Node {
             ("tunnel_dropped_no_buffer", "Packets that found no buffer", tunnel.no_buffer + joined.no_buffer),
             ("tunnel_dropped_not_allowed", "Packets from addresses that are not allowed for their sender", tunnel.not_allowed),
             ("tunnel_dropped_unmarkable", "Packets whose congestion mark they could not carry", tunnel.unmarkable),
+            ("serve_refused", "Requests of strangers where they are not served", serve.refused),
+            ("serve_strangers", "Requests of strangers taken", serve.strangers),
+            ("overlay_received", "Messages of the overlay received", overlay.received),
+            ("overlay_sent", "Messages of the overlay sent", overlay.sent),
+            ("overlay_foreign", "Messages of another network's overlay", overlay.foreign),
+            ("overlay_unsent", "Messages of the overlay for which there was no session or room", overlay.unsent),
+            ("overlay_calls", "Sessions begun for the overlay", overlay.calls),
+            ("overlay_calls_failed", "Of those, the ones that did not come about", overlay.calls_failed),
+            ("overlay_sessions_closed", "Sessions that only the overlay had used, closed", overlay.closed),
+            ("overlay_lookups", "Lookups begun for gets", overlay.lookups),
+            ("overlay_lookups_found", "Of those, the ones that named a provider", overlay.lookups_found),
+            ("overlay_lookups_vain", "Of those, the ones that named none", overlay.lookups_vain),
+            ("overlay_providers", "Providers that lookups named", overlay.providers),
+            ("overlay_served", "Questions of others answered", core.served),
+            ("overlay_refused", "Questions of others refused, their askers having asked too much", core.refused),
+            ("overlay_stray", "Answers that belonged to no question", core.stray),
+            ("overlay_unfit", "Records whose signature or time was wrong", core.unfit),
+            ("overlay_dropped", "Effects of the overlay's core that found no room", core.dropped),
             ("gets_done", "Gets completed", gets_done),
             ("gets_failed", "Gets that failed", gets_failed),
         ]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::peer::Role;
-use super::{CHUNK_CHANNEL, Clock, HELLO_CHANNEL, Node, RESERVE_CHANNEL, World};
+use super::{CHUNK_CHANNEL, Clock, HELLO_CHANNEL, Node, OVERLAY_CHANNEL, RESERVE_CHANNEL, World};
 use crate::base::StreamId;
 use crate::limits::{HELLO_MS_MAX, MESSAGE_SIZE_MAX};
 use crate::service::PeerId;
@@ -28,7 +28,7 @@ impl Node {
             match event {
                 StreamEvent::Opened { stream, channel } if channel == CHUNK_CHANNEL => {
                     peer.streams.insert(stream, Role::Serving);
-                    self.serve.opened(clock.now, id, stream, &mut self.acts);
+                    self.serve.opened(clock.now, id, stream, peer.trust.is_none(), &mut self.acts);
                 }
                 StreamEvent::Opened { stream, channel } if channel == HELLO_CHANNEL => {
                     let until = clock.now + Duration::from_millis(HELLO_MS_MAX);
@@ -109,6 +109,9 @@ impl Node {
                     }
                 }
                 StreamEvent::StreamsAvailable => self.fetch.more_streams(id),
+                StreamEvent::Datagram { channel, bytes } if channel == OVERLAY_CHANNEL => {
+                    self.overlay_datagram(clock, id, &bytes);
+                }
                 StreamEvent::Writable(_) | StreamEvent::Datagram { .. } | StreamEvent::MtuChanged(_) => {}
             }
         }

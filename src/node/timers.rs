@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Clock, Node, Report};
 use crate::base::Time;
 use crate::base::fileop::JobId;
-use crate::limits::{GET_LONELY_MS_MAX, GET_STARVED_MS_MAX, PROGRESS_MS};
+use crate::limits::{GET_LONELY_MS_MAX, GET_NETWORK_MS_MAX, GET_STARVED_MS_MAX, PROGRESS_MS};
 
 impl Node {
     /// When [`super::Input::Tick`] is wanted.
@@ -20,6 +20,7 @@ impl Node {
             self.fetch.poll_timeout(),
             self.serve.poll_timeout(),
             self.circuits.poll_timeout(),
+            self.overlay.poll_timeout(),
             self.meetings.first().map(|(until, ..)| *until),
             self.next_progress,
             lonely,
@@ -87,9 +88,15 @@ impl Node {
             return self.watch_food(now);
         }
         let since = *self.lonely_since.get_or_insert(now);
-        if now.since(since) >= Duration::from_millis(GET_LONELY_MS_MAX) {
+        let network = self.overlay.is_on();
+        let busy = self.overlay.finding.is_busy() && now.since(since) < Duration::from_millis(GET_NETWORK_MS_MAX);
+        if now.since(since) >= Duration::from_millis(GET_LONELY_MS_MAX) && !busy {
             let friends = self.friends.len();
             let why = match self.liars.len() {
+                _ if network => format!(
+                    "no friend answers ({friends} known), and the network names nobody else who answers and has it; \
+                     run the same get again to resume"
+                ),
                 0 => format!(
                     "no friend answers ({friends} known); check that they run and can be reached \
                      (tornet status), then run the same get again to resume"

@@ -332,6 +332,11 @@ impl Overlay {
         self.published.remove(chunk);
     }
 
+    /// Chunks that are provided.
+    pub fn provided(&self) -> usize {
+        self.published.len()
+    }
+
     /// How a published chunk fares.
     pub fn health(&self, chunk: &ChunkId) -> Option<Health> {
         self.published.health(chunk)

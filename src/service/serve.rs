@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use super::PeerId;
 use crate::base::{ChunkRead, ReadFault, StreamId, Time};
-use crate::limits::{BUSY_RETRY_MS, CHUNK_SLICES_MAX, REQUEST_MS_MAX, REQUESTS_PER_SESSION_MAX, SLICE_SIZE};
+use crate::limits::{
+    BUSY_RETRY_MS, CHUNK_SLICES_MAX, REQUEST_MS_MAX, REQUESTS_PER_SESSION_MAX, REQUESTS_PER_STRANGER_MAX,
+    SLICE_SIZE, STRANGER_REQUESTS_MAX,
+};
 use crate::wire::chunkmsg::{ReplyHead, SliceRequest, Status, mask_of};
 
 /// Where the bytes of a served slice are read: the chunk's handle and the slice, in one number.
@@ -54,8 +57,12 @@ pub struct Counters {
     pub bytes: u64,
     /// Requests for chunks that are not here.
     pub not_found: u64,
-    /// Requests turned away because the peer has too many open.
+    /// Requests turned away because the peer, or strangers in all, have too many open.
     pub busy: u64,
+    /// Requests of strangers where they are not served.
+    pub refused: u64,
+    /// Requests of strangers taken.
+    pub strangers: u64,
     /// Requests that were no requests.
     pub malformed: u64,
     /// Requests that met damaged or unreadable storage.
@@ -92,6 +99,12 @@ pub struct Serve {
     /// are any, slices are on their way, and each that arrives calls them.
     starved: BTreeMap<u64, (PeerId, StreamId)>,
     next_ticket: u64,
+    /// Requests under way of each peer that is no friend.
+    strangers: BTreeMap<PeerId, BTreeSet<StreamId>>,
+    /// How many those are.
+    stranger_requests: usize,
+    /// Whether they are served at all.
+    refuses_strangers: bool,
     /// One entry per request that is not whole.
     deadlines: BTreeSet<(Time, PeerId, StreamId)>,
     counters: Counters,
@@ -115,6 +128,7 @@ impl Serve {
     }
 
     fn forget(&mut self, peer: PeerId, stream: StreamId) {
+        self.count_out(peer, stream);
         match self.requests.remove(&(peer, stream)) {
             Some(State::Asking(_, until)) => {
                 self.deadlines.remove(&(until, peer, stream));
@@ -144,13 +158,36 @@ impl Serve {
         self.requests.len()
     }
 
+    /// Whether peers that are no friends are served from now on. What is under way goes on.
+    pub fn serve_strangers(&mut self, serve: bool) {
+        self.refuses_strangers = !serve;
+    }
+
     /// A peer opened a stream on the chunk channel.
-    pub fn opened(&mut self, now: Time, peer: PeerId, stream: StreamId, acts: &mut Vec<Act>) {
+    pub fn opened(
+        &mut self,
+        now: Time,
+        peer: PeerId,
+        stream: StreamId,
+        stranger: bool,
+        acts: &mut Vec<Act>,
+    ) {
+        if stranger && self.refuses_strangers {
+            self.counters.refused += 1;
+            answer(peer, stream, Status::Refused, acts);
+            return;
+        }
         let open = self.requests.range((peer, StreamId(0))..=(peer, StreamId(u64::MAX))).count();
-        if open >= REQUESTS_PER_SESSION_MAX {
+        let most = if stranger { REQUESTS_PER_STRANGER_MAX } else { REQUESTS_PER_SESSION_MAX };
+        if open >= most || (stranger && self.stranger_requests >= STRANGER_REQUESTS_MAX) {
             self.counters.busy += 1;
             answer(peer, stream, Status::Busy, acts);
             return;
+        }
+        if stranger {
+            self.counters.strangers += 1;
+            self.stranger_requests += 1;
+            self.strangers.entry(peer).or_default().insert(stream);
         }
         let until = now + Duration::from_millis(REQUEST_MS_MAX);
         self.deadlines.insert((until, peer, stream));
@@ -207,7 +244,7 @@ impl Serve {
         acts.push(Act::Write(peer, stream, bytes));
         let state =
             State::Sending { handle: chunk.handle, chunk_len: chunk.len, rest: request.mask, wait: None };
-        self.forget(peer, stream);
+        self.end_asking(peer, stream);
         self.requests.insert((peer, stream), state);
         self.go_on(peer, stream, store, acts);
     }
@@ -255,12 +292,30 @@ impl Serve {
                     self.counters.damaged += 1;
                     acts.push(Act::Reset(peer, stream));
                     self.requests.remove(&(peer, stream));
+                    self.count_out(peer, stream);
                     return;
                 }
             }
         }
         acts.push(Act::Finish(peer, stream));
         self.requests.remove(&(peer, stream));
+        self.count_out(peer, stream);
+    }
+
+    /// The request is whole.
+    fn end_asking(&mut self, peer: PeerId, stream: StreamId) {
+        if let Some(State::Asking(_, until)) = self.requests.remove(&(peer, stream)) {
+            self.deadlines.remove(&(until, peer, stream));
+        }
+    }
+
+    /// A request is over; if a stranger's, it makes room.
+    fn count_out(&mut self, peer: PeerId, stream: StreamId) {
+        let Entry::Occupied(mut own) = self.strangers.entry(peer) else { return };
+        self.stranger_requests -= usize::from(own.get_mut().remove(&stream));
+        if own.get().is_empty() {
+            own.remove();
+        }
     }
 
     /// A slice became resident.
@@ -306,132 +361,4 @@ fn answer(peer: PeerId, stream: StreamId, status: Status, acts: &mut Vec<Act>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::{ChunkId, NoChunks, StoredChunk};
-
-    /// A store whose slices are all cold and of which `room` are faulted in at once.
-    struct Cold {
-        room: usize,
-        on_their_way: BTreeSet<(u64, u32)>,
-        here: BTreeSet<(u64, u32)>,
-    }
-
-    impl ChunkRead for Cold {
-        fn find(&mut self, id: &ChunkId) -> Option<StoredChunk> {
-            Some(StoredChunk { handle: id.0[0].into(), len: 3 * SLICE_SIZE as u32, root: [0; 32] })
-        }
-        fn slice_list(&mut self, _: u64, _: &mut Vec<u8>) -> Result<(), ReadFault> {
-            Ok(())
-        }
-        fn warm(&mut self, handle: u64, slice: u32) -> Result<bool, ReadFault> {
-            let at = (handle, slice);
-            if self.here.contains(&at) {
-                return Ok(true);
-            }
-            if !self.on_their_way.contains(&at) && self.on_their_way.len() == self.room {
-                return Err(ReadFault::Busy);
-            }
-            self.on_their_way.insert(at);
-            Ok(false)
-        }
-        fn prefetch(&mut self, handle: u64, slice: u32) {
-            if self.on_their_way.len() < self.room / 2 && !self.here.contains(&(handle, slice)) {
-                self.on_their_way.insert((handle, slice));
-            }
-        }
-        fn read(&mut self, _: u64, _: u32, _: &mut [u8]) -> Result<(), ReadFault> {
-            Err(ReadFault::Gone)
-        }
-    }
-
-    /// Found by review: beyond the bound, cold slices were read on the shard.
-    #[test]
-    fn requests_beyond_what_is_faulted_in_wait_and_none_is_forgotten() {
-        let (mut serve, mut acts) = (Serve::default(), Vec::new());
-        let mut store = Cold { room: 4, on_their_way: BTreeSet::new(), here: BTreeSet::new() };
-        let asked = 20;
-        for n in 0..asked {
-            let (peer, stream) = (PeerId(n), StreamId(0));
-            serve.opened(Time::from_millis(0), peer, stream, &mut acts);
-            let request = SliceRequest { chunk: ChunkId([n as u8; 20]), mask: 7, list: false };
-            serve.data(peer, stream, &request.emit(), true, &mut store, &mut acts);
-        }
-        assert_eq!((serve.starved.len(), store.on_their_way.len()), (17, 4));
-        serve.ended(PeerId(19), StreamId(0));
-        serve.peer_down(PeerId(18));
-        assert_eq!(serve.starved.len(), 15, "who is gone does not wait");
-        while let Some((handle, slice)) = store.on_their_way.pop_first() {
-            store.here.insert((handle, slice));
-            serve.warmed(handle, slice, &mut store, &mut acts);
-        }
-        let ended = acts.iter().filter(|act| matches!(act, Act::Finish(..))).count();
-        let slices = acts.iter().filter(|act| matches!(act, Act::Attach(..))).count();
-        assert_eq!((ended, slices, serve.active(), serve.starved.len()), (18, 54, 0, 0));
-        assert!(serve.cold.is_empty());
-    }
-
-    /// Found by review: they stayed until the slice came, however many came and went meanwhile.
-    #[test]
-    fn requests_that_end_do_not_wait_for_their_cold_slice() {
-        let (mut serve, mut acts) = (Serve::default(), Vec::new());
-        let mut store = Cold { room: 4, on_their_way: BTreeSet::new(), here: BTreeSet::new() };
-        let mut ask = |serve: &mut Serve, acts: &mut Vec<Act>, n: u64| {
-            serve.opened(Time::from_millis(0), PeerId(n), StreamId(n), acts);
-            let request = SliceRequest { chunk: ChunkId([1; 20]), mask: 7, list: false };
-            serve.data(PeerId(n), StreamId(n), &request.emit(), true, &mut store, acts);
-        };
-        for n in 0..1000 {
-            ask(&mut serve, &mut acts, n);
-            if n % 2 == 0 {
-                serve.ended(PeerId(n), StreamId(n));
-            } else {
-                serve.peer_down(PeerId(n));
-            }
-        }
-        assert!(serve.cold.is_empty() && serve.active() == 0);
-        ask(&mut serve, &mut acts, 1000);
-        ask(&mut serve, &mut acts, 1001);
-        serve.ended(PeerId(1000), StreamId(1000));
-        assert_eq!(serve.cold.values().map(BTreeSet::len).collect::<Vec<_>>(), [1]);
-        while let Some((handle, slice)) = store.on_their_way.pop_first() {
-            store.here.insert((handle, slice));
-            serve.warmed(handle, slice, &mut store, &mut acts);
-        }
-        let ended = acts.iter().filter(|act| matches!(act, Act::Finish(..))).count();
-        assert_eq!((ended, serve.active(), serve.cold.len()), (1, 0, 0));
-    }
-
-    #[test]
-    fn a_request_that_comes_byte_by_byte_is_given_up() {
-        let (mut serve, mut acts, peer) = (Serve::default(), Vec::new(), PeerId(1));
-        for n in 0..REQUESTS_PER_SESSION_MAX as u64 + 1 {
-            serve.opened(Time::from_millis(n), peer, StreamId(2 * n), &mut acts);
-        }
-        assert_eq!((serve.counters().busy, acts.len()), (1, 2), "one more than allowed is told so");
-        acts.clear();
-        // One is whole in time, one comes slowly, one is taken back, the others never come.
-        let request = [&[1, 0, 0, 0][..], &[7; 20]].concat();
-        serve.data(peer, StreamId(0), &request, true, &mut NoChunks, &mut acts);
-        assert_eq!(acts.len(), 2, "not found, and the end");
-        serve.ended(peer, StreamId(2));
-        acts.clear();
-        let limit = Time::from_millis(REQUEST_MS_MAX);
-        for byte in 0..20 {
-            let now = Time::from_millis(byte * REQUEST_MS_MAX / 20);
-            serve.handle_timeout(now, &mut acts);
-            serve.data(peer, StreamId(4), &request[byte as usize..][..1], false, &mut NoChunks, &mut acts);
-            assert!(acts.is_empty(), "{byte}");
-        }
-        assert_eq!(serve.poll_timeout(), Some(limit + Duration::from_millis(2)));
-        serve.handle_timeout(limit + Duration::from_millis(2), &mut acts);
-        assert!(matches!(acts[..], [Act::Abandon(PeerId(1), StreamId(4))]), "{acts:?}");
-        serve.handle_timeout(limit + Duration::from_secs(1), &mut acts);
-        assert_eq!((serve.active(), serve.poll_timeout()), (0, None));
-        assert_eq!(serve.counters().late as usize, REQUESTS_PER_SESSION_MAX - 2);
-        // The peer may ask again.
-        serve.opened(limit, peer, StreamId(1000), &mut acts);
-        serve.peer_down(peer);
-        assert_eq!((serve.active(), serve.poll_timeout()), (0, None));
-    }
-}
+mod tests;

@@ -6,7 +6,8 @@
 //! epoch's key, asks the replay window, opens → [`path`] when the address is new → the caller, or [`control`].
 //! A first flight's way in: [`disguise`] → [`gate`] (load, cookies, prefixes) → [`seen`] → [`noise`] →
 //! [`accept`]. Its way out: [`initiate`], with [`pending`] keeping the attempts. What crosses between the shards of
-//! a node: [`shards`], [`lanes`] for the further lanes of a session, [`circuits`] for what it only carries.
+//! a node: [`shards`], [`lanes`] for the further lanes of a session, [`circuits`]
+//! and [`overlay`] for what it only carries.
 
 mod accept;
 mod association;
@@ -22,6 +23,7 @@ mod knock;
 mod lane;
 mod lanes;
 mod noise;
+mod overlay;
 mod path;
 mod peers;
 mod pending;
@@ -40,6 +42,7 @@ pub use crate::wire::control::CloseCode;
 pub use crate::wire::packet::PacketKind;
 pub use circuits::{CircuitCross, NotOpened};
 pub use lanes::Seat;
+pub use overlay::OverlayCross;
 pub use sessions::Sessions;
 pub use shards::{Cross, Homes, Offer};
 pub use types::{

@@ -9,6 +9,7 @@ use super::circuits::CircuitCross;
 use super::home::Wanted;
 use super::lanes::Seat;
 use super::noise::Offered;
+use super::overlay::OverlayCross;
 use super::sessions::Sessions;
 use super::types::SessionKey;
 use crate::base::budget::{Demand, Loan, Round, Short, Tokens};
@@ -124,6 +125,8 @@ pub enum Cross {
     },
     /// In matters of circuits.
     Circuit(Box<CircuitCross>),
+    /// In matters of the overlay.
+    Overlay(Box<OverlayCross>),
     /// A lane has ended.
     LaneOver {
         /// The receiver's session.
@@ -157,6 +160,7 @@ impl Cross {
             Self::Send { .. } => "send",
             Self::Packet { .. } => "packet",
             Self::Circuit(message) => message.name(),
+            Self::Overlay(message) => message.name(),
             Self::LaneWanted { .. } => "lane wanted",
             Self::LaneAway { .. } => "lane away",
             Self::LaneSeat(_) => "lane",
@@ -372,6 +376,7 @@ impl Sessions {
             | Cross::Send { .. }
             | Cross::Packet { .. }
             | Cross::Circuit(_)
+            | Cross::Overlay(_)
             | Cross::Demand { .. }
             | Cross::Tokens { .. }
             | Cross::Line(_)

@@ -13,7 +13,7 @@ use nix::net::if_::if_nametoindex;
 use super::group::{Group, HomeOf};
 use super::import::{Cancel, ImportProgress, ImportRequest, import};
 use super::{ChunkStoreDriver, Cold, Core, Full, Handle, Settings, files_thread, start};
-use crate::base::{ReadFault, Rng, Time, UnixMs};
+use crate::base::{ChunkId, ReadFault, Rng, Time, UnixMs};
 use crate::crypto::{Identity, Suite};
 use crate::io::clock::Clocks;
 use crate::io::files::Files;
@@ -317,6 +317,11 @@ impl Daemon {
     /// How long things took, shard by shard.
     pub fn latencies(&self) -> Vec<Latencies> {
         self.shards.latencies()
+    }
+
+    /// Published chunks from a place in their order on, each with its place.
+    pub fn local_chunks(&self, from: u64, most: usize) -> Result<Vec<(u64, ChunkId)>, String> {
+        self.readers.local_chunks(from, most).map_err(|error| error.to_string())
     }
 
     /// The store's numbers.

@@ -83,6 +83,15 @@ impl Group {
                     shard.command(Command::Limits(limits.clone()))?;
                 }
             }
+            Command::Overlay(rules) => {
+                for shard in shards {
+                    shard.command(Command::Overlay(rules.clone()))?;
+                }
+            }
+            // The overlay's core is on the first.
+            Command::Provide(_) | Command::Withdraw(_) | Command::Restore(_) | Command::Peers { .. } => {
+                shards.first().map_or(Ok(()), |shard| shard.command(command))?;
+            }
             Command::Cancel(job) => {
                 let shard = self.state().jobs.get(&job).copied();
                 if let Some(shard) = shard {
@@ -140,7 +149,7 @@ impl Group {
                 self.state().jobs.remove(&job);
                 Some(report)
             }
-            Report::Progress(..) | Report::Warning(_) => Some(report),
+            Report::Progress(..) | Report::Warning(_) | Report::Peers(_) => Some(report),
         }
     }
 

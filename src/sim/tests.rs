@@ -6,6 +6,7 @@ mod faults;
 mod limits;
 mod line;
 mod loans;
+mod overlay;
 mod promises;
 mod shards;
 mod trace;

@@ -11,6 +11,7 @@ mod error;
 pub(super) mod fuzzing;
 mod handle;
 mod header;
+mod listing;
 mod reader;
 mod record;
 mod stats;

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::PeerId;
-use crate::base::{SlicePool, StreamId, Time};
+use crate::base::{ChunkId, SlicePool, StreamId, Time};
 use crate::chunk::slices::SliceList;
 use crate::limits::{CHUNK_SLICES_MAX, FETCH_STALL_MS};
 use crate::wire::chunkmsg::{SliceRequest, Status};
@@ -215,6 +215,12 @@ impl Fetch {
     /// Whether slices are wanted that nobody was asked for.
     pub fn is_waiting(&self) -> bool {
         !self.open.is_empty()
+    }
+
+    /// Whether something of a chunk is wanted.
+    pub fn wants(&self, id: &ChunkId) -> bool {
+        let first = Target { id: *id, root: [0; 32], len: 0 };
+        self.chunks.range(first..).next().is_some_and(|(target, _)| target.id == *id)
     }
 
     /// Whether nothing is wanted.

@@ -1,7 +1,7 @@
 //! What none of the peers has: given up, or kept for a while when others are expected that may have it.
 
 use super::{Event, Fetch, Target};
-use crate::base::Time;
+use crate::base::{ChunkId, Time};
 
 impl Fetch {
     /// Says whether others may come that have what the peers do not have, and until when that is waited for at most;
@@ -18,6 +18,29 @@ impl Fetch {
     /// Whether a chunk began to wait for others since the last question.
     pub fn is_short(&mut self) -> bool {
         std::mem::take(&mut self.short)
+    }
+
+    /// Chunks that are wanted and that no peer has, the first to be given up in front, at most `most`; without any peer,
+    /// those wanted longest.
+    pub fn lacking(&self, most: usize) -> Vec<ChunkId> {
+        if self.peers.honest() == 0 {
+            return self.open.iter().take(most).map(|(_, target)| target.id).collect();
+        }
+        self.hopeless.iter().take(most).map(|(_, target)| target.id).collect()
+    }
+
+    /// Gives up what nobody has, although others are waited for.
+    pub fn give_up_lacking(&mut self, id: &ChunkId) {
+        let alone = self.peers.honest() == 0;
+        let of = |target: &&Target| target.id == *id;
+        let those: Vec<Target> = match alone {
+            true => self.open.iter().map(|(_, target)| target).filter(of).copied().collect(),
+            false => self.hopeless.iter().map(|(_, target)| target).filter(of).copied().collect(),
+        };
+        for target in those {
+            self.hopeless.retain(|(_, one)| *one != target);
+            self.give_up(target);
+        }
     }
 
     /// When every peer that could be asked has said no, the caller is told, or others are waited for.

@@ -154,10 +154,10 @@ impl Get {
         true
     }
 
-    /// Nobody who is connected has a chunk; `away` friends are not connected.
-    pub fn unavailable(&mut self, chunk: &Target, away: usize) {
+    /// Nobody who is connected has a chunk; `away` friends are not connected; whether the `network` was asked, too.
+    pub fn unavailable(&mut self, chunk: &Target, away: usize, network: bool) {
         for job in self.jobs.values_mut().filter(|job| job.wants_chunk(chunk)) {
-            job.unavailable(chunk, away);
+            job.unavailable(chunk, away, network);
         }
     }
 

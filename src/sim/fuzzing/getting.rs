@@ -128,7 +128,7 @@ fn serve(get: &mut Get, chunks: &Chunks, pool: &SlicePool, target: Target, index
     let chunk = chunks.get(&target.id).filter(|chunk| {
         chunk.len() == target.len as usize && *SliceList::from_chunk(chunk).root() == target.root
     });
-    let Some(chunk) = chunk else { return get.unavailable(&target, 0) };
+    let Some(chunk) = chunk else { return get.unavailable(&target, 0, false) };
     let Some(slice) = chunk.chunks(SLICE_SIZE).nth(index as usize) else { return };
     let Some(mut data) = pool.lease() else { panic!("slices are given back") };
     data[..slice.len()].copy_from_slice(slice);
@@ -215,7 +215,7 @@ pub fn get(bytes: &[u8]) {
             6 if choice >= 0xf0 => {
                 troubled = true;
                 if let Some((target, _)) = wants.front().copied() {
-                    get.unavailable(&target, 0);
+                    get.unavailable(&target, 0, false);
                 }
             }
             0..=3 if !wants.is_empty() => {

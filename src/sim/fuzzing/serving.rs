@@ -130,7 +130,7 @@ pub fn serve(bytes: &[u8]) {
                 last = (peer, StreamId(2 * next));
                 next += 1;
                 answers.insert(last, Answer::default());
-                serve.opened(Time::ZERO, last.0, last.1, &mut acts);
+                serve.opened(Time::ZERO, last.0, last.1, false, &mut acts);
             }
             2 | 3 if !answers.is_empty() => {
                 // A request in one go, or some bytes.

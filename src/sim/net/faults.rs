@@ -179,9 +179,18 @@ impl Net {
         let wall = sim.clock(self.now).wall;
         sim.boot(self.now, rng, UnixMs(wall.0 + CLOCK_SKEW_MS_MAX));
         let (friends, tunnels) = (sim.friends.clone(), sim.tunnels.clone());
+        let overlay = sim.overlay.clone();
+        let provided = sim.world.store.ids();
         for shard in 0..sim.shard_count {
+            if let Some(rules) = &overlay {
+                self.input(node, shard, Input::Command(Command::Overlay(rules.clone())));
+            }
             self.input(node, shard, Input::Command(Command::Friends(friends.clone())));
             self.input(node, shard, Input::Command(Command::Tunnels(tunnels.clone())));
+        }
+        // As the control thread, which looks through the store.
+        if overlay.is_some() {
+            self.input(node, 0, Input::Command(Command::Provide(provided)));
         }
     }
 

@@ -164,6 +164,9 @@ impl Net {
         if let Command::Tunnels(tunnels) = &command {
             self.nodes[node].tunnels.clone_from(tunnels);
         }
+        if let Command::Overlay(rules) = &command {
+            self.nodes[node].overlay = Some(rules.clone());
+        }
         let what = match &command {
             Command::Friends(friends) => format!("{} friends", friends.len()),
             Command::Tunnels(tunnels) => format!("{} tunnels", tunnels.len()),
@@ -172,6 +175,11 @@ impl Net {
             Command::Circuit(want) => format!("circuit: {} hops", want.as_ref().map_or(0, |want| want.hops)),
             Command::Get(request) => format!("get, job {}", request.job.0),
             Command::Cancel(job) => format!("cancel job {}", job.0),
+            Command::Overlay(rules) => format!("overlay: {}", rules.enabled),
+            Command::Provide(chunks) => format!("provide {} chunks", chunks.len()),
+            Command::Withdraw(chunks) => format!("withdraw {} chunks", chunks.len()),
+            Command::Restore(known) => format!("restore {} peers", known.len()),
+            Command::Peers { .. } => "peers".to_owned(),
             Command::Limits(limits) => format!("limits up {:?} down {:?}", limits.up, limits.down),
             Command::Status { token } => format!("status {token}"),
             Command::Shutdown => "shutdown".to_owned(),
@@ -190,7 +198,14 @@ impl Net {
                 Command::Limits(limits) => Command::Limits(limits.clone()),
                 Command::Exit(rules) => Command::Exit(rules.clone()),
                 Command::Circuit(want) => Command::Circuit(want.clone()),
-                Command::Get(_) | Command::Cancel(_) | Command::Shutdown => Command::Shutdown,
+                Command::Overlay(rules) => Command::Overlay(rules.clone()),
+                Command::Get(_)
+                | Command::Cancel(_)
+                | Command::Provide(_)
+                | Command::Withdraw(_)
+                | Command::Restore(_)
+                | Command::Peers { .. }
+                | Command::Shutdown => Command::Shutdown,
             };
             self.input(node, shard, Input::Command(same));
         }

@@ -10,7 +10,7 @@ use super::queue::Host;
 use crate::base::fileop::{FileDone, FileOp, JobId};
 use crate::base::{Offload, Rng, Time, UnixMs};
 use crate::crypto::{Identity, IdentityCard, Suite};
-use crate::node::command::{Friend, GetProgress, GetRequest, TunnelPeer};
+use crate::node::command::{Friend, GetProgress, GetRequest, OverlayRules, TunnelPeer};
 use crate::node::{Clock, Command, Config, Node, Report};
 use crate::sim::files::SimFiles;
 use crate::sim::world::SimWorld;
@@ -92,6 +92,8 @@ pub struct SimNode {
     pub(super) friends: Vec<Friend>,
     /// And of tunnels.
     pub(super) tunnels: Vec<TunnelPeer>,
+    /// And of the overlay.
+    pub(super) overlay: Option<Box<OverlayRules>>,
     /// How far its wall clock is ahead, milliseconds.
     pub(super) skew_ms: i64,
     /// Its buffers and chunks.
@@ -126,6 +128,7 @@ impl SimNode {
             identity,
             friends: Vec::new(),
             tunnels: Vec::new(),
+            overlay: None,
             skew_ms: 0,
             world,
             files: SimFiles::default(),
@@ -161,7 +164,10 @@ impl SimNode {
                 let shard = (job.0 % u64::from(self.shard_count)) as u8;
                 shard..shard + 1
             }
+            // What there is once is on the first.
+            Command::Provide(_) | Command::Withdraw(_) | Command::Restore(_) | Command::Peers { .. } => 0..1,
             Command::Friends(_)
+            | Command::Overlay(_)
             | Command::Tunnels(_)
             | Command::Relay(_)
             | Command::Exit(_)

@@ -105,6 +105,7 @@ impl Net {
             Report::Failed(job, why) => format!("job {} failed: {why}", job.0),
             Report::Warning(why) => format!("warning: {why}"),
             Report::Status(token, _) => format!("status {token}"),
+            Report::Peers(known) => format!("{} peers", known.len()),
         };
         self.trace.note(self.now, Traced::Report(node, &what));
         let sim = &mut self.nodes[node];

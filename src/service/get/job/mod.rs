@@ -202,11 +202,15 @@ impl Job {
     }
 
     /// Nobody has the chunk of those who are connected, and so many friends are not.
-    pub(super) fn unavailable(&mut self, chunk: &Target, away: usize) {
+    pub(super) fn unavailable(&mut self, chunk: &Target, away: usize, network: bool) {
         let others = match away {
             0 => String::new(),
             1 => ", and 1 friend could not be reached".to_owned(),
             away => format!(", and {away} friends could not be reached"),
+        };
+        let others = match network {
+            true => format!(" and the network names nobody else who answers and has it{others}"),
+            false => others,
         };
         self.fail(&format!(
             "none of the connected peers has chunk {}{others}; connect a friend that has it and run the same \

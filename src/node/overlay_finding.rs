@@ -1,0 +1,307 @@
+//! A `get` and the network: what no connected peer has is looked up, and whoever says that it has it is called, as a further
+//! source of the fetch. A shard does that for its own gets.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::{Clock, Node, is_liar};
+use crate::base::{ChunkId, PublicKey, Time};
+use crate::crypto::IdentityCard;
+use crate::limits::{
+    FIND_AGAIN_MS, FIND_MS_MAX, FINDS_MAX, FINDS_PER_CHUNK_MAX, FINDS_REMEMBERED_MAX, PROVIDER_AGAIN_MS,
+    PROVIDER_CALL_MS_MAX, PROVIDER_CALLS_MAX, PROVIDER_IDLE_MS, PROVIDERS_MAX, PROVIDERS_WAITING_MAX,
+};
+use crate::service::PeerId;
+use crate::session::{OverlayCross, SessionKey};
+use crate::wire::overlay::Contact;
+
+/// What a shard looks for, and where it stands.
+#[derive(Default)]
+pub(super) struct Finding {
+    /// Lookups under way; at most [`FINDS_MAX`].
+    under_way: BTreeMap<ChunkId, UnderWay>,
+    /// Chunks that were looked up; at most [`FINDS_REMEMBERED_MAX`].
+    looked: BTreeMap<ChunkId, Looked>,
+    /// Providers to be called, the first first; at most [`PROVIDERS_WAITING_MAX`].
+    waiting: VecDeque<(ChunkId, Contact)>,
+    /// Providers whose homes are asked for a session, or from whom a lane is on its way; at most [`PROVIDER_CALLS_MAX`].
+    calls: BTreeMap<PublicKey, Call>,
+    lanes: BTreeMap<SessionKey, PublicKey>,
+    /// Providers that are asked for chunks, and when each gave something last; at most [`PROVIDERS_MAX`].
+    sources: BTreeMap<PeerId, Time>,
+    /// Providers that were called, and when.
+    tried: BTreeMap<PublicKey, Time>,
+    /// When it is looked at again what friends did not have the time to bring.
+    wake_at: Option<Time>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct UnderWay {
+    /// When it is over at the latest.
+    until: Time,
+    /// Whether it named anybody.
+    named: bool,
+}
+
+/// What came of looking for a chunk.
+#[derive(Debug, Clone, Copy)]
+struct Looked {
+    /// How often in a row nobody who has it was found.
+    vain: u8,
+    again_at: Time,
+}
+
+struct Call {
+    chunk: ChunkId,
+    card: IdentityCard,
+    since: Time,
+}
+
+impl Finding {
+    /// Whether a session is with a provider.
+    pub(super) fn is_source(&self, id: PeerId) -> bool {
+        self.sources.contains_key(&id)
+    }
+
+    /// Whether something may still come of it.
+    pub(super) fn is_busy(&self) -> bool {
+        !(self.under_way.is_empty() && self.waiting.is_empty() && self.calls.is_empty())
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Time> {
+        let lookups = self.under_way.values().map(|lookup| lookup.until);
+        let again = self.looked.values().map(|looked| looked.again_at);
+        let calls = self.calls.values().map(|call| call.since + Duration::from_millis(PROVIDER_CALL_MS_MAX));
+        lookups.chain(again).chain(calls).chain(self.wake_at).min()
+    }
+
+    fn has_room(&self) -> bool {
+        self.calls.len() < PROVIDER_CALLS_MAX && self.calls.len() + self.sources.len() < PROVIDERS_MAX
+    }
+
+    /// Whether a chunk's providers are still being called, or looked for.
+    fn is_open(&self, chunk: &ChunkId) -> bool {
+        self.under_way.contains_key(chunk)
+            || self.waiting.iter().any(|(of, _)| of == chunk)
+            || self.calls.values().any(|call| call.chunk == *chunk)
+    }
+
+    /// A lookup is over; whether it named anybody.
+    fn note_end(&mut self, now: Time, chunk: ChunkId) -> Option<bool> {
+        let named = self.under_way.remove(&chunk)?.named;
+        if self.looked.len() >= FINDS_REMEMBERED_MAX && !self.looked.contains_key(&chunk) {
+            self.looked.pop_first();
+        }
+        let again_at = now + Duration::from_millis(FIND_AGAIN_MS);
+        let looked = self.looked.entry(chunk).or_insert(Looked { vain: 0, again_at });
+        *looked = Looked { vain: looked.vain.saturating_add(1), again_at };
+        Some(named)
+    }
+}
+
+impl Node {
+    /// Looks up what nobody here has, calls providers, gives up what nobody has.
+    pub(super) fn go_on_finding(&mut self, clock: Clock) {
+        if self.get.is_idle() {
+            return self.end_finding(clock);
+        }
+        let now = clock.now;
+        self.end_overdue_finding(clock);
+        // Friends that are being called may have it, and are asked first.
+        let friends_come = self.fetch.peers() == 0 && self.friends.len() > 0 && !self.is_lonely(now);
+        let lacking = self.fetch.lacking(8 * FINDS_MAX);
+        let under_way = self.overlay.finding.under_way.keys().copied();
+        for chunk in under_way.filter(|chunk| !self.fetch.wants(chunk)).collect::<Vec<_>>() {
+            self.overlay.finding.under_way.remove(&chunk);
+            self.to_keeper(clock, OverlayCross::Stop(chunk));
+        }
+        for chunk in lacking {
+            let own = &self.overlay.finding;
+            if own.is_open(&chunk) {
+                continue;
+            }
+            let looked = own.looked.get(&chunk).copied();
+            if looked.is_some_and(|looked| looked.vain >= FINDS_PER_CHUNK_MAX) {
+                if self.friends_away(now) == 0 {
+                    self.overlay.finding.looked.remove(&chunk);
+                    self.fetch.give_up_lacking(&chunk);
+                }
+            } else if own.under_way.len() < FINDS_MAX
+                && looked.is_none_or(|looked| looked.again_at <= now)
+                && !friends_come
+            {
+                self.begin_finding(clock, chunk);
+            }
+        }
+        let later = now + Duration::from_millis(FIND_AGAIN_MS);
+        let own = &mut self.overlay.finding;
+        // What has come due and was not wanted now is looked at again.
+        own.looked.values_mut().filter(|one| one.again_at <= now).for_each(|one| one.again_at = later);
+        own.wake_at = friends_come.then_some(now + Duration::from_millis(FIND_AGAIN_MS / 6));
+        self.call_providers(clock);
+    }
+
+    fn begin_finding(&mut self, clock: Clock, chunk: ChunkId) {
+        let until = clock.now + Duration::from_millis(FIND_MS_MAX);
+        self.overlay.finding.under_way.insert(chunk, UnderWay { until, named: false });
+        self.overlay.counters.lookups += 1;
+        self.to_keeper(clock, OverlayCross::Find(chunk));
+    }
+
+    /// Whether friends have had time to come.
+    fn is_lonely(&self, now: Time) -> bool {
+        self.lonely_since.is_some_and(|since| now.since(since) >= Duration::from_millis(FIND_AGAIN_MS / 3))
+    }
+
+    fn end_overdue_finding(&mut self, clock: Clock) {
+        let now = clock.now;
+        let own = &mut self.overlay.finding;
+        let over = own.under_way.iter().filter(|(_, lookup)| lookup.until <= now);
+        for chunk in over.map(|(chunk, _)| *chunk).collect::<Vec<_>>() {
+            own.note_end(now, chunk);
+            self.overlay.counters.lookups_vain += 1;
+        }
+        let patience = Duration::from_millis(PROVIDER_CALL_MS_MAX);
+        own.calls.retain(|_, call| now.since(call.since) < patience);
+        let again = Duration::from_millis(PROVIDER_AGAIN_MS);
+        own.tried.retain(|_, at| now.since(*at) < again);
+    }
+
+    /// The keeper found somebody who says that it has a chunk.
+    pub(super) fn providers_found(&mut self, clock: Clock, chunk: ChunkId, providers: &[Contact]) {
+        let Some(lookup) = self.overlay.finding.under_way.get_mut(&chunk) else { return };
+        lookup.named = true;
+        let own_key = self.sessions.identity_card().key;
+        for provider in providers {
+            let key = provider.card.key;
+            let own = &mut self.overlay.finding;
+            let known = own.tried.contains_key(&key) || own.waiting.iter().any(|(_, one)| one.card.key == key);
+            if known || key == own_key || is_liar(&self.liars, clock.now, &key) {
+                continue;
+            }
+            if own.waiting.len() < PROVIDERS_WAITING_MAX {
+                own.waiting.push_back((chunk, *provider));
+                self.overlay.counters.providers += 1;
+            }
+        }
+        self.call_providers(clock);
+    }
+
+    /// The keeper's lookup is over.
+    pub(super) fn finding_ended(&mut self, clock: Clock, chunk: ChunkId) {
+        if let Some(named) = self.overlay.finding.note_end(clock.now, chunk) {
+            let counters = &mut self.overlay.counters;
+            *(if named { &mut counters.lookups_found } else { &mut counters.lookups_vain }) += 1;
+        }
+    }
+
+    fn call_providers(&mut self, clock: Clock) {
+        self.make_room_for_source(clock.now);
+        while self.overlay.finding.has_room()
+            && let Some((chunk, provider)) = self.overlay.finding.waiting.pop_front()
+        {
+            let (card, now) = (provider.card, clock.now);
+            if self.friends.here(&card.key).is_some() || !self.fetch.wants(&chunk) {
+                continue;
+            }
+            let own = &mut self.overlay.finding;
+            own.tried.insert(card.key, now);
+            own.calls.insert(card.key, Call { chunk, card, since: now });
+            let home = self.sessions.elsewhere(&card.key).unwrap_or(self.overlay.shard.0);
+            let addresses = provider.addresses().collect();
+            self.overlay_cross(clock, home, OverlayCross::Call { card, addresses, answer: true });
+        }
+    }
+
+    /// A source that gives nothing does not keep others out.
+    fn make_room_for_source(&mut self, now: Time) {
+        let own = &mut self.overlay.finding;
+        if own.waiting.is_empty() || own.sources.len() < PROVIDERS_MAX {
+            return;
+        }
+        let idlest = own.sources.iter().min_by_key(|(_, at)| **at).map(|(id, at)| (*id, *at));
+        if let Some((id, at)) = idlest
+            && now.since(at) >= Duration::from_millis(PROVIDER_IDLE_MS)
+        {
+            own.sources.remove(&id);
+            self.fetch.peer_down(id);
+        }
+    }
+
+    /// A provider's home has a session with it, or will have none.
+    pub(super) fn provider_called(&mut self, clock: Clock, peer: &PublicKey, up: bool) {
+        let Some(call) = self.overlay.finding.calls.get(peer) else { return };
+        let card = call.card;
+        if !up {
+            self.overlay.finding.calls.remove(peer);
+            return;
+        }
+        if self.sessions.is_home(peer) {
+            let id = self.sessions.current(peer).and_then(|session| self.by_session.get(&session)).copied();
+            self.overlay.finding.calls.remove(peer);
+            return id.into_iter().for_each(|id| self.add_source(clock.now, id));
+        }
+        match self.sessions.open_lane(clock.now, &card) {
+            Ok(session) => _ = self.overlay.finding.lanes.insert(session, *peer),
+            Err(_) => _ = self.overlay.finding.calls.remove(peer),
+        }
+    }
+
+    /// A lane to a provider is there, or will not be.
+    pub(super) fn provider_lane(&mut self, now: Time, session: SessionKey, id: Option<PeerId>) {
+        let Some(key) = self.overlay.finding.lanes.remove(&session) else { return };
+        if self.overlay.finding.calls.remove(&key).is_some()
+            && let Some(id) = id
+        {
+            self.add_source(now, id);
+        }
+    }
+
+    /// A provider is asked for chunks from now on.
+    fn add_source(&mut self, now: Time, id: PeerId) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        // Friends are asked anyway.
+        if self.get.is_idle() || is_liar(&self.liars, now, &peer.card.key) || peer.trust.is_some() {
+            return;
+        }
+        self.overlay.finding.sources.insert(id, now);
+        self.fetch.peer_up(now, id);
+        self.touch(id);
+    }
+
+    /// A verified slice of a chunk came.
+    pub(super) fn source_gave(&mut self, clock: Clock, chunk: &ChunkId, from: PeerId) {
+        let own = &mut self.overlay.finding;
+        if let Some(at) = own.sources.get_mut(&from) {
+            *at = clock.now;
+        }
+        own.looked.remove(chunk);
+        if own.under_way.remove(chunk).is_some() {
+            self.overlay.counters.lookups_found += 1;
+            self.to_keeper(clock, OverlayCross::Stop(*chunk));
+        }
+    }
+
+    /// A session is over.
+    pub(super) fn source_down(&mut self, id: PeerId) {
+        if self.overlay.finding.sources.remove(&id).is_some()
+            && let Some(peer) = self.peers.get(&id)
+        {
+            // It may be there again, and is called if it is named again.
+            self.overlay.finding.tried.remove(&peer.card.key);
+        }
+    }
+
+    /// Nothing is wanted any more.
+    pub(super) fn end_finding(&mut self, clock: Clock) {
+        let own = std::mem::take(&mut self.overlay.finding);
+        let friends: BTreeSet<PeerId> =
+            self.peers.iter().filter(|(_, peer)| peer.trust.is_some()).map(|(id, _)| *id).collect();
+        for id in own.sources.into_keys().filter(|id| !friends.contains(id)) {
+            self.fetch.peer_down(id);
+        }
+        for chunk in own.under_way.into_keys() {
+            self.to_keeper(clock, OverlayCross::Stop(chunk));
+        }
+    }
+}

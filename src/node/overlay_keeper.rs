@@ -1,0 +1,279 @@
+//! The overlay's core on the shard that has it: whose lookup is whose, by whom the network is entered, what is provided.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::command::{Known, OverlayRules, OverlaySnapshot, Report};
+use super::overlay::moment;
+use super::{Clock, Node, World};
+use crate::base::{ChunkId, NodeId, Rng, Time};
+use crate::crypto::{Identity, IdentityCard};
+use crate::limits::{
+    FINDS_MAX, OVERLAY_ENTER_MS_MAX, OVERLAY_ENTER_MS_MIN, OVERLAY_ENTER_SAVED, OVERLAY_ENTERED_MIN,
+    PEERS_BATCH, SHARDS_MAX,
+};
+use crate::overlay::{Config, Effect, Goal, LookupId, Manner, Moment, Overlay, Peer, Wanted};
+use crate::session::OverlayCross;
+use crate::wire::overlay::{Contact, Record};
+
+/// Peers that must name an address of this node before it is believed.
+const WITNESSES: usize = 2;
+/// Addresses that peers named, at most.
+const SEEN_MAX: usize = 16;
+
+/// The first shard's part.
+pub(super) struct Keeper {
+    pub(super) core: Overlay,
+    rules: OverlayRules,
+    rng: Rng,
+    /// Lookups of this node's gets: for which shard, and what; at most [`FINDS_MAX`] for each shard.
+    finds: BTreeMap<LookupId, (u8, ChunkId)>,
+    /// What is for shards, in order.
+    pub(super) answers: Vec<(u8, OverlayCross)>,
+    /// When it is looked whether the network must be entered (again), and the pause after that.
+    enter_at: Time,
+    pause: Duration,
+    /// Where peers see this node, and who.
+    seen: BTreeMap<SocketAddr, BTreeSet<NodeId>>,
+    /// Provided chunks of which nobody keeps a record.
+    unannounced: BTreeSet<ChunkId>,
+}
+
+impl Keeper {
+    pub(super) fn new(
+        identity: Arc<Identity>,
+        place_floor: u32,
+        rules: OverlayRules,
+        now: Time,
+        mut rng: Rng,
+    ) -> Self {
+        let config = Config { place_floor, ..Config::default() };
+        let core = Overlay::new(config, identity, rules.addresses.iter().copied(), now, rng.fork());
+        Self {
+            core,
+            rules,
+            rng,
+            finds: BTreeMap::new(),
+            answers: Vec::new(),
+            enter_at: now,
+            pause: Duration::from_millis(OVERLAY_ENTER_MS_MIN),
+            seen: BTreeMap::new(),
+            unannounced: BTreeSet::new(),
+        }
+    }
+
+    /// Other rules hold from now on, of the same network.
+    pub(super) fn change(&mut self, now: Time, rules: OverlayRules) {
+        self.rules = rules;
+        self.enter_soon(now);
+        self.tell_addresses();
+    }
+
+    fn enter_soon(&mut self, now: Time) {
+        self.pause = Duration::from_millis(OVERLAY_ENTER_MS_MIN);
+        self.enter_at = now;
+    }
+
+    /// Of where others reach this node: what the operator or the host says, then what peers see.
+    fn tell_addresses(&mut self) {
+        let seen = self.seen.iter().filter(|(_, by)| by.len() >= WITNESSES).map(|(at, _)| *at);
+        let all: Vec<SocketAddr> = self.rules.addresses.iter().copied().chain(seen).collect();
+        self.core.set_addresses(all);
+    }
+
+    pub(super) fn poll_timeout(&self) -> Time {
+        self.core.poll_timeout().min(self.enter_at)
+    }
+
+    pub(super) fn snapshot(&self) -> OverlaySnapshot {
+        let provided = self.core.provided();
+        OverlaySnapshot {
+            contacts: self.core.table().len() as u64,
+            nodes: self.core.network_size(),
+            peers: self.core.peers().len() as u64,
+            lookups: self.core.lookups() as u64,
+            records: self.core.records().len() as u64,
+            provided: provided as u64,
+            announced: provided.saturating_sub(self.unannounced.len()) as u64,
+        }
+    }
+
+    /// Hears what a shard has to say.
+    pub(super) fn hear(&mut self, at: Moment, from: u8, far: bool, message: OverlayCross) {
+        match message {
+            OverlayCross::Message { from, seen, bytes } => {
+                // The session's shard has parsed it, and closed the session if it was none.
+                let _ = self.core.handle_message(at, &there(from, seen), Some(seen), &bytes);
+            }
+            OverlayCross::Up { peer, at: address } => self.core.handle_up(at, &there(peer, address)),
+            OverlayCross::Down(peer) => self.core.handle_down(&peer),
+            OverlayCross::Failed(peer) => self.core.handle_failed(at, &peer),
+            OverlayCross::Find(chunk) => self.find(at, from, far, chunk),
+            OverlayCross::Stop(chunk) => {
+                let of = |(_, one): &(&LookupId, &(u8, ChunkId))| **one == (from, chunk);
+                let lookup = self.finds.iter().find(of).map(|(lookup, _)| *lookup);
+                if let Some(lookup) = lookup {
+                    self.core.stop(at, lookup);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn find(&mut self, at: Moment, shard: u8, far: bool, chunk: ChunkId) {
+        let manner = if far { Manner::Far { stride: 1 } } else { Manner::Near };
+        // This node sees for itself whether a provider has it, and ends the lookup then.
+        let wanted = Wanted { key: chunk.0, goal: Goal::Providers(u8::MAX), manner, quiet: false };
+        let full = self.finds.len() >= FINDS_MAX * usize::from(SHARDS_MAX);
+        match self.core.find(at, wanted).filter(|_| !full) {
+            Some(lookup) => _ = self.finds.insert(lookup, (shard, chunk)),
+            None => self.answers.push((shard, OverlayCross::Ended(chunk))),
+        }
+    }
+
+    fn found(&mut self, lookup: LookupId, records: &[Record]) {
+        if let Some((shard, chunk)) = self.finds.get(&lookup).copied() {
+            let providers = records.iter().map(|record| record.provider).collect();
+            self.answers.push((shard, OverlayCross::Found { chunk, providers }));
+        }
+    }
+
+    fn seen(&mut self, by: NodeId, address: SocketAddr) {
+        if !self.seen.contains_key(&address) && self.seen.len() >= SEEN_MAX {
+            // Whoever was named least makes room: an address that only one peer sees is soon replaced.
+            let least = self.seen.iter().min_by_key(|(_, by)| by.len()).map(|(at, _)| *at);
+            least.map(|least| self.seen.remove(&least));
+        }
+        let witnesses = self.seen.entry(address).or_default();
+        if witnesses.len() < WITNESSES && witnesses.insert(by) && witnesses.len() == WITNESSES {
+            self.tell_addresses();
+        }
+    }
+
+    /// Whom to call to enter the network, if that is due and it knows too few.
+    fn to_call(&mut self, now: Time) -> Vec<(IdentityCard, Vec<SocketAddr>)> {
+        if now < self.enter_at {
+            return Vec::new();
+        }
+        self.enter_at = now + self.pause + Duration::from_millis(self.rng.below(OVERLAY_ENTER_MS_MIN));
+        self.pause = (2 * self.pause).min(Duration::from_millis(OVERLAY_ENTER_MS_MAX));
+        if self.core.table().len() >= OVERLAY_ENTERED_MIN {
+            return Vec::new();
+        }
+        let mut saved: Vec<&Known> = self.core.peers().iter().map(|(_, known)| known).collect();
+        saved.retain(|known| self.core.table().get(&known.contact.node_id()).is_none());
+        saved.sort_by_key(|known| (known.errors_since, u32::MAX - known.last_s));
+        // Of the best, some drawn: not all of a network's nodes shall begin with the same ones.
+        saved.truncate(4 * OVERLAY_ENTER_SAVED);
+        let mut calls = self.rules.bootstrap.clone();
+        for _ in 0..OVERLAY_ENTER_SAVED.min(saved.len()) {
+            let known = saved.swap_remove(self.rng.below(saved.len() as u64) as usize);
+            calls.push((known.contact.card, known.contact.addresses().collect()));
+        }
+        calls.retain(|(_, addresses)| !addresses.is_empty());
+        calls
+    }
+
+    pub(super) fn handle_timeout(&mut self, at: Moment) {
+        if self.core.poll_timeout() <= at.now {
+            self.core.handle_timeout(at);
+        }
+    }
+
+    pub(super) fn provide(&mut self, at: Moment, chunks: Vec<ChunkId>) {
+        for chunk in chunks {
+            if self.core.health(&chunk).is_none() && self.core.provide(at, chunk) {
+                self.unannounced.insert(chunk);
+            }
+        }
+    }
+
+    pub(super) fn withdraw(&mut self, chunk: &ChunkId) {
+        self.core.withdraw(chunk);
+        self.unannounced.remove(chunk);
+    }
+
+    pub(super) fn restore(&mut self, now: Time, known: Vec<Known>) {
+        self.core.restore(known);
+        self.enter_soon(now);
+    }
+
+    /// The peers behind a place, in order.
+    pub(super) fn peers(&self, after: Option<NodeId>) -> Vec<Known> {
+        let behind = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let in_order: BTreeMap<&NodeId, &Known> = self.core.peers().iter().collect();
+        in_order.range::<NodeId, _>(behind).take(PEERS_BATCH).map(|(_, known)| (*known).clone()).collect()
+    }
+}
+
+/// A peer with a session: reached at the address from which its packets come.
+fn there(card: IdentityCard, at: SocketAddr) -> Peer {
+    Peer::of(Contact::new(card, [at]))
+}
+
+impl Node {
+    /// Does what the core wants, until it wants nothing.
+    pub(super) fn keeper_effects(&mut self, clock: Clock, world: &mut impl World) {
+        let Some(keeper) = &mut self.overlay.keeper else { return };
+        for (card, addresses) in keeper.to_call(clock.now) {
+            let home = self.sessions.elsewhere(&card.key).unwrap_or(self.overlay.shard.0);
+            self.overlay_cross(clock, home, OverlayCross::Call { card, addresses, answer: false });
+        }
+        while let Some(effect) = self.overlay.keeper.as_mut().and_then(|keeper| keeper.core.poll_effect()) {
+            self.keeper_effect(clock, effect, world);
+            self.keeper_answers(clock);
+        }
+        self.keeper_answers(clock);
+    }
+
+    fn keeper_answers(&mut self, clock: Clock) {
+        let Some(keeper) = &mut self.overlay.keeper else { return };
+        for (shard, answer) in std::mem::take(&mut keeper.answers) {
+            self.overlay_cross(clock, shard, answer);
+        }
+    }
+
+    fn keeper_effect(&mut self, clock: Clock, effect: Effect, world: &mut impl World) {
+        let Some(keeper) = &mut self.overlay.keeper else { return };
+        match effect {
+            Effect::Send { to, bytes, question } => {
+                let to = to.contact;
+                let home = self.sessions.elsewhere(&to.card.key).unwrap_or(self.overlay.shard.0);
+                self.overlay_cross(clock, home, OverlayCross::Send { to, bytes, question });
+            }
+            Effect::Found { lookup, records } => keeper.found(lookup, &records),
+            Effect::Done { lookup, .. } => {
+                if let Some((shard, chunk)) = keeper.finds.remove(&lookup) {
+                    keeper.answers.push((shard, OverlayCross::Ended(chunk)));
+                }
+            }
+            Effect::Checked { chunk, kept, .. } => {
+                // A chunk that the disk broke is provided no more.
+                if world.find(&chunk).is_none() {
+                    keeper.withdraw(&chunk);
+                } else if kept > 0 {
+                    keeper.unannounced.remove(&chunk);
+                }
+            }
+            Effect::Seen { by, address } => keeper.seen(by, address),
+        }
+    }
+
+    /// The control thread asks something of the overlay.
+    pub(super) fn tell_keeper(&mut self, clock: Clock, what: impl FnOnce(&mut Keeper, Moment)) {
+        if let Some(keeper) = self.overlay.keeper.as_deref_mut() {
+            what(keeper, moment(clock));
+        }
+    }
+
+    /// Tells the control thread of peers that were met.
+    pub(super) fn tell_peers(&mut self, after: Option<NodeId>) {
+        if self.overlay.shard.0 == super::circuits::FIRST {
+            let known = self.overlay.keeper.as_ref().map_or(Vec::new(), |keeper| keeper.peers(after));
+            self.reports.push_back(Report::Peers(known));
+        }
+    }
+}

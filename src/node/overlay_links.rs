@@ -1,0 +1,301 @@
+//! Sessions for the overlay: those that are there anyway, and those with strangers that are opened to ask them something,
+//! kept while they are used, and closed when nobody needs them or others need their room.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::overlay::Tag;
+use super::peer::{Meeting, Role};
+use super::circuits::link;
+use super::{Clock, Node, OVERLAY_CHANNEL};
+use crate::base::{NodeId, PublicKey, Time};
+use crate::crypto::IdentityCard;
+use crate::limits::{
+    OVERLAY_CALL_MS_MAX, OVERLAY_CALLS_MAX, OVERLAY_IDLE_MS, OVERLAY_QUEUED_MAX, OVERLAY_SESSIONS_MAX,
+    OVERLAY_SWEEP_MS,
+};
+use crate::service::PeerId;
+use crate::session::{ClosedWhy, CloseCode, ConnectError, OverlayCross, SessionKey};
+use crate::wire::overlay::Contact;
+
+/// The sessions of one shard that the overlay uses.
+#[derive(Default)]
+pub(super) struct Links {
+    /// Handshakes under way; at most [`OVERLAY_CALLS_MAX`].
+    calls: BTreeMap<SessionKey, Calling>,
+    by_key: BTreeMap<PublicKey, SessionKey>,
+    /// Sessions that carried something, when last, and whether they were opened here for it.
+    used: BTreeMap<PeerId, (Time, bool)>,
+    /// The same by time, of either direction.
+    order: [BTreeSet<(Time, PeerId)>; 2],
+    /// When idle ones are looked for.
+    pub(super) sweep_at: Option<Time>,
+}
+
+/// A handshake with somebody to whom the overlay wants to say something.
+struct Calling {
+    id: NodeId,
+    key: PublicKey,
+    since: Time,
+    /// What waits for it; at most [`OVERLAY_QUEUED_MAX`].
+    messages: Vec<Vec<u8>>,
+    /// Shards that wait to hear of it.
+    shards: BTreeSet<u8>,
+}
+
+impl Links {
+    /// Whether a session was opened here for the overlay.
+    pub(super) fn is_called(&self, id: PeerId) -> bool {
+        self.used.get(&id).is_some_and(|(_, called)| *called)
+    }
+
+    /// A session carried something just now.
+    pub(super) fn used(&mut self, now: Time, id: PeerId) {
+        let called = self.is_called(id);
+        self.enter(now, id, called);
+    }
+
+    fn enter(&mut self, now: Time, id: PeerId, called: bool) {
+        self.leave(id);
+        self.used.insert(id, (now, called));
+        self.order[usize::from(called)].insert((now, id));
+        self.sweep_at.get_or_insert(now + Duration::from_millis(OVERLAY_SWEEP_MS));
+    }
+
+    fn leave(&mut self, id: PeerId) {
+        if let Some((at, called)) = self.used.remove(&id) {
+            self.order[usize::from(called)].remove(&(at, id));
+        }
+    }
+
+    /// Sessions with others that it uses, and handshakes.
+    pub(super) fn len(&self) -> usize {
+        self.used.len() + self.calls.len()
+    }
+}
+
+/// A message behind its network's tag.
+fn tagged(tag: &Tag, message: &[u8]) -> Vec<u8> {
+    [&tag[..], message].concat()
+}
+
+impl Node {
+    /// Says something to a peer whose home this is, on its session or on a new one.
+    pub(super) fn send_overlay(&mut self, clock: Clock, to: &Contact, bytes: Vec<u8>, question: bool) {
+        let key = to.card.key;
+        let current = self.sessions.current(&key).and_then(|session| self.by_session.get(&session)).copied();
+        match current {
+            Some(id) => self.say_overlay(clock, id, &bytes),
+            None if question => {
+                let addresses: Vec<SocketAddr> = to.addresses().collect();
+                self.call_for_overlay(clock, &to.card, &addresses, Some(bytes), None);
+            }
+            None => self.overlay.counters.unsent += 1,
+        }
+    }
+
+    /// Says something on a session.
+    fn say_overlay(&mut self, clock: Clock, id: PeerId, bytes: &[u8]) {
+        let (Some(on), Some(peer)) = (&self.overlay.on, self.peers.get_mut(&id)) else { return };
+        if let Meeting::Met(hello) = &peer.hello
+            && !hello.services.contains(&OVERLAY_CHANNEL)
+        {
+            let node = peer.node;
+            return self.to_keeper(clock, OverlayCross::Failed(node));
+        }
+        let sent = peer.connection.datagram(OVERLAY_CHANNEL, &tagged(&on.tag, bytes)).is_ok();
+        let counters = &mut self.overlay.counters;
+        *(if sent { &mut counters.sent } else { &mut counters.unsent }) += 1;
+        self.overlay.links.used(clock.now, id);
+        self.queue(clock.now, id);
+    }
+
+    /// Opens a session with a peer whose home this is, to say something, or for a shard that waits for it.
+    pub(super) fn call_for_overlay(
+        &mut self,
+        clock: Clock,
+        card: &IdentityCard,
+        addresses: &[SocketAddr],
+        message: Option<Vec<u8>>,
+        shard: Option<u8>,
+    ) {
+        let key = card.key;
+        if self.sessions.current(&key).is_some() {
+            if let Some(shard) = shard {
+                self.overlay_cross(clock, shard, OverlayCross::Called { peer: key, up: true });
+            }
+            return;
+        }
+        let known = self.overlay.links.by_key.get(&key).copied();
+        let session = match known {
+            Some(session) => Some(session),
+            None => self.begin_call(clock, card, addresses),
+        };
+        let Some(calling) = session.and_then(|session| self.overlay.links.calls.get_mut(&session)) else {
+            self.overlay.counters.unsent += u64::from(message.is_some());
+            self.to_keeper(clock, OverlayCross::Failed(card.node_id()));
+            if let Some(shard) = shard {
+                self.overlay_cross(clock, shard, OverlayCross::Called { peer: key, up: false });
+            }
+            return;
+        };
+        calling.shards.extend(shard);
+        if let Some(message) = message {
+            match calling.messages.len() < OVERLAY_QUEUED_MAX {
+                true => calling.messages.push(message),
+                false => self.overlay.counters.unsent += 1,
+            }
+        }
+    }
+
+    fn begin_call(
+        &mut self,
+        clock: Clock,
+        card: &IdentityCard,
+        addresses: &[SocketAddr],
+    ) -> Option<SessionKey> {
+        if self.overlay.links.calls.len() >= OVERLAY_CALLS_MAX {
+            return None;
+        }
+        self.make_room_for_link(clock, true);
+        let session = match self.sessions.connect(clock.now, clock.wall, card, addresses, b"") {
+            Ok(session) | Err(ConnectError::Connecting(session)) => session,
+            Err(_) => return None,
+        };
+        self.overlay.counters.calls += 1;
+        let (id, key) = (card.node_id(), card.key);
+        let calling =
+            Calling { id, key, since: clock.now, messages: Vec::new(), shards: BTreeSet::new() };
+        let links = &mut self.overlay.links;
+        links.calls.insert(session, calling);
+        links.by_key.insert(key, session);
+        links.sweep_at.get_or_insert(clock.now + Duration::from_millis(OVERLAY_SWEEP_MS));
+        Some(session)
+    }
+
+    /// A handshake of ours is done, or the peer's own was faster and `id` is that: what waited is said.
+    pub(super) fn overlay_called(&mut self, clock: Clock, session: SessionKey, id: PeerId) {
+        let links = &mut self.overlay.links;
+        let Some(calling) = links.calls.remove(&session) else { return };
+        links.by_key.remove(&calling.key);
+        links.enter(clock.now, id, true);
+        for message in calling.messages {
+            self.say_overlay(clock, id, &message);
+        }
+        for shard in calling.shards {
+            self.overlay_cross(clock, shard, OverlayCross::Called { peer: calling.key, up: true });
+        }
+    }
+
+    /// Another session took the place of one that the overlay waited for.
+    pub(super) fn overlay_moved(&mut self, clock: Clock, from: SessionKey, to: SessionKey) {
+        match self.by_session.get(&to).copied() {
+            Some(id) => self.overlay_called(clock, from, id),
+            None => self.overlay_call_failed(clock, from),
+        }
+    }
+
+    /// A handshake of ours came to nothing.
+    pub(super) fn overlay_call_failed(&mut self, clock: Clock, session: SessionKey) {
+        let links = &mut self.overlay.links;
+        let Some(calling) = links.calls.remove(&session) else { return };
+        links.by_key.remove(&calling.key);
+        self.overlay.counters.calls_failed += 1;
+        self.to_keeper(clock, OverlayCross::Failed(calling.id));
+        for shard in calling.shards {
+            self.overlay_cross(clock, shard, OverlayCross::Called { peer: calling.key, up: false });
+        }
+    }
+
+    /// A session is over, and the peer with it unless there is another.
+    pub(super) fn overlay_down(&mut self, clock: Clock, id: PeerId, card: &IdentityCard, why: &ClosedWhy) {
+        self.overlay.links.leave(id);
+        if !self.overlay.is_on() || self.sessions.current(&card.key).is_some() {
+            return;
+        }
+        let node = card.node_id();
+        let broke = matches!(why, ClosedWhy::Idle | ClosedWhy::Unconfirmed | ClosedWhy::Fault(_));
+        self.to_keeper(clock, if broke { OverlayCross::Failed(node) } else { OverlayCross::Down(node) });
+    }
+
+    /// Whether nobody but the overlay needs a session.
+    pub(super) fn is_spare(&self, id: PeerId) -> bool {
+        let Some(peer) = self.peers.get(&id) else { return false };
+        let busy = |role: &Role| matches!(role, Role::Serving | Role::Fetching | Role::Asking | Role::Asked(_));
+        peer.trust.is_none()
+            && peer.lane == 0
+            && !peer.streams.values().any(busy)
+            && !self.circuits.called.contains(&id)
+            && !self.circuits.onion.uses(link(id))
+            && !self.overlay.finding.is_source(id)
+            && !self.sessions.has_lanes(peer.session)
+    }
+
+    /// Closes the session that the overlay has not used for longest, while there are too many of a direction.
+    fn make_room_for_link(&mut self, clock: Clock, called: bool) {
+        let most = OVERLAY_SESSIONS_MAX / usize::from(self.overlay.shard.1.max(1));
+        let links = &self.overlay.links;
+        let count = links.order[usize::from(called)].len() + if called { links.calls.len() } else { 0 };
+        if count < most {
+            return;
+        }
+        let spare = links.order[usize::from(called)].iter().map(|(_, id)| *id).find(|id| self.is_spare(*id));
+        if let Some(id) = spare {
+            self.close_link(clock, id, "making room");
+        }
+    }
+
+    fn close_link(&mut self, clock: Clock, id: PeerId, why: &str) {
+        self.overlay.links.leave(id);
+        if let Some(peer) = self.peers.get(&id) {
+            self.overlay.counters.closed += 1;
+            self.sessions.close(clock.now, peer.session, CloseCode::UNWANTED, why);
+        }
+    }
+
+    /// Closes what was not used for long, and gives up calls that take too long.
+    pub(super) fn sweep_overlay_links(&mut self, clock: Clock) {
+        let idle = Duration::from_millis(OVERLAY_IDLE_MS);
+        let links = &self.overlay.links;
+        let old = links.order.iter().flatten().filter(|(at, _)| clock.now.since(*at) >= idle);
+        for id in old.map(|(_, id)| *id).collect::<Vec<_>>() {
+            if self.is_spare(id) {
+                self.close_link(clock, id, "not needed now");
+            } else {
+                // Others need it; it is looked at again.
+                self.overlay.links.used(clock.now, id);
+            }
+        }
+        while self.overlay.links.order[0].len() > OVERLAY_SESSIONS_MAX / usize::from(self.overlay.shard.1.max(1)) {
+            let before = self.overlay.links.order[0].len();
+            self.make_room_for_link(clock, false);
+            if self.overlay.links.order[0].len() == before {
+                break;
+            }
+        }
+        let late = Duration::from_millis(OVERLAY_CALL_MS_MAX);
+        let calls = self.overlay.links.calls.iter();
+        let late = calls.filter(|(_, calling)| clock.now.since(calling.since) >= late);
+        for (session, key) in late.map(|(session, calling)| (*session, calling.key)).collect::<Vec<_>>() {
+            self.overlay_call_failed(clock, session);
+            // A friend's handshake goes on.
+            if self.friends.get(&key).is_none() && !self.circuits.calling.contains_key(&session) {
+                self.sessions.close(clock.now, session, CloseCode::UNWANTED, "");
+            }
+        }
+        if self.overlay.links.len() == 0 {
+            self.overlay.links.sweep_at = None;
+        }
+    }
+
+    /// The node leaves the overlay: nobody else needs these sessions.
+    pub(super) fn close_links(&mut self, clock: Clock) {
+        let links = std::mem::take(&mut self.overlay.links);
+        for id in links.used.into_keys() {
+            if self.is_spare(id) {
+                self.close_link(clock, id, "leaving");
+            }
+        }
+    }
+}
