@@ -52,7 +52,8 @@ impl Api {
     pub async fn tell_overlay(&self) -> Result<(), ApiError> {
         let rules = {
             let config = self.config();
-            let own = if config.overlay_enabled { make_invite(&config, &self.card) } else { Err(String::new()) };
+            let own =
+                if config.overlay_enabled { make_invite(&config, &self.card) } else { Err(String::new()) };
             rules(&config, own.map_or(Vec::new(), |invite| invite.addresses))
         };
         if lock(&self.told_overlay).rules.as_ref() == Some(&rules) {
@@ -60,9 +61,10 @@ impl Api {
         }
         self.command(|| Command::Overlay(Box::new(rules.clone()))).await?;
         let mut told = lock(&self.told_overlay);
-        let same = told.rules.as_ref().is_some_and(|before| {
-            (before.enabled, &before.network) == (rules.enabled, &rules.network)
-        });
+        let same = told
+            .rules
+            .as_ref()
+            .is_some_and(|before| (before.enabled, &before.network) == (rules.enabled, &rules.network));
         if !same {
             // Whoever begins anew has nothing provided.
             (told.next, told.seen) = (0, None);
@@ -142,7 +144,10 @@ impl Api {
         let target = path.to_owned();
         let written = tokio::task::spawn_blocking(move || peers::save(&target, &known)).await;
         if let Ok(Err(error)) = written {
-            tracing::warn!("the peers that were met are not saved in {}: {error}; it is tried again", path.display());
+            tracing::warn!(
+                "the peers that were met are not saved in {}: {error}; it is tried again",
+                path.display()
+            );
         }
     }
 
@@ -211,7 +216,8 @@ mod tests {
     #[test]
     fn contacts_name_one_address_of_each_family_the_best_first() {
         let addresses = ["203.0.113.5:1", "10.0.0.1:1", "[2001:db8::1]:1", "[fd00::2]:1"];
-        let addresses: Vec<SocketAddr> = addresses.iter().map(|text| text.parse().expect("address")).collect();
+        let addresses: Vec<SocketAddr> =
+            addresses.iter().map(|text| text.parse().expect("address")).collect();
         assert_eq!(rules(&Config::default(), addresses.clone()).addresses, [addresses[0], addresses[2]]);
         let later: Vec<SocketAddr> = addresses.iter().rev().copied().collect();
         assert_eq!(rules(&Config::default(), later).addresses, [addresses[3], addresses[1]]);

@@ -98,9 +98,8 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Result<Response, ApiErr
         .iter()
         .map(|(class, stats)| (class.name().to_owned(), class_json(stats, queued(&view.snapshot, *class))))
         .collect();
-    let counter = |name: &str| {
-        view.counters.iter().find(|(one, ..)| *one == name).map_or(0, |(.., value)| *value)
-    };
+    let counter =
+        |name: &str| view.counters.iter().find(|(one, ..)| *one == name).map_or(0, |(.., value)| *value);
     let overlay = overlay_json(&view.snapshot, &config, counter);
     let store = view.store;
     let (up, down) = view.rates;

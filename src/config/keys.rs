@@ -11,9 +11,9 @@ use super::{Config, ConfigError, limits};
 use crate::base::Prefix;
 use crate::base::units::{parse_size, show_size};
 use crate::limits::{
-    ADDRESSES_PER_PEER_MAX, BOOTSTRAP_MAX, BUSY_POLL_US_MAX, DEVICE_NAME_MAX, EXIT_RULES_MAX, LABEL_MAX, LAYERS_MAX,
-    LIMIT_WINDOWS_MAX, LIMITED_PEERS_MAX, LISTEN_ADDRESSES_MAX, ONION_ROUTES_MAX, RESERVED_SHARE_MILLI_MAX,
-    SHARDS_MAX, TUNNEL_DNS_MAX, TUNNEL_MTU_MAX, TUNNEL_MTU_MIN,
+    ADDRESSES_PER_PEER_MAX, BOOTSTRAP_MAX, BUSY_POLL_US_MAX, DEVICE_NAME_MAX, EXIT_RULES_MAX, LABEL_MAX,
+    LAYERS_MAX, LIMIT_WINDOWS_MAX, LIMITED_PEERS_MAX, LISTEN_ADDRESSES_MAX, ONION_ROUTES_MAX,
+    RESERVED_SHARE_MILLI_MAX, SHARDS_MAX, TUNNEL_DNS_MAX, TUNNEL_MTU_MAX, TUNNEL_MTU_MIN,
 };
 
 /// How a value is written in TOML.
@@ -298,7 +298,8 @@ pub const KEYS: &[Key] = &[
         live: true,
         what: "invitations (tornet:node:…) of nodes by which the network is entered, beside friends and peers met before",
         read: |c, v| {
-            list(v, BOOTSTRAP_MAX, "invitations, as `tornet invite` prints them").map(|list| c.overlay_bootstrap = list)
+            list(v, BOOTSTRAP_MAX, "invitations, as `tornet invite` prints them")
+                .map(|list| c.overlay_bootstrap = list)
         },
         show: |c| texts(&c.overlay_bootstrap),
     },

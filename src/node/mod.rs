@@ -442,7 +442,7 @@ impl Node {
             fetch::Event::Slice { target, index, data, len, from } => {
                 // The peer may have closed behind its last slice, which is verified and comes only once.
                 let node = self.peers.get(&from).map(|peer| peer.node);
-                self.source_gave(clock, &target.id, from);
+                self.source_gave(clock, &target.id, len, from);
                 self.get.slice(target, index, data, len, node);
             }
             fetch::Event::Unavailable { target } => {

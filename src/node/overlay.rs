@@ -227,7 +227,8 @@ impl Node {
             OverlayCross::Message { .. }
             | OverlayCross::Up { .. }
             | OverlayCross::Down(_)
-            | OverlayCross::Failed(_)
+            | OverlayCross::Failed { .. }
+            | OverlayCross::Gave { .. }
             | OverlayCross::Find(_)
             | OverlayCross::Stop(_) => {
                 let far = self.overlay.on.as_ref().is_some_and(|on| on.far);
@@ -248,7 +249,8 @@ impl Node {
         self.go_on_finding(clock);
         self.keeper_effects(clock, world);
         if self.overlay.links.sweep_at.is_some_and(|at| at <= clock.now) {
-            self.overlay.links.sweep_at = Some(clock.now + std::time::Duration::from_millis(OVERLAY_SWEEP_MS));
+            self.overlay.links.sweep_at =
+                Some(clock.now + std::time::Duration::from_millis(OVERLAY_SWEEP_MS));
             self.sweep_overlay_links(clock);
         }
     }

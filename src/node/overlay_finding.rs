@@ -15,6 +15,9 @@ use crate::service::PeerId;
 use crate::session::{OverlayCross, SessionKey};
 use crate::wire::overlay::Contact;
 
+/// Verified bytes of a peer after which the keeper hears of them.
+const GIVEN_TOLD: u64 = 1 << 20;
+
 /// What a shard looks for, and where it stands.
 #[derive(Default)]
 pub(super) struct Finding {
@@ -68,6 +71,11 @@ impl Finding {
         !(self.under_way.is_empty() && self.waiting.is_empty() && self.calls.is_empty())
     }
 
+    /// Whether there is nothing to forget.
+    fn is_idle(&self) -> bool {
+        !self.is_busy() && self.looked.is_empty() && self.sources.is_empty() && self.tried.is_empty()
+    }
+
     pub(super) fn poll_timeout(&self) -> Option<Time> {
         let lookups = self.under_way.values().map(|lookup| lookup.until);
         let again = self.looked.values().map(|looked| looked.again_at);
@@ -112,7 +120,8 @@ impl Node {
         let lacking = self.fetch.lacking(8 * FINDS_MAX);
         let under_way = self.overlay.finding.under_way.keys().copied();
         for chunk in under_way.filter(|chunk| !self.fetch.wants(chunk)).collect::<Vec<_>>() {
-            self.overlay.finding.under_way.remove(&chunk);
+            let lookup = self.overlay.finding.under_way.remove(&chunk);
+            self.overlay.counters.lookups_found += u64::from(lookup.is_some_and(|lookup| lookup.named));
             self.to_keeper(clock, OverlayCross::Stop(chunk));
         }
         for chunk in lacking {
@@ -175,7 +184,8 @@ impl Node {
         for provider in providers {
             let key = provider.card.key;
             let own = &mut self.overlay.finding;
-            let known = own.tried.contains_key(&key) || own.waiting.iter().any(|(_, one)| one.card.key == key);
+            let known =
+                own.tried.contains_key(&key) || own.waiting.iter().any(|(_, one)| one.card.key == key);
             if known || key == own_key || is_liar(&self.liars, clock.now, &key) {
                 continue;
             }
@@ -237,9 +247,8 @@ impl Node {
             return;
         }
         if self.sessions.is_home(peer) {
-            let id = self.sessions.current(peer).and_then(|session| self.by_session.get(&session)).copied();
             self.overlay.finding.calls.remove(peer);
-            return id.into_iter().for_each(|id| self.add_source(clock.now, id));
+            return self.link_with(peer).into_iter().for_each(|id| self.add_source(clock.now, id));
         }
         match self.sessions.open_lane(clock.now, &card) {
             Ok(session) => _ = self.overlay.finding.lanes.insert(session, *peer),
@@ -270,7 +279,15 @@ impl Node {
     }
 
     /// A verified slice of a chunk came.
-    pub(super) fn source_gave(&mut self, clock: Clock, chunk: &ChunkId, from: PeerId) {
+    pub(super) fn source_gave(&mut self, clock: Clock, chunk: &ChunkId, len: usize, from: PeerId) {
+        if self.overlay.is_on()
+            && let Some(peer) = self.peers.get_mut(&from)
+        {
+            peer.given += len as u64;
+            if peer.given >= GIVEN_TOLD {
+                self.tell_given(clock, from);
+            }
+        }
         let own = &mut self.overlay.finding;
         if let Some(at) = own.sources.get_mut(&from) {
             *at = clock.now;
@@ -282,8 +299,18 @@ impl Node {
         }
     }
 
+    /// Tells the keeper what a peer gave.
+    fn tell_given(&mut self, clock: Clock, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let (peer, bytes) = (peer.node, std::mem::take(&mut peer.given));
+        if bytes > 0 {
+            self.to_keeper(clock, OverlayCross::Gave { peer, bytes });
+        }
+    }
+
     /// A session is over.
-    pub(super) fn source_down(&mut self, id: PeerId) {
+    pub(super) fn source_down(&mut self, clock: Clock, id: PeerId) {
+        self.tell_given(clock, id);
         if self.overlay.finding.sources.remove(&id).is_some()
             && let Some(peer) = self.peers.get(&id)
         {
@@ -294,6 +321,9 @@ impl Node {
 
     /// Nothing is wanted any more.
     pub(super) fn end_finding(&mut self, clock: Clock) {
+        if self.overlay.finding.is_idle() {
+            return;
+        }
         let own = std::mem::take(&mut self.overlay.finding);
         let friends: BTreeSet<PeerId> =
             self.peers.iter().filter(|(_, peer)| peer.trust.is_some()).map(|(id, _)| *id).collect();

@@ -15,7 +15,7 @@ use crate::limits::{
     FINDS_MAX, OVERLAY_ENTER_MS_MAX, OVERLAY_ENTER_MS_MIN, OVERLAY_ENTER_SAVED, OVERLAY_ENTERED_MIN,
     PEERS_BATCH, SHARDS_MAX,
 };
-use crate::overlay::{Config, Effect, Goal, LookupId, Manner, Moment, Overlay, Peer, Wanted};
+use crate::overlay::{Config, Effect, Goal, LookupId, Manner, Moment, Overlay, Peer, Standing, Wanted};
 use crate::session::OverlayCross;
 use crate::wire::overlay::{Contact, Record};
 
@@ -23,6 +23,8 @@ use crate::wire::overlay::{Contact, Record};
 const WITNESSES: usize = 2;
 /// Addresses that peers named, at most.
 const SEEN_MAX: usize = 16;
+/// Peers whose gifts are counted, at most.
+const ACCOUNTS_MAX: usize = 1024;
 
 /// The first shard's part.
 pub(super) struct Keeper {
@@ -38,6 +40,8 @@ pub(super) struct Keeper {
     pause: Duration,
     /// Where peers see this node, and who.
     seen: BTreeMap<SocketAddr, BTreeSet<NodeId>>,
+    /// Verified bytes that peers gave; at most [`ACCOUNTS_MAX`], those that gave most.
+    gave: BTreeMap<NodeId, u64>,
     /// Provided chunks of which nobody keeps a record.
     unannounced: BTreeSet<ChunkId>,
 }
@@ -61,6 +65,7 @@ impl Keeper {
             enter_at: now,
             pause: Duration::from_millis(OVERLAY_ENTER_MS_MIN),
             seen: BTreeMap::new(),
+            gave: BTreeMap::new(),
             unannounced: BTreeSet::new(),
         }
     }
@@ -106,11 +111,12 @@ impl Keeper {
         match message {
             OverlayCross::Message { from, seen, bytes } => {
                 // The session's shard has parsed it, and closed the session if it was none.
-                let _ = self.core.handle_message(at, &there(from, seen), Some(seen), &bytes);
+                let _ = self.core.handle_message(at, &peer_of(from), Some(seen), &bytes);
             }
-            OverlayCross::Up { peer, at: address } => self.core.handle_up(at, &there(peer, address)),
+            OverlayCross::Up { peer, at: address } => self.core.handle_up(at, &peer_of(peer), Some(address)),
             OverlayCross::Down(peer) => self.core.handle_down(&peer),
-            OverlayCross::Failed(peer) => self.core.handle_failed(at, &peer),
+            OverlayCross::Failed { peer, tried } => self.core.handle_failed(at, &peer, &tried),
+            OverlayCross::Gave { peer, bytes } => self.gave(peer, bytes),
             OverlayCross::Find(chunk) => self.find(at, from, far, chunk),
             OverlayCross::Stop(chunk) => {
                 let of = |(_, one): &(&LookupId, &(u8, ChunkId))| **one == (from, chunk);
@@ -121,6 +127,20 @@ impl Keeper {
             }
             _ => {}
         }
+    }
+
+    /// What a peer gave is what it stands for, as long as nobody pays.
+    fn gave(&mut self, peer: NodeId, bytes: u64) {
+        if !self.gave.contains_key(&peer) && self.gave.len() >= ACCOUNTS_MAX {
+            let least = self.gave.iter().min_by_key(|(_, bytes)| **bytes).map(|(peer, _)| *peer);
+            if let Some(least) = least {
+                self.gave.remove(&least);
+                self.core.set_standing(&least, Standing::default());
+            }
+        }
+        let sum = self.gave.entry(peer).or_insert(0);
+        *sum = sum.saturating_add(bytes);
+        self.core.set_standing(&peer, Standing { contributed: *sum, ..Standing::default() });
     }
 
     fn find(&mut self, at: Moment, shard: u8, far: bool, chunk: ChunkId) {
@@ -136,7 +156,12 @@ impl Keeper {
 
     fn found(&mut self, lookup: LookupId, records: &[Record]) {
         if let Some((shard, chunk)) = self.finds.get(&lookup).copied() {
-            let providers = records.iter().map(|record| record.provider).collect();
+            // Where a record's address may not be believed, the provider may have been met.
+            let known = |provider: Contact| match provider.endpoints().next() {
+                Some(_) => provider,
+                None => self.core.contact_of(&provider.node_id()).unwrap_or(provider),
+            };
+            let providers = records.iter().map(|record| known(record.provider)).collect();
             self.answers.push((shard, OverlayCross::Found { chunk, providers }));
         }
     }
@@ -209,9 +234,9 @@ impl Keeper {
     }
 }
 
-/// A peer with a session: reached at the address from which its packets come.
-fn there(card: IdentityCard, at: SocketAddr) -> Peer {
-    Peer::of(Contact::new(card, [at]))
+/// A peer with a session, which says where it is reached.
+fn peer_of(card: IdentityCard) -> Peer {
+    Peer::of(Contact::new(card, []))
 }
 
 impl Node {

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::circuits::link;
 use super::overlay::Tag;
 use super::peer::{Meeting, Role};
-use super::circuits::link;
 use super::{Clock, Node, OVERLAY_CHANNEL};
 use crate::base::{NodeId, PublicKey, Time};
 use crate::crypto::IdentityCard;
@@ -16,7 +16,7 @@ use crate::limits::{
     OVERLAY_SWEEP_MS,
 };
 use crate::service::PeerId;
-use crate::session::{ClosedWhy, CloseCode, ConnectError, OverlayCross, SessionKey};
+use crate::session::{CloseCode, ClosedWhy, ConnectError, OverlayCross, SessionKey};
 use crate::wire::overlay::Contact;
 
 /// The sessions of one shard that the overlay uses.
@@ -25,6 +25,9 @@ pub(super) struct Links {
     /// Handshakes under way; at most [`OVERLAY_CALLS_MAX`].
     calls: BTreeMap<SessionKey, Calling>,
     by_key: BTreeMap<PublicKey, SessionKey>,
+    /// Sessions of ours that their peers are not known to have yet, and the other shards that wait for that: without it
+    /// there are no lanes.
+    unconfirmed: BTreeMap<SessionKey, (PublicKey, BTreeSet<u8>)>,
     /// Sessions that carried something, when last, and whether they were opened here for it.
     used: BTreeMap<PeerId, (Time, bool)>,
     /// The same by time, of either direction.
@@ -38,6 +41,8 @@ struct Calling {
     id: NodeId,
     key: PublicKey,
     since: Time,
+    /// Where; at most [`crate::limits::ADDRESSES_PER_PEER_MAX`].
+    tried: Vec<SocketAddr>,
     /// What waits for it; at most [`OVERLAY_QUEUED_MAX`].
     messages: Vec<Vec<u8>>,
     /// Shards that wait to hear of it.
@@ -84,8 +89,7 @@ impl Node {
     /// Says something to a peer whose home this is, on its session or on a new one.
     pub(super) fn send_overlay(&mut self, clock: Clock, to: &Contact, bytes: Vec<u8>, question: bool) {
         let key = to.card.key;
-        let current = self.sessions.current(&key).and_then(|session| self.by_session.get(&session)).copied();
-        match current {
+        match self.link_with(&key) {
             Some(id) => self.say_overlay(clock, id, &bytes),
             None if question => {
                 let addresses: Vec<SocketAddr> = to.addresses().collect();
@@ -95,14 +99,19 @@ impl Node {
         }
     }
 
+    /// The peer behind a key whose home this is, if there is a session with it.
+    pub(super) fn link_with(&self, key: &PublicKey) -> Option<PeerId> {
+        self.sessions.usable(key).and_then(|session| self.by_session.get(&session)).copied()
+    }
+
     /// Says something on a session.
     fn say_overlay(&mut self, clock: Clock, id: PeerId, bytes: &[u8]) {
         let (Some(on), Some(peer)) = (&self.overlay.on, self.peers.get_mut(&id)) else { return };
         if let Meeting::Met(hello) = &peer.hello
             && !hello.services.contains(&OVERLAY_CHANNEL)
         {
-            let node = peer.node;
-            return self.to_keeper(clock, OverlayCross::Failed(node));
+            let peer = peer.node;
+            return self.to_keeper(clock, OverlayCross::Failed { peer, tried: Vec::new() });
         }
         let sent = peer.connection.datagram(OVERLAY_CHANNEL, &tagged(&on.tag, bytes)).is_ok();
         let counters = &mut self.overlay.counters;
@@ -121,11 +130,11 @@ impl Node {
         shard: Option<u8>,
     ) {
         let key = card.key;
-        if self.sessions.current(&key).is_some() {
-            if let Some(shard) = shard {
-                self.overlay_cross(clock, shard, OverlayCross::Called { peer: key, up: true });
+        if let Some(id) = self.link_with(&key) {
+            if let Some(message) = message {
+                self.say_overlay(clock, id, &message);
             }
-            return;
+            return self.tell_called(clock, id, shard.into_iter().collect());
         }
         let known = self.overlay.links.by_key.get(&key).copied();
         let session = match known {
@@ -134,7 +143,9 @@ impl Node {
         };
         let Some(calling) = session.and_then(|session| self.overlay.links.calls.get_mut(&session)) else {
             self.overlay.counters.unsent += u64::from(message.is_some());
-            self.to_keeper(clock, OverlayCross::Failed(card.node_id()));
+            // Nothing was tried: it is not the peer's fault.
+            let peer = card.node_id();
+            self.to_keeper(clock, OverlayCross::Failed { peer, tried: Vec::new() });
             if let Some(shard) = shard {
                 self.overlay_cross(clock, shard, OverlayCross::Called { peer: key, up: false });
             }
@@ -165,8 +176,14 @@ impl Node {
         };
         self.overlay.counters.calls += 1;
         let (id, key) = (card.node_id(), card.key);
-        let calling =
-            Calling { id, key, since: clock.now, messages: Vec::new(), shards: BTreeSet::new() };
+        let calling = Calling {
+            id,
+            key,
+            since: clock.now,
+            tried: addresses.to_vec(),
+            messages: Vec::new(),
+            shards: BTreeSet::new(),
+        };
         let links = &mut self.overlay.links;
         links.calls.insert(session, calling);
         links.by_key.insert(key, session);
@@ -183,8 +200,34 @@ impl Node {
         for message in calling.messages {
             self.say_overlay(clock, id, &message);
         }
-        for shard in calling.shards {
-            self.overlay_cross(clock, shard, OverlayCross::Called { peer: calling.key, up: true });
+        self.tell_called(clock, id, calling.shards);
+    }
+
+    /// Tells shards of a session: others than this when the peer has it, too, since what they want is a lane.
+    fn tell_called(&mut self, clock: Clock, id: PeerId, mut shards: BTreeSet<u8>) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let (peer, session) = (peer.card.key, peer.session);
+        let own = shards.remove(&self.overlay.shard.0).then_some(self.overlay.shard.0);
+        let others = match self.sessions.is_confirmed(session) {
+            true => shards,
+            false => {
+                if !shards.is_empty() {
+                    let waiting = self.overlay.links.unconfirmed.entry(session);
+                    waiting.or_insert_with(|| (peer, BTreeSet::new())).1.extend(shards);
+                }
+                BTreeSet::new()
+            }
+        };
+        for shard in own.into_iter().chain(others) {
+            self.overlay_cross(clock, shard, OverlayCross::Called { peer, up: true });
+        }
+    }
+
+    /// The peer is known to have the session, or it is over.
+    pub(super) fn overlay_confirmed(&mut self, clock: Clock, session: SessionKey, up: bool) {
+        let Some((peer, shards)) = self.overlay.links.unconfirmed.remove(&session) else { return };
+        for shard in shards {
+            self.overlay_cross(clock, shard, OverlayCross::Called { peer, up });
         }
     }
 
@@ -202,7 +245,7 @@ impl Node {
         let Some(calling) = links.calls.remove(&session) else { return };
         links.by_key.remove(&calling.key);
         self.overlay.counters.calls_failed += 1;
-        self.to_keeper(clock, OverlayCross::Failed(calling.id));
+        self.to_keeper(clock, OverlayCross::Failed { peer: calling.id, tried: calling.tried });
         for shard in calling.shards {
             self.overlay_cross(clock, shard, OverlayCross::Called { peer: calling.key, up: false });
         }
@@ -211,18 +254,21 @@ impl Node {
     /// A session is over, and the peer with it unless there is another.
     pub(super) fn overlay_down(&mut self, clock: Clock, id: PeerId, card: &IdentityCard, why: &ClosedWhy) {
         self.overlay.links.leave(id);
-        if !self.overlay.is_on() || self.sessions.current(&card.key).is_some() {
+        if !self.overlay.is_on() || self.sessions.usable(&card.key).is_some() {
             return;
         }
-        let node = card.node_id();
-        let broke = matches!(why, ClosedWhy::Idle | ClosedWhy::Unconfirmed | ClosedWhy::Fault(_));
-        self.to_keeper(clock, if broke { OverlayCross::Failed(node) } else { OverlayCross::Down(node) });
+        // Silence is no fault where nobody had anything to say: who was asked something is waited for as usual.
+        let peer = card.node_id();
+        let broke = matches!(why, ClosedWhy::Unconfirmed | ClosedWhy::Fault(_));
+        let failed = OverlayCross::Failed { peer, tried: Vec::new() };
+        self.to_keeper(clock, if broke { failed } else { OverlayCross::Down(peer) });
     }
 
     /// Whether nobody but the overlay needs a session.
     pub(super) fn is_spare(&self, id: PeerId) -> bool {
         let Some(peer) = self.peers.get(&id) else { return false };
-        let busy = |role: &Role| matches!(role, Role::Serving | Role::Fetching | Role::Asking | Role::Asked(_));
+        let busy =
+            |role: &Role| matches!(role, Role::Serving | Role::Fetching | Role::Asking | Role::Asked(_));
         peer.trust.is_none()
             && peer.lane == 0
             && !peer.streams.values().any(busy)
@@ -267,7 +313,9 @@ impl Node {
                 self.overlay.links.used(clock.now, id);
             }
         }
-        while self.overlay.links.order[0].len() > OVERLAY_SESSIONS_MAX / usize::from(self.overlay.shard.1.max(1)) {
+        while self.overlay.links.order[0].len()
+            > OVERLAY_SESSIONS_MAX / usize::from(self.overlay.shard.1.max(1))
+        {
             let before = self.overlay.links.order[0].len();
             self.make_room_for_link(clock, false);
             if self.overlay.links.order[0].len() == before {

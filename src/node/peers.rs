@@ -25,6 +25,7 @@ impl Node {
                     if let Some(id) = self.by_session.get(&session).copied() {
                         self.befriend(clock, id);
                         self.circuits_usable(clock, id);
+                        self.overlay_confirmed(clock, session, true);
                         self.touch(id);
                     }
                 }
@@ -97,6 +98,7 @@ impl Node {
             queue_turn: false,
             arrived: 0,
             sent_seen: 0,
+            given: 0,
             sent_bytes: 0,
             received_bytes: 0,
         };
@@ -171,7 +173,7 @@ impl Node {
 
     fn peer_down(&mut self, clock: Clock, session: SessionKey, why: &ClosedWhy) {
         let Some(id) = self.by_session.remove(&session) else { return };
-        self.source_down(id);
+        self.source_down(clock, id);
         self.friends.gone(clock.now, id);
         self.fetch.peer_down(id);
         self.serve.peer_down(id);
@@ -181,6 +183,7 @@ impl Node {
         self.loans.forget(self.shaping.budget.shard(), id);
         self.circuits_down(clock, id, &peer.card.key);
         self.circuits_failed(clock, session);
+        self.overlay_confirmed(clock, session, false);
         self.overlay_down(clock, id, &peer.card, why);
         if let Some(at) = peer.timer {
             self.timers.remove(&(at, id));

@@ -121,8 +121,16 @@ impl Node {
             ("overlay_lookups_running", "Lookups under way", overlay.lookups as f64),
             ("overlay_records", "Providers' records kept for others", overlay.records as f64),
             ("overlay_provided", "Chunks provided", overlay.provided as f64),
-            ("overlay_announced", "Of those, the ones of which others keep a record", overlay.announced as f64),
-            ("overlay_sessions", "Sessions and handshakes that the overlay uses", self.overlay.links.len() as f64),
+            (
+                "overlay_announced",
+                "Of those, the ones of which others keep a record",
+                overlay.announced as f64,
+            ),
+            (
+                "overlay_sessions",
+                "Sessions and handshakes that the overlay uses",
+                self.overlay.links.len() as f64,
+            ),
             ("requests_serving", "Chunk requests being answered", self.serve.active() as f64),
             ("gets_running", "Gets under way", self.get.progress().count() as f64),
         ]

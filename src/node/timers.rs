@@ -89,7 +89,8 @@ impl Node {
         }
         let since = *self.lonely_since.get_or_insert(now);
         let network = self.overlay.is_on();
-        let busy = self.overlay.finding.is_busy() && now.since(since) < Duration::from_millis(GET_NETWORK_MS_MAX);
+        let busy =
+            self.overlay.finding.is_busy() && now.since(since) < Duration::from_millis(GET_NETWORK_MS_MAX);
         if now.since(since) >= Duration::from_millis(GET_LONELY_MS_MAX) && !busy {
             let friends = self.friends.len();
             let why = match self.liars.len() {

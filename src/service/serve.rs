@@ -164,14 +164,7 @@ impl Serve {
     }
 
     /// A peer opened a stream on the chunk channel.
-    pub fn opened(
-        &mut self,
-        now: Time,
-        peer: PeerId,
-        stream: StreamId,
-        stranger: bool,
-        acts: &mut Vec<Act>,
-    ) {
+    pub fn opened(&mut self, now: Time, peer: PeerId, stream: StreamId, stranger: bool, acts: &mut Vec<Act>) {
         if stranger && self.refuses_strangers {
             self.counters.refused += 1;
             answer(peer, stream, Status::Refused, acts);

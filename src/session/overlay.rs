@@ -40,7 +40,12 @@ pub enum OverlayCross {
     /// To the keeper: a session ended in good order.
     Down(NodeId),
     /// To the keeper: a session did not come about, or broke.
-    Failed(NodeId),
+    Failed {
+        /// Whose.
+        peer: NodeId,
+        /// Addresses that were tried in vain; at most [`crate::limits::ADDRESSES_PER_PEER_MAX`].
+        tried: Vec<SocketAddr>,
+    },
     /// To a peer's home: have a session with it.
     Call {
         /// Who.
@@ -56,6 +61,13 @@ pub enum OverlayCross {
         peer: PublicKey,
         /// Whether there is.
         up: bool,
+    },
+    /// To the keeper: a peer gave so many verified bytes of chunks, since this was said last.
+    Gave {
+        /// Who.
+        peer: NodeId,
+        /// Bytes.
+        bytes: u64,
     },
     /// To the keeper: who has this chunk?
     Find(ChunkId),
@@ -80,9 +92,10 @@ impl OverlayCross {
             Self::Message { .. } => "overlay message",
             Self::Up { .. } => "overlay up",
             Self::Down(_) => "overlay down",
-            Self::Failed(_) => "overlay failed",
+            Self::Failed { .. } => "overlay failed",
             Self::Call { .. } => "overlay call",
             Self::Called { .. } => "overlay called",
+            Self::Gave { .. } => "overlay gave",
             Self::Find(_) => "find",
             Self::Stop(_) => "stop finding",
             Self::Found { .. } => "found",

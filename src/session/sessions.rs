@@ -355,6 +355,13 @@ impl Sessions {
         self.peers.current(peer).filter(|key| self.is_established(*key))
     }
 
+    /// The session to use with a peer whose home this is: the one that counts, or ours while the peer is not known to have
+    /// it yet.
+    pub fn usable(&self, peer: &PublicKey) -> Option<SessionKey> {
+        let ours = || self.peers.pending(peer).filter(|key| self.is_established(*key));
+        self.current(peer).or_else(ours)
+    }
+
     /// Whether we started the session.
     pub fn is_initiator(&self, key: SessionKey) -> bool {
         self.live(key).is_some_and(|session| session.initiator)

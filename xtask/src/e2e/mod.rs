@@ -8,6 +8,7 @@ mod limits;
 mod links;
 mod moving;
 mod onion;
+mod overlay;
 mod resume;
 mod shards;
 mod store;
@@ -51,6 +52,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
         onion::CASES,
         onion::walls::CASES,
         onion::beside::CASES,
+        overlay::CASES,
         hostile::CASES,
     ];
     all.into_iter().flatten()
