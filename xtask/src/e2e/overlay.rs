@@ -21,6 +21,8 @@ pub const CASES: &[Case] = &[Case {
 /// Namespaces, each joined to each other one; three daemons on each.
 const HOSTS: usize = 10;
 const DAEMONS: usize = 30;
+/// One in so many has three shards.
+const SHARDED: usize = 5;
 const BYTES: u64 = 3 << 20;
 /// How long the network may take to know of what was put.
 const ANNOUNCED: Duration = Duration::from_secs(60);
@@ -37,6 +39,9 @@ fn overlay(_: &mut Lab, binary: &Path) -> Result<()> {
         let (name, port) = (format!("n{number}"), 4001 + 10 * number as u16);
         let node = Node::new(&lab, &lab.hosts()[number % HOSTS], &name, binary, port, lab.dir().join(&name));
         node.init()?;
+        if number % SHARDED == SHARDED - 1 {
+            node.run(&["config", "set", "shards.count", "3"], PROMPT)?;
+        }
         nodes.push(node);
     }
     start_all(&mut nodes)?;
