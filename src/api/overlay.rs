@@ -97,7 +97,7 @@ impl Api {
     }
 
     /// Looks for chunks that are not provided yet, a batch at a time.
-    async fn provide_more(self: &Arc<Self>) -> Result<(), ApiError> {
+    pub(super) async fn provide_more(self: &Arc<Self>) -> Result<(), ApiError> {
         let count = self.backend.store_stats().local_chunks;
         let mut from = {
             let told = lock(&self.told_overlay);

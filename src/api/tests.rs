@@ -1,5 +1,6 @@
 //! The API over real sockets, with a backend that does what the test says.
 
+mod overlay;
 mod tunnels;
 
 use std::path::Path;
@@ -18,6 +19,7 @@ use crate::config::ConfigFile;
 use crate::crypto::{Identity, Secret};
 use crate::io::latency::{Board, Latencies, Recorder};
 use crate::node::command::{CircuitSnapshot, GetProgress, OverlaySnapshot, PeerSnapshot, Report, Snapshot};
+use crate::limits::PEERS_BATCH;
 use crate::shape::{Class, ClassStats};
 use crate::wire::invite::{Invite, network_hash};
 use crate::wire::locator::Locator;
@@ -37,6 +39,9 @@ enum Told {
     Cancel(JobId),
     PutDropped,
     Relay(bool),
+    Overlay(bool, String, usize),
+    Provide(usize),
+    Restore(usize),
     Shutdown,
 }
 
@@ -45,6 +50,10 @@ struct Fake {
     told: mpsc::UnboundedSender<Told>,
     puts: Mutex<Vec<Progress>>,
     busy: std::sync::atomic::AtomicBool,
+    /// Chunks in the store's order.
+    stored: std::sync::atomic::AtomicU64,
+    /// Peers that were met.
+    met: std::sync::atomic::AtomicUsize,
 }
 
 impl Backend for Fake {
@@ -63,24 +72,26 @@ impl Backend for Fake {
             }
             Command::Limits(limits) => Told::Limits(limits.up, limits.down, limits.peers.len()),
             Command::Relay(rules) => Told::Relay(rules.relay),
-            Command::Peers { .. } => {
-                self.reports.deliver(Report::Peers(Vec::new()));
+            Command::Peers { after } => {
+                let mut met = overlay::met(self.met.load(Ordering::Relaxed));
+                met.retain(|known| Some(known.contact.node_id()) > after);
+                met.truncate(PEERS_BATCH);
+                self.reports.deliver(Report::Peers(met));
                 return Ok(());
             }
-            Command::Circuit(_)
-            | Command::Exit(_)
-            | Command::Overlay(_)
-            | Command::Provide(_)
-            | Command::Withdraw(_)
-            | Command::Restore(_) => return Ok(()),
+            Command::Circuit(_) | Command::Exit(_) | Command::Withdraw(_) => return Ok(()),
+            Command::Overlay(rules) => Told::Overlay(rules.enabled, rules.network, rules.bootstrap.len()),
+            Command::Provide(chunks) => Told::Provide(chunks.len()),
+            Command::Restore(known) => Told::Restore(known.len()),
             Command::Shutdown => Told::Shutdown,
         };
         let _ = self.told.send(told);
         Ok(())
     }
 
-    fn local_chunks(&self, _: u64, _: usize) -> Result<Vec<(u64, crate::base::ChunkId)>, String> {
-        Ok(Vec::new())
+    fn local_chunks(&self, from: u64, most: usize) -> Result<Vec<(u64, ChunkId)>, String> {
+        let count = self.stored.load(Ordering::Relaxed);
+        Ok((from..count).take(most).map(|place| (place, ChunkId([place as u8; 20]))).collect())
     }
 
     fn put(&self, request: PutRequest, progress: Progress) -> Result<PutHandle, Busy> {
@@ -114,7 +125,7 @@ impl Backend for Fake {
 
     fn store_stats(&self) -> StoreStats {
         StoreStats {
-            local_chunks: 2,
+            local_chunks: 2 + self.stored.load(Ordering::Relaxed),
             local_bytes: 2 << 20,
             local_bytes_max: 1 << 30,
             ..StoreStats::default()
@@ -198,6 +209,8 @@ async fn world() -> World {
         told: sender,
         puts: Mutex::default(),
         busy: std::sync::atomic::AtomicBool::new(false),
+        stored: std::sync::atomic::AtomicU64::new(0),
+        met: std::sync::atomic::AtomicUsize::new(0),
     });
     let usage = Usage::new(&dir.path().join("usage"));
     let api = Api::new(fake.clone(), reports, *identity(1).card(), &file, usage, Box::new(|_| {}));

@@ -53,6 +53,7 @@ impl Node {
         self.circuits.called.insert(id);
         self.circuits.sweep_at.get_or_insert(now + Duration::from_millis(CIRCUIT_SWEEP_MS));
         self.sessions.set_keepalive(session, true);
+        self.know(now, id);
     }
 
     /// A session is over.

@@ -213,6 +213,8 @@ struct Foreign {
 struct Early {
     peer: PeerId,
     connection: Connection,
+    /// Whether it asks for chunks.
+    fetching: bool,
 }
 
 /// For how long a friend that sent wrong bytes is not asked: longer than any `get` waits for others.

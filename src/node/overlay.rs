@@ -176,12 +176,13 @@ impl Node {
             self.counters.violations += 1;
             return self.sessions.close(clock.now, session, CloseCode::MALFORMED, malformed.0);
         }
-        let Some(seen) = self.sessions.path(session).map(|path| path.remote) else { return };
+        let proven = self.sessions.is_confirmed(session);
+        let seen = self.sessions.path(session).filter(|_| proven).map(|path| path.remote);
         self.overlay.counters.received += 1;
         if lane == 0 {
-            self.overlay.links.used(clock.now, id);
+            self.overlay.links.heard(clock.now, id, card.key);
         }
-        self.to_keeper(clock, OverlayCross::Message { from: card, seen, bytes: bytes.to_vec() });
+        self.say_to_keeper(clock, OverlayCross::Message { from: card, seen, bytes: bytes.to_vec() });
     }
 
     /// A peer said what it offers.
@@ -193,12 +194,12 @@ impl Node {
         }
         let card = peer.card;
         if let Some(path) = self.sessions.path(peer.session) {
-            self.to_keeper(clock, OverlayCross::Up { peer: card, at: path.remote });
+            self.say_to_keeper(clock, OverlayCross::Up { peer: card, at: path.remote });
         }
     }
 
     /// Says something to the keeper.
-    pub(super) fn to_keeper(&mut self, clock: Clock, message: OverlayCross) {
+    pub(super) fn say_to_keeper(&mut self, clock: Clock, message: OverlayCross) {
         self.overlay_cross(clock, FIRST, message);
     }
 

@@ -122,7 +122,7 @@ impl Node {
         for chunk in under_way.filter(|chunk| !self.fetch.wants(chunk)).collect::<Vec<_>>() {
             let lookup = self.overlay.finding.under_way.remove(&chunk);
             self.overlay.counters.lookups_found += u64::from(lookup.is_some_and(|lookup| lookup.named));
-            self.to_keeper(clock, OverlayCross::Stop(chunk));
+            self.say_to_keeper(clock, OverlayCross::Stop(chunk));
         }
         for chunk in lacking {
             let own = &self.overlay.finding;
@@ -154,7 +154,7 @@ impl Node {
         let until = clock.now + Duration::from_millis(FIND_MS_MAX);
         self.overlay.finding.under_way.insert(chunk, UnderWay { until, named: false });
         self.overlay.counters.lookups += 1;
-        self.to_keeper(clock, OverlayCross::Find(chunk));
+        self.say_to_keeper(clock, OverlayCross::Find(chunk));
     }
 
     /// Whether friends have had time to come.
@@ -295,7 +295,7 @@ impl Node {
         own.looked.remove(chunk);
         if own.under_way.remove(chunk).is_some() {
             self.overlay.counters.lookups_found += 1;
-            self.to_keeper(clock, OverlayCross::Stop(*chunk));
+            self.say_to_keeper(clock, OverlayCross::Stop(*chunk));
         }
     }
 
@@ -304,7 +304,7 @@ impl Node {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let (peer, bytes) = (peer.node, std::mem::take(&mut peer.given));
         if bytes > 0 {
-            self.to_keeper(clock, OverlayCross::Gave { peer, bytes });
+            self.say_to_keeper(clock, OverlayCross::Gave { peer, bytes });
         }
     }
 
@@ -331,7 +331,7 @@ impl Node {
             self.fetch.peer_down(id);
         }
         for chunk in own.under_way.into_keys() {
-            self.to_keeper(clock, OverlayCross::Stop(chunk));
+            self.say_to_keeper(clock, OverlayCross::Stop(chunk));
         }
     }
 }

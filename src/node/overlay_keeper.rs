@@ -111,7 +111,7 @@ impl Keeper {
         match message {
             OverlayCross::Message { from, seen, bytes } => {
                 // The session's shard has parsed it, and closed the session if it was none.
-                let _ = self.core.handle_message(at, &peer_of(from), Some(seen), &bytes);
+                let _ = self.core.handle_message(at, &peer_of(from), seen, &bytes);
             }
             OverlayCross::Up { peer, at: address } => self.core.handle_up(at, &peer_of(peer), Some(address)),
             OverlayCross::Down(peer) => self.core.handle_down(&peer),
@@ -179,7 +179,7 @@ impl Keeper {
     }
 
     /// Whom to call to enter the network, if that is due and it knows too few.
-    fn to_call(&mut self, now: Time) -> Vec<(IdentityCard, Vec<SocketAddr>)> {
+    fn whom_to_call(&mut self, now: Time) -> Vec<(IdentityCard, Vec<SocketAddr>)> {
         if now < self.enter_at {
             return Vec::new();
         }
@@ -243,7 +243,7 @@ impl Node {
     /// Does what the core wants, until it wants nothing.
     pub(super) fn keeper_effects(&mut self, clock: Clock, world: &mut impl World) {
         let Some(keeper) = &mut self.overlay.keeper else { return };
-        for (card, addresses) in keeper.to_call(clock.now) {
+        for (card, addresses) in keeper.whom_to_call(clock.now) {
             let home = self.sessions.elsewhere(&card.key).unwrap_or(self.overlay.shard.0);
             self.overlay_cross(clock, home, OverlayCross::Call { card, addresses, answer: false });
         }

@@ -8,16 +8,16 @@ use std::time::Duration;
 use super::circuits::link;
 use super::overlay::Tag;
 use super::peer::{Meeting, Role};
-use super::{Clock, Node, OVERLAY_CHANNEL};
+use super::{Clock, Early, Node, OVERLAY_CHANNEL};
 use crate::base::{NodeId, PublicKey, Time};
 use crate::crypto::IdentityCard;
 use crate::limits::{
-    OVERLAY_CALL_MS_MAX, OVERLAY_CALLS_MAX, OVERLAY_IDLE_MS, OVERLAY_QUEUED_MAX, OVERLAY_SESSIONS_MAX,
-    OVERLAY_SWEEP_MS,
+    EARLY_DATA_MAX, OVERLAY_CALL_MS_MAX, OVERLAY_CALLS_MAX, OVERLAY_IDLE_MS, OVERLAY_QUEUED_MAX,
+    OVERLAY_SESSIONS_MAX, OVERLAY_SWEEP_MS,
 };
 use crate::service::PeerId;
 use crate::session::{CloseCode, ClosedWhy, ConnectError, OverlayCross, SessionKey};
-use crate::wire::overlay::Contact;
+use crate::wire::overlay::{Body, Contact, Message};
 
 /// The sessions of one shard that the overlay uses.
 #[derive(Default)]
@@ -28,6 +28,10 @@ pub(super) struct Links {
     /// Sessions of ours that their peers are not known to have yet, and the other shards that wait for that: without it
     /// there are no lanes.
     unconfirmed: BTreeMap<SessionKey, (PublicKey, BTreeSet<u8>)>,
+    /// Where each was heard last: an answer goes there also before its session is confirmed.
+    heard: BTreeMap<PublicKey, PeerId>,
+    /// Questions that went with a first flight, until the peer is known to have taken them.
+    early: BTreeMap<SessionKey, Vec<u8>>,
     /// Sessions that carried something, when last, and whether they were opened here for it.
     used: BTreeMap<PeerId, (Time, bool)>,
     /// The same by time, of either direction.
@@ -61,6 +65,12 @@ impl Links {
         self.enter(now, id, called);
     }
 
+    /// Something came from a peer on this session.
+    pub(super) fn heard(&mut self, now: Time, id: PeerId, key: PublicKey) {
+        self.used(now, id);
+        self.heard.insert(key, id);
+    }
+
     fn enter(&mut self, now: Time, id: PeerId, called: bool) {
         self.leave(id);
         self.used.insert(id, (now, called));
@@ -89,7 +99,8 @@ impl Node {
     /// Says something to a peer whose home this is, on its session or on a new one.
     pub(super) fn send_overlay(&mut self, clock: Clock, to: &Contact, bytes: Vec<u8>, question: bool) {
         let key = to.card.key;
-        match self.link_with(&key) {
+        let heard = || self.overlay.links.heard.get(&key).copied().filter(|_| !question);
+        match self.link_with(&key).or_else(heard) {
             Some(id) => self.say_overlay(clock, id, &bytes),
             None if question => {
                 let addresses: Vec<SocketAddr> = to.addresses().collect();
@@ -111,7 +122,7 @@ impl Node {
             && !hello.services.contains(&OVERLAY_CHANNEL)
         {
             let peer = peer.node;
-            return self.to_keeper(clock, OverlayCross::Failed { peer, tried: Vec::new() });
+            return self.say_to_keeper(clock, OverlayCross::Failed { peer, tried: Vec::new() });
         }
         let sent = peer.connection.datagram(OVERLAY_CHANNEL, &tagged(&on.tag, bytes)).is_ok();
         let counters = &mut self.overlay.counters;
@@ -126,7 +137,7 @@ impl Node {
         clock: Clock,
         card: &IdentityCard,
         addresses: &[SocketAddr],
-        message: Option<Vec<u8>>,
+        mut message: Option<Vec<u8>>,
         shard: Option<u8>,
     ) {
         let key = card.key;
@@ -139,13 +150,13 @@ impl Node {
         let known = self.overlay.links.by_key.get(&key).copied();
         let session = match known {
             Some(session) => Some(session),
-            None => self.begin_call(clock, card, addresses),
+            None => self.begin_call(clock, card, addresses, &mut message),
         };
         let Some(calling) = session.and_then(|session| self.overlay.links.calls.get_mut(&session)) else {
             self.overlay.counters.unsent += u64::from(message.is_some());
             // Nothing was tried: it is not the peer's fault.
             let peer = card.node_id();
-            self.to_keeper(clock, OverlayCross::Failed { peer, tried: Vec::new() });
+            self.say_to_keeper(clock, OverlayCross::Failed { peer, tried: Vec::new() });
             if let Some(shard) = shard {
                 self.overlay_cross(clock, shard, OverlayCross::Called { peer: key, up: false });
             }
@@ -165,13 +176,23 @@ impl Node {
         clock: Clock,
         card: &IdentityCard,
         addresses: &[SocketAddr],
+        message: &mut Option<Vec<u8>>,
     ) -> Option<SessionKey> {
         if self.overlay.links.calls.len() >= OVERLAY_CALLS_MAX {
             return None;
         }
         self.make_room_for_link(clock, true);
-        let session = match self.sessions.connect(clock.now, clock.wall, card, addresses, b"") {
-            Ok(session) | Err(ConnectError::Connecting(session)) => session,
+        let early = message.as_ref().and_then(|message| self.early_question(clock, message));
+        let bytes = early.as_ref().map_or(&[][..], |(_, bytes)| bytes);
+        let session = match self.sessions.connect(clock.now, clock.wall, card, addresses, bytes) {
+            Ok(session) => {
+                if let Some((early, _)) = early {
+                    self.early.insert(session, early);
+                    self.overlay.links.early.extend(message.take().map(|message| (session, message)));
+                }
+                session
+            }
+            Err(ConnectError::Connecting(session)) => session,
             Err(_) => return None,
         };
         self.overlay.counters.calls += 1;
@@ -189,6 +210,29 @@ impl Node {
         links.by_key.insert(key, session);
         links.sweep_at.get_or_insert(clock.now + Duration::from_millis(OVERLAY_SWEEP_MS));
         Some(session)
+    }
+
+    /// A step of a lookup may go with the first flight, as packet 0 of the session to be: it changes nothing, and may come
+    /// twice. Probes may not, since the address that they are answered with must be proven; lookups for others cost too much.
+    fn early_question(&mut self, clock: Clock, message: &[u8]) -> Option<(Early, Vec<u8>)> {
+        let on = self.overlay.on.as_ref()?;
+        let Ok(Message { body: Body::Find(_), .. }) = Message::parse(message) else { return None };
+        let datagram = tagged(&on.tag, message);
+        let peer = self.next_peer_id();
+        let mut connection = self.connection(clock.now, true);
+        connection.datagram(OVERLAY_CHANNEL, &datagram).ok()?;
+        let mut room = [0; EARLY_DATA_MAX];
+        let meta = connection.poll_payload(clock.now, 0, &mut room, &mut ())?;
+        self.overlay.counters.sent += 1;
+        Some((Early { peer, connection, fetching: false }, room[..meta.len].to_vec()))
+    }
+
+    /// The peer did not take what went with the first flight: it is said again.
+    pub(super) fn overlay_early_refused(&mut self, clock: Clock, session: SessionKey) {
+        let Some(message) = self.overlay.links.early.remove(&session) else { return };
+        if let Some(id) = self.by_session.get(&session).copied() {
+            self.say_overlay(clock, id, &message);
+        }
     }
 
     /// A handshake of ours is done, or the peer's own was faster and `id` is that: what waited is said.
@@ -225,6 +269,7 @@ impl Node {
 
     /// The peer is known to have the session, or it is over.
     pub(super) fn overlay_confirmed(&mut self, clock: Clock, session: SessionKey, up: bool) {
+        self.overlay.links.early.remove(&session);
         let Some((peer, shards)) = self.overlay.links.unconfirmed.remove(&session) else { return };
         for shard in shards {
             self.overlay_cross(clock, shard, OverlayCross::Called { peer, up });
@@ -233,8 +278,12 @@ impl Node {
 
     /// Another session took the place of one that the overlay waited for.
     pub(super) fn overlay_moved(&mut self, clock: Clock, from: SessionKey, to: SessionKey) {
+        let early = self.overlay.links.early.remove(&from);
         match self.by_session.get(&to).copied() {
-            Some(id) => self.overlay_called(clock, from, id),
+            Some(id) => {
+                self.overlay_called(clock, from, id);
+                early.into_iter().for_each(|message| self.say_overlay(clock, id, &message));
+            }
             None => self.overlay_call_failed(clock, from),
         }
     }
@@ -242,10 +291,11 @@ impl Node {
     /// A handshake of ours came to nothing.
     pub(super) fn overlay_call_failed(&mut self, clock: Clock, session: SessionKey) {
         let links = &mut self.overlay.links;
+        links.early.remove(&session);
         let Some(calling) = links.calls.remove(&session) else { return };
         links.by_key.remove(&calling.key);
         self.overlay.counters.calls_failed += 1;
-        self.to_keeper(clock, OverlayCross::Failed { peer: calling.id, tried: calling.tried });
+        self.say_to_keeper(clock, OverlayCross::Failed { peer: calling.id, tried: calling.tried });
         for shard in calling.shards {
             self.overlay_cross(clock, shard, OverlayCross::Called { peer: calling.key, up: false });
         }
@@ -253,7 +303,11 @@ impl Node {
 
     /// A session is over, and the peer with it unless there is another.
     pub(super) fn overlay_down(&mut self, clock: Clock, id: PeerId, card: &IdentityCard, why: &ClosedWhy) {
-        self.overlay.links.leave(id);
+        let links = &mut self.overlay.links;
+        links.leave(id);
+        if links.heard.get(&card.key) == Some(&id) {
+            links.heard.remove(&card.key);
+        }
         if !self.overlay.is_on() || self.sessions.usable(&card.key).is_some() {
             return;
         }
@@ -261,7 +315,7 @@ impl Node {
         let peer = card.node_id();
         let broke = matches!(why, ClosedWhy::Unconfirmed | ClosedWhy::Fault(_));
         let failed = OverlayCross::Failed { peer, tried: Vec::new() };
-        self.to_keeper(clock, if broke { failed } else { OverlayCross::Down(peer) });
+        self.say_to_keeper(clock, if broke { failed } else { OverlayCross::Down(peer) });
     }
 
     /// Whether nobody but the overlay needs a session.

@@ -69,6 +69,8 @@ pub(super) struct Peer {
     pub arrived: u64,
     /// Bytes that its streams had sent then.
     pub sent_seen: u64,
+    /// Whether it asked for chunks, being no friend.
+    pub asks: bool,
     /// Verified bytes of chunks that it gave, and that the overlay's keeper was not told of.
     pub given: u64,
     pub sent_bytes: u64,

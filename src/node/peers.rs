@@ -34,8 +34,8 @@ impl Node {
                         self.touch(id);
                     }
                 }
-                // Packet 0 is not acknowledged then, and loss recovery sends the request again.
-                SessionEvent::EarlyRefused { .. } => {}
+                // Packet 0 is not acknowledged then, and loss recovery sends the request for a chunk again.
+                SessionEvent::EarlyRefused { session } => self.overlay_early_refused(clock, session),
                 SessionEvent::Failed { session, why } => {
                     if let Some(early) = self.early.remove(&session) {
                         self.fetch.peer_down(early.peer);
@@ -98,6 +98,7 @@ impl Node {
             queue_turn: false,
             arrived: 0,
             sent_seen: 0,
+            asks: false,
             given: 0,
             sent_bytes: 0,
             received_bytes: 0,
@@ -195,12 +196,12 @@ impl Node {
         }
     }
 
-    fn next_peer_id(&mut self) -> PeerId {
+    pub(super) fn next_peer_id(&mut self) -> PeerId {
         self.next_peer += 1;
         PeerId(self.next_peer)
     }
 
-    fn connection(&self, now: Time, initiator: bool) -> Connection {
+    pub(super) fn connection(&self, now: Time, initiator: bool) -> Connection {
         let config = stream::Config { unread_max: STREAM_UNREAD_MAX, ..stream::Config::new(initiator) };
         Connection::new(now, config)
     }
@@ -248,7 +249,10 @@ impl Node {
     /// packet number 0 of the session to be.
     fn early_request(&mut self, clock: Clock) -> Option<(Early, Vec<u8>)> {
         // With anybody else to ask, the request that comes next may be meant for that peer.
-        if !self.fetch.is_waiting() || !self.early.is_empty() || self.fetch.peers() > 0 {
+        if !self.fetch.is_waiting()
+            || self.early.values().any(|early| early.fetching)
+            || self.fetch.peers() > 0
+        {
             return None;
         }
         let peer = self.next_peer_id();
@@ -263,6 +267,6 @@ impl Node {
             self.fetch.peer_down(peer);
             return None;
         };
-        Some((Early { peer, connection }, room[..meta.len].to_vec()))
+        Some((Early { peer, connection, fetching: true }, room[..meta.len].to_vec()))
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::budget::Budget;
+use super::circuits::link;
 use super::command::{NodeLimits, PeerLimits, ShapedSnapshot};
 use super::line::Measured;
 use super::peer::Peer;
@@ -91,8 +92,11 @@ impl Shaping {
     }
 
     /// What is known of a peer may have changed.
-    fn know(&mut self, now: Time, slot: Slot, node: &NodeId, trust: Option<u8>) {
-        let limits = self.limits_of(node, trust);
+    fn know(&mut self, now: Time, slot: Slot, node: &NodeId, trust: Option<u8>, last: bool) {
+        let mut limits = self.limits_of(node, trust);
+        if last && trust.is_none() {
+            limits.base = Class::Background;
+        }
         if limits != self.shaper.limits(slot) {
             self.shaper.limit(now, slot, limits);
         }
@@ -384,7 +388,9 @@ impl Node {
     /// What is known of a peer may have changed: what it may and is owed, and where its lanes are.
     pub(super) fn know(&mut self, now: Time, id: PeerId) {
         let Some(peer) = self.peers.get(&id) else { return };
-        self.shaping.know(now, peer.slot, &peer.node, peer.trust);
+        // Chunks for strangers are what can wait; circuits of theirs are not.
+        let last = peer.asks && !self.circuits.called.contains(&id) && !self.circuits.onion.uses(link(id));
+        self.shaping.know(now, peer.slot, &peer.node, peer.trust, last);
         if peer.lane == 0 {
             // What has a limit is best kept to in one place.
             let limited = self.shaping.is_limited(peer.slot);

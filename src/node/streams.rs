@@ -28,7 +28,11 @@ impl Node {
             match event {
                 StreamEvent::Opened { stream, channel } if channel == CHUNK_CHANNEL => {
                     peer.streams.insert(stream, Role::Serving);
-                    self.serve.opened(clock.now, id, stream, peer.trust.is_none(), &mut self.acts);
+                    let stranger = peer.trust.is_none();
+                    if stranger && !std::mem::replace(&mut peer.asks, true) {
+                        self.know(clock.now, id);
+                    }
+                    self.serve.opened(clock.now, id, stream, stranger, &mut self.acts);
                 }
                 StreamEvent::Opened { stream, channel } if channel == HELLO_CHANNEL => {
                     let until = clock.now + Duration::from_millis(HELLO_MS_MAX);

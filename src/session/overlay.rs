@@ -25,8 +25,9 @@ pub enum OverlayCross {
     Message {
         /// Who, authenticated.
         from: IdentityCard,
-        /// Where its packets come from.
-        seen: SocketAddr,
+        /// Where its packets come from, once a packet of the session's came from there: anybody can send a first flight in
+        /// another's name.
+        seen: Option<SocketAddr>,
         /// A message of the overlay.
         bytes: Vec<u8>,
     },
