@@ -84,7 +84,28 @@ fn overlay(_: &mut Lab, binary: &Path) -> Result<()> {
         "        {AGAIN} came again by the peers that they had met, after {:.1} s",
         began.elapsed().as_secs_f64()
     );
-    Ok(())
+    damaged(&lab, &mut nodes, order[0], giver, &reference, &wanted)
+}
+
+/// A file of peers that is damaged is put aside, and the node enters otherwise.
+fn damaged(
+    lab: &Lab,
+    nodes: &mut [Node],
+    number: usize,
+    giver: usize,
+    reference: &str,
+    wanted: &str,
+) -> Result<()> {
+    let invite = nodes[giver].invite()?;
+    let node = &mut nodes[number];
+    node.kill();
+    let peers = node.dir.join("peers");
+    ensure!(peers.exists(), "{} has saved no peers", node.name);
+    std::fs::write(&peers, "tnpr, but nothing else")?;
+    node.run(&["config", "set", "overlay.bootstrap", &invite], PROMPT)?;
+    node.start()?;
+    ensure!(peers.with_extension("bad").exists(), "the damaged file was not put aside");
+    got(lab, node, reference, wanted, "anew").context("after its peers were damaged")
 }
 
 fn everybody_joined() -> Result<Description> {
