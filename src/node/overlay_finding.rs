@@ -8,8 +8,9 @@ use super::{Clock, Node, is_liar};
 use crate::base::{ChunkId, PublicKey, Time};
 use crate::crypto::IdentityCard;
 use crate::limits::{
-    FIND_AGAIN_MS, FIND_MS_MAX, FINDS_MAX, FINDS_PER_CHUNK_MAX, FINDS_REMEMBERED_MAX, PROVIDER_AGAIN_MS,
-    PROVIDER_CALL_MS_MAX, PROVIDER_CALLS_MAX, PROVIDER_IDLE_MS, PROVIDERS_MAX, PROVIDERS_WAITING_MAX,
+    FIND_AGAIN_MS, FIND_MS_MAX, FINDS_MAX, FINDS_PER_CHUNK_MAX, FINDS_REMEMBERED_MAX, GET_OTHERS_MS_MAX,
+    PROVIDER_AGAIN_MS, PROVIDER_CALL_MS_MAX, PROVIDER_CALLS_MAX, PROVIDER_IDLE_MS, PROVIDERS_MAX,
+    PROVIDERS_WAITING_MAX,
 };
 use crate::service::PeerId;
 use crate::session::{OverlayCross, SessionKey};
@@ -32,7 +33,7 @@ pub(super) struct Finding {
     lanes: BTreeMap<SessionKey, PublicKey>,
     /// Providers that are asked for chunks, and when each gave something last; at most [`PROVIDERS_MAX`].
     sources: BTreeMap<PeerId, Time>,
-    /// Providers that were called, and when.
+    /// Providers that were called, and when; at most [`FINDS_REMEMBERED_MAX`].
     tried: BTreeMap<PublicKey, Time>,
     /// When it is looked at again what friends did not have the time to bring.
     wake_at: Option<Time>,
@@ -51,6 +52,8 @@ struct UnderWay {
 struct Looked {
     /// How often in a row nobody who has it was found.
     vain: u8,
+    /// When that was so first.
+    since: Time,
     again_at: Time,
 }
 
@@ -101,8 +104,8 @@ impl Finding {
             self.looked.pop_first();
         }
         let again_at = now + Duration::from_millis(FIND_AGAIN_MS);
-        let looked = self.looked.entry(chunk).or_insert(Looked { vain: 0, again_at });
-        *looked = Looked { vain: looked.vain.saturating_add(1), again_at };
+        let looked = self.looked.entry(chunk).or_insert(Looked { vain: 0, since: now, again_at });
+        *looked = Looked { vain: looked.vain.saturating_add(1), again_at, ..*looked };
         Some(named)
     }
 }
@@ -130,8 +133,10 @@ impl Node {
                 continue;
             }
             let looked = own.looked.get(&chunk).copied();
-            if looked.is_some_and(|looked| looked.vain >= FINDS_PER_CHUNK_MAX) {
-                if self.friends_away(now) == 0 {
+            if let Some(Looked { since, .. }) = looked.filter(|looked| looked.vain >= FINDS_PER_CHUNK_MAX) {
+                // Friends that are away are waited for as long as without the network.
+                let waited = now.since(since) >= Duration::from_millis(GET_OTHERS_MS_MAX);
+                if waited || self.friends_away(now) == 0 {
                     self.overlay.finding.looked.remove(&chunk);
                     self.fetch.give_up_lacking(&chunk);
                 }
@@ -215,6 +220,9 @@ impl Node {
                 continue;
             }
             let own = &mut self.overlay.finding;
+            if own.tried.len() >= FINDS_REMEMBERED_MAX {
+                own.tried.pop_first();
+            }
             own.tried.insert(card.key, now);
             own.calls.insert(card.key, Call { chunk, card, since: now });
             let home = self.sessions.elsewhere(&card.key).unwrap_or(self.overlay.shard.0);

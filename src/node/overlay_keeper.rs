@@ -216,9 +216,11 @@ impl Keeper {
         }
     }
 
-    pub(super) fn withdraw(&mut self, chunk: &ChunkId) {
-        self.core.withdraw(chunk);
-        self.unannounced.remove(chunk);
+    pub(super) fn withdraw(&mut self, chunks: &[ChunkId]) {
+        for chunk in chunks {
+            self.core.withdraw(chunk);
+            self.unannounced.remove(chunk);
+        }
     }
 
     pub(super) fn restore(&mut self, now: Time, known: Vec<Known>) {
@@ -278,7 +280,7 @@ impl Node {
             Effect::Checked { chunk, kept, .. } => {
                 // A chunk that the disk broke is provided no more.
                 if world.find(&chunk).is_none() {
-                    keeper.withdraw(&chunk);
+                    keeper.withdraw(&[chunk]);
                 } else if kept > 0 {
                     keeper.unannounced.remove(&chunk);
                 }

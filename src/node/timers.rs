@@ -94,7 +94,7 @@ impl Node {
         if now.since(since) >= Duration::from_millis(GET_LONELY_MS_MAX) && !busy {
             let friends = self.friends.len();
             let why = match self.liars.len() {
-                _ if network => format!(
+                0 if network => format!(
                     "no friend answers ({friends} known), and the network names nobody else who answers and has it; \
                      run the same get again to resume"
                 ),

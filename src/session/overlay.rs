@@ -86,6 +86,11 @@ pub enum OverlayCross {
 }
 
 impl OverlayCross {
+    /// Whether it carries a message of the overlay, of which anybody can cause many.
+    pub fn is_packet(&self) -> bool {
+        matches!(self, Self::Send { .. } | Self::Message { .. })
+    }
+
     /// What it is, for traces.
     pub fn name(&self) -> &'static str {
         match self {

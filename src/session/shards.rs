@@ -147,6 +147,7 @@ impl Cross {
         match self {
             Self::Datagram { .. } | Self::Send { .. } | Self::Packet { .. } => true,
             Self::Circuit(message) => message.is_packet(),
+            Self::Overlay(message) => message.is_packet(),
             _ => false,
         }
     }

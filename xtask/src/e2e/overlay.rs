@@ -68,6 +68,10 @@ fn overlay(_: &mut Lab, binary: &Path) -> Result<()> {
         let friends = node.status()?["gauges"]["friends"].as_f64();
         ensure!(friends == Some(0.0), "{} has friends: {friends:?}", node.name);
         got(&lab, node, &reference, &wanted, "out")?;
+        if turn < AGAIN {
+            let peers = node.dir.join("peers");
+            ensure!(stop::until(PROMPT, || Ok(peers.exists()))?, "{} saves no peers", node.name);
+        }
         if turn < doomed {
             node.kill();
         }
@@ -100,7 +104,6 @@ fn damaged(
     let node = &mut nodes[number];
     node.kill();
     let peers = node.dir.join("peers");
-    ensure!(peers.exists(), "{} has saved no peers", node.name);
     std::fs::write(&peers, "tnpr, but nothing else")?;
     node.run(&["config", "set", "overlay.bootstrap", &invite], PROMPT)?;
     node.start()?;
