@@ -237,3 +237,49 @@ fn peers_that_were_met_are_told_and_bring_a_node_back() {
     get(&mut net, 11, 1, &reference, &[]);
     assert_eq!(finish(&mut net, 11, 1, 120), Ok(()));
 }
+
+#[test]
+fn sessions_that_nobody_needs_are_closed_and_friends_stay() {
+    let mut net = network(79, &[1, 2, 1, 1, 3, 1, 1, 1, 2, 1, 1, 1], LinkConfig::clean(millis(5)));
+    net.befriend(3, &[4]);
+    net.befriend(4, &[3]);
+    rest(&mut net, Duration::from_secs(240));
+    for node in [3, 8] {
+        let shown = status(&mut net, node, 9);
+        assert!(counter(&shown, "overlay_sessions_closed") > 0, "node {node}");
+        let strangers = shown.peers.iter().filter(|peer| peer.connected && peer.trust.is_none()).count();
+        let contacts = shown.overlay.expect("it takes part").contacts;
+        assert!(contacts >= 8 && strangers < 6, "node {node}: {strangers} sessions, {contacts} contacts");
+    }
+    assert_eq!(net.nodes[3].nodes().map(crate::node::Node::friends_connected).sum::<usize>(), 1);
+}
+
+#[test]
+fn a_friend_that_is_away_is_waited_for_as_long_as_without_the_network() {
+    let mut net = network(80, &[1; 6], LinkConfig::clean(millis(5)));
+    let reference = {
+        let mut elsewhere = Net::new(1, 1, LinkConfig::clean(millis(1)));
+        put(&mut elsewhere, &[0], &tree(80))
+    };
+    net.crash(4, Crash::Process);
+    // Until the session that the overlay had with it has ended: a friend that seems to be there is no friend away.
+    rest(&mut net, Duration::from_secs(90));
+    net.befriend(5, &[4]);
+    get(&mut net, 5, 1, &reference, &[]);
+    let began = net.now;
+    let why = finish(&mut net, 5, 1, 60).unwrap_err();
+    assert!(why.contains("the network names nobody"), "{why}");
+    assert!(net.now.since(began) < Duration::from_secs(40), "{:?}", net.now.since(began));
+}
+
+#[test]
+fn chunks_are_found_from_far_too() {
+    let mut net = network(81, &[1; 16], LinkConfig::clean(millis(5)));
+    let far = OverlayRules { far: true, ..rules(&net, 15, &[0]) };
+    net.command(15, Command::Overlay(Box::new(far)));
+    let (tree, reference) = provide(&mut net, 9, 81);
+    rest(&mut net, Duration::from_secs(20));
+    get(&mut net, 15, 1, &reference, &[]);
+    assert_eq!(finish(&mut net, 15, 1, 120), Ok(()));
+    assert_restored(&net, 15, &tree);
+}
