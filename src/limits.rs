@@ -446,6 +446,8 @@ pub const INDEX_RECORD_MAX: usize = 1984;
 pub const STORE_READERS_MAX: u32 = 512;
 /// Chunks that one reader remembers having checked; a power of two.
 pub const STORE_HANDLES_MAX: usize = 8192;
+/// Slices that one reader remembers where they lie, about 100 bytes each; a power of two.
+pub const STORE_RECENT_MAX: usize = 4096;
 /// Cold slices that one reader has being faulted in at once; beyond it, requests wait. Prefetching takes half.
 pub const STORE_COLD_MAX: usize = 1024;
 /// Keys of the store's small tables (peers, meta) at most, bytes.
@@ -1076,7 +1078,7 @@ const _: () = {
     assert!(BURST_BYTES_MAX < (1 << 62) / 8_000_000_000, "a bucket's level fits in 63 bits twice");
     assert!(BURST_BYTES_MAX >= RATE_BITS_MAX / 8 / 1_000_000 * 64, "64 µs of the highest rate");
     assert!(WIRE_TRAIN_MAX < u32::MAX as u64 && SHAPED_PACKETS_MAX < u32::MAX as usize);
-    assert!(STORE_HANDLES_MAX.is_power_of_two());
+    assert!(STORE_HANDLES_MAX.is_power_of_two() && STORE_RECENT_MAX.is_power_of_two());
     assert!(
         CELL_DATAGRAM_LARGE
             == PACKET_OVERHEAD

@@ -46,10 +46,15 @@ impl Mapped {
 
 /// One reader of one environment. Holds a snapshot from the first [`Reader::get`] until [`Reader::park`];
 /// a held snapshot keeps LMDB from reusing freed pages, so it must not outlive a turn of the caller's loop.
+///
+/// Snapshots of one commit are one: where nothing was written between `park` and the next `get`, each [`Mapped`] is good again.
 pub struct Reader {
     // Before `env`: fields are dropped in this order, and a transaction must end before its environment.
     state: State,
+    /// Of the snapshot that is held; 0 while none is.
     snapshot: u64,
+    /// The last snapshot, and the commit that it shows.
+    last: (u64, usize),
     env: Arc<Environment>,
 }
 
@@ -63,10 +68,10 @@ impl Reader {
     /// A reader without a snapshot. The environment must have been opened with `NO_TLS`, so that a thread
     /// can have several.
     pub fn new(env: Arc<Environment>) -> Self {
-        Self { state: State::New, snapshot: 0, env }
+        Self { state: State::New, snapshot: 0, last: (0, 0), env }
     }
 
-    /// Ends the snapshot; every [`Mapped`] of it is void. The next `get` takes a new one.
+    /// Ends the snapshot; every [`Mapped`] of it is void until a `get` has taken another one of the same commit.
     pub fn park(&mut self) {
         self.snapshot = 0;
         self.state = match std::mem::replace(&mut self.state, State::New) {
@@ -91,8 +96,8 @@ impl Reader {
         if value.snapshot == 0 || value.snapshot != self.snapshot {
             return None;
         }
-        // SAFETY: LMDB gave this range for the snapshot that `self.state` still holds (numbers are unique in
-        // the process, and 0 while none is held). LMDB changes no page of a held snapshot, and the borrow of
+        // SAFETY: LMDB gave this range for the commit whose snapshot `self.state` holds (numbers are unique in
+        // the process, one for each commit that a reader sees, and 0 while none is held). LMDB changes no page of a held snapshot, and the borrow of
         // `self` keeps `park` and drop away while the slice lives.
         Some(unsafe { std::slice::from_raw_parts(value.address, value.len) })
     }
@@ -112,6 +117,11 @@ impl Reader {
     /// The environment.
     pub fn environment(&self) -> &Arc<Environment> {
         &self.env
+    }
+
+    /// Takes a snapshot if none is held: what was found before is good again if nothing was committed since.
+    pub fn renew(&mut self) -> Result<(), Error> {
+        self.hold().map(|_| ())
     }
 
     /// The snapshot held, taking one if there is none.
@@ -134,8 +144,14 @@ impl Reader {
                 unsafe { std::mem::transmute::<RoTransaction<'_>, RoTransaction<'static>>(txn) }
             }
         };
+        // SAFETY: the pointer is that of the live transaction, and only its number is read.
+        let commit = unsafe { lmdb_sys::mdb_txn_id(txn.txn()) };
         self.state = State::Active(txn);
-        self.snapshot = SNAPSHOTS.fetch_add(1, Ordering::Relaxed);
+        // The pages of a commit are overwritten by none but later ones, so that what was found in it lies there still.
+        if self.last.0 == 0 || self.last.1 != commit {
+            self.last = (SNAPSHOTS.fetch_add(1, Ordering::Relaxed), commit);
+        }
+        self.snapshot = self.last.0;
         Ok(self.snapshot)
     }
 }
@@ -222,9 +238,33 @@ mod tests {
         assert!(old.part(2..4).is_none());
         reader.park();
         assert!(reader.bytes(old).is_none(), "the snapshot has ended");
+        reader.renew().expect("snapshot");
+        assert!(reader.bytes(old).is_none(), "another commit's value");
         let new = reader.get(database, b"key").expect("read").expect("there");
         assert!(reader.bytes(old).is_none(), "another snapshot's value");
         assert_eq!(reader.bytes(new), Some(&b"new"[..]));
+    }
+
+    #[test]
+    fn what_was_found_is_good_again_while_nothing_is_committed() {
+        let (_dir, env, database) = environment();
+        put(&env, database, b"value");
+        let mut reader = Reader::new(Arc::clone(&env));
+        let value = reader.get(database, b"key").expect("read").expect("there");
+        for _ in 0..3 {
+            reader.park();
+            // A transaction that is given up commits nothing.
+            let mut txn = env.begin_rw_txn().expect("transaction");
+            txn.put(database, b"key", b"other", WriteFlags::empty()).expect("put");
+            txn.abort();
+            assert!(reader.bytes(value).is_none(), "nothing is held");
+            reader.renew().expect("snapshot");
+            assert_eq!(reader.bytes(value), Some(&b"value"[..]));
+        }
+        reader.park();
+        put(&env, database, b"newer");
+        reader.renew().expect("snapshot");
+        assert!(reader.bytes(value).is_none(), "something was committed");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Reading chunks from the map, for one thread: what the cores see as [`ChunkRead`].
 //!
-//! A packet's path: `read` finds the slice among those looked up this turn and copies from the map. The first
-//! use of a slice in a turn costs three B-tree lookups; the first use since the daemon's start, a hash.
+//! A packet's path: `read` finds the slice among those looked up since the last commit and copies from the map. The
+//! first use of a slice after a commit costs three B-tree lookups; the first use since the daemon's start, a hash.
 //! A handle is the chunk's sequence number and which environment it lies in, so handles need no table and
 //! never name another chunk; what the reader keeps per handle can be forgotten at any time.
 
@@ -14,13 +14,10 @@ use super::record::{self, Record, Shape, TAIL};
 use super::{Shared, StoreError, Table};
 use crate::base::{ChunkId, ChunkRead, ReadFault, StoredChunk};
 use crate::crypto::hash::slice_cv;
-use crate::limits::{SLICE_SIZE, STORE_COLD_MAX, STORE_HANDLES_MAX, STORE_RUN};
+use crate::limits::{SLICE_SIZE, STORE_COLD_MAX, STORE_HANDLES_MAX, STORE_RECENT_MAX, STORE_RUN};
 use crate::sys::lmdb::{Mapped, Reader};
 use crate::sys::memory;
 use crate::wire::locator::Locator;
-
-/// Slices that are remembered within a turn; a power of two.
-const RECENT: usize = 16;
 
 /// Pages to be faulted in off the shard: `madvise(address, len, MADV_POPULATE_READ)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +38,7 @@ pub struct StoreReader {
     cache: Reader,
     shared: Arc<Shared>,
     known: Vec<Option<Known>>,
-    recent: [Option<Recent>; RECENT],
+    recent: Vec<Option<Recent>>,
     cold: Vec<ColdRange>,
     warming: usize,
     scratch: Vec<u8>,
@@ -59,7 +56,7 @@ struct Known {
     failed: u16,
 }
 
-/// A slice that was looked up, good as long as its snapshot.
+/// A slice that was looked up, good until the next commit.
 #[derive(Clone, Copy)]
 struct Recent {
     handle: u64,
@@ -78,7 +75,7 @@ impl StoreReader {
             local: Reader::new(Arc::clone(&shared.local.database.env)),
             cache: Reader::new(Arc::clone(&shared.cache.database.env)),
             known: vec![None; STORE_HANDLES_MAX],
-            recent: [None; RECENT],
+            recent: vec![None; STORE_RECENT_MAX],
             cold: Vec::new(),
             warming: 0,
             scratch: Vec::with_capacity(SLICE_SIZE),
@@ -213,11 +210,14 @@ impl StoreReader {
         match reader.get(pick(database), key) {
             Ok(Some(value)) => Ok(value),
             Ok(None) => Err(ReadFault::Gone),
-            Err(error) => {
-                tracing::warn!(%error, path = %database.path.display(), "the store could not be read");
-                Err(ReadFault::Store)
-            }
+            Err(error) => Err(unreadable(database, error)),
         }
+    }
+
+    /// Takes a snapshot for this turn, where there is none yet.
+    fn renew(&mut self, handle: u64) -> Result<(), ReadFault> {
+        let (reader, database) = self.side(handle);
+        reader.renew().map_err(|error| unreadable(database, error))
     }
 
     /// What is remembered of a chunk, looked up if nothing is.
@@ -242,13 +242,15 @@ impl StoreReader {
 
     /// Finds a slice in the current snapshot.
     fn locate(&mut self, handle: u64, slice: u32) -> Result<Recent, ReadFault> {
-        let place = (handle as usize ^ slice as usize) % RECENT;
+        let place = place(handle, slice);
         if let Some(recent) = self.recent[place]
             && recent.handle == handle
             && recent.slice == slice
-            && self.bytes(handle, recent.main).is_ok()
         {
-            return Ok(recent);
+            self.renew(handle)?;
+            if self.bytes(handle, recent.main).is_ok() {
+                return Ok(recent);
+            }
         }
         let (value, shape) = self.record(handle)?;
         if slice >= shape.slices {
@@ -413,6 +415,17 @@ impl ChunkRead for StoreReader {
         }
         Ok(())
     }
+}
+
+fn unreadable(database: &Database, error: lmdb::Error) -> ReadFault {
+    tracing::warn!(%error, path = %database.path.display(), "the store could not be read");
+    ReadFault::Store
+}
+
+/// Where a slice is remembered. Multiplying by a large odd number (Knuth's, TAOCP 6.4) spreads what lies in sequence.
+fn place(handle: u64, slice: u32) -> usize {
+    let mixed = (handle << 4 ^ u64::from(slice)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> (u64::BITS - STORE_RECENT_MAX.trailing_zeros())) as usize
 }
 
 /// The lowest bit of a handle says where the chunk lies.
