@@ -446,6 +446,10 @@ pub const INDEX_RECORD_MAX: usize = 1984;
 pub const STORE_READERS_MAX: u32 = 512;
 /// Chunks that one reader remembers having checked; a power of two.
 pub const STORE_HANDLES_MAX: usize = 8192;
+/// Datagrams that a shard looks ahead, so that what is needed to open them is on its way to the cache.
+pub const EXPECTED_MAX: usize = 16;
+/// Sessions below which nothing is expected: what they need lies in a core's second-level cache, some 2 KiB each.
+pub const EXPECTED_SESSIONS_MIN: usize = 256;
 /// Slices that one reader remembers where they lie, about 100 bytes each; a power of two.
 pub const STORE_RECENT_MAX: usize = 4096;
 /// Cold slices that one reader has being faulted in at once; beyond it, requests wait. Prefetching takes half.

@@ -11,6 +11,11 @@ use crate::session::{CloseCode, DropCause, PacketKind, Received, SessionKey};
 
 impl Node {
     /// Opens what came; false when nothing of it was acceptable, so that nothing follows from it.
+    /// Has the processor fetch what opening these datagrams will need ([`crate::session::Sessions::expect`]).
+    pub fn expect<'a>(&self, datagrams: impl Iterator<Item = &'a [u8]>) {
+        self.sessions.expect(datagrams);
+    }
+
     pub(super) fn handle_train(&mut self, clock: Clock, train: Train, world: &mut impl World) -> bool {
         self.counters.trains_in += 1;
         self.counters.bytes_in += u64::from(train.place.len);

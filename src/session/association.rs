@@ -13,6 +13,7 @@ use crate::limits::{
     CLOSE_LINGER_MS, CLOSE_REPEATS_MAX, CONTROL_PADDING_MAX, DATAGRAM_MIN, HEADER_SIZE, KEEPALIVE_MS,
     LANE_IDLE_MS_MAX, PACKET_OVERHEAD, SESSION_IDLE_MS_MAX, UNCONFIRMED_MS_MAX,
 };
+use crate::sys::hint;
 use crate::wire::control::{CloseCode, Control};
 use crate::wire::packet::{KIND_AT, PAYLOAD_AT, PacketKind, split_sample, toggle_mask};
 
@@ -119,6 +120,23 @@ impl Session {
             received_bytes: 0,
             sent_bytes: 0,
         }
+    }
+
+    /// Has the processor fetch what opening a packet needs, in two steps: the second follows pointers that the first fetches.
+    pub(super) fn expect_opening(&self, step: usize) {
+        self.lane.expect_opening(step);
+        if step == 0 {
+            hint::prefetch(&self.paths);
+            hint::prefetch(&self.heard);
+            hint::prefetch(&self.confirmed);
+        }
+    }
+
+    /// Has the processor fetch what sealing a packet needs, all at once instead of line by line.
+    pub(super) fn expect_sealing(&self) {
+        self.lane.expect_sealing();
+        hint::prefetch(&self.mask);
+        hint::prefetch(&self.paths);
     }
 
     /// When [`super::Sessions::handle_timeout`] has something to do here, as far as is known now. Sending

@@ -11,6 +11,7 @@ use crate::limits::{
     EPOCH_AGE_MS_MAX, EPOCH_GRACE_MS, EPOCH_PACKETS_MAX, HEADER_SIZE, NUMBERS_BETWEEN_SKIPS_MAX,
     PACKET_OVERHEAD, TAG_SIZE,
 };
+use crate::sys::hint;
 use crate::wire::packet::{Header, KIND_AT, Series, expand_number, nonce};
 
 /// Both directions of a lane.
@@ -105,6 +106,20 @@ impl Lane {
                 datagrams: None,
             },
         }
+    }
+
+    /// Has the processor fetch what opening a packet needs: its own lines in the first step, in a second the window that
+    /// they point to.
+    pub(super) fn expect_opening(&self, step: usize) {
+        match step {
+            0 => hint::prefetch(&self.receive),
+            _ => self.receive.datagrams.iter().for_each(|window| hint::prefetch(&**window)),
+        }
+    }
+
+    /// Has the processor fetch what sealing a packet needs.
+    pub(super) fn expect_sealing(&self) {
+        hint::prefetch(&self.send);
     }
 
     /// The number that the next packet will have which is acknowledged.

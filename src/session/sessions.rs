@@ -21,7 +21,9 @@ use super::types::{
 };
 use crate::base::{Path, PublicKey, Rng, Time, UnixMs};
 use crate::crypto::IdentityCard;
-use crate::limits::{CLOSE_REASON_MAX, HEADER_SIZE, PACKET_OVERHEAD, TAG_SIZE};
+use crate::limits::{
+    CLOSE_REASON_MAX, EXPECTED_MAX, EXPECTED_SESSIONS_MIN, HEADER_SIZE, PACKET_OVERHEAD, TAG_SIZE,
+};
 use crate::wire::control::CloseCode;
 use crate::wire::handshake::{INIT, REPLY};
 use crate::wire::packet::{Header, KIND_AT, PAYLOAD_AT, PacketKind, Series};
@@ -113,6 +115,25 @@ impl Sessions {
         }
     }
 
+    /// Has the processor fetch what opening these datagrams will need, of all of them at once, while nothing waits for
+    /// it. With very many sessions each datagram would otherwise wait for a dozen lines of memory, one after the other. At most
+    /// [`EXPECTED_MAX`] are looked at.
+    pub fn expect<'a>(&self, datagrams: impl Iterator<Item = &'a [u8]>) {
+        if self.slab.len() < EXPECTED_SESSIONS_MIN {
+            return;
+        }
+        let mut headers = datagrams.map(|bytes| self.disguise.header(bytes));
+        let cids: [_; EXPECTED_MAX] =
+            std::array::from_fn(|_| headers.next().flatten().map(|raw| Header::parse(&raw).cid));
+        // Each step follows what the step before has fetched.
+        let keys = cids.map(|cid| cid.and_then(|cid| self.cids.get(&cid).copied()));
+        let keys = || keys.iter().flatten();
+        keys().for_each(|key| self.slab.expect(*key));
+        for step in 0..2 {
+            keys().filter_map(|key| self.live(*key)).for_each(|session| session.expect_opening(step));
+        }
+    }
+
     /// Opens a datagram where it lies. Whatever the bytes, the next datagram is not affected.
     pub fn handle_datagram(&mut self, now: Time, wall: UnixMs, path: Path, bytes: &mut [u8]) -> Received {
         let outcome = self.demultiplex(now, wall, path, bytes);
@@ -153,6 +174,7 @@ impl Sessions {
     ) -> Result<Received, DropCause> {
         // A packet that overtook the REPLY cannot be opened yet; its sender will send it again.
         let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return Err(DropCause::Late) };
+        session.expect_opening(0);
         let opened = session.lane.open(now, header, raw, bytes)?;
         session.heard = now;
         session.received_bytes += bytes.len() as u64;
@@ -285,6 +307,7 @@ impl Sessions {
         packet: &mut [u8],
     ) -> Result<u64, SealError> {
         let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return Err(SealError::Unknown) };
+        session.expect_sealing();
         if session.closing.is_some() {
             return Err(SealError::Unknown);
         }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::types::SessionKey;
 use crate::limits::SESSIONS_MAX;
+use crate::sys::hint;
 
 const INDEX_BITS: u32 = SESSIONS_MAX.trailing_zeros();
 const INDEX_MASK: u32 = (1 << INDEX_BITS) - 1;
@@ -49,6 +50,13 @@ impl<T> Slab<T> {
     fn place(&self, key: SessionKey) -> Option<&Place<T>> {
         let place = self.places.get((key.0 & INDEX_MASK) as usize)?;
         (place.generation == key.0 >> INDEX_BITS).then_some(place)
+    }
+
+    /// Has the processor fetch a place.
+    pub(super) fn expect(&self, key: SessionKey) {
+        if let Some(place) = self.places.get((key.0 & INDEX_MASK) as usize) {
+            hint::prefetch(place);
+        }
     }
 
     pub(super) fn get(&self, key: SessionKey) -> Option<&T> {

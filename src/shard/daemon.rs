@@ -32,6 +32,10 @@ impl Core for Node {
         Node::handle(self, clock, input, world);
     }
 
+    fn expect<'a>(&self, datagrams: impl Iterator<Item = &'a [u8]>) {
+        Node::expect(self, datagrams);
+    }
+
     fn poll<W: World>(&mut self, clock: Clock, world: &mut W) -> Option<Output> {
         Node::poll(self, clock, world)
     }

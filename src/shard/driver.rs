@@ -22,8 +22,8 @@ use crate::io::clock::Clocks;
 use crate::io::latency::Recorder;
 use crate::io::udp::{Datagrams, Udp};
 use crate::limits::{
-    COMPLETIONS_PER_TURN, FILE_OPS_MAX, INBOX_PER_TURN, LATENCY_SAMPLE, LATENCY_SHOWN_MS, OUTPUTS_PER_TURN,
-    OVERDUE_PAUSE_US, SHARD_LAST_MS, SHARD_STOP_MS,
+    COMPLETIONS_PER_TURN, EXPECTED_MAX, FILE_OPS_MAX, INBOX_PER_TURN, LATENCY_SAMPLE, LATENCY_SHOWN_MS,
+    OUTPUTS_PER_TURN, OVERDUE_PAUSE_US, SHARD_LAST_MS, SHARD_STOP_MS,
 };
 use crate::node::{Clock, Command, Input, Output, Report, Train, World};
 use crate::sys::buffers::{Buffers, Lender};
@@ -55,6 +55,8 @@ pub struct Shard<C, S> {
     pub(super) warmer: Warmer,
     pub(super) counters: LoopCounters,
     pub(super) latencies: Recorder,
+    /// Trains that came and were not handled yet; at most [`EXPECTED_MAX`], and none between turns.
+    pub(super) trains: Vec<Datagrams>,
     /// For how long to go on looking when there is nothing left to do, and until when now.
     pub(super) busy_poll: Duration,
     pub(super) busy_until: Time,
@@ -193,49 +195,76 @@ impl<C: Core, S: ChunkStoreDriver> Shard<C, S> {
         if !std::mem::take(&mut self.left) {
             self.fresh_at = clock.now;
         }
-        let mut trains = 0;
-        for _ in 0..COMPLETIONS_PER_TURN {
-            let Some(completion) = self.ring.completion() else { return false };
-            self.counters.shard_completions += 1;
-            match completion {
-                Completion::Received { socket, result, buffer, more } => {
-                    let train = self.udp.received(&mut self.ring, socket, result, buffer, more, clock.now);
-                    if let Some(train) = train {
-                        self.train(clock, train, trains);
-                        trains += 1;
-                    }
-                }
-                Completion::Sent { slot, result, held } => {
-                    self.udp.sent(&mut self.ring, slot, result, held);
-                }
-                Completion::Released { slot, copied } => {
-                    self.udp.released(&mut self.ring, slot, copied);
-                }
-                Completion::Writable { socket } => self.udp.writable(socket),
-                Completion::Woken => {
-                    self.counters.shard_wakes += 1;
-                    self.ring.wait_event(&self.handle.shared().event);
-                }
-                Completion::TunRead { tun, result, buffer, more } => {
-                    self.device.read(&mut self.ring, tun, result, buffer, more, clock.now);
-                    self.device_packets(clock);
-                }
-                Completion::TunWritten { tun, slot, result } => {
-                    self.device.written(&mut self.ring, tun, slot, result);
-                }
-                Completion::TunWritable { tun } => self.device.writable(tun),
-                Completion::Populated { tag, result } => {
-                    let cold = self.warmer.done(tag);
-                    self.counters.shard_warm_failures += u64::from(result.is_err());
-                    let lost =
-                        |code| if memory::is_lost(code) { ReadFault::Damaged } else { ReadFault::Store };
-                    self.store.warmed(cold, result.map_err(lost));
-                    self.input(clock, Input::Warmed { handle: cold.handle, slice: cold.slice });
-                }
+        let (mut seen, mut handled) = (0, 0);
+        loop {
+            let completion = if seen < COMPLETIONS_PER_TURN { self.ring.completion() } else { None };
+            let ended = completion.is_none();
+            if let Some(completion) = completion {
+                seen += 1;
+                self.completion(clock, completion);
+            }
+            if ended || self.trains.len() == EXPECTED_MAX {
+                handled = self.handle_trains(clock, handled);
+            }
+            if ended {
+                break;
             }
         }
-        self.left = self.ring.has_completions();
+        self.counters.shard_completions += seen as u64;
+        self.left = seen == COMPLETIONS_PER_TURN && self.ring.has_completions();
         self.left
+    }
+
+    fn completion(&mut self, clock: Clock, completion: Completion) {
+        match completion {
+            Completion::Received { socket, result, buffer, more } => {
+                let train = self.udp.received(&mut self.ring, socket, result, buffer, more, clock.now);
+                self.trains.extend(train);
+            }
+            Completion::Sent { slot, result, held } => {
+                self.udp.sent(&mut self.ring, slot, result, held);
+            }
+            Completion::Released { slot, copied } => {
+                self.udp.released(&mut self.ring, slot, copied);
+            }
+            Completion::Writable { socket } => self.udp.writable(socket),
+            Completion::Woken => {
+                self.counters.shard_wakes += 1;
+                self.ring.wait_event(&self.handle.shared().event);
+            }
+            Completion::TunRead { tun, result, buffer, more } => {
+                self.device.read(&mut self.ring, tun, result, buffer, more, clock.now);
+                self.device_packets(clock);
+            }
+            Completion::TunWritten { tun, slot, result } => {
+                self.device.written(&mut self.ring, tun, slot, result);
+            }
+            Completion::TunWritable { tun } => self.device.writable(tun),
+            Completion::Populated { tag, result } => {
+                let cold = self.warmer.done(tag);
+                self.counters.shard_warm_failures += u64::from(result.is_err());
+                let lost = |code| if memory::is_lost(code) { ReadFault::Damaged } else { ReadFault::Store };
+                self.store.warmed(cold, result.map_err(lost));
+                self.input(clock, Input::Warmed { handle: cold.handle, slice: cold.slice });
+            }
+        }
+    }
+
+    /// Hands the trains that were taken to the core, which is told of all of them before. `before` were handled in this turn;
+    /// how many it are now.
+    fn handle_trains(&mut self, clock: Clock, before: usize) -> usize {
+        let mut trains = std::mem::take(&mut self.trains);
+        if trains.len() > 1 {
+            let buffers: &Buffers = self.ring.buffers();
+            let first = |train: &Datagrams| Place { len: train.segment.min(train.place.len), ..train.place };
+            self.core.expect(trains.iter().map(|train| buffers.bytes(first(train))));
+        }
+        let handled = before + trains.len();
+        for (train, index) in trains.drain(..).zip(before as u64..) {
+            self.train(clock, train, index);
+        }
+        self.trains = trains;
+        handled
     }
 
     /// Hands a train to the core, and times the first of a turn and some of the others.

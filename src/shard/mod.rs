@@ -39,6 +39,9 @@ pub use start::{Running, Settings, StartError, Surroundings, start};
 pub trait Core {
     /// Tells it what happened.
     fn handle<W: World>(&mut self, clock: Clock, input: Input, world: &mut W);
+    /// The first datagrams of trains that [`Self::handle`] will be told of next: what handling them needs may be fetched
+    /// into the caches meanwhile.
+    fn expect<'a>(&self, _datagrams: impl Iterator<Item = &'a [u8]>) {}
     /// Asks what it wants done; called until it wants nothing.
     fn poll<W: World>(&mut self, clock: Clock, world: &mut W) -> Option<Output>;
     /// When it wants [`Input::Tick`].

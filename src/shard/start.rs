@@ -18,7 +18,7 @@ use crate::io::clock::Clocks;
 use crate::io::entropy::{self, NoEntropy};
 use crate::io::latency::Recorder;
 use crate::io::udp::Udp;
-use crate::limits::{BIND_PAUSE_MS, BIND_TRIES, SOCKET_RECEIVE_BUFFER};
+use crate::limits::{BIND_PAUSE_MS, BIND_TRIES, EXPECTED_MAX, SOCKET_RECEIVE_BUFFER};
 use crate::node::Clock;
 use crate::sys::affinity;
 use crate::sys::kernel::KernelError;
@@ -183,6 +183,7 @@ fn open<C, S>(
         counters: LoopCounters::default(),
         latencies: Recorder::new(),
         busy_poll: settings.busy_poll,
+        trains: Vec::with_capacity(EXPECTED_MAX),
         busy_until: clock.now,
         left: false,
         fresh_at: clock.now,

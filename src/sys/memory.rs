@@ -6,7 +6,6 @@ use std::io;
 const PAGE_MIN: usize = 4096;
 /// What memory moves in, bytes.
 #[cfg(target_arch = "x86_64")]
-const CACHE_LINE: usize = 64;
 /// Pages asked for in one call.
 const PAGES_PER_CALL: usize = 64;
 
@@ -58,19 +57,6 @@ pub fn populate(address: usize, len: usize) -> io::Result<()> {
     // or not of whole pages; so any two numbers do.
     let code = unsafe { libc::madvise(address as *mut libc::c_void, len, libc::MADV_POPULATE_READ) };
     if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Asks for bytes that will be read soon, so that they are on their way meanwhile. Changes nothing else.
-#[inline]
-pub fn prefetch(bytes: &[u8]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in bytes.chunks(CACHE_LINE) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a hint, which reads nothing as far as the program can see and never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = bytes;
 }
 
 /// Whether this error number of [`populate`] says that the bytes cannot be had from the disk: reading them would

@@ -6,6 +6,7 @@ pub mod allocations;
 pub mod buffers;
 pub mod eventfd;
 pub mod fault;
+pub mod hint;
 pub mod kernel;
 pub mod lmdb;
 pub mod memory;

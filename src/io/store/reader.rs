@@ -16,7 +16,7 @@ use crate::base::{ChunkId, ChunkRead, ReadFault, StoredChunk};
 use crate::crypto::hash::slice_cv;
 use crate::limits::{SLICE_SIZE, STORE_COLD_MAX, STORE_HANDLES_MAX, STORE_RECENT_MAX, STORE_RUN};
 use crate::sys::lmdb::{Mapped, Reader};
-use crate::sys::memory;
+use crate::sys::{hint, memory};
 use crate::wire::locator::Locator;
 
 /// Pages to be faulted in off the shard: `madvise(address, len, MADV_POPULATE_READ)`.
@@ -403,7 +403,7 @@ impl ChunkRead for StoreReader {
             if start + count <= main.len() {
                 now.copy_from_slice(&main[start..start + count]);
                 // The next packet's bytes come from memory while this one is being sealed.
-                memory::prefetch(&main[start + count..main.len().min(start + 2 * count)]);
+                hint::prefetch(&main[start + count..main.len().min(start + 2 * count)]);
             } else {
                 let from_main = main.len().saturating_sub(start);
                 now[..from_main].copy_from_slice(&main[main.len() - from_main..]);
