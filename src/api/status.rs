@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
 use super::routes::answer;
-use super::tunnels::tunnels_json;
+use super::tunnels::{socks_json, tunnels_json};
 use super::{Api, PutProgress, StoreStats, lock};
 use crate::base::fileop::JobId;
 use crate::config::Config;
@@ -90,6 +90,7 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Result<Response, ApiErr
         view.snapshot.peers.iter().any(|peer| peer.key == *key && peer.connected)
     };
     let tunnels = tunnels_json(&config, &view.snapshot.tunnels, connected);
+    let socks = api.backend.socks_state().map(|state| socks_json(&state));
     let latency: Vec<Value> = (0..).zip(&view.latencies).map(|(n, one)| latency_json(n, one)).collect();
     let classes: Map<String, Value> = view
         .snapshot
@@ -112,6 +113,7 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Result<Response, ApiErr
         "up_bits": up,
         "down_bits": down,
         "peers": peers,
+        "socks": socks,
         "store": {
             "local_chunks": store.local_chunks,
             "local_bytes": store.local_bytes,

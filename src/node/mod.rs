@@ -33,7 +33,8 @@ use std::time::Duration;
 
 use crate::base::fileop::{FileDone, FileOp, JobId};
 use crate::base::{
-    ChannelId, ChunkRead, Memory, Path, Place, PublicKey, Rng, SlicePool, StreamId, Time, TunPacket, UnixMs,
+    ChannelId, ChunkRead, Memory, Offload, Path, Place, PublicKey, Rng, SlicePool, StreamId, Time, TunPacket,
+    UnixMs,
 };
 use crate::limits::{GET_OTHERS_MS_MAX, LIAR_MS, PROGRESS_MS, RECORD_BUFFERS, SLICE_BUFFERS};
 use crate::service::PeerId;
@@ -98,6 +99,13 @@ pub enum Input {
     Train(Train),
     /// A packet came from the TUN device. The driver owns the buffer again when the call returns.
     Tun(TunPacket),
+    /// A packet came from the SOCKS proxy, for the node's own circuit.
+    Proxied {
+        /// What is left to be done with it.
+        offload: Offload,
+        /// The IP packet.
+        bytes: Box<[u8]>,
+    },
     /// The control thread asks.
     Command(Command),
     /// A file operation is done.
@@ -127,6 +135,8 @@ pub enum Output {
     Train(Train),
     /// Write this packet to the TUN device; the buffer is the driver's until that is done, then free.
     Tun(TunPacket),
+    /// Hand this packet to the SOCKS proxy; the buffer is the driver's to free.
+    Proxied(TunPacket),
     /// Do this to a file; answer with [`Input::FileDone`].
     File(FileOp),
     /// Tell the control thread.
@@ -280,6 +290,7 @@ impl Node {
             }
             // Nothing follows from it but trains; whoever is called for it is so at the next tick.
             Input::Tun(packet) => return self.handle_tun(clock, packet, world),
+            Input::Proxied { offload, bytes } => return self.handle_proxied(clock, offload, &bytes, world),
             Input::Command(command) => self.handle_command(clock, command),
             Input::FileDone(done) => self.get.file_done(done),
             Input::Warmed { handle, slice } => self.serve.warmed(handle, slice, world, &mut self.acts),

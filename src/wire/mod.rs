@@ -19,6 +19,7 @@ pub mod packet;
 pub mod reference;
 pub mod relay;
 pub mod reserve;
+pub mod socks;
 pub mod varint;
 
 /// Bytes that are not the message that they should be. Says which part, for the log; peers that send
