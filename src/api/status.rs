@@ -54,6 +54,12 @@ impl View {
             }
             same
         });
+        if let Some(socks) = api.backend.socks_state() {
+            let clients = "Applications connected to the SOCKS proxy";
+            snapshot.gauges.push(("socks_clients", clients, socks.clients as f64));
+            let associations = "Applications among them that send datagrams";
+            snapshot.gauges.push(("socks_associations", associations, socks.associations as f64));
+        }
         snapshot.gauges.sort_by_key(|(name, ..)| *name);
         snapshot.gauges.dedup_by_key(|(name, ..)| *name);
         let puts = lock(&api.puts).iter().map(|(id, progress)| (*id, *progress)).collect();

@@ -152,7 +152,8 @@ impl Backend for Linked {
     fn socks(&self, plan: Option<SocksPlan>) -> Result<(), String> {
         let plan = plan.map(|plan| Plan { listen: plan.listen, resolvers: plan.resolvers });
         let mut running = self.socks.lock().unwrap_or_else(PoisonError::into_inner);
-        if running.as_ref().map(Proxy::plan) == plan.as_ref() {
+        let same = running.as_ref().filter(|proxy| proxy.runs()).map(Proxy::plan) == plan.as_ref();
+        if same && (plan.is_some() || running.is_none()) {
             return Ok(());
         }
         if running.take().is_some() {
@@ -170,7 +171,7 @@ impl Backend for Linked {
         let running = self.socks.lock().unwrap_or_else(PoisonError::into_inner);
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let stats = &self.socks_stats;
-        running.as_ref().map(|proxy| SocksState {
+        running.as_ref().filter(|proxy| proxy.runs()).map(|proxy| SocksState {
             listen: proxy.plan().listen,
             clients: of(&stats.clients),
             associations: of(&stats.associations),

@@ -6,13 +6,13 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use super::names::{Names, NoAddress};
-use super::stack::{Stack, is_elsewhere};
 use super::stats::Stats;
 use crate::base::Time;
 use crate::limits::{
     CELL_INNER_LARGE, SOCKS_DATAGRAMS_PER_TURN, SOCKS_DATAGRAMS_WAITING_MAX, SOCKS_UDP_IDLE_MS_MAX,
 };
+use crate::service::proxy::names::{Names, NoAddress};
+use crate::service::proxy::stack::{Stack, is_elsewhere};
 use crate::wire::socks::{Host, datagram, emit_datagram};
 
 /// Longer datagrams find no room in a circuit: with every header that there may be.

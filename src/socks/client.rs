@@ -11,14 +11,14 @@ use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::State;
 
 use super::association::Association;
-use super::names::{Names, NoAddress};
 use super::relay::{Course, Ready, Relay};
-use super::stack::{Stack, is_elsewhere};
 use super::stats::Stats;
 use crate::base::Time;
 use crate::limits::{
     SOCKS_ADDRESSES_MAX, SOCKS_CONNECT_MS_MAX, SOCKS_EARLY_MAX, SOCKS_HANDSHAKE_MS_MAX, SOCKS_LINGER_MS,
 };
+use crate::service::proxy::names::{Names, NoAddress};
+use crate::service::proxy::stack::{Stack, is_elsewhere};
 use crate::wire::socks::{
     Code, Command, Host, METHOD_NONE, METHOD_REFUSED, Request, choice, greeting, reply, request,
 };

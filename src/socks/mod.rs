@@ -1,26 +1,24 @@
 //! A SOCKS5 proxy (RFC 1928) for applications of this host, whose connections go through the node's own circuit
 //! (docs/protocol/onion.md §8, docs/operating.md §8). It needs no device and no rights: the circuit carries IP packets, and
-//! [`stack`] is the host that they come from and go to.
+//! [`stack`](crate::service::proxy::stack) is the host that they come from and go to.
 //!
 //! ```text
 //! application ─ loopback ─▶ client (what it asks) ─▶ stack (TCP, UDP) ─▶ shard::Pipe ─▶ the first shard ─▶ circuit
 //!                                  └─▶ names (questions to a resolver) ─▶┘
 //! ```
 //!
-//! One thread does it all ([`worker`]); [`stack`] and [`names`] take time as an argument and know no socket.
+//! One thread does it all ([`worker`]). What needs no socket is [`crate::service::proxy`]'s.
 #![allow(clippy::disallowed_methods, reason = "the edge: a thread and sockets are its purpose")]
 
 mod association;
 mod client;
-pub mod names;
-pub mod ports;
 mod relay;
-pub mod stack;
 pub mod stats;
 mod worker;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
@@ -75,8 +73,20 @@ impl Proxy {
         let cannot = |error: io::Error| format!("cannot start the SOCKS proxy: {error}");
         let worker = Worker::new(&plan, listener, pipe.clone(), clocks, rng, stats.clone(), stopping.clone())
             .map_err(cannot)?;
-        let thread = Builder::new().name("socks".into()).spawn(move || worker.run()).map_err(cannot)?;
+        let stopped = stopping.clone();
+        let work = move || {
+            let ended = catch_unwind(AssertUnwindSafe(|| worker.run()));
+            if ended.is_err() || !stopped.load(Ordering::Acquire) {
+                tracing::error!("the SOCKS proxy ended by itself: `tornet tunnel up` begins another");
+            }
+        };
+        let thread = Builder::new().name("socks".into()).spawn(work).map_err(cannot)?;
         Ok(Self { plan, pipe, stopping, thread: Some(thread) })
+    }
+
+    /// Whether it has not ended by itself.
+    pub fn runs(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
     /// What it was asked to be.
@@ -90,10 +100,9 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Release);
         self.pipe.wake();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the SOCKS proxy ended by a panic; its message is above");
+        if let Some(thread) = self.thread.take() {
+            // How it ended it has said itself.
+            let _ = thread.join();
         }
     }
 }

@@ -9,10 +9,10 @@ use std::time::Duration;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{RecvError, Socket, State};
 
-use super::stack::Stack;
 use super::stats::Stats;
 use crate::base::Time;
 use crate::limits::{SOCKS_IDLE_MS_MAX, SOCKS_STUCK_MS_MAX, SOCKS_TURN_BYTES};
+use crate::service::proxy::stack::Stack;
 
 /// What of an application's socket can be done at once, as far as is known.
 #[derive(Debug, Clone, Copy)]

@@ -15,14 +15,14 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use super::Plan;
 use super::client::{Around, Client, Step};
-use super::names::Names;
-use super::stack::{Heard, Stack};
 use super::stats::Stats;
 use crate::base::{Offload, Rng, Time};
 use crate::io::clock::Clocks;
 use crate::limits::{
     PIPE_PACKETS_PER_TURN, SOCKS_ACCEPT_PAUSE_MS, SOCKS_ASSOCIATIONS_MAX, SOCKS_CLIENTS_MAX, SOCKS_EVENTS_MAX,
 };
+use crate::service::proxy::names::Names;
+use crate::service::proxy::stack::{Heard, Stack};
 use crate::shard::{Parcel, Pipe};
 use crate::tunnel::quoted::Quoted;
 use crate::wire::ip::TCP;

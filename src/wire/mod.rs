@@ -7,6 +7,7 @@ pub mod cell;
 pub mod chunkmsg;
 pub mod control;
 pub mod directory;
+pub mod dns;
 pub mod extents;
 pub mod frame;
 pub mod handshake;

@@ -146,8 +146,13 @@ fn a_proxy_alone_asks_nothing_of_the_host_and_ends_with_its_circuit() {
         let (code, _) = world.unix("DELETE", "/v1/circuit", &Value::Null).await;
         assert_eq!((code, world.told.recv().await), (200, Some(Told::Socks(None))));
         // What would carry nothing is no circuit.
-        let (code, answer) =
-            world.unix("PATCH", "/v1/config", &json!({ "socks.listen": "", "onion.hops": "2" })).await;
+        let (code, answer) = world
+            .unix(
+                "PATCH",
+                "/v1/config",
+                &json!({ "socks.listen": "", "onion.routes": "", "onion.hops": "2" }),
+            )
+            .await;
         assert_eq!(code, 400, "{answer}");
     });
 }

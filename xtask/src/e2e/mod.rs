@@ -51,6 +51,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
         onion::CASES,
         onion::walls::CASES,
         onion::beside::CASES,
+        onion::socks::CASES,
         hostile::CASES,
     ];
     all.into_iter().flatten()

@@ -8,7 +8,7 @@ use std::time::Duration;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer};
-use smoltcp::time::Instant;
+use smoltcp::time::Instant as Moment;
 use smoltcp::wire::{HardwareAddress, IpCidr, IpEndpoint};
 
 use super::ports::Ports;
@@ -83,7 +83,7 @@ impl Device for Queues {
     type RxToken<'a> = Received;
     type TxToken<'a> = Room<'a>;
 
-    fn receive(&mut self, _: Instant) -> Option<(Received, Room<'_>)> {
+    fn receive(&mut self, _: Moment) -> Option<(Received, Room<'_>)> {
         // An answer has room.
         if self.outbox.len() >= self.room {
             return None;
@@ -91,7 +91,7 @@ impl Device for Queues {
         Some((Received(self.inbox.pop_front()?), Room(&mut self.outbox)))
     }
 
-    fn transmit(&mut self, _: Instant) -> Option<Room<'_>> {
+    fn transmit(&mut self, _: Moment) -> Option<Room<'_>> {
         (self.outbox.len() < self.room).then_some(Room(&mut self.outbox))
     }
 
@@ -107,8 +107,8 @@ impl Device for Queues {
     }
 }
 
-fn instant(now: Time) -> Instant {
-    Instant::from_micros(now.since(Time::ZERO).as_micros() as i64)
+fn moment(now: Time) -> Moment {
+    Moment::from_micros(now.since(Time::ZERO).as_micros() as i64)
 }
 
 impl Stack {
@@ -117,7 +117,7 @@ impl Stack {
         let mut device = Queues { inbox: VecDeque::new(), outbox: VecDeque::new(), room: 0 };
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = rng.next_u64();
-        let mut iface = Interface::new(config, &mut device, instant(now));
+        let mut iface = Interface::new(config, &mut device, moment(now));
         iface.update_ip_addrs(|addresses| {
             for own in CLIENT.iter() {
                 let whole = if own.is_ipv4() { 32 } else { 128 };
@@ -183,7 +183,7 @@ impl Stack {
     /// Has TCP see what came and say what it has to, in at most so many packets.
     pub fn poll(&mut self, now: Time, room: usize) {
         self.device.room = room;
-        self.iface.poll(instant(now), &mut self.device, &mut self.sockets);
+        self.iface.poll(moment(now), &mut self.device, &mut self.sockets);
         while self.lingering.front().is_some_and(|(until, ..)| *until <= now)
             || self.lingering.len() > SOCKS_LINGERING_MAX
         {
@@ -214,7 +214,7 @@ impl Stack {
 
     /// When [`Self::poll`] is due.
     pub fn poll_timeout(&mut self, now: Time) -> Option<Time> {
-        let wait = self.iface.poll_delay(instant(now), &self.sockets);
+        let wait = self.iface.poll_delay(moment(now), &self.sockets);
         let tcp = wait.map(|wait| now + Duration::from_micros(wait.total_micros()));
         tcp.into_iter().chain(self.lingering.front().map(|(until, ..)| *until)).min()
     }

@@ -18,7 +18,7 @@ struct Server {
 impl Server {
     fn new(now: Time) -> Self {
         let mut device = Queues { inbox: VecDeque::new(), outbox: VecDeque::new(), room: 64 };
-        let mut iface = Interface::new(Config::new(HardwareAddress::Ip), &mut device, instant(now));
+        let mut iface = Interface::new(Config::new(HardwareAddress::Ip), &mut device, moment(now));
         iface.update_ip_addrs(|all| all.push(IpCidr::new(FAR.into(), 32)).expect("room"));
         iface.routes_mut().add_default_ipv4_route(FAR).expect("room");
         let mut sockets = SocketSet::new(Vec::new());
@@ -62,7 +62,7 @@ impl World {
             }
         }
         let Server { iface, sockets, device, .. } = &mut self.server;
-        iface.poll(instant(self.now), device, sockets);
+        iface.poll(moment(self.now), device, sockets);
         while let Some(packet) = device.outbox.pop_front() {
             if !self.rng.chance(self.loss) {
                 self.stack.take(Offload::default(), packet);
