@@ -117,7 +117,7 @@ fn run(_: &mut Lab, binary: &Path) -> Result<()> {
     let mut links = origin.command("ip");
     links.args(["-o", "link"]);
     let links = Process::finish("links", scene.lab.dir(), &mut links, node::PROMPT)?.stdout;
-    ensure!(!links.contains("tornet"), "a device:\n{links}");
+    ensure!(!links.contains("tornet0"), "a device:\n{links}");
 
     // By name and by address.
     for host in [NAME, &scene.web] {
