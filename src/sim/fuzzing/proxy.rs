@@ -110,7 +110,7 @@ pub fn stack(bytes: &[u8]) {
                 let payload = input.bytes(40);
                 let _ = stack.send_datagram(input.half(), at, payload);
             }
-            _ => now = now + Duration::from_millis(input.half().into()),
+            _ => now += Duration::from_millis(input.half().into()),
         }
         stack.poll(now, 64);
         drain(&mut stack, &mut far);
@@ -123,7 +123,7 @@ pub fn stack(bytes: &[u8]) {
     assert!(got <= offered, "{got} bytes of {offered}");
     stack.socket(handle).abort();
     stack.end(now, handle, port);
-    now = now + Duration::from_secs(120);
+    now += Duration::from_secs(120);
     stack.poll(now, 64);
     drain(&mut stack, &mut far);
     assert_eq!(stack.poll_timeout(now), None, "nothing is left to do");

@@ -51,7 +51,7 @@ impl World {
 
     /// Five milliseconds, with what is on the line.
     fn step(&mut self) {
-        self.now = self.now + Duration::from_millis(5);
+        self.now += Duration::from_millis(5);
         self.stack.poll(self.now, 64);
         while let Some(packet) = self.stack.poll_packet() {
             assert!(packet.len() <= CELL_INNER_LARGE);
