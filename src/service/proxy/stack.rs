@@ -148,6 +148,10 @@ impl Stack {
             self.strays += 1;
             return;
         };
+        if Some(header.destination) != CLIENT.like(header.destination) {
+            self.strays += 1;
+            return;
+        }
         match (header.protocol, ports(&packet, &header)) {
             (TCP, Some(_)) if offload.needs_checksum || ip::is_summed(&packet, &header) => {
                 self.device.inbox.push_back(packet);
@@ -192,9 +196,17 @@ impl Stack {
         }
     }
 
-    /// A packet to send.
+    /// A packet to send: from an address of everybody's, and no longer than a circuit carries. Answers to some hostile
+    /// packets are neither (found by the fuzz target `proxy_stack`); those are dropped here, as the node would.
     pub fn poll_packet(&mut self) -> Option<Box<[u8]>> {
-        self.device.outbox.pop_front()
+        loop {
+            let packet = self.device.outbox.pop_front()?;
+            let own = |header: Ip| Some(header.source) == CLIENT.like(header.source);
+            if packet.len() <= CELL_INNER_LARGE && Ip::parse(&packet).is_ok_and(own) {
+                return Some(packet);
+            }
+            self.strays += 1;
+        }
     }
 
     /// Puts back what could not be sent.

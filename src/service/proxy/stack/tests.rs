@@ -186,6 +186,15 @@ fn a_closed_port_and_a_reset_are_told_from_an_end() {
     assert_eq!(world.stack.granted.len(), 1, "what ended is given back");
 }
 
+/// A packet as if it came: its addresses change places, and no sum does.
+fn returned(packet: &[u8]) -> Box<[u8]> {
+    let mut packet: Box<[u8]> = packet.into();
+    let (at, len) = if packet[0] >> 4 == 4 { (12, 4) } else { (8, 16) };
+    let (source, destination) = packet[at..at + 2 * len].split_at_mut(len);
+    source.swap_with_slice(destination);
+    packet
+}
+
 #[test]
 fn datagrams_errors_and_what_is_wrong() {
     let mut world = World::new(0.0);
@@ -199,8 +208,9 @@ fn datagrams_errors_and_what_is_wrong() {
         assert!(ip::is_summed(&packet, &header) && header.destination == to.ip());
         assert_eq!(Some(header.source), CLIENT.like(to.ip()));
         // The same, as if it came.
-        stack.take(Offload::default(), packet.clone());
-        let from = SocketAddr::new(header.source, 20_000);
+        let back = returned(&packet);
+        stack.take(Offload::default(), back.clone());
+        let from = SocketAddr::new(to.ip(), 20_000);
         let same = Heard::Datagram { port: to.port(), from, payload: vec![7; len] };
         assert_eq!(stack.poll_heard(), Some(same));
         // An exit that may not let it out.
@@ -209,7 +219,9 @@ fn datagrams_errors_and_what_is_wrong() {
         stack.take(Offload::default(), answer[..size].into());
         let Some(Heard::Error(quoted)) = stack.poll_heard() else { panic!("an error") };
         assert_eq!((quoted.port, quoted.to, quoted.protocol), (20_000, to, UDP));
-        let mut wrong = packet;
+        stack.take(Offload::default(), packet);
+        assert_eq!((stack.poll_heard(), std::mem::take(&mut stack.strays)), (None, 1), "for somebody else");
+        let mut wrong = back;
         let last = wrong.len() - 1;
         wrong[last] ^= 1;
         stack.take(Offload::default(), wrong);
@@ -220,7 +232,7 @@ fn datagrams_errors_and_what_is_wrong() {
     assert!(stack.send_datagram(20_001, to, &[1, 2, 3, 4, 5]));
     let packet = stack.poll_packet().expect("sent");
     let offload = Offload { kind: Segmentation::Udp, segment: 2, needs_checksum: true, ..Offload::default() };
-    stack.take(offload, packet);
+    stack.take(offload, returned(&packet));
     let payloads: Vec<Vec<u8>> = std::iter::from_fn(|| stack.poll_heard())
         .map(|heard| if let Heard::Datagram { payload, .. } = heard { payload } else { Vec::new() })
         .collect();
