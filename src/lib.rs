@@ -31,6 +31,8 @@ pub mod io;
 
 pub mod shard;
 
+pub mod socks;
+
 pub mod api;
 pub mod cli;
 pub mod config;

@@ -605,6 +605,78 @@ pub const EXIT_TRIES_MAX: usize = 256;
 pub const EXIT_RULES_MAX: usize = 256;
 /// Networks that go through a circuit, at most.
 pub const ONION_ROUTES_MAX: usize = 64;
+
+/// Local ports of the SOCKS proxy's own flows through the node's circuit: below those that Linux gives out by itself
+/// (`net.ipv4.ip_local_port_range` begins at 32,768), so that both ends of it share the circuit.
+pub const SOCKS_PORT_FIRST: u16 = 16_384;
+/// The last of them.
+pub const SOCKS_PORT_LAST: u16 = 32_767;
+/// Applications' connections to the proxy at once; others wait in the kernel's backlog.
+pub const SOCKS_CLIENTS_MAX: usize = 512;
+/// UDP associations among them.
+pub const SOCKS_ASSOCIATIONS_MAX: usize = 64;
+/// The longest name that is asked for, bytes (RFC 1035 §2.3.4), and the longest of its labels.
+pub const SOCKS_NAME_MAX: usize = 253;
+/// The longest label of a name, bytes.
+pub const SOCKS_LABEL_MAX: usize = 63;
+/// Bytes that an application may send before its request is answered: what is above them waits in the kernel.
+pub const SOCKS_EARLY_MAX: usize = 4096;
+/// What every connection can hold at least of what came for its application, bytes.
+pub const SOCKS_RECEIVE_MIN: usize = 64 << 10;
+/// At most, while there are few.
+pub const SOCKS_RECEIVE_MAX: usize = 4 << 20;
+/// Of that, what it can hold of what its application sent: 1 / so many.
+pub const SOCKS_SEND_SHARE: usize = 2;
+/// Bytes of all connections' buffers.
+pub const SOCKS_BUFFERS_MAX: usize = 128 << 20;
+/// A new connection gets 1 / so many of what the least of all others leaves.
+pub const SOCKS_BUFFER_SHARE: usize = 16;
+/// Bytes that pass one connection, each way, before the next has its turn.
+pub const SOCKS_TURN_BYTES: usize = 1 << 20;
+/// An application makes its request within this, milliseconds.
+pub const SOCKS_HANDSHAKE_MS_MAX: u64 = 10_000;
+/// One address answers within this, milliseconds.
+pub const SOCKS_CONNECT_MS_MAX: u64 = 20_000;
+/// Addresses of one name that are tried.
+pub const SOCKS_ADDRESSES_MAX: usize = 4;
+/// A connection over which nothing moves ends after this, milliseconds.
+pub const SOCKS_IDLE_MS_MAX: u64 = 2 * 60 * 60 * 1000;
+/// The same when one side has said its last, or does not take what is there for it.
+pub const SOCKS_STUCK_MS_MAX: u64 = 10 * 60 * 1000;
+/// An association without datagrams ends after this, milliseconds.
+pub const SOCKS_UDP_IDLE_MS_MAX: u64 = 10 * 60 * 1000;
+/// An ended connection still answers for this, milliseconds.
+pub const SOCKS_LINGER_MS: u64 = 1_000;
+/// Ended connections that still answer.
+pub const SOCKS_LINGERING_MAX: usize = 256;
+/// A question to a resolver is asked again after this, milliseconds.
+pub const SOCKS_QUESTION_MS: u64 = 2_000;
+/// How often it is asked.
+pub const SOCKS_QUESTIONS_MAX: u32 = 3;
+/// Resolvers that are asked in turn.
+pub const SOCKS_RESOLVERS_MAX: usize = 4;
+/// Names that are asked for at once.
+pub const SOCKS_LOOKUPS_MAX: usize = 256;
+/// Names whose addresses are remembered.
+pub const SOCKS_NAMES_MAX: usize = 1024;
+/// For how long at most, seconds.
+pub const SOCKS_NAME_S_MAX: u32 = 300;
+/// Addresses of one name that are remembered.
+pub const SOCKS_NAME_ADDRESSES_MAX: usize = 8;
+/// Datagrams of one association that wait for a name.
+pub const SOCKS_DATAGRAMS_WAITING_MAX: usize = 16;
+/// Datagrams of one association that are taken before others have their turn.
+pub const SOCKS_DATAGRAMS_PER_TURN: usize = 32;
+/// Events that the proxy takes from the kernel at once.
+pub const SOCKS_EVENTS_MAX: usize = 256;
+/// The proxy accepts again after this when it could not, milliseconds.
+pub const SOCKS_ACCEPT_PAUSE_MS: u64 = 100;
+/// Packets that wait between a shard and the proxy, each way.
+pub const PIPE_PACKETS_MAX: usize = 1024;
+/// Their bytes, each way.
+pub const PIPE_BYTES_MAX: usize = 16 << 20;
+/// Packets that either side takes from it at once.
+pub const PIPE_PACKETS_PER_TURN: usize = 128;
 /// How often the shards of a node tell one another again what concerns circuits: onion keys.
 pub const CIRCUIT_SHARE_MS: u64 = 10_000;
 /// How often the shard with the node's own circuit looks for friends that it has no lane to.
@@ -1135,6 +1207,18 @@ const _: () = {
     assert!(CIRCUIT_PADDING_MS_MIN + CIRCUIT_PADDING_MS_JITTER < CIRCUIT_IDLE_MS_MAX / 2);
     assert!(CIRCUITS_PER_LINK_MAX < CIRCUITS_MAX && CIRCUITS_MAX.is_power_of_two());
     assert!(HELD_MS_MAX < EXIT_LEASE_MS && EXIT_SHARE_MIN <= EXIT_LEASES_MAX / EXIT_SHARES);
+    assert!(SOCKS_PORT_FIRST > 1024 && SOCKS_PORT_LAST < 32_768 && SOCKS_NAME_MAX < 256);
+    assert!(
+        SOCKS_CLIENTS_MAX * (SOCKS_RECEIVE_MIN + SOCKS_RECEIVE_MIN / SOCKS_SEND_SHARE)
+            <= SOCKS_BUFFERS_MAX / 2,
+        "everybody has the least, and half is left for those who come first"
+    );
+    assert!(
+        (SOCKS_PORT_LAST - SOCKS_PORT_FIRST) as usize
+            > 4 * (SOCKS_CLIENTS_MAX + SOCKS_LINGERING_MAX + 2 * SOCKS_LOOKUPS_MAX),
+        "a port drawn at random is free"
+    );
+    assert!(SOCKS_LINGER_MS < SOCKS_STUCK_MS_MAX && SOCKS_STUCK_MS_MAX < SOCKS_IDLE_MS_MAX);
     assert!(
         LIAR_MS > GET_LONELY_MS_MAX
             && GET_STARVED_MS_MAX > FETCH_SLICE_MS_MAX

@@ -1,6 +1,6 @@
 //! What the API needs of the daemon behind it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::base::{ChunkId, Prefix};
@@ -40,6 +40,13 @@ pub trait Backend: Send + Sync + 'static {
     /// the kernel takes. An error is one clear line, and leaves no device behind.
     fn tunnel(&self, plan: Option<TunnelPlan>) -> Result<(), String>;
 
+    /// Has a SOCKS proxy as the plan says, or none any more. Blocks until one that there was has ended. An error is one
+    /// clear line, and leaves none.
+    fn socks(&self, plan: Option<SocksPlan>) -> Result<(), String>;
+
+    /// What the SOCKS proxy does, if there is one.
+    fn socks_state(&self) -> Option<SocksState>;
+
     /// Waits until the threads have ended after [`Command::Shutdown`], and everything acknowledged is
     /// on disk.
     fn join(&self);
@@ -69,6 +76,32 @@ pub struct TunnelPlan {
     pub quiet: Vec<IpAddr>,
     /// Networks of the circuits that end here, whose packets the host lets out; none when none may.
     pub exit: Vec<Prefix>,
+}
+
+/// What SOCKS proxy is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocksPlan {
+    /// Where applications find it.
+    pub listen: SocketAddr,
+    /// Who is asked for names, through the circuit.
+    pub resolvers: Vec<IpAddr>,
+}
+
+/// What it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SocksState {
+    /// Where applications find it.
+    pub listen: SocketAddr,
+    /// Applications connected now.
+    pub clients: u64,
+    /// Those among them that send datagrams.
+    pub associations: u64,
+    /// Connections that were made.
+    pub connected: u64,
+    /// Bytes of connections to the far side.
+    pub sent_bytes: u64,
+    /// Bytes of connections from there.
+    pub received_bytes: u64,
 }
 
 /// What to publish.

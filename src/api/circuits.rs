@@ -11,9 +11,9 @@ use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Api;
 use super::error::ApiError;
 use super::routes::{answer, body};
+use super::{Api, SocksPlan};
 use crate::base::PublicKey;
 use crate::config::keys::Key;
 use crate::config::{Config, ConfigError, FriendEntry, friends};
@@ -32,10 +32,12 @@ struct Up {
     exit: Option<String>,
     #[serde(default)]
     force: bool,
+    /// Where applications find the SOCKS proxy.
+    socks: Option<String>,
 }
 
 /// The settings that a circuit is made of.
-const SETTINGS: [&str; 4] = ["onion.hops", "onion.routes", "onion.exit", "onion.force"];
+const SETTINGS: [&str; 5] = ["onion.hops", "onion.routes", "onion.exit", "onion.force", "socks.listen"];
 /// How long a reason must stand before it is believed: a daemon that just started has yet to meet its friends.
 const BELIEVED_MS: u64 = 3_000;
 const LOOK_MS: u64 = 100;
@@ -47,6 +49,7 @@ pub fn settings(
     route: &[String],
     exit: Option<&str>,
     force: bool,
+    socks: Option<&str>,
 ) -> Result<Vec<(&'static str, String)>, ConfigError> {
     if hops == 0 || usize::from(hops) > LAYERS_MAX {
         return Err(ConfigError::Invalid(format!("--hops is a number from 1 to {LAYERS_MAX}")));
@@ -61,28 +64,35 @@ pub fn settings(
             Err(_) => config.friends[friends::find(&config.friends, text)?].card.key.to_string(),
         },
     };
-    let routes =
-        if route.is_empty() { Key::find("onion.routes")?.show(&Config::default()) } else { route.join(",") };
-    Ok(SETTINGS.into_iter().zip([hops.to_string(), routes, exit, force.to_string()]).collect())
+    let routes = match (route.is_empty(), socks) {
+        // A proxy alone needs no device, and so no rights.
+        (true, Some(_)) => String::new(),
+        (true, None) => Key::find("onion.routes")?.show(&Config::default()),
+        (false, _) => route.join(","),
+    };
+    let socks = socks.unwrap_or_default().to_owned();
+    Ok(SETTINGS.into_iter().zip([hops.to_string(), routes, exit, force.to_string(), socks]).collect())
 }
 
 pub(super) async fn up(State(api): State<Arc<Api>>, request: Body) -> Result<Response, ApiError> {
     let up: Up = body(request).await?;
-    let wanted = settings(&api.config(), up.hops, &up.route, up.exit.as_deref(), up.force)?;
+    let wanted =
+        settings(&api.config(), up.hops, &up.route, up.exit.as_deref(), up.force, up.socks.as_deref())?;
     let _one = api.tunnelling.lock().await;
     let before = current(&api.config());
     api.set_circuit(wanted).await?;
     let opened = async {
         api.tell_circuit().await?;
         let opened = api.await_circuit().await?;
-        api.apply_tunnels().await.map(|()| opened)
+        api.apply_tunnels().await?;
+        api.apply_socks().await.map(|()| opened)
     };
     match opened.await {
         Ok(opened) => {
             let config = api.config().clone();
             Ok(answer(&json!({
                 "circuit": circuit_json(&config, Some(&opened)),
-                "device": config.tunnel_device,
+                "device": (!config.onion_routes.is_empty()).then_some(config.tunnel_device),
             })))
         }
         Err(error) => {
@@ -90,6 +100,7 @@ pub(super) async fn up(State(api): State<Arc<Api>>, request: Body) -> Result<Res
             if api.set_circuit(before).await.is_ok() {
                 let _ = api.tell_circuit().await;
                 let _ = api.apply_tunnels().await;
+                let _ = api.apply_socks().await;
             }
             Err(error)
         }
@@ -121,6 +132,7 @@ pub fn circuit_json(config: &Config, seen: Option<&CircuitSnapshot>) -> Value {
         "hops": config.onion_hops,
         "route": config.onion_routes.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "exit": config.onion_exit.as_ref().map(title),
+        "socks": config.socks_listen.map(|at| at.to_string()),
     });
     if let Some(seen) = seen {
         json["open"] = json!(!seen.path.is_empty());
@@ -151,8 +163,23 @@ impl Api {
             return Ok(false);
         }
         self.set_circuit(vec![("onion.hops", "0".to_owned())]).await?;
+        self.apply_socks().await?;
         self.tell_circuit().await?;
         Ok(true)
+    }
+
+    /// Has a SOCKS proxy as the configuration says, while there is to be a circuit.
+    pub(super) async fn apply_socks(self: &Arc<Self>) -> Result<(), ApiError> {
+        let plan = {
+            let config = self.config();
+            let listen = config.socks_listen.filter(|_| config.onion_hops > 0);
+            let dns = if config.socks_dns.is_empty() { &config.tunnel_dns } else { &config.socks_dns };
+            listen.map(|listen| SocksPlan { listen, resolvers: dns.clone() })
+        };
+        let api = self.clone();
+        let applied = tokio::task::spawn_blocking(move || api.backend.socks(plan)).await;
+        let applied = applied.map_err(|_| ApiError::internal("the SOCKS proxy could not be started"))?;
+        applied.map_err(|line| ApiError::new(StatusCode::CONFLICT, line))
     }
 
     /// Tells the node what circuit to keep.
@@ -164,6 +191,7 @@ impl Api {
                 exit: config.onion_exit,
                 force: config.onion_force,
                 routes: config.onion_routes.clone(),
+                proxied: config.socks_listen.is_some(),
             })
         };
         self.command(|| Command::Circuit(want.clone())).await

@@ -31,7 +31,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-pub use backend::{Backend, Busy, PutEvent, PutHandle, PutProgress, PutRequest, StoreStats, TunnelPlan};
+pub use backend::{
+    Backend, Busy, PutEvent, PutHandle, PutProgress, PutRequest, SocksPlan, SocksState, StoreStats,
+    TunnelPlan,
+};
 use error::ApiError;
 pub use reports::Reports;
 pub use routes::{Door, router};

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::error::ApiError;
 use super::overlay::overlay_json;
 use super::routes::answer;
-use super::tunnels::tunnels_json;
+use super::tunnels::{socks_json, tunnels_json};
 use super::{Api, PutProgress, StoreStats, lock};
 use crate::base::fileop::JobId;
 use crate::config::Config;
@@ -55,6 +55,12 @@ impl View {
             }
             same
         });
+        if let Some(socks) = api.backend.socks_state() {
+            let clients = "Applications connected to the SOCKS proxy";
+            snapshot.gauges.push(("socks_clients", clients, socks.clients as f64));
+            let associations = "Applications among them that send datagrams";
+            snapshot.gauges.push(("socks_associations", associations, socks.associations as f64));
+        }
         snapshot.gauges.sort_by_key(|(name, ..)| *name);
         snapshot.gauges.dedup_by_key(|(name, ..)| *name);
         let puts = lock(&api.puts).iter().map(|(id, progress)| (*id, *progress)).collect();
@@ -91,6 +97,7 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Result<Response, ApiErr
         view.snapshot.peers.iter().any(|peer| peer.key == *key && peer.connected)
     };
     let tunnels = tunnels_json(&config, &view.snapshot.tunnels, connected);
+    let socks = api.backend.socks_state().map(|state| socks_json(&state));
     let latency: Vec<Value> = (0..).zip(&view.latencies).map(|(n, one)| latency_json(n, one)).collect();
     let classes: Map<String, Value> = view
         .snapshot
@@ -116,6 +123,7 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Result<Response, ApiErr
         "up_bits": up,
         "down_bits": down,
         "peers": peers,
+        "socks": socks,
         "store": {
             "local_chunks": store.local_chunks,
             "local_bytes": store.local_bytes,

@@ -33,6 +33,7 @@ enum Told {
     Friends(usize),
     Tunnels(usize),
     Host(Option<TunnelPlan>),
+    Socks(Option<SocksPlan>),
     Limits(Option<u64>, Option<u64>, usize),
     Get(JobId, Vec<Vec<u8>>, String, Option<Vec<u8>>, bool, bool),
     Put(PutRequest),
@@ -109,6 +110,20 @@ impl Backend for Fake {
         }
         let _ = self.told.send(Told::Host(plan));
         Ok(())
+    }
+
+    fn socks(&self, plan: Option<SocksPlan>) -> Result<(), String> {
+        if plan.as_ref().is_some_and(|plan| plan.listen.port() == 1) {
+            return Err(
+                "the SOCKS proxy's 127.0.0.1:1 is in use by another program: choose another port".into()
+            );
+        }
+        let _ = self.told.send(Told::Socks(plan));
+        Ok(())
+    }
+
+    fn socks_state(&self) -> Option<SocksState> {
+        None
     }
 
     fn counters(&self) -> Vec<(&'static str, &'static str, u64)> {

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::circuits::circuit_json;
 use super::error::ApiError;
 use super::routes::{answer, body};
-use super::{Api, TunnelPlan};
+use super::{Api, SocksState, TunnelPlan};
 use crate::base::Prefix;
 use crate::config::{Config, ConfigError, FriendEntry, TunnelEntry, friends};
 use crate::limits::{CELL_INNER_LARGE, TUNNEL_LISTED_MAX};
@@ -131,6 +131,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>) -> Result<Response, ApiErr
     Ok(answer(&json!({
         "device": config.tunnel_device,
         "circuit": circuit_json(&config, snapshot.circuit.as_ref()),
+        "socks": api.backend.socks_state().map(|state| socks_json(&state)),
         "tunnels": tunnels_json(&config, &snapshot.tunnels, |key| {
             snapshot.peers.iter().any(|peer| peer.key == *key && peer.connected)
         }),
@@ -148,6 +149,18 @@ pub fn tunnel_json(tunnel: &TunnelEntry, config: &Config) -> Value {
         "addr": texts(&tunnel.addresses),
         "allow": texts(&tunnel.allowed()),
         "route": texts(&tunnel.routes),
+    })
+}
+
+/// The SOCKS proxy, and what passed it.
+pub(super) fn socks_json(state: &SocksState) -> Value {
+    json!({
+        "listen": state.listen.to_string(),
+        "clients": state.clients,
+        "associations": state.associations,
+        "connected": state.connected,
+        "sent_bytes": state.sent_bytes,
+        "received_bytes": state.received_bytes,
     })
 }
 
@@ -181,6 +194,9 @@ impl Api {
         if let Err(error) = self.apply_tunnels().await {
             tracing::error!("the tunnels are down: {}", error.line);
         }
+        if let Err(error) = self.apply_socks().await {
+            tracing::error!("{}", error.line);
+        }
     }
 
     /// Makes host and node what the configuration says of tunnels.
@@ -205,7 +221,9 @@ impl Api {
 /// What the host needs for the tunnels of a configuration, its circuit, and those that end here; nothing when there are
 /// none.
 fn plan(config: &Config) -> Option<TunnelPlan> {
-    let (has_circuit, is_exit) = (config.onion_hops > 0, !config.exit_allow.is_empty());
+    // A circuit that the SOCKS proxy alone uses needs nothing of the host.
+    let has_circuit = config.onion_hops > 0 && !config.onion_routes.is_empty();
+    let is_exit = !config.exit_allow.is_empty();
     if config.tunnels.is_empty() && !has_circuit && !is_exit {
         return None;
     }

@@ -151,6 +151,10 @@ pub(super) enum Tunnel {
         /// The circuit's exit: a friend's name, or any exit's key [default: chosen at random, and kept]
         #[arg(long, value_name = "NODE", requires = "hops")]
         exit: Option<String>,
+        /// A SOCKS5 proxy there leads applications into the circuit, such as 127.0.0.1:1080: no device and no rights are
+        /// needed, unless --route is given, too
+        #[arg(long, value_name = "ADDR", requires = "hops")]
+        socks: Option<String>,
         /// Also with one connected friend that relays: it then knows that you are the origin
         #[arg(long, requires = "hops")]
         force: bool,

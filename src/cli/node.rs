@@ -1,12 +1,13 @@
 //! Starts the node behind the API and speaks to it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::api::{
-    Backend, Busy, PutEvent, PutHandle, PutProgress, PutRequest, Reports, StoreStats, TunnelPlan,
+    Backend, Busy, PutEvent, PutHandle, PutProgress, PutRequest, Reports, SocksPlan, SocksState, StoreStats,
+    TunnelPlan,
 };
 use crate::base::ChunkId;
 use crate::config::{Config, NodeDir};
@@ -14,13 +15,15 @@ use crate::crypto::rank::PLACE_FLOOR_BITS;
 use crate::crypto::{Identity, Secret};
 use crate::io::entropy;
 use crate::io::latency::Latencies;
-use crate::io::netconf::{self, Plan};
+use crate::io::netconf;
 use crate::io::store::StoreConfig;
 use crate::io::tree::Unreadable;
 use crate::limits::SHARDS_MAX;
 use crate::node::command::Command;
 use crate::shard::daemon::{Daemon, DaemonConfig, ImportEvent};
 use crate::shard::import::{ImportProgress, ImportRequest};
+use crate::socks::stats::Stats;
+use crate::socks::{self, Plan, Proxy};
 
 /// Starts store, files thread and shard. Every report goes to `reports`.
 pub(super) fn start(
@@ -42,7 +45,7 @@ pub(super) fn start(
     };
     // Of a daemon that was killed. Where tunnels come up again they make the host what it shall be without a gap.
     if config.tunnels.is_empty()
-        && config.onion_hops == 0
+        && (config.onion_hops == 0 || config.onion_routes.is_empty())
         && let Err(error) = netconf::clean_abandoned(&config.tunnel_device)
     {
         tracing::debug!("what an earlier tunnel left on this host may still be there: {error}");
@@ -50,12 +53,15 @@ pub(super) fn start(
     let deliver = reports.clone();
     let fatal = Arc::new(move |why: &str| reports.fatal(why));
     let daemon = Daemon::start(daemon_config, Arc::new(move |report| deliver.deliver(report)), fatal)?;
-    Ok(Arc::new(Linked { daemon, dir: dir.clone() }))
+    Ok(Arc::new(Linked { daemon, dir: dir.clone(), socks: Mutex::default(), socks_stats: Arc::default() }))
 }
 
 struct Linked {
     daemon: Daemon,
     dir: NodeDir,
+    socks: Mutex<Option<Proxy>>,
+    /// Also of those before it.
+    socks_stats: Arc<Stats>,
 }
 
 impl Linked {
@@ -112,6 +118,7 @@ impl Backend for Linked {
             ("store_slices_checked", "Slices whose hash was checked", stats.checked),
             ("store_chunks_damaged", "Stored chunks that were found damaged", stats.damaged),
         ]);
+        counters.extend(self.socks_stats.counters());
         counters
     }
 
@@ -132,7 +139,7 @@ impl Backend for Linked {
     }
 
     fn tunnel(&self, plan: Option<TunnelPlan>) -> Result<(), String> {
-        let plan = plan.map(|plan| Plan {
+        let plan = plan.map(|plan| netconf::Plan {
             device: plan.device,
             mtu: plan.mtu,
             addresses: plan.addresses,
@@ -145,6 +152,38 @@ impl Backend for Linked {
             quiet: plan.quiet,
         });
         self.daemon.tunnel(plan.as_ref())
+    }
+
+    fn socks(&self, plan: Option<SocksPlan>) -> Result<(), String> {
+        let plan = plan.map(|plan| Plan { listen: plan.listen, resolvers: plan.resolvers });
+        let mut running = self.socks.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = running.as_ref().filter(|proxy| proxy.runs()).map(Proxy::plan) == plan.as_ref();
+        if same && (plan.is_some() || running.is_none()) {
+            return Ok(());
+        }
+        if running.take().is_some() {
+            self.daemon.close_pipe();
+        }
+        let Some(plan) = plan else { return Ok(()) };
+        let listener = socks::bind(plan.listen)?;
+        let rng = entropy::rng().map_err(|error| error.to_string())?;
+        let (pipe, clocks) = (self.daemon.pipe()?, self.daemon.clocks());
+        *running = Some(Proxy::start(plan, listener, pipe, clocks, rng, &self.socks_stats)?);
+        Ok(())
+    }
+
+    fn socks_state(&self) -> Option<SocksState> {
+        let running = self.socks.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let stats = &self.socks_stats;
+        running.as_ref().filter(|proxy| proxy.runs()).map(|proxy| SocksState {
+            listen: proxy.plan().listen,
+            clients: of(&stats.clients),
+            associations: of(&stats.associations),
+            connected: of(&stats.connected),
+            sent_bytes: of(&stats.sent_bytes),
+            received_bytes: of(&stats.received_bytes),
+        })
     }
 
     fn join(&self) {

@@ -110,6 +110,8 @@ async fn control(
         // Before the shards end: the host's settings are undone while the device is still there.
         // A daemon that fails leaves the kill switch where it is, as one that is killed does.
         let host = backend.clone();
+        let proxy = backend.clone();
+        let _ = tokio::task::spawn_blocking(move || proxy.socks(None)).await;
         if !failed && let Ok(Err(why)) = tokio::task::spawn_blocking(move || host.tunnel(None)).await {
             tracing::warn!("taking the tunnels down: {why}");
         }
@@ -264,6 +266,12 @@ mod tests {
         }
         fn tunnel(&self, _: Option<api::TunnelPlan>) -> Result<(), String> {
             Ok(())
+        }
+        fn socks(&self, _: Option<api::SocksPlan>) -> Result<(), String> {
+            Ok(())
+        }
+        fn socks_state(&self) -> Option<api::SocksState> {
+            None
         }
         fn counters(&self) -> Vec<(&'static str, &'static str, u64)> {
             Vec::new()

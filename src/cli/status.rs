@@ -79,6 +79,9 @@ fn page(status: &Value, earlier: Option<(Duration, &Value)>) -> String {
         ));
     }
 
+    if let Some(socks) = status["socks"].as_object().map(|_| &status["socks"]) {
+        out.push_str(&socks_line(socks));
+    }
     let list = |field: &str| status[field].as_array().map(Vec::as_slice).unwrap_or_default();
     let peers = list("peers");
     let connected = peers.iter().filter(|peer| peer["connected"] == true).count();
@@ -113,6 +116,22 @@ fn page(status: &Value, earlier: Option<(Duration, &Value)>) -> String {
         out.push_str(&table(&["JOB", "KIND", "FILES", "DONE"], &[0], &rows));
     }
     out
+}
+
+/// What the SOCKS proxy does.
+fn socks_line(socks: &Value) -> String {
+    let associations = match number(socks, "associations") {
+        0 => String::new(),
+        some => format!(" ({some} for datagrams)"),
+    };
+    format!(
+        "socks: {} with {}{associations}; {} made, {} sent, {} received\n",
+        socks["listen"].as_str().unwrap_or("-"),
+        count(number(socks, "clients"), "application connection"),
+        number(socks, "connected"),
+        show_size(number(socks, "sent_bytes")),
+        show_size(number(socks, "received_bytes")),
+    )
 }
 
 /// What each class sent; nothing while none did.

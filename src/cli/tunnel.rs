@@ -14,8 +14,8 @@ use crate::config::NodeDir;
 
 pub(super) fn tunnel(dir: &NodeDir, command: args::Tunnel) -> Result<(), Failure> {
     match command {
-        args::Tunnel::Up { hops: Some(hops), route, exit, force, .. } => {
-            up_circuit(dir, hops, &route, exit.as_deref(), force)
+        args::Tunnel::Up { hops: Some(hops), route, exit, force, socks, .. } => {
+            up_circuit(dir, hops, &route, exit.as_deref(), force, socks.as_deref())
         }
         args::Tunnel::Up { peer, addr, allow, route, .. } => {
             up(dir, &peer.unwrap_or_default(), &addr, &allow, &route)
@@ -50,15 +50,16 @@ fn up_circuit(
     route: &[String],
     exit: Option<&str>,
     force: bool,
+    socks: Option<&str>,
 ) -> Result<(), Failure> {
-    let body = json!({ "hops": hops, "route": route, "exit": exit, "force": force });
+    let body = json!({ "hops": hops, "route": route, "exit": exit, "force": force, "socks": socks });
     let (circuit, state) = match ask(dir, Method::POST, "/v1/circuit", Some(&body))? {
         Some(answer) => {
-            let device = answer["device"].as_str().unwrap_or_default().to_owned();
-            (answer["circuit"].clone(), format!("is up on {device}"))
+            let device = answer["device"].as_str().map(|device| format!(" on {device}"));
+            (answer["circuit"].clone(), format!("is up{}", device.unwrap_or_default()))
         }
         None => offline(dir, |file| {
-            let wanted = settings(file.config(), hops, route, exit, force)?;
+            let wanted = settings(file.config(), hops, route, exit, force, socks)?;
             let changes: Vec<_> = wanted.iter().map(|(name, text)| (*name, Some(text.as_str()))).collect();
             file.set(&changes)?;
             let state = "is saved; no daemon runs now, and it comes up when one does";
@@ -67,7 +68,12 @@ fn up_circuit(
     };
     let path = list_of(&circuit, "path").replace(' ', " > ");
     let by = if path.is_empty() { String::new() } else { format!(", by way of {path}") };
-    tell(format!("the circuit of {hops} hops {state}: {} goes through it{by}", list_of(&circuit, "route")));
+    let mut through = vec![list_of(&circuit, "route")];
+    through.retain(|route| !route.is_empty());
+    if let Some(socks) = circuit["socks"].as_str() {
+        through.push(format!("what applications bring to the SOCKS5 proxy at {socks}"));
+    }
+    tell(format!("the circuit of {hops} hops {state}: {} goes through it{by}", through.join(", and ")));
     Ok(())
 }
 
@@ -135,7 +141,10 @@ fn list(dir: &NodeDir, as_json: bool) -> Result<(), Failure> {
         rows.push(vec![
             format!("{} hops", circuit["hops"]),
             if path.is_empty() { circuit["why"].as_str().unwrap_or("-").to_owned() } else { path },
-            list_of(circuit, "route"),
+            [list_of(circuit, "route"), circuit["socks"].as_str().unwrap_or_default().to_owned()]
+                .join(" ")
+                .trim()
+                .to_owned(),
             if circuit["open"] == true { "yes" } else { "no" }.to_owned(),
             amount(circuit, "sent_bytes"),
             amount(circuit, "received_bytes"),

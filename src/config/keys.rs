@@ -13,7 +13,8 @@ use crate::base::units::{parse_size, show_size};
 use crate::limits::{
     ADDRESSES_PER_PEER_MAX, BOOTSTRAP_MAX, BUSY_POLL_US_MAX, DEVICE_NAME_MAX, EXIT_RULES_MAX, LABEL_MAX,
     LAYERS_MAX, LIMIT_WINDOWS_MAX, LIMITED_PEERS_MAX, LISTEN_ADDRESSES_MAX, ONION_ROUTES_MAX,
-    RESERVED_SHARE_MILLI_MAX, SHARDS_MAX, TUNNEL_DNS_MAX, TUNNEL_MTU_MAX, TUNNEL_MTU_MIN,
+    RESERVED_SHARE_MILLI_MAX, SHARDS_MAX, SOCKS_RESOLVERS_MAX, TUNNEL_DNS_MAX, TUNNEL_MTU_MAX,
+    TUNNEL_MTU_MIN,
 };
 
 /// How a value is written in TOML.
@@ -229,7 +230,7 @@ pub const KEYS: &[Key] = &[
         name: "onion.hops",
         kind: Kind::Number,
         live: false,
-        what: "hops of the circuit that the tunnels' device leads into, 0 for none; see `tornet tunnel up --hops`",
+        what: "hops of the circuit that device and SOCKS proxy lead into, 0 for none; see `tornet tunnel up --hops`",
         read: |c, v| match one(v)?.parse() {
             Ok(hops) if usize::from(hops) <= LAYERS_MAX => {
                 c.onion_hops = hops;
@@ -243,12 +244,9 @@ pub const KEYS: &[Key] = &[
         name: "onion.routes",
         kind: Kind::List,
         live: false,
-        what: "what goes through it, as far as no tunnel to a friend takes it",
+        what: "what goes through it, as far as no tunnel to a friend takes it; empty: the SOCKS proxy alone, no device",
         read: |c, v| {
             let routes = list::<Prefix>(v, ONION_ROUTES_MAX, "networks such as 0.0.0.0/0")?;
-            if routes.is_empty() {
-                return Err("at least one network, such as 0.0.0.0/0".into());
-            }
             c.onion_routes = routes.iter().map(|route| route.network()).collect();
             Ok(())
         },
@@ -318,6 +316,42 @@ pub const KEYS: &[Key] = &[
         what: "whether those who are no friends are served chunks, in what friends leave",
         read: |c, v| parse(one(v)?, "true or false").map(|on| c.serve_strangers = on),
         show: |c| vec![c.serve_strangers.to_string()],
+    },
+    Key {
+        name: "socks.listen",
+        kind: Kind::Text,
+        live: false,
+        what: "where applications find a SOCKS5 proxy into the circuit, such as 127.0.0.1:1080; empty: nowhere",
+        read: |c, v| {
+            c.socks_listen = match one(v)? {
+                "" => None,
+                text => Some(parse(text, "an address such as 127.0.0.1:1080")?),
+            };
+            match c.socks_listen {
+                Some(at) if at.port() == 0 => Err("an address with a port, such as 127.0.0.1:1080".into()),
+                _ => Ok(()),
+            }
+        },
+        show: |c| c.socks_listen.iter().map(SocketAddr::to_string).collect(),
+    },
+    Key {
+        name: "socks.public",
+        kind: Kind::Switch,
+        live: false,
+        what: "whether socks.listen may be an address that others reach: they use the circuit, too",
+        read: |c, v| parse(one(v)?, "true or false").map(|on| c.socks_public = on),
+        show: |c| vec![c.socks_public.to_string()],
+    },
+    Key {
+        name: "socks.dns",
+        kind: Kind::List,
+        live: false,
+        what: "whom the SOCKS proxy asks for names, through the circuit; empty: tunnel.dns",
+        read: |c, v| {
+            list::<IpAddr>(v, SOCKS_RESOLVERS_MAX, "IP addresses such as 9.9.9.9")
+                .map(|list| c.socks_dns = list)
+        },
+        show: |c| texts(&c.socks_dns),
     },
     Key {
         name: "store.local_max",

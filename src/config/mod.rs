@@ -136,6 +136,12 @@ pub struct Config {
     pub overlay_far: bool,
     /// Whether those who are no friends are served chunks.
     pub serve_strangers: bool,
+    /// Where applications find the SOCKS proxy into the circuit, if there is one.
+    pub socks_listen: Option<SocketAddr>,
+    /// Whether that may be other than a loopback address.
+    pub socks_public: bool,
+    /// Who is asked for names, through the circuit.
+    pub socks_dns: Vec<IpAddr>,
     /// Bytes that published chunks may take.
     pub store_local_max: u64,
     /// Bytes that cached chunks may take.
@@ -195,6 +201,9 @@ impl Default for Config {
             overlay_bootstrap: Vec::new(),
             overlay_far: false,
             serve_strangers: true,
+            socks_listen: None,
+            socks_public: false,
+            socks_dns: Vec::new(),
             store_local_max: 64 << 30,
             store_cache_max: 16 << 30,
             tunnel_device: DEFAULT_DEVICE.to_owned(),
@@ -230,6 +239,22 @@ impl Config {
                 "port {} leaves no room below 65536 for {} shards: choose a lower port",
                 self.port, self.shards_count
             )));
+        }
+        if let Some(socks) = self.socks_listen
+            && !socks.ip().is_loopback()
+            && !self.socks_public
+        {
+            return Err(ConfigError::Invalid(format!(
+                "socks.listen = \"{socks}\" lets others use the circuit: use 127.0.0.1, or set socks.public = true if \
+                 that is meant"
+            )));
+        }
+        if self.onion_hops > 0 && self.onion_routes.is_empty() && self.socks_listen.is_none() {
+            return Err(ConfigError::Invalid(
+                "the circuit would carry nothing: name what goes through it with onion.routes, or where applications \
+                 find the SOCKS proxy with socks.listen"
+                    .into(),
+            ));
         }
         if self.onion_hops > 0 && !self.exit_allow.is_empty() {
             return Err(ConfigError::Conflict(

@@ -14,6 +14,7 @@ use crate::onion::keep::Keeper;
 use crate::service::PeerId;
 use crate::session::{CircuitCross, PacketKind};
 use crate::tunnel::Cut;
+use crate::tunnel::quoted::{is_for_proxy, is_proxys, ports};
 use crate::tunnel::readdress::{Side, complete, readdress};
 use crate::wire::cell::{CONTENT_AT, Class, Inner};
 use crate::wire::ip::Ip;
@@ -56,6 +57,15 @@ impl Tunnels {
     }
 }
 
+impl Tunnels {
+    /// The same for the SOCKS proxy.
+    fn deliver_proxied(&mut self, place: Place, header: &Ip, world: &mut impl Memory) {
+        if !self.proxied.push(place, header, false, world) {
+            self.counters.malformed += 1;
+        }
+    }
+}
+
 impl Node {
     /// A packet of the device that goes through our circuit, which is the first shard's.
     pub(super) fn circuit_packet(
@@ -92,6 +102,27 @@ impl Node {
         if self.circuits.counters.sent_packets > before {
             self.circuits.counters.sent_bytes += u64::from(packet.place.len);
         }
+    }
+
+    /// A packet of the SOCKS proxy, on the first shard.
+    pub(super) fn handle_proxied(
+        &mut self,
+        clock: Clock,
+        offload: Offload,
+        bytes: &[u8],
+        world: &mut impl World,
+    ) {
+        self.with_copy(bytes, offload, world, |node, packet, header, world| {
+            let bytes = world.bytes(packet.place);
+            let own = ports(bytes, header).is_some_and(|(from, _)| is_proxys(from));
+            // What comes from a friend's address in a tunnel is believed from the friend alone: nothing would come back.
+            let friends = node.tunnels.is_friends(header.destination);
+            if !own || friends || bytes.len() > CELL_INNER_LARGE || !node.circuits.proxied {
+                node.tunnels.counters.not_allowed += 1;
+                return;
+            }
+            node.circuit_packet(clock, packet, header, world);
+        });
     }
 
     /// Asks a silent circuit, and gives up one that does not answer.
@@ -197,6 +228,9 @@ impl Node {
         }
         counters.received_packets += 1;
         counters.received_bytes += u64::from(place.len);
+        if self.circuits.proxied && is_for_proxy(world.bytes(place), &header) {
+            return self.tunnels.deliver_proxied(place, &header, world);
+        }
         self.tunnels.deliver(place, &header, world);
     }
 

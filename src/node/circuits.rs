@@ -74,6 +74,8 @@ pub(super) struct Circuits {
     pub(super) alive: Option<(CircuitKey, Alive)>,
     /// What of the device's packets goes through it.
     pub(super) routes: Vec<Prefix>,
+    /// Whether the SOCKS proxy's packets do, too.
+    pub(super) proxied: bool,
     pub(super) exit: Exit,
     /// Packets that our circuit may not have carried.
     pub(super) held: Held,
@@ -159,6 +161,7 @@ impl Circuits {
             pinged: VecDeque::new(),
             alive: None,
             routes: Vec::new(),
+            proxied: false,
             exit: Exit::default(),
             held: Held::default(),
             counters: Counters::default(),
@@ -221,6 +224,7 @@ impl Node {
             before.close(&mut own.onion);
         }
         (own.alive, own.routes) = (None, want.as_ref().map_or(Vec::new(), |want| want.routes.clone()));
+        own.proxied = want.as_ref().is_some_and(|want| want.proxied);
         if own.shard.0 != FIRST {
             return;
         }

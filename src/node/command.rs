@@ -131,6 +131,8 @@ pub struct CircuitWant {
     pub force: bool,
     /// What of the device's packets goes through it, as far as no tunnel to a friend takes it.
     pub routes: Vec<Prefix>,
+    /// Whether a SOCKS proxy uses it, too: some local ports are the proxy's then.
+    pub proxied: bool,
 }
 
 /// A peer trusted by the operator.

@@ -10,6 +10,7 @@ mod circuit_shards;
 mod circuits;
 pub mod command;
 mod exits;
+mod fetching;
 mod friends;
 mod hello;
 mod line;
@@ -38,13 +39,14 @@ use std::time::Duration;
 
 use crate::base::fileop::{FileDone, FileOp, JobId};
 use crate::base::{
-    ChannelId, ChunkRead, Memory, Path, Place, PublicKey, Rng, SlicePool, StreamId, Time, TunPacket, UnixMs,
+    ChannelId, ChunkRead, Memory, Offload, Path, Place, PublicKey, Rng, SlicePool, StreamId, Time, TunPacket,
+    UnixMs,
 };
 use crate::limits::{
     GET_NETWORK_MS_MAX, GET_OTHERS_MS_MAX, LIAR_MS, PROGRESS_MS, RECORD_BUFFERS, SLICE_BUFFERS,
 };
 use crate::service::PeerId;
-use crate::service::fetch::{self, Fetch};
+use crate::service::fetch::Fetch;
 use crate::service::get::{Get, GetRequest};
 use crate::service::serve::{Act, Serve};
 use crate::session::{CloseCode, SessionKey, Sessions};
@@ -57,10 +59,10 @@ use friends::{Friends, Standing};
 use loans::Loans;
 use overlay::Overlays;
 use passing::Passing;
-use peer::{Peer, Role};
+use peer::Peer;
 use shaping::Shaping;
 use snapshot::Counters;
-use streams::{NOT_WANTED, TOO_SLOW, send_request};
+use streams::{NOT_WANTED, TOO_SLOW};
 use tunnel::Tunnels;
 use waiting::Waiting;
 
@@ -106,6 +108,13 @@ pub enum Input {
     Train(Train),
     /// A packet came from the TUN device. The driver owns the buffer again when the call returns.
     Tun(TunPacket),
+    /// A packet came from the SOCKS proxy, for the node's own circuit.
+    Proxied {
+        /// What is left to be done with it.
+        offload: Offload,
+        /// The IP packet.
+        bytes: Box<[u8]>,
+    },
     /// The control thread asks.
     Command(Command),
     /// A file operation is done.
@@ -135,6 +144,8 @@ pub enum Output {
     Train(Train),
     /// Write this packet to the TUN device; the buffer is the driver's until that is done, then free.
     Tun(TunPacket),
+    /// Hand this packet to the SOCKS proxy; the buffer is the driver's to free.
+    Proxied(TunPacket),
     /// Do this to a file; answer with [`Input::FileDone`].
     File(FileOp),
     /// Tell the control thread.
@@ -293,6 +304,7 @@ impl Node {
             }
             // Nothing follows from it but trains; whoever is called for it is so at the next tick.
             Input::Tun(packet) => return self.handle_tun(clock, packet, world),
+            Input::Proxied { offload, bytes } => return self.handle_proxied(clock, offload, &bytes, world),
             Input::Command(command) => self.handle_command(clock, command),
             Input::FileDone(done) => self.get.file_done(done),
             Input::Warmed { handle, slice } => self.serve.warmed(handle, slice, world, &mut self.acts),
@@ -428,66 +440,6 @@ impl Node {
         self.send_waiting(clock, world);
         self.circuits_timeout(clock, world);
         self.settle_circuits(clock, world);
-    }
-
-    /// Friends that are not connected and would be asked if they were.
-    fn friends_away(&self, now: Time) -> usize {
-        let away = self.friends.len() - self.friends.connected_len();
-        let liars = self.liars.keys().filter(|key| is_liar(&self.liars, now, key));
-        away - liars.filter(|key| self.friends.is_away(key)).count()
-    }
-
-    fn fetch_event(&mut self, clock: Clock, event: fetch::Event) {
-        match event {
-            fetch::Event::Slice { target, index, data, len, from } => {
-                // The peer may have closed behind its last slice, which is verified and comes only once.
-                let node = self.peers.get(&from).map(|peer| peer.node);
-                self.source_gave(clock, &target.id, len, from);
-                self.get.slice(target, index, data, len, node);
-            }
-            fetch::Event::Unavailable { target } => {
-                let away = self.friends_away(clock.now);
-                self.get.unavailable(&target, away, self.overlay.is_on());
-            }
-            fetch::Event::Liar { peer, chunk } => {
-                let Some(liar) = self.peers.get(&peer) else { return };
-                let (session, node, key) = (liar.session, liar.node, liar.card.key);
-                self.liars.retain(|_, since| clock.now.since(*since) < LIAR_TIME);
-                self.liars.insert(key, clock.now);
-                let warning = format!("node {node} sent wrong bytes for chunk {chunk} and was dropped");
-                self.reports.push_back(Report::Warning(warning));
-                self.sessions.close(clock.now, session, CloseCode::UNWANTED, "wrong bytes for a chunk");
-            }
-            fetch::Event::Stop { peer, stream } => {
-                if let Some(peer) = self.peers.get_mut(&peer) {
-                    peer.streams.remove(&stream);
-                    peer.connection.stop(stream, NOT_WANTED);
-                }
-                self.queue(clock.now, peer);
-            }
-        }
-    }
-
-    fn send_requests(&mut self, clock: Clock) {
-        while self.shaping.may_ask(clock.now, self.fetch.is_waiting())
-            && let Some(outgoing) = self.fetch.poll_request(clock.now)
-        {
-            let (id, reply_len) = (outgoing.peer, outgoing.reply_len);
-            let Some(peer) = self.peers.get_mut(&id) else {
-                self.fetch.no_stream(outgoing);
-                self.fetch.peer_down(id);
-                continue;
-            };
-            // Without a stream this peer is asked again when one closes; the others are asked meanwhile.
-            if let Some(stream) = send_request(&mut peer.connection, &mut self.fetch, outgoing) {
-                peer.streams.insert(stream, Role::Fetching);
-                self.shaping.asked(clock.now, reply_len);
-                peer.down.take(clock.now, reply_len);
-                peer.lent = false;
-                self.pause_asking(clock, id);
-            }
-            self.queue(clock.now, id);
-        }
     }
 
     /// Notes that something happened to a peer.

@@ -36,6 +36,9 @@ impl Node {
         if let Some(packet) = self.tunnels.poll_packet(world) {
             return Some(Output::Tun(packet));
         }
+        if let Some(packet) = self.tunnels.proxied.poll(world) {
+            return Some(Output::Proxied(packet));
+        }
         self.ask_loans(clock);
         if let Some((shard, cross)) = self.shaping.budget.poll_message() {
             self.counters.crossings_out += 1;

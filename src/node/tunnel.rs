@@ -17,6 +17,7 @@ use crate::limits::{
 };
 use crate::service::PeerId;
 use crate::session::{PacketKind, SessionKey};
+use crate::tunnel::quoted::{is_proxys, ports};
 use crate::tunnel::{Coalescer, Cut, Routes};
 use crate::wire::ip::{self, Ip};
 
@@ -37,6 +38,8 @@ pub(super) struct Tunnels {
     trains: VecDeque<(SessionKey, Train)>,
     answers: VecDeque<TunPacket>,
     pub(super) coalescer: Coalescer,
+    /// The same of packets for the SOCKS proxy.
+    pub(super) proxied: Coalescer,
     /// Packets that the train at hand brought.
     arrived: Vec<Arrived>,
     /// Friends with a session, for whom packets may have waited.
@@ -144,6 +147,12 @@ impl Node {
         }
         let Some(number) = own.routes.owner(header.destination) else {
             if self.circuits.takes(header.destination) {
+                // What comes back for such a port would be handed to the proxy.
+                let from = ports(bytes, &header).map(|(from, _)| from);
+                if self.circuits.proxied && from.is_some_and(is_proxys) {
+                    own.counters.not_allowed += 1;
+                    return;
+                }
                 return self.circuit_packet(clock, packet, &header, world);
             }
             own.counters.no_tunnel += 1;

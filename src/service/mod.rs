@@ -4,9 +4,11 @@
 //! * [`fetch`] gets slices of chunks from peers, verified.
 //! * [`get`] restores a tree from a reference into files, through `fetch`.
 //! * [`put`] makes a reference from a tree.
+//! * [`proxy`] is a TCP/IP host whose packets go through a circuit.
 
 pub mod fetch;
 pub mod get;
+pub mod proxy;
 pub mod put;
 pub mod serve;
 

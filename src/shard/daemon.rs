@@ -12,7 +12,7 @@ use nix::net::if_::if_nametoindex;
 
 use super::group::{Group, HomeOf};
 use super::import::{Cancel, ImportProgress, ImportRequest, import};
-use super::{ChunkStoreDriver, Cold, Core, Full, Handle, Settings, files_thread, start};
+use super::{ChunkStoreDriver, Cold, Core, Full, Handle, Pipe, Settings, files_thread, start};
 use crate::base::{ChunkId, ReadFault, Rng, Time, UnixMs};
 use crate::crypto::{Identity, Suite};
 use crate::io::clock::Clocks;
@@ -104,6 +104,7 @@ pub enum ImportEvent {
 pub struct Daemon {
     shards: Group,
     readers: Readers,
+    clocks: Clocks,
     store_handle: StoreHandle,
     imports: Arc<AtomicUsize>,
     device: Mutex<Option<Device>>,
@@ -137,6 +138,7 @@ impl Daemon {
         let mut starting = Self {
             shards: group,
             readers,
+            clocks,
             store_handle: store.handle(),
             imports: Arc::default(),
             device: Mutex::new(None),
@@ -311,6 +313,27 @@ impl Daemon {
             thread::sleep(Duration::from_millis(1));
         }
         tracing::warn!(refused, "the shards have not closed the tunnels' device in time");
+    }
+
+    /// A pipe to the shard that has the node's own circuit, which uses it from now on.
+    pub fn pipe(&self) -> Result<Arc<Pipe>, String> {
+        let first = &self.shards.shards()[0];
+        let pipe = Pipe::new(first.clone()).map_err(|error| format!("starting the SOCKS proxy: {error}"))?;
+        let pipe = Arc::new(pipe);
+        first.pipe(Some(pipe.clone())).map_err(|error| error.to_string())?;
+        Ok(pipe)
+    }
+
+    /// Has the shard forget its pipe.
+    pub fn close_pipe(&self) {
+        if self.shards.shards()[0].pipe(None).is_err() {
+            tracing::warn!("the shard keeps the SOCKS proxy's queues: it is busy");
+        }
+    }
+
+    /// The daemon's clocks.
+    pub fn clocks(&self) -> Clocks {
+        self.clocks
     }
 
     /// Counters of the loops, summed.

@@ -9,21 +9,23 @@
 //! once per turn; nothing is allocated per packet. The loop sleeps only when no step left work behind.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::{Sender, TrySendError};
 
 use super::device::Device;
 use super::warm::Warmer;
-use super::{ChunkStoreDriver, Core, Handle, LoopCounters};
+use super::{ChunkStoreDriver, Core, Handle, LoopCounters, Parcel, Pipe};
 use crate::base::fileop::{FileDone, FileFault, FileOp};
-use crate::base::{BufId, ChunkId, ChunkRead, Memory, Place, ReadFault, StoredChunk, Time};
+use crate::base::{BufId, ChunkId, ChunkRead, Memory, Place, ReadFault, StoredChunk, Time, TunPacket};
 use crate::io::clock::Clocks;
 use crate::io::latency::Recorder;
 use crate::io::udp::{Datagrams, Udp};
 use crate::limits::{
     COMPLETIONS_PER_TURN, EXPECTED_MAX, FILE_OPS_MAX, INBOX_PER_TURN, LATENCY_SAMPLE, LATENCY_SHOWN_MS,
-    OUTPUTS_PER_TURN, OVERDUE_PAUSE_US, SHARD_LAST_MS, SHARD_STOP_MS,
+    OUTPUTS_PER_TURN, OVERDUE_PAUSE_US, PIPE_PACKETS_PER_TURN, SHARD_LAST_MS, SHARD_STOP_MS,
+    TUN_SEND_RESERVE,
 };
 use crate::node::{Clock, Command, Input, Output, Report, Train, World};
 use crate::sys::buffers::{Buffers, Lender};
@@ -43,6 +45,8 @@ pub struct Shard<C, S> {
     pub(super) ring: Ring,
     pub(super) udp: Udp,
     pub(super) device: Device,
+    /// To the SOCKS proxy, while there is one.
+    pub(super) pipe: Option<Arc<Pipe>>,
     pub(super) core: C,
     pub(super) store: S,
     pub(super) clocks: Clocks,
@@ -182,6 +186,9 @@ impl<C: Core, S: ChunkStoreDriver> Shard<C, S> {
         }
         self.tick(clock);
         work_left |= self.outputs(clock);
+        if let Some(pipe) = &self.pipe {
+            pipe.given();
+        }
         self.counters.shard_turns_cut += u64::from(work_left);
         self.counters.shard_warm_requests += self.warmer.submit(&mut self.store, &mut self.ring);
         self.udp.flush(&mut self.ring);
@@ -298,6 +305,10 @@ impl<C: Core, S: ChunkStoreDriver> Shard<C, S> {
         while let Some(queue) = self.handle.shared().next_device() {
             self.device.change(queue, &mut self.ring);
         }
+        while let Some(pipe) = self.handle.shared().next_pipe() {
+            self.pipe = pipe;
+        }
+        let more = self.piped(clock);
         for _ in 0..INBOX_PER_TURN {
             let Some(done) = self.handle.shared().next_answer() else { break };
             self.files_out -= 1;
@@ -316,7 +327,29 @@ impl<C: Core, S: ChunkStoreDriver> Shard<C, S> {
             self.counters.shard_crossings_in += 1;
             self.input(clock, Input::Cross { from, cross });
         }
-        self.handle.shared().has_messages()
+        more | self.handle.shared().has_messages()
+    }
+
+    /// Packets of the SOCKS proxy, as far as there are send buffers for them; whether there are more.
+    fn piped(&mut self, clock: Clock) -> bool {
+        let Some(pipe) = self.pipe.clone() else { return false };
+        for _ in 0..PIPE_PACKETS_PER_TURN {
+            // A buffer that comes back ends the loop's sleep.
+            if self.ring.buffers().free_count() < TUN_SEND_RESERVE {
+                return false;
+            }
+            let Some(Parcel { offload, bytes }) = pipe.next_out() else { return false };
+            self.input(clock, Input::Proxied { offload, bytes });
+        }
+        pipe.has_out()
+    }
+
+    fn give(&mut self, packet: TunPacket) {
+        if let Some(pipe) = &self.pipe {
+            let bytes = Box::from(self.ring.buffers().bytes(packet.place));
+            pipe.give(Parcel { offload: packet.offload, bytes });
+        }
+        self.ring.buffers().free(packet.place.buf);
     }
 
     fn tick(&mut self, clock: Clock) {
@@ -348,6 +381,7 @@ impl<C: Core, S: ChunkStoreDriver> Shard<C, S> {
                 None => return false,
                 Some(Output::Train(train)) => self.udp.send(&mut self.ring, from_node(train)),
                 Some(Output::Tun(packet)) => self.device.write(&mut self.ring, packet),
+                Some(Output::Proxied(packet)) => self.give(packet),
                 Some(Output::File(operation)) => self.file(clock, operation),
                 Some(Output::Cross(to, cross)) => {
                     let there = self.shards.get(usize::from(to));

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 
 use crossbeam::queue::ArrayQueue;
 
-use super::LoopCounters;
+use super::{LoopCounters, Pipe};
 use crate::base::fileop::FileDone;
 use crate::io::latency::{Board, Latencies};
 use crate::io::tally::Tally;
@@ -39,6 +39,8 @@ pub(super) struct Shared {
     /// Queues of the tunnels' device to take, `None` for none any more; and how many the shard has open.
     devices: ArrayQueue<Option<Queue>>,
     devices_open: AtomicUsize,
+    /// The pipe to use from now on, or none.
+    pipes: ArrayQueue<Option<Arc<Pipe>>>,
     /// Something without a message of its own happened.
     nudged: AtomicBool,
     stopping: AtomicBool,
@@ -59,6 +61,7 @@ impl Handle {
             passing: ArrayQueue::new(PASSING_MAX),
             devices: ArrayQueue::new(DEVICE_CHANGES_MAX),
             devices_open: AtomicUsize::new(0),
+            pipes: ArrayQueue::new(DEVICE_CHANGES_MAX),
             nudged: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             parked: AtomicBool::new(false),
@@ -99,6 +102,13 @@ impl Handle {
     /// Gives the shard a queue of the tunnels' device instead of the one that it has, or takes that away.
     pub fn device(&self, queue: Option<Queue>) -> Result<(), Full> {
         self.0.devices.push(queue).map_err(|_| Full)?;
+        self.0.left_something();
+        Ok(())
+    }
+
+    /// Gives the shard a pipe instead of the one that it has, or takes that away.
+    pub fn pipe(&self, pipe: Option<Arc<Pipe>>) -> Result<(), Full> {
+        self.0.pipes.push(pipe).map_err(|_| Full)?;
         self.0.left_something();
         Ok(())
     }
@@ -162,6 +172,7 @@ impl Shared {
             && self.crossings.is_empty()
             && self.passing.is_empty()
             && self.devices.is_empty()
+            && self.pipes.is_empty()
             && !self.nudged.load(Ordering::Acquire)
             && (stopping || !self.stopping.load(Ordering::Acquire));
         if !nothing {
@@ -189,6 +200,10 @@ impl Shared {
         self.devices.pop()
     }
 
+    pub(super) fn next_pipe(&self) -> Option<Option<Arc<Pipe>>> {
+        self.pipes.pop()
+    }
+
     /// Says how many queues are open.
     pub(super) fn tell_devices(&self, open: usize) {
         // Only written when it changes, as the nudge is.
@@ -214,7 +229,8 @@ impl Shared {
             && self.answers.is_empty()
             && self.crossings.is_empty()
             && self.passing.is_empty()
-            && self.devices.is_empty())
+            && self.devices.is_empty()
+            && self.pipes.is_empty())
     }
 }
 

@@ -18,6 +18,7 @@ mod files;
 mod group;
 mod handle;
 pub mod import;
+pub mod pipe;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ pub use counters::LoopCounters;
 pub use driver::{Fault, Shard};
 pub use files::files_thread;
 pub use handle::{Full, Handle};
+pub use pipe::{Parcel, Pipe};
 pub use start::{Running, Settings, StartError, Surroundings, start};
 
 /// A pure state machine that a shard runs: [`crate::node::Node`], or a small one in tests.

@@ -180,6 +180,7 @@ fn open<C, S>(
         reports,
         warmer: Warmer::new(),
         device: Device::default(),
+        pipe: None,
         counters: LoopCounters::default(),
         latencies: Recorder::new(),
         busy_poll: settings.busy_poll,

@@ -7,6 +7,7 @@
 //! copy, joined with those before it) → the device.
 
 pub mod coalesce;
+pub mod quoted;
 pub mod readdress;
 pub mod routes;
 pub mod segment;

@@ -7,6 +7,7 @@ pub mod cell;
 pub mod chunkmsg;
 pub mod control;
 pub mod directory;
+pub mod dns;
 pub mod extents;
 pub mod frame;
 pub mod handshake;
@@ -19,6 +20,7 @@ pub mod packet;
 pub mod reference;
 pub mod relay;
 pub mod reserve;
+pub mod socks;
 pub mod varint;
 
 /// Bytes that are not the message that they should be. Says which part, for the log; peers that send

@@ -70,6 +70,7 @@ fn a_circuit_is_brought_up_listed_and_taken_down() {
         let Some(Told::Host(Some(plan))) = world.told.recv().await else { panic!("the host is asked") };
         assert!(plan.kill_switch && plan.routes.len() == 2 && plan.addresses.len() == 2, "{plan:?}");
         assert_eq!(world.told.recv().await, Some(Told::Relay(true)));
+        assert_eq!(world.told.recv().await, Some(Told::Socks(None)));
         assert!(world.settings().contains("hops = 3"));
         let (_, list) = world.unix("GET", "/v1/tunnels", &Value::Null).await;
         assert_eq!((&list["circuit"]["hops"], &list["tunnels"]), (&json!(3), &json!([])), "{list}");
@@ -79,6 +80,7 @@ fn a_circuit_is_brought_up_listed_and_taken_down() {
         assert_eq!(code, 409, "{answer}");
         let (code, answer) = world.unix("DELETE", "/v1/circuit", &Value::Null).await;
         assert_eq!((code, &answer["removed"]), (200, &json!(true)));
+        assert_eq!(world.told.recv().await, Some(Told::Socks(None)));
         assert_eq!(world.told.recv().await, Some(Told::Tunnels(0)));
         assert_eq!(world.told.recv().await, Some(Told::Host(None)));
         assert_eq!(world.told.recv().await, Some(Told::Relay(true)));
@@ -98,5 +100,59 @@ fn a_circuit_is_brought_up_listed_and_taken_down() {
             assert_eq!(code, wanted, "{body}: {answer}");
             assert!(answer["error"].as_str().is_some_and(|line| !line.contains('\n')), "{answer}");
         }
+    });
+}
+
+#[test]
+fn a_proxy_alone_asks_nothing_of_the_host_and_ends_with_its_circuit() {
+    block_on(async {
+        let mut world = world().await;
+        let alone = json!({ "hops": 3, "socks": "127.0.0.1:1080" });
+        let (code, answer) = world.unix("POST", "/v1/circuit", &alone).await;
+        assert_eq!((code, &answer["device"]), (200, &Value::Null), "{answer}");
+        assert_eq!(answer["circuit"]["socks"], json!("127.0.0.1:1080"));
+        assert_eq!(world.told.recv().await, Some(Told::Tunnels(0)));
+        assert_eq!(world.told.recv().await, Some(Told::Host(None)));
+        assert_eq!(world.told.recv().await, Some(Told::Relay(true)));
+        let listen = "127.0.0.1:1080".parse().expect("an address");
+        let plan = SocksPlan { listen, resolvers: Vec::new() };
+        assert_eq!(world.told.recv().await, Some(Told::Socks(Some(plan.clone()))));
+        // Beside a device, for the networks that are named.
+        let beside = json!({ "hops": 3, "socks": "127.0.0.1:1080", "route": ["192.0.2.0/24"] });
+        let (code, answer) = world.unix("POST", "/v1/circuit", &beside).await;
+        assert_eq!((code, &answer["device"]), (200, &json!("tornet0")), "{answer}");
+        assert_eq!(world.told.recv().await, Some(Told::Tunnels(0)));
+        let Some(Told::Host(Some(host))) = world.told.recv().await else { panic!("the host is asked") };
+        assert_eq!((host.routes.len(), host.kill_switch), (1, false));
+        assert_eq!(world.told.recv().await, Some(Told::Relay(true)));
+        assert_eq!(world.told.recv().await, Some(Told::Socks(Some(plan))));
+        for (socks, wanted, hint) in [
+            ("0.0.0.0:1080", 400, "socks.public"),
+            ("127.0.0.1", 400, "127.0.0.1:1080"),
+            ("127.0.0.1:0", 400, "port"),
+            ("127.0.0.1:1", 409, "in use"),
+        ] {
+            let body = json!({ "hops": 2, "socks": socks });
+            let (code, answer) = world.unix("POST", "/v1/circuit", &body).await;
+            let line = answer["error"].as_str().unwrap_or_default();
+            assert!(
+                code == wanted && line.contains(hint) && !line.contains('\n'),
+                "{socks}: {code} {answer}"
+            );
+            let (_, list) = world.unix("GET", "/v1/tunnels", &Value::Null).await;
+            assert_eq!(list["circuit"]["hops"], json!(3), "as it was");
+        }
+        while world.told.try_recv().is_ok() {}
+        let (code, _) = world.unix("DELETE", "/v1/circuit", &Value::Null).await;
+        assert_eq!((code, world.told.recv().await), (200, Some(Told::Socks(None))));
+        // What would carry nothing is no circuit.
+        let (code, answer) = world
+            .unix(
+                "PATCH",
+                "/v1/config",
+                &json!({ "socks.listen": "", "onion.routes": "", "onion.hops": "2" }),
+            )
+            .await;
+        assert_eq!(code, 400, "{answer}");
     });
 }

@@ -19,6 +19,7 @@ mod messages;
 mod node_peer;
 mod overlay;
 mod packets;
+mod proxy;
 mod seeds;
 mod serving;
 mod sessions;
@@ -43,6 +44,7 @@ pub const TARGETS: &[Target] = &[
     ("chunkmsg", messages::chunkmsg),
     ("control", messages::control),
     ("directory", content::directory),
+    ("dns", proxy::dns),
     ("extents", content::extents),
     ("frame", frames::frame),
     ("handshake", messages::handshake),
@@ -55,6 +57,7 @@ pub const TARGETS: &[Target] = &[
     ("reference", text::reference),
     ("relay", circuits::card),
     ("reserve", messages::reserve),
+    ("socks", proxy::socks),
     ("varint", frames::varint),
     ("lookup", content::lookup),
     ("seal", content::seal),
@@ -74,5 +77,6 @@ pub const TARGETS: &[Target] = &[
     ("onion_origin", circuits::origin),
     ("onion_relay", circuits::relay),
     ("overlay_peer", overlay::peer_of_overlay),
+    ("proxy_stack", proxy::stack),
     ("tunnel", packets::tunnel),
 ];

@@ -15,6 +15,7 @@ use crate::wire::build::OnionKey;
 use crate::wire::chunkmsg::{ReplyHead, ReplyLayout, SliceRequest, Status};
 use crate::wire::control::{CloseCode, Control};
 use crate::wire::directory::{DirectoryView, Node};
+use crate::wire::dns::{Family, question};
 use crate::wire::frame::{Frame, frames};
 use crate::wire::handshake::{Init, Reply};
 use crate::wire::invite::{Invite, network_hash};
@@ -42,6 +43,7 @@ const SCRIPTS: &[&str] = &[
     "onion_origin",
     "onion_relay",
     "overlay_peer",
+    "proxy_stack",
     "build",
     "cell",
     "tunnel",
@@ -51,12 +53,44 @@ const SCRIPTS: &[&str] = &[
     "seal",
 ];
 
+/// What an application says, one message after the other and all at once.
+fn asked_of_a_proxy() -> Vec<Vec<u8>> {
+    let places: [&[u8]; 3] = [
+        b"\x01\xc0\x00\x02\x01\x00\x50",
+        b"\x03\x08web.test\x00\x50",
+        b"\x04\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01\x00\x50",
+    ];
+    let with = |head: &'static [u8]| places.iter().map(move |place| [head, place].concat());
+    let requests = with(b"\x05\x01\x00").chain(with(b"\x05\x03\x00")).chain(with(b"\x00\x00\x00"));
+    requests.chain([vec![5, 1, 0], vec![5, 3, 0, 1, 2]]).collect()
+}
+
+/// What a resolver says: an alias and an address, nothing, no such name.
+fn answered_by_a_resolver() -> Vec<Vec<u8>> {
+    let all = [(Family::V4, 1, vec![192, 0, 2, 1]), (Family::V6, 28, vec![0x20; 16])];
+    let mut seeds = Vec::new();
+    for (family, kind, address) in all {
+        let mut answer = question(7, "web.test", family).expect("a name");
+        (answer[2], answer[3]) = (0x81, 0x83);
+        seeds.push(answer.clone());
+        (answer[3], answer[7]) = (0x80, 2);
+        answer.extend(b"\xc0\x0c\x00\x05\x00\x01\x00\x00\x00\x3c\x00\x04\x01a\xc0\x0c");
+        answer.extend(b"\xc0\x0c\x00");
+        answer.extend([kind, 0, 1, 0, 0, 0, 60, 0, address.len() as u8]);
+        answer.extend(address);
+        seeds.push(answer);
+    }
+    seeds
+}
+
 /// Seeds of every target but those of files. Always the same.
 pub fn seeds() -> Vec<Seeds> {
     let (files, payloads) = (tree(), transfer());
     let (reference, chunks) = put(&files);
     let directories = directories(&reference.root, &chunks);
     let mut all = vec![
+        ("socks", asked_of_a_proxy()),
+        ("dns", answered_by_a_resolver()),
         ("frame", payloads.iter().map(|payload| cut(payload)).collect()),
         ("varint", payloads.iter().map(|payload| payload[..payload.len().min(40)].to_vec()).collect()),
         ("chunkmsg", chunk_messages(&payloads, &chunks)),

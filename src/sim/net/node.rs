@@ -111,6 +111,8 @@ pub struct SimNode {
     pub progress: BTreeMap<JobId, GetProgress>,
     /// Packets and superpackets that it wrote to its TUN device.
     pub tun_written: Vec<(Vec<u8>, Offload)>,
+    /// What its SOCKS proxy got.
+    pub proxied: Vec<(Vec<u8>, Offload)>,
     /// UDP payload bytes that reached it.
     pub bytes_received: u64,
     /// Datagrams that it sent.
@@ -137,6 +139,7 @@ impl SimNode {
             reports: Vec::new(),
             progress: BTreeMap::new(),
             tun_written: Vec::new(),
+            proxied: Vec::new(),
             bytes_received: 0,
             datagrams_sent: 0,
         }

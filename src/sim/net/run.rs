@@ -80,6 +80,7 @@ impl Net {
                 None => break,
                 Some(Output::Train(train)) => self.send(node, shard, train),
                 Some(Output::Tun(packet)) => self.tun_written(node, packet),
+                Some(Output::Proxied(packet)) => self.proxied(node, packet),
                 Some(Output::File(operation)) => _ = self.file(node, shard, operation),
                 Some(Output::Cross(to, cross)) => self.cross(node, shard, to, cross),
                 Some(Output::Report(report)) => self.report(node, report),

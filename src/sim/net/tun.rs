@@ -21,6 +21,17 @@ impl Net {
         self.drain(node, shard);
     }
 
+    /// A packet that a node's SOCKS proxy hands to its first shard.
+    pub fn proxy_sent(&mut self, node: usize, bytes: &[u8]) {
+        let sim = &mut self.nodes[node];
+        let clock = sim.clock(self.now);
+        if let Some(running) = sim.shards.first_mut() {
+            let input = Input::Proxied { offload: Offload::default(), bytes: bytes.into() };
+            running.core.handle(clock, input, &mut sim.world);
+        }
+        self.drain(node, 0);
+    }
+
     /// A node that is a hostile exit sends a packet into every circuit that ends at one of its shards.
     #[cfg(test)]
     pub fn inject_as_exit(&mut self, node: usize, shard: u8, bytes: &[u8]) {
@@ -36,6 +47,13 @@ impl Net {
     pub(super) fn tun_written(&mut self, node: usize, packet: TunPacket) {
         let sim = &mut self.nodes[node];
         sim.tun_written.push((sim.world.bytes(packet.place).to_vec(), packet.offload));
+        sim.world.free(packet.place.buf);
+    }
+
+    /// A node handed a packet to its SOCKS proxy.
+    pub(super) fn proxied(&mut self, node: usize, packet: TunPacket) {
+        let sim = &mut self.nodes[node];
+        sim.proxied.push((sim.world.bytes(packet.place).to_vec(), packet.offload));
         sim.world.free(packet.place.buf);
     }
 }

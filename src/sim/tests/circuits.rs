@@ -34,7 +34,7 @@ pub(super) fn exit(net: &mut Net, node: usize, rules: &[&str]) {
 
 pub(super) fn want(net: &mut Net, hops: u8, force: bool) {
     let routes = vec!["0.0.0.0/0".parse().expect("a network"), "::/0".parse().expect("a network")];
-    net.command(0, Command::Circuit(Some(CircuitWant { hops, exit: None, force, routes })));
+    net.command(0, Command::Circuit(Some(CircuitWant { hops, exit: None, force, routes, proxied: false })));
 }
 
 pub(super) fn counts(net: &mut Net, name: &str) -> Vec<u64> {

@@ -2,6 +2,7 @@
 //! the origin, around relays that die, and on through circuits that are replaced.
 
 mod leases;
+mod proxied;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -52,6 +52,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
         onion::CASES,
         onion::walls::CASES,
         onion::beside::CASES,
+        onion::socks::CASES,
         overlay::CASES,
         hostile::CASES,
     ];

@@ -8,6 +8,8 @@
 
 mod asking;
 pub mod beside;
+mod proxying;
+pub mod socks;
 pub mod walls;
 
 use std::io::{Read, Write};
@@ -134,6 +136,19 @@ impl Scene {
         Process::finish("curl", self.lab.dir(), &mut command, limit)
     }
 
+    /// The node of the relay in the middle of the circuit, by its key: the first is a friend, and so are all here.
+    fn middle(&self) -> Result<usize> {
+        let path = self.listed()?["circuit"]["path"].clone();
+        let middle = path[1].as_str().context("no path in tunnel list --json")?.to_owned();
+        let is = |n: &usize| {
+            let status = self.nodes[*n].status().unwrap_or_default();
+            ["key", "node_id"]
+                .iter()
+                .any(|key| status[*key].as_str().is_some_and(|text| middle.contains(text)))
+        };
+        (1..4).find(is).with_context(|| format!("{middle} is none of the relays"))
+    }
+
     fn listed(&self) -> Result<Value> {
         let listed = self.origin().run(&["tunnel", "list", "--json"], node::PROMPT)?.stdout;
         serde_json::from_str(&listed).context("tunnel list --json")
@@ -147,7 +162,12 @@ fn serve(host: &Host, bytes: u64, pause: Duration) -> Result<()> {
 
 /// The same at another address of the host's.
 fn serve_at(host: &Host, address: IpAddr, bytes: u64, pause: Duration) -> Result<()> {
-    host.answer_at((address, WEB), move |mut stream| {
+    serve_on(host, address, WEB, bytes, pause)
+}
+
+/// The same at another port.
+fn serve_on(host: &Host, address: IpAddr, port: u16, bytes: u64, pause: Duration) -> Result<()> {
+    host.answer_at((address, port), move |mut stream| {
         let _ = stream.read(&mut [0; 4096]);
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\nConnection: close\r\n\r\n");
         let text = format!("{MARKER}\n").repeat(600);
@@ -287,14 +307,7 @@ fn relay_dies(_: &mut Lab, binary: &Path) -> Result<()> {
     let mut curl = Process::start("curl", scene.lab.dir(), &mut command)?;
     let size = || std::fs::metadata(&to).map_or(0, |file| file.len());
     ensure!(stop::until(node::PROMPT, || Ok(size() > 1 << 20))?, "nothing comes: {}", curl.stderr());
-    // The relay in the middle, by its key: the first is a friend, and so are all here.
-    let path = scene.listed()?["circuit"]["path"].clone();
-    let middle = path[1].as_str().context("no path in tunnel list --json")?.to_owned();
-    let victim = (1..4).find(|n| {
-        let status = scene.nodes[*n].status().unwrap_or_default();
-        ["key", "node_id"].iter().any(|name| status[*name].as_str().is_some_and(|text| middle.contains(text)))
-    });
-    let victim = victim.with_context(|| format!("{middle} is none of the relays"))?;
+    let victim = scene.middle()?;
     scene.nodes[victim].kill();
     let (mut last, mut since, mut longest) = (size(), Instant::now(), Duration::ZERO);
     let done = stop::until(node::PATIENT, || {

@@ -78,6 +78,10 @@ fn effects(path: &str, code: &str, findings: &mut Vec<Finding>) {
     }
     for (word, why) in EFFECT_WORDS {
         for at in source::word_positions(code, word) {
+            // A number with a name, which nobody can read from a clock: smoltcp is built without `std`.
+            if code[..at].ends_with("smoltcp::time::") {
+                continue;
+            }
             findings.push(Finding::new(path, line_of(code, at), format!("`{word}` in a pure core: {why}")));
         }
     }
@@ -111,7 +115,7 @@ mod tests {
     #[test]
     fn their_mention_is_no_use() {
         let good = "// std::fs\nuse std::net::SocketAddr;\nlet instant = \"Instant\"; fn asynchronous() {}\n\
-                    use std::time::Duration; use std::fmt; let nix = 3; x.nix.y";
+                    use std::time::Duration; use std::fmt; let nix = 3; x.nix.y; use smoltcp::time::Instant as M;";
         assert_eq!(check(&tree(&[("src/node/x.rs", good)])), []);
     }
 

@@ -20,9 +20,13 @@ const SHARD: &[&str] = &[
     "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay",
     "service", "node", "sys", "io",
 ];
+const SOCKS: &[&str] = &[
+    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay",
+    "service", "node", "sys", "io", "shard",
+];
 const ALL: &[&str] = &[
     "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay",
-    "service", "node", "sys", "io", "shard", "config", "api", "cli",
+    "service", "node", "sys", "io", "shard", "socks", "config", "api", "cli",
 ];
 
 const LAYERS: &[Layer] = &[
@@ -48,6 +52,7 @@ const LAYERS: &[Layer] = &[
     Layer { module: "sys", may: &["limits", "base"] },
     Layer { module: "io", may: &["limits", "base", "crypto", "wire", "sys"] },
     Layer { module: "shard", may: SHARD },
+    Layer { module: "socks", may: SOCKS },
     Layer { module: "config", may: BELOW_NODE },
     Layer {
         module: "api",

@@ -17,7 +17,10 @@ fn exit(net: &mut Net, node: usize, pool: &str) {
 /// Each time another secret.
 fn want(net: &mut Net, node: usize, hops: u8) {
     let routes = vec!["0.0.0.0/0".parse().expect("a network")];
-    net.command(node, Command::Circuit(Some(CircuitWant { hops, exit: None, force: true, routes })));
+    net.command(
+        node,
+        Command::Circuit(Some(CircuitWant { hops, exit: None, force: true, routes, proxied: false })),
+    );
 }
 
 /// Regression: each secret that ever had a circuit kept its address for ten minutes, and the fourteenth was refused.

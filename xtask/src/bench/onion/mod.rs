@@ -25,6 +25,8 @@ pub const HOSTS: &str = "hosts o r1 r2 x w\n\
                      veth o-r1\nveth o-r2\nveth o-x\nveth r1-r2\nveth r1-x\nveth r2-x\nveth x-w\n";
 /// Where the server listens.
 const WEB: u16 = 8080;
+/// Where the origin's SOCKS proxy listens.
+const SOCKS: &str = "127.0.0.1:1080";
 /// Downloads at once, one after the other.
 const FLOWS: [usize; 2] = [1, 8];
 
@@ -63,6 +65,9 @@ pub fn command(mut args: Args) -> Result<()> {
     serve(&lab.hosts()[4])?;
     let (mut path, nodes) = tornet(&lab, &binary)?;
     measure(&lab, "tornet", &mut path, length, &mut rows)?;
+    // The same circuit, and applications without a device.
+    socks(&mut path, &nodes)?;
+    measure(&lab, "tornet, SOCKS", &mut path, length, &mut rows)?;
     drop((path, nodes, lab));
     match tor::version() {
         Err(why) => println!("no Tor: {why}"),
@@ -150,6 +155,13 @@ pub fn tornet(lab: &Lab, binary: &std::path::Path) -> Result<(Path, Vec<Node>)> 
     ensure!(up, "no circuit: {last}");
     let processes = nodes.iter_mut().map(Node::take_daemon).collect::<Result<_>>()?;
     Ok((Path { processes, proxy: |_| Vec::new() }, nodes))
+}
+
+/// Has the origin's circuit used by way of its SOCKS proxy.
+fn socks(path: &mut Path, nodes: &[Node]) -> Result<()> {
+    nodes[0].run(&["tunnel", "up", "--hops", "3", "--force", "--socks", SOCKS], node::PATIENT)?;
+    path.proxy = |_| vec!["--socks5-hostname".into(), SOCKS.into()];
+    Ok(())
 }
 
 fn measure(
