@@ -133,7 +133,8 @@ pub(super) enum Tunnel {
         /// The friend: its name, or the beginning of its node id or key
         #[arg(long, value_name = "NODE", requires = "addr", required_unless_present = "hops")]
         peer: Option<String>,
-        /// This host's address in the tunnel, with the length of its network, such as 10.9.0.1/24
+        /// This host's address in the tunnel, with the length of its network, such as 10.9.0.1/24. Not used with --hops: a
+        /// circuit's address is its exit's
         #[arg(long, value_name = "CIDR", requires = "peer")]
         addr: Vec<String>,
         /// Addresses that are the friend's: what goes to them goes through the tunnel, and nothing else is believed
@@ -153,7 +154,7 @@ pub(super) enum Tunnel {
         exit: Option<String>,
         /// A SOCKS5 proxy there leads applications into the circuit, such as 127.0.0.1:1080: no device and no rights are
         /// needed, unless --route is given, too
-        #[arg(long, value_name = "ADDR", requires = "hops")]
+        #[arg(long, value_name = "ADDR", requires = "hops", conflicts_with = "peer")]
         socks: Option<String>,
         /// Also with one connected friend that relays: it then knows that you are the origin
         #[arg(long, requires = "hops")]

@@ -14,7 +14,10 @@ use crate::config::NodeDir;
 
 pub(super) fn tunnel(dir: &NodeDir, command: args::Tunnel) -> Result<(), Failure> {
     match command {
-        args::Tunnel::Up { hops: Some(hops), route, exit, force, socks, .. } => {
+        args::Tunnel::Up { hops: Some(hops), addr, route, exit, force, socks, .. } => {
+            if !addr.is_empty() {
+                tell("--addr is not used with --hops: the address is one of the exit's");
+            }
             up_circuit(dir, hops, &route, exit.as_deref(), force, socks.as_deref())
         }
         args::Tunnel::Up { peer, addr, allow, route, .. } => {
@@ -74,6 +77,15 @@ fn up_circuit(
         through.push(format!("what applications bring to the SOCKS5 proxy at {socks}"));
     }
     tell(format!("the circuit of {hops} hops {state}: {} goes through it{by}", through.join(", and ")));
+    let config = dir.load_config()?;
+    if circuit["socks"].is_string()
+        && config.config().socks_dns.is_empty()
+        && config.config().tunnel_dns.is_empty()
+    {
+        tell(
+            "the proxy refuses names until it knows whom to ask for them: tornet config set socks.dns 9.9.9.9, then tunnel up again",
+        );
+    }
     Ok(())
 }
 

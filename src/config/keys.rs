@@ -618,7 +618,11 @@ fn list<T: FromStr>(values: &[String], at_most: usize, wanted: &str) -> Result<V
     if values.len() > at_most {
         return Err(format!("at most {at_most} values"));
     }
-    values.iter().map(|text| parse(text, wanted)).collect()
+    let which = |at: usize| match values.len() {
+        1 => wanted.to_owned(),
+        _ => format!("{wanted}; value {} is none", at + 1),
+    };
+    values.iter().enumerate().map(|(at, text)| text.parse().map_err(|_| which(at))).collect()
 }
 
 fn texts<T: Display>(values: &[T]) -> Vec<String> {
