@@ -909,6 +909,14 @@ pub const OVERLAY_ENTER_MS_MIN: u64 = 2_000;
 pub const OVERLAY_ENTER_MS_MAX: u64 = 60_000;
 /// Saved peers that are called at once to enter.
 pub const OVERLAY_ENTER_SAVED: usize = 8;
+/// Networks that must see a node at an address before it is believed.
+pub const OVERLAY_WITNESSES_MIN: usize = 2;
+/// Networks whose word on that is remembered at most.
+pub const OVERLAY_SEEN_MAX: usize = 64;
+/// And for how long, milliseconds.
+pub const OVERLAY_SEEN_MS_MAX: u64 = 2 * 60 * 60 * 1000;
+/// How often a daemon looks whether its host has other addresses, milliseconds.
+pub const OWN_ADDRESSES_MS: u64 = 10_000;
 /// Nodes by which a network may be entered, in the configuration, at most.
 pub const BOOTSTRAP_MAX: usize = 64;
 /// Chunks that one shard has looked up at once.

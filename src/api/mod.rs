@@ -65,6 +65,8 @@ pub struct Api {
     /// The limits that the node was told last.
     told_limits: Mutex<NodeLimits>,
     told_overlay: Mutex<overlay::Told>,
+    /// One at a time tells the node what it does in the overlay.
+    telling: tokio::sync::Mutex<()>,
     usage: Mutex<Usage>,
     /// Held while it is written.
     saving: Mutex<()>,
@@ -99,6 +101,7 @@ impl Api {
             exits: AtomicBool::new(false),
             told_limits: Mutex::default(),
             told_overlay: Mutex::default(),
+            telling: tokio::sync::Mutex::new(()),
             usage: Mutex::new(usage),
             saving: Mutex::new(()),
             started: Instant::now(),

@@ -15,10 +15,11 @@ use super::{Api, lock};
 use crate::base::{ChunkId, NodeId};
 use crate::config::{Config, peers};
 use crate::limits::{
-    API_ANSWER_MS_MAX, PEERS_BATCH, PEERS_REMEMBERED_MAX, PEERS_SAVE_MS, PEERS_SAVE_MS_FIRST, PROVIDE_BATCH,
-    PROVIDE_MS, PROVIDE_MS_MAX,
+    API_ANSWER_MS_MAX, OWN_ADDRESSES_MS, PEERS_BATCH, PEERS_REMEMBERED_MAX, PEERS_SAVE_MS,
+    PEERS_SAVE_MS_FIRST, PROVIDE_BATCH, PROVIDE_MS, PROVIDE_MS_MAX,
 };
 use crate::node::command::{Command, Known, OverlayRules, Snapshot};
+use crate::overlay::site::is_global;
 
 /// What the node was told, and how far the store was looked through.
 #[derive(Debug, Default)]
@@ -31,6 +32,11 @@ pub(super) struct Told {
 }
 
 impl Told {
+    /// Whether what the store has is for everybody.
+    fn provides(&self) -> bool {
+        self.rules.as_ref().is_some_and(|rules| rules.enabled && rules.serve_strangers)
+    }
+
     fn is_on(&self) -> bool {
         self.rules.as_ref().is_some_and(|rules| rules.enabled)
     }
@@ -50,6 +56,8 @@ pub fn load_peers(path: &Path) -> Vec<Known> {
 impl Api {
     /// Tells the node what it does in the overlay, unless it knows.
     pub async fn tell_overlay(&self) -> Result<(), ApiError> {
+        // One after another, or an older word could be the last.
+        let _one = self.telling.lock().await;
         let rules = {
             let config = self.config();
             let own =
@@ -61,10 +69,10 @@ impl Api {
         }
         self.command(|| Command::Overlay(Box::new(rules.clone()))).await?;
         let mut told = lock(&self.told_overlay);
-        let same = told
-            .rules
-            .as_ref()
-            .is_some_and(|before| (before.enabled, &before.network) == (rules.enabled, &rules.network));
+        let same = told.rules.as_ref().is_some_and(|before| {
+            (before.enabled, before.serve_strangers, &before.network)
+                == (rules.enabled, rules.serve_strangers, &rules.network)
+        });
         if !same {
             // Whoever begins anew has nothing provided.
             (told.next, told.seen) = (0, None);
@@ -84,8 +92,16 @@ impl Api {
     /// Has the node provide what the store has, and saves the peers that it met, for as long as it is polled.
     pub async fn follow_overlay(self: &Arc<Self>, path: PathBuf) {
         let mut save_at = Instant::now() + Duration::from_millis(PEERS_SAVE_MS_FIRST);
+        let mut look_at = Instant::now();
         loop {
             tokio::time::sleep(Duration::from_millis(PROVIDE_MS)).await;
+            if Instant::now() >= look_at {
+                look_at = Instant::now() + Duration::from_millis(OWN_ADDRESSES_MS);
+                // The host may have other addresses than a while ago.
+                if let Err(error) = self.tell_overlay().await {
+                    tracing::warn!("telling the overlay of this host's addresses: {}", error.line);
+                }
+            }
             if let Err(error) = self.provide_more().await {
                 tracing::warn!("providing: {}", error.line);
             }
@@ -103,7 +119,7 @@ impl Api {
             let told = lock(&self.told_overlay);
             let age = Duration::from_millis(PROVIDE_MS_MAX);
             let unchanged = told.seen.is_some_and(|(seen, at)| seen == count && at.elapsed() < age);
-            if !told.is_on() || unchanged {
+            if !told.provides() || unchanged {
                 return Ok(());
             }
             told.next
@@ -119,6 +135,14 @@ impl Api {
                 return Ok(());
             };
             let next = last + 1;
+            if from == 0 {
+                let network = lock(&self.told_overlay).rules.as_ref().map(|rules| rules.network.clone());
+                tracing::info!(
+                    "what was put on this node ({count} chunks) is announced in the overlay network {}: strangers find and get it; \
+                     `tornet config set serve.strangers false` keeps it for friends",
+                    network.unwrap_or_default()
+                );
+            }
             let chunks: Vec<ChunkId> = found.iter().map(|(_, chunk)| *chunk).collect();
             self.command(|| Command::Provide(chunks.clone())).await?;
             let mut told = lock(&self.told_overlay);
@@ -174,8 +198,11 @@ impl Api {
 const BATCHES_PER_TURN: usize = 4;
 
 fn rules(config: &Config, addresses: Vec<SocketAddr>) -> OverlayRules {
-    // One of each family: contacts have room for no more.
-    let of = |v4: bool| addresses.iter().find(|address| address.is_ipv4() == v4).copied();
+    // One of each family, a global one if there is any: contacts have room for no more.
+    let of = |v4: bool| {
+        let mut family = addresses.iter().filter(|address| address.is_ipv4() == v4);
+        family.clone().find(|address| is_global(**address)).or(family.next()).copied()
+    };
     let first_v4 = addresses.first().is_none_or(SocketAddr::is_ipv4);
     OverlayRules {
         enabled: config.overlay_enabled,
@@ -220,7 +247,7 @@ mod tests {
             addresses.iter().map(|text| text.parse().expect("address")).collect();
         assert_eq!(rules(&Config::default(), addresses.clone()).addresses, [addresses[0], addresses[2]]);
         let later: Vec<SocketAddr> = addresses.iter().rev().copied().collect();
-        assert_eq!(rules(&Config::default(), later).addresses, [addresses[3], addresses[1]]);
+        assert_eq!(rules(&Config::default(), later).addresses, [addresses[2], addresses[0]]);
         assert_eq!(rules(&Config::default(), Vec::new()).addresses, []);
     }
 }

@@ -19,6 +19,7 @@ mod overlay;
 mod overlay_finding;
 mod overlay_keeper;
 mod overlay_links;
+mod overlay_seen;
 mod passing;
 mod peer;
 mod peers;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::command::{Known, OverlayRules, OverlaySnapshot, Report};
 use super::overlay::moment;
+use super::overlay_seen::Seen;
 use super::{Clock, Node, World};
 use crate::base::{ChunkId, NodeId, Rng, Time};
 use crate::crypto::{Identity, IdentityCard};
@@ -19,10 +20,6 @@ use crate::overlay::{Config, Effect, Goal, LookupId, Manner, Moment, Overlay, Pe
 use crate::session::OverlayCross;
 use crate::wire::overlay::{Contact, Record};
 
-/// Peers that must name an address of this node before it is believed.
-const WITNESSES: usize = 2;
-/// Addresses that peers named, at most.
-const SEEN_MAX: usize = 16;
 /// Peers whose gifts are counted, at most.
 const ACCOUNTS_MAX: usize = 1024;
 
@@ -38,8 +35,10 @@ pub(super) struct Keeper {
     /// When it is looked whether the network must be entered (again), and the pause after that.
     enter_at: Time,
     pause: Duration,
-    /// Where peers see this node, and who.
-    seen: BTreeMap<SocketAddr, BTreeSet<NodeId>>,
+    /// Where peers see this node.
+    seen: Seen,
+    /// Where it says that it is reached.
+    named: Vec<SocketAddr>,
     /// Verified bytes that peers gave; at most [`ACCOUNTS_MAX`], those that gave most.
     gave: BTreeMap<NodeId, u64>,
     /// Provided chunks of which nobody keeps a record.
@@ -55,7 +54,9 @@ impl Keeper {
         mut rng: Rng,
     ) -> Self {
         let config = Config { place_floor, ..Config::default() };
-        let core = Overlay::new(config, identity, rules.addresses.iter().copied(), now, rng.fork());
+        let seen = Seen::default();
+        let named = seen.addresses(now, &rules.addresses);
+        let core = Overlay::new(config, identity, named.iter().copied(), now, rng.fork());
         Self {
             core,
             rules,
@@ -64,7 +65,8 @@ impl Keeper {
             answers: Vec::new(),
             enter_at: now,
             pause: Duration::from_millis(OVERLAY_ENTER_MS_MIN),
-            seen: BTreeMap::new(),
+            seen,
+            named,
             gave: BTreeMap::new(),
             unannounced: BTreeSet::new(),
         }
@@ -73,8 +75,13 @@ impl Keeper {
     /// Other rules hold from now on, of the same network.
     pub(super) fn change(&mut self, now: Time, rules: OverlayRules) {
         self.rules = rules;
+        if !self.rules.serve_strangers {
+            // Nobody shall be told to come here for what only friends are given.
+            self.core.withdraw_all();
+            self.unannounced.clear();
+        }
         self.enter_soon(now);
-        self.tell_addresses();
+        self.tell_addresses(now);
     }
 
     fn enter_soon(&mut self, now: Time) {
@@ -83,10 +90,12 @@ impl Keeper {
     }
 
     /// Of where others reach this node: what the operator or the host says, then what peers see.
-    fn tell_addresses(&mut self) {
-        let seen = self.seen.iter().filter(|(_, by)| by.len() >= WITNESSES).map(|(at, _)| *at);
-        let all: Vec<SocketAddr> = self.rules.addresses.iter().copied().chain(seen).collect();
-        self.core.set_addresses(all);
+    fn tell_addresses(&mut self, now: Time) {
+        let all = self.seen.addresses(now, &self.rules.addresses);
+        if all != self.named {
+            self.core.set_addresses(all.iter().copied());
+            self.named = all;
+        }
     }
 
     pub(super) fn poll_timeout(&self) -> Time {
@@ -166,15 +175,10 @@ impl Keeper {
         }
     }
 
-    fn seen(&mut self, by: NodeId, address: SocketAddr) {
-        if !self.seen.contains_key(&address) && self.seen.len() >= SEEN_MAX {
-            // Whoever was named least makes room: an address that only one peer sees is soon replaced.
-            let least = self.seen.iter().min_by_key(|(_, by)| by.len()).map(|(at, _)| *at);
-            least.map(|least| self.seen.remove(&least));
-        }
-        let witnesses = self.seen.entry(address).or_default();
-        if witnesses.len() < WITNESSES && witnesses.insert(by) && witnesses.len() == WITNESSES {
-            self.tell_addresses();
+    fn seen(&mut self, now: Time, by: NodeId, address: SocketAddr) {
+        if let Some(path) = self.core.path_of(&by) {
+            self.seen.note(now, by, path, address);
+            self.tell_addresses(now);
         }
     }
 
@@ -183,6 +187,8 @@ impl Keeper {
         if now < self.enter_at {
             return Vec::new();
         }
+        // What nobody has said lately is named no more.
+        self.tell_addresses(now);
         self.enter_at = now + self.pause + Duration::from_millis(self.rng.below(OVERLAY_ENTER_MS_MIN));
         self.pause = (2 * self.pause).min(Duration::from_millis(OVERLAY_ENTER_MS_MAX));
         if self.core.table().len() >= OVERLAY_ENTERED_MIN {
@@ -209,7 +215,7 @@ impl Keeper {
     }
 
     pub(super) fn provide(&mut self, at: Moment, chunks: Vec<ChunkId>) {
-        for chunk in chunks {
+        for chunk in chunks.into_iter().filter(|_| self.rules.serve_strangers) {
             if self.core.health(&chunk).is_none() && self.core.provide(at, chunk) {
                 self.unannounced.insert(chunk);
             }
@@ -285,7 +291,7 @@ impl Node {
                     keeper.unannounced.remove(&chunk);
                 }
             }
-            Effect::Seen { by, address } => keeper.seen(by, address),
+            Effect::Seen { by, address } => keeper.seen(clock.now, by, address),
         }
     }
 

@@ -327,6 +327,16 @@ impl Overlay {
         self.published.add(chunk, at.now)
     }
 
+    /// Where the session of a peer leads, as far as that is proven.
+    pub fn path_of(&self, id: &NodeId) -> Option<SocketAddr> {
+        self.linked.get(id).copied().flatten()
+    }
+
+    /// Provides nothing any more; what others keep of it ends within two hours.
+    pub fn withdraw_all(&mut self) {
+        self.published = Publications::default();
+    }
+
     /// Provides it no more; what others keep of it ends within two hours.
     pub fn withdraw(&mut self, chunk: &ChunkId) {
         self.published.remove(chunk);

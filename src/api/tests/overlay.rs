@@ -70,6 +70,20 @@ fn what_the_store_has_is_provided_in_batches_and_what_comes_later_then() {
         world.fake.stored.fetch_add(1, Ordering::Relaxed);
         world.api.provide_more().await.expect("provided");
         assert_eq!(world.told.recv().await, Some(Told::Provide(1)), "what was put since");
+        // Found by review: what only friends are given was announced to everybody all the same.
+        let set = json!({ "serve.strangers": false });
+        assert_eq!(world.unix("PATCH", "/v1/config", &set).await.0, 200);
+        let _ = world.told.recv().await;
+        world.fake.stored.fetch_add(1, Ordering::Relaxed);
+        world.api.provide_more().await.expect("nothing to do");
+        assert!(world.told.try_recv().is_err(), "friends alone are served");
+        world.fake.stored.fetch_sub(1, Ordering::Relaxed);
+        let set = json!({ "serve.strangers": true });
+        assert_eq!(world.unix("PATCH", "/v1/config", &set).await.0, 200);
+        let _ = world.told.recv().await;
+        world.api.provide_more().await.expect("provided");
+        assert_eq!(world.told.recv().await, Some(Told::Provide(PROVIDE_BATCH)), "anew, from the first");
+        assert_eq!(world.told.recv().await, Some(Told::Provide(11)));
         // Another overlay begins with nothing.
         let set = json!({ "overlay.network": "another" });
         assert_eq!(world.unix("PATCH", "/v1/config", &set).await.0, 200);

@@ -168,9 +168,28 @@ fn a_node_that_does_not_serve_strangers_serves_friends_alone() {
     get(&mut net, 1, 1, &reference, &[]);
     assert_eq!(finish(&mut net, 1, 1, 60), Ok(()));
     assert_restored(&net, 1, &tree);
+    // Found by review: it announced to everybody what it refuses to everybody.
+    assert_eq!(status(&mut net, 0, 9).overlay.expect("it takes part").provided, 0);
     get(&mut net, 2, 1, &reference, &[]);
-    assert!(finish(&mut net, 2, 1, 120).is_err());
-    assert!(counter(&status(&mut net, 0, 9), "serve_refused") > 0);
+    let why = finish(&mut net, 2, 1, 120).unwrap_err();
+    assert!(why.contains("the network names nobody"), "{why}");
+    // What it served to all is withdrawn when it serves all no more.
+    net.command(0, Command::Overlay(Box::new(rules(&net, 0, &[]))));
+    for batch in net.nodes[0].world.store.ids().chunks(PROVIDE_BATCH) {
+        net.command(0, Command::Provide(batch.to_vec()));
+    }
+    rest(&mut net, Duration::from_secs(10));
+    assert!(status(&mut net, 0, 9).overlay.expect("it takes part").provided > 0);
+    let closed = OverlayRules { serve_strangers: false, ..rules(&net, 0, &[]) };
+    net.command(0, Command::Overlay(Box::new(closed)));
+    rest(&mut net, Duration::from_secs(1));
+    assert_eq!(status(&mut net, 0, 9).overlay.expect("it takes part").provided, 0);
+    get(&mut net, 2, 2, &reference, &[]);
+    assert!(finish(&mut net, 2, 2, 120).is_err());
+    assert!(
+        counter(&status(&mut net, 0, 9), "serve_refused") > 0,
+        "records that others keep still lead here"
+    );
 }
 
 #[test]
