@@ -1,6 +1,7 @@
 //! The overlay, as the control thread sees to it: what the settings say, what the store has to provide, and the peers that
 //! are kept for the next start.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,16 +38,19 @@ impl Told {
         self.rules.as_ref().is_some_and(|rules| rules.enabled && rules.serve_strangers)
     }
 
-    fn is_on(&self) -> bool {
-        self.rules.as_ref().is_some_and(|rules| rules.enabled)
+    /// In which network it takes part.
+    fn network(&self) -> Option<String> {
+        self.rules.as_ref().filter(|rules| rules.enabled).map(|rules| rules.network.clone())
     }
 }
 
-/// The peers of earlier runs. A file that cannot be used is put aside, and said so.
-pub fn load_peers(path: &Path) -> Vec<Known> {
-    peers::load(path).unwrap_or_else(|error| {
+/// The peers of earlier runs in a network. A file that cannot be used is put aside, and said so; one that cannot be read
+/// now is left.
+fn load_peers(path: &Path, network: &str) -> Vec<Known> {
+    peers::load(path, network).unwrap_or_else(|error| {
         let aside = path.with_extension("bad");
-        let kept = std::fs::rename(path, &aside).is_ok();
+        let damaged = matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::FileTooLarge);
+        let kept = damaged && std::fs::rename(path, &aside).is_ok();
         let kept = if kept { format!("; it is {} now", aside.display()) } else { String::new() };
         tracing::warn!("the peers of earlier runs are forgotten: {}: {error}{kept}", path.display());
         Vec::new()
@@ -79,6 +83,11 @@ impl Api {
         }
         told.rules = Some(rules);
         Ok(())
+    }
+
+    /// Whom earlier runs met in the network that the settings name.
+    pub fn load_peers(&self, path: &Path) -> Vec<Known> {
+        load_peers(path, &self.config().overlay_network)
     }
 
     /// Tells the node whom earlier runs met.
@@ -136,7 +145,7 @@ impl Api {
             };
             let next = last + 1;
             if from == 0 {
-                let network = lock(&self.told_overlay).rules.as_ref().map(|rules| rules.network.clone());
+                let network = lock(&self.told_overlay).network();
                 tracing::info!(
                     "what was put on this node ({count} chunks) is announced in the overlay network {}: strangers find and get it; \
                      `tornet config set serve.strangers false` keeps it for friends",
@@ -157,16 +166,14 @@ impl Api {
 
     /// Writes the peers that the node met into the file.
     pub async fn save_peers(&self, path: &Path) {
-        if !lock(&self.told_overlay).is_on() {
-            return;
-        }
+        let Some(network) = lock(&self.told_overlay).network() else { return };
         let Some(known) = self.all_peers().await else { return };
-        // Nobody was met: what earlier runs met is worth more.
-        if known.is_empty() {
+        // Nobody was met: what earlier runs met is worth more. And those of another network are not this one's.
+        if known.is_empty() || lock(&self.told_overlay).network().as_ref() != Some(&network) {
             return;
         }
         let target = path.to_owned();
-        let written = tokio::task::spawn_blocking(move || peers::save(&target, &known)).await;
+        let written = tokio::task::spawn_blocking(move || peers::save(&target, &network, &known)).await;
         if let Ok(Err(error)) = written {
             tracing::warn!(
                 "the peers that were met are not saved in {}: {error}; it is tried again",

@@ -70,7 +70,7 @@ async fn control(
     let begun = async {
         api.tell_relay().await.map_err(|error| Failure::new(error.line))?;
         api.tell_overlay().await.map_err(|error| Failure::new(error.line))?;
-        let known = api::overlay::load_peers(&peers);
+        let known = api.load_peers(&peers);
         api.restore_peers(&known).await.map_err(|error| Failure::new(error.line))?;
         api.tell_friends().await.map_err(|error| Failure::new(error.line))?;
         api.start_tunnels().await;

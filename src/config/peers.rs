@@ -1,13 +1,14 @@
 //! The peers that were met, kept for the next start: a file in the node's folder, replaced as a whole.
 //!
 //! ```text
-//! file   | "tnpr" | version 2 | zero 2 | count 4 | entry … | BLAKE3 of all that, 32 |            little-endian
+//! file   | "tnpr" | version 2 | zero 2 | count 4 | BLAKE3 of the network's name, 32 | entry … | BLAKE3 of all that, 32 |
+//!                                                                                                little-endian
 //! entry  0      48         66         84        88       92         96       100      102    104   108         116
 //!        | card | address | address | first s | last s | answered | errors | since | zero | rtt µs | bandwidth |
 //! address  | IPv6, or IPv4 as ::ffff:0:0/96: 16 | port 2 |                                   all zero: there is none
 //! ```
 
-use std::io;
+use std::io::{self, Read};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
@@ -21,15 +22,20 @@ use crate::overlay::rtt::Rtt;
 use crate::wire::overlay::Contact;
 
 const MAGIC: &[u8; 4] = b"tnpr";
-const VERSION: u16 = 1;
-const HEAD: usize = 12;
+const VERSION: u16 = 2;
+const NETWORK: std::ops::Range<usize> = 12..44;
+const HEAD: usize = NETWORK.end;
 const CHECK: usize = 32;
 const ADDRESS: usize = 18;
 const ENTRY: usize = IdentityCard::LEN + CONTACT_ADDRESSES_MAX * ADDRESS + 32;
 const FILE_MAX: usize = HEAD + PEERS_REMEMBERED_MAX * ENTRY + CHECK;
 
-/// What the file has; nothing when there is none. An error says what is wrong with it.
-pub fn load(path: &Path) -> io::Result<Vec<Known>> {
+/// What the file has; nothing when there is none, or when it is of another network (see [`save`]). An error says what is
+/// wrong: [`io::ErrorKind::InvalidData`] or [`io::ErrorKind::FileTooLarge`] with the file, others with reading it.
+pub fn load(path: &Path, network: &str) -> io::Result<Vec<Known>> {
+    if is_of_another(path, network) {
+        return Ok(Vec::new());
+    }
     match atomic::read_bounded(path, FILE_MAX as u64) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error),
@@ -37,18 +43,31 @@ pub fn load(path: &Path) -> io::Result<Vec<Known>> {
     }
 }
 
-/// Replaces the file; peers beyond [`PEERS_REMEMBERED_MAX`] are left out.
-pub fn save(path: &Path, known: &[Known]) -> io::Result<()> {
-    atomic::replace(path, &emit(known), 0o600)
+/// Replaces the file; peers beyond [`PEERS_REMEMBERED_MAX`] are left out. One of another network is put aside first, as
+/// `peers.other`.
+pub fn save(path: &Path, network: &str, known: &[Known]) -> io::Result<()> {
+    if is_of_another(path, network) {
+        std::fs::rename(path, path.with_extension("other"))?;
+    }
+    atomic::replace(path, &emit(network, known), 0o600)
 }
 
-fn emit(known: &[Known]) -> Vec<u8> {
+/// Whether there is a file, of this version, and its network is another.
+fn is_of_another(path: &Path, network: &str) -> bool {
+    let mut head = [0; HEAD];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut head));
+    let ours = read.is_ok() && head.starts_with(MAGIC) && head[4..6] == VERSION.to_le_bytes();
+    ours && head[NETWORK] != blake3(&[network.as_bytes()])
+}
+
+fn emit(network: &str, known: &[Known]) -> Vec<u8> {
     let known = &known[..known.len().min(PEERS_REMEMBERED_MAX)];
     let mut out = Vec::with_capacity(HEAD + known.len() * ENTRY + CHECK);
     out.extend_from_slice(MAGIC);
     out.extend_from_slice(&VERSION.to_le_bytes());
     out.extend_from_slice(&[0; 2]);
     out.extend_from_slice(&(known.len() as u32).to_le_bytes());
+    out.extend_from_slice(&blake3(&[network.as_bytes()]));
     for known in known {
         out.extend_from_slice(&known.contact.card.to_bytes());
         let mut addresses = known.contact.addresses();
@@ -154,6 +173,8 @@ mod tests {
     fn what_is_saved_is_what_is_loaded() {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("peers");
+        let load = |path: &Path| load(path, "net");
+        let save = |path: &Path, known: &[Known]| save(path, "net", known);
         assert_eq!(load(&path).expect("nothing yet"), []);
         let all: Vec<Known> = (0..9).map(known).collect();
         save(&path, &all).expect("saved");
@@ -164,13 +185,28 @@ mod tests {
         save(&path, &many).expect("saved");
         assert_eq!(load(&path).expect("loaded").len(), PEERS_REMEMBERED_MAX);
         std::fs::write(&path, vec![0; FILE_MAX + 1]).expect("written");
-        assert!(load(&path).is_err(), "too long");
+        assert_eq!(load(&path).map_err(|error| error.kind()), Err(io::ErrorKind::FileTooLarge));
+    }
+
+    /// Found by review: after a change of name the old network's peers were called, and their file was overwritten.
+    #[test]
+    fn a_file_of_another_network_is_neither_used_nor_overwritten() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("peers");
+        save(&path, "old", &[known(1)]).expect("saved");
+        assert_eq!(load(&path, "new").expect("none of this network"), []);
+        assert_eq!(load(&path, "old").expect("still there"), [known(1)]);
+        save(&path, "new", &[known(2)]).expect("saved");
+        assert_eq!(load(&path, "new").expect("loaded"), [known(2)]);
+        assert_eq!(load(&path.with_extension("other"), "old").expect("put aside"), [known(1)]);
+        save(&path, "new", &[known(3)]).expect("saved");
+        assert_eq!(load(&path.with_extension("other"), "old").expect("left alone"), [known(1)]);
     }
 
     proptest! {
         #[test]
         fn any_damage_is_seen(at in 0usize..500, with in 1u8.., cut in 0usize..500) {
-            let mut bytes = emit(&(0..3).map(known).collect::<Vec<_>>());
+            let mut bytes = emit("net", &(0..3).map(known).collect::<Vec<_>>());
             prop_assert!(parse(&bytes[..cut.min(bytes.len() - 1)]).is_err());
             let at = at % bytes.len();
             bytes[at] ^= with;

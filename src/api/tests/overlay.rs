@@ -106,7 +106,7 @@ fn peers_are_saved_restored_and_forgotten_when_their_file_is_damaged() {
         let count = PEERS_BATCH + 44;
         world.fake.met.store(count, Ordering::Relaxed);
         world.api.save_peers(&path).await;
-        let loaded = crate::api::overlay::load_peers(&path);
+        let loaded = world.api.load_peers(&path);
         assert_eq!(loaded, met(count));
         world.api.restore_peers(&loaded).await.expect("told");
         let batches = [restored(world.told.recv().await), restored(world.told.recv().await)];
@@ -114,8 +114,8 @@ fn peers_are_saved_restored_and_forgotten_when_their_file_is_damaged() {
         let mut bytes = std::fs::read(&path).expect("read");
         bytes[100] ^= 1;
         std::fs::write(&path, bytes).expect("written");
-        assert_eq!(crate::api::overlay::load_peers(&path), []);
+        assert_eq!(world.api.load_peers(&path), []);
         assert!(!path.exists() && path.with_extension("bad").exists(), "put aside");
-        assert!(peers::load(&path).is_ok_and(|known| known.is_empty()));
+        assert!(peers::load(&path, "tornet").is_ok_and(|known| known.is_empty()));
     });
 }
