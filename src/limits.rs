@@ -931,8 +931,12 @@ pub const FINDS_REMEMBERED_MAX: usize = 1024;
 pub const FIND_MS_MAX: u64 = LOOKUP_MS_MAX + 5_000;
 /// Providers with a session that a shard fetches from at once, friends aside.
 pub const PROVIDERS_MAX: usize = 16;
-/// Providers that are called at once.
+/// Providers that are called at once, those aside that were silent for [`PROVIDER_SILENT_MS`].
 pub const PROVIDER_CALLS_MAX: usize = 4;
+/// Those and the silent ones.
+pub const PROVIDER_CALLS_OPEN_MAX: usize = 32;
+/// A provider that was called and is silent for so long does not keep others from being called, milliseconds.
+pub const PROVIDER_SILENT_MS: u64 = 1_500;
 /// Providers that wait to be called at most.
 pub const PROVIDERS_WAITING_MAX: usize = 64;
 /// A provider that was called and of which nothing was heard for so long is not there, milliseconds.

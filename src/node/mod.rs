@@ -406,8 +406,8 @@ impl Node {
         }
         loop {
             let mut moved = false;
-            while let Some((target, mask)) = self.get.poll_want() {
-                self.fetch.want(target, mask);
+            while let Some((job, target, mask)) = self.get.poll_want() {
+                self.fetch.want(job, target, mask);
                 moved = true;
             }
             while let Some(chunk) = self.get.poll_abandoned() {

@@ -1,17 +1,19 @@
 //! A `get` and the network: what no connected peer has is looked up, and whoever says that it has it is called, as a further
 //! source of the fetch. A shard does that for its own gets.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{Clock, Node, is_liar};
+use crate::base::fileop::JobId;
 use crate::base::{ChunkId, PublicKey, Time};
 use crate::crypto::IdentityCard;
 use crate::limits::{
     FIND_AGAIN_MS, FIND_MS_MAX, FINDS_MAX, FINDS_PER_CHUNK_MAX, FINDS_REMEMBERED_MAX, GET_OTHERS_MS_MAX,
-    PROVIDER_AGAIN_MS, PROVIDER_CALL_MS_MAX, PROVIDER_CALLS_MAX, PROVIDER_IDLE_MS, PROVIDERS_MAX,
-    PROVIDERS_WAITING_MAX,
+    PROVIDER_AGAIN_MS, PROVIDER_CALL_MS_MAX, PROVIDER_CALLS_MAX, PROVIDER_CALLS_OPEN_MAX, PROVIDER_IDLE_MS,
+    PROVIDER_SILENT_MS, PROVIDERS_MAX, PROVIDERS_WAITING_MAX,
 };
+use crate::overlay::site::crowd;
 use crate::service::PeerId;
 use crate::session::{OverlayCross, SessionKey};
 use crate::wire::overlay::Contact;
@@ -26,17 +28,38 @@ pub(super) struct Finding {
     under_way: BTreeMap<ChunkId, UnderWay>,
     /// Chunks that were looked up; at most [`FINDS_REMEMBERED_MAX`].
     looked: BTreeMap<ChunkId, Looked>,
-    /// Providers to be called, the first first; at most [`PROVIDERS_WAITING_MAX`].
-    waiting: VecDeque<(ChunkId, Contact)>,
-    /// Providers whose homes are asked for a session, or from whom a lane is on its way; at most [`PROVIDER_CALLS_MAX`].
+    /// Providers to be called, the lowest turn first; at most [`PROVIDERS_WAITING_MAX`].
+    waiting: Vec<Waiting>,
+    /// Providers whose homes are asked for a session, or from whom a lane is on its way; at most
+    /// [`PROVIDER_CALLS_OPEN_MAX`], of which [`PROVIDER_CALLS_MAX`] were called just now.
     calls: BTreeMap<PublicKey, Call>,
     lanes: BTreeMap<SessionKey, PublicKey>,
-    /// Providers that are asked for chunks, and when each gave something last; at most [`PROVIDERS_MAX`].
-    sources: BTreeMap<PeerId, Time>,
+    /// Providers that are asked for chunks; at most [`PROVIDERS_MAX`].
+    sources: BTreeMap<PeerId, Source>,
     /// Providers that were called, and when; at most [`FINDS_REMEMBERED_MAX`].
     tried: BTreeMap<PublicKey, Time>,
     /// When it is looked at again what friends did not have the time to bring.
     wake_at: Option<Time>,
+    /// When the next of those that wait may be called although nobody has answered.
+    call_at: Option<Time>,
+}
+
+/// A provider that waits to be called.
+struct Waiting {
+    chunk: ChunkId,
+    contact: Contact,
+    /// For which jobs it was found.
+    jobs: BTreeSet<JobId>,
+    /// How many of its teller's, or of its network, come before it: one who names many has one in each round.
+    turn: usize,
+}
+
+/// A provider that is asked for chunks.
+#[derive(Debug, Clone, Copy)]
+struct Source {
+    /// When it gave something last, or came.
+    at: Time,
+    gave: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +84,7 @@ struct Call {
     chunk: ChunkId,
     card: IdentityCard,
     since: Time,
+    jobs: BTreeSet<JobId>,
 }
 
 impl Finding {
@@ -83,17 +107,60 @@ impl Finding {
         let lookups = self.under_way.values().map(|lookup| lookup.until);
         let again = self.looked.values().map(|looked| looked.again_at);
         let calls = self.calls.values().map(|call| call.since + Duration::from_millis(PROVIDER_CALL_MS_MAX));
-        lookups.chain(again).chain(calls).chain(self.wake_at).min()
+        lookups.chain(again).chain(calls).chain(self.wake_at).chain(self.call_at).min()
     }
 
-    fn has_room(&self) -> bool {
-        self.calls.len() < PROVIDER_CALLS_MAX && self.calls.len() + self.sources.len() < PROVIDERS_MAX
+    /// Whether another may be called: a few at once, and one more for each that is silent.
+    fn has_room(&self, now: Time) -> bool {
+        let fresh = self.fresh_calls(now).count();
+        fresh < PROVIDER_CALLS_MAX
+            && self.calls.len() < PROVIDER_CALLS_OPEN_MAX
+            && fresh + self.sources.len() < PROVIDERS_MAX
+    }
+
+    /// When those that were called just now will have been silent for too long.
+    fn fresh_calls(&self, now: Time) -> impl Iterator<Item = Time> {
+        let silent = Duration::from_millis(PROVIDER_SILENT_MS);
+        self.calls.values().map(move |call| call.since + silent).filter(move |at| *at > now)
+    }
+
+    /// Has a provider wait for its turn; whether there was room.
+    fn wait(&mut self, new: Waiting) -> bool {
+        if self.waiting.len() >= PROVIDERS_WAITING_MAX {
+            let last = self.waiting.iter().enumerate().max_by_key(|(at, one)| (one.turn, *at));
+            let last = last.filter(|(_, one)| one.turn > new.turn).map(|(at, _)| at);
+            let Some(last) = last else { return false };
+            self.waiting.remove(last);
+        }
+        self.waiting.push(new);
+        true
+    }
+
+    /// Who is called next.
+    fn take_next(&mut self) -> Option<Waiting> {
+        let next = self.waiting.iter().enumerate().min_by_key(|(at, one)| (one.turn, *at))?.0;
+        Some(self.waiting.remove(next))
+    }
+
+    /// How many of a provider's network wait.
+    fn neighbours(&self, contact: &Contact) -> usize {
+        crowd(contact, self.waiting.iter().map(|one| &one.contact), true).1
+    }
+
+    /// A provider that is called, or waits to be, was found for other jobs, too.
+    fn found_again(&mut self, key: &PublicKey, jobs: &BTreeSet<JobId>) {
+        if let Some(call) = self.calls.get_mut(key) {
+            call.jobs.extend(jobs);
+        }
+        if let Some(one) = self.waiting.iter_mut().find(|one| one.contact.card.key == *key) {
+            one.jobs.extend(jobs);
+        }
     }
 
     /// Whether a chunk's providers are still being called, or looked for.
     fn is_open(&self, chunk: &ChunkId) -> bool {
         self.under_way.contains_key(chunk)
-            || self.waiting.iter().any(|(of, _)| of == chunk)
+            || self.waiting.iter().any(|one| one.chunk == *chunk)
             || self.calls.values().any(|call| call.chunk == *chunk)
     }
 
@@ -186,18 +253,26 @@ impl Node {
         let Some(lookup) = self.overlay.finding.under_way.get_mut(&chunk) else { return };
         lookup.named = true;
         let own_key = self.sessions.identity_card().key;
-        for provider in providers {
+        let jobs = self.fetch.jobs_of(&chunk);
+        // They are of one answer.
+        for (place, provider) in providers.iter().enumerate() {
             let key = provider.card.key;
-            let own = &mut self.overlay.finding;
-            let known =
-                own.tried.contains_key(&key) || own.waiting.iter().any(|(_, one)| one.card.key == key);
-            if known || key == own_key || is_liar(&self.liars, clock.now, &key) {
+            if key == own_key || is_liar(&self.liars, clock.now, &key) {
                 continue;
             }
-            if own.waiting.len() < PROVIDERS_WAITING_MAX {
-                own.waiting.push_back((chunk, *provider));
-                self.overlay.counters.providers += 1;
+            let source = |id: &&PeerId| self.peers.get(id).is_some_and(|peer| peer.card.key == key);
+            if let Some(id) = self.overlay.finding.sources.keys().find(source).copied() {
+                self.fetch.source_up(clock.now, id, &jobs);
+                continue;
             }
+            let own = &mut self.overlay.finding;
+            own.found_again(&key, &jobs);
+            if own.tried.contains_key(&key) || own.waiting.iter().any(|one| one.contact.card.key == key) {
+                continue;
+            }
+            let turn = place.max(own.neighbours(provider));
+            let new = Waiting { chunk, contact: *provider, jobs: jobs.clone(), turn };
+            self.overlay.counters.providers += u64::from(own.wait(new));
         }
         self.call_providers(clock);
     }
@@ -212,10 +287,11 @@ impl Node {
 
     fn call_providers(&mut self, clock: Clock) {
         self.make_room_for_source(clock.now);
-        while self.overlay.finding.has_room()
-            && let Some((chunk, provider)) = self.overlay.finding.waiting.pop_front()
+        let now = clock.now;
+        while self.overlay.finding.has_room(now)
+            && let Some(Waiting { chunk, contact: provider, jobs, .. }) = self.overlay.finding.take_next()
         {
-            let (card, now) = (provider.card, clock.now);
+            let card = provider.card;
             if self.friends.here(&card.key).is_some() || !self.fetch.wants(&chunk) {
                 continue;
             }
@@ -224,11 +300,13 @@ impl Node {
                 own.tried.pop_first();
             }
             own.tried.insert(card.key, now);
-            own.calls.insert(card.key, Call { chunk, card, since: now });
+            own.calls.insert(card.key, Call { chunk, card, since: now, jobs });
             let home = self.sessions.elsewhere(&card.key).unwrap_or(self.overlay.shard.0);
             let addresses = provider.addresses().collect();
             self.overlay_cross(clock, home, OverlayCross::Call { card, addresses, answer: true });
         }
+        let own = &mut self.overlay.finding;
+        own.call_at = own.fresh_calls(now).min().filter(|_| !own.waiting.is_empty());
     }
 
     /// A source that gives nothing does not keep others out.
@@ -237,7 +315,7 @@ impl Node {
         if own.waiting.is_empty() || own.sources.len() < PROVIDERS_MAX {
             return;
         }
-        let idlest = own.sources.iter().min_by_key(|(_, at)| **at).map(|(id, at)| (*id, *at));
+        let idlest = own.sources.iter().min_by_key(|(_, one)| one.at).map(|(id, one)| (*id, one.at));
         if let Some((id, at)) = idlest
             && now.since(at) >= Duration::from_millis(PROVIDER_IDLE_MS)
         {
@@ -255,8 +333,8 @@ impl Node {
             return;
         }
         if self.sessions.is_home(peer) {
-            self.overlay.finding.calls.remove(peer);
-            return self.link_with(peer).into_iter().for_each(|id| self.add_source(clock.now, id));
+            let Some(Call { jobs, .. }) = self.overlay.finding.calls.remove(peer) else { return };
+            return self.link_with(peer).into_iter().for_each(|id| self.add_source(clock.now, id, &jobs));
         }
         match self.sessions.open_lane(clock.now, &card) {
             Ok(session) => _ = self.overlay.finding.lanes.insert(session, *peer),
@@ -267,22 +345,27 @@ impl Node {
     /// A lane to a provider is there, or will not be.
     pub(super) fn provider_lane(&mut self, now: Time, session: SessionKey, id: Option<PeerId>) {
         let Some(key) = self.overlay.finding.lanes.remove(&session) else { return };
-        if self.overlay.finding.calls.remove(&key).is_some()
+        if let Some(call) = self.overlay.finding.calls.remove(&key)
             && let Some(id) = id
         {
-            self.add_source(now, id);
+            self.add_source(now, id, &call.jobs);
         }
     }
 
-    /// A provider is asked for chunks from now on.
-    fn add_source(&mut self, now: Time, id: PeerId) {
+    /// A provider is asked for chunks from now on, for those of the jobs for which it was found: what else is got is
+    /// nothing that it need know.
+    fn add_source(&mut self, now: Time, id: PeerId, jobs: &BTreeSet<JobId>) {
         let Some(peer) = self.peers.get(&id) else { return };
+        let own = &self.overlay.finding;
+        if own.sources.len() >= PROVIDERS_MAX && !own.is_source(id) {
+            return;
+        }
         // Friends are asked anyway.
         if self.get.is_idle() || is_liar(&self.liars, now, &peer.card.key) || peer.trust.is_some() {
             return;
         }
-        self.overlay.finding.sources.insert(id, now);
-        self.fetch.peer_up(now, id);
+        self.overlay.finding.sources.insert(id, Source { at: now, gave: false });
+        self.fetch.source_up(now, id, jobs);
         self.touch(id);
     }
 
@@ -297,8 +380,8 @@ impl Node {
             }
         }
         let own = &mut self.overlay.finding;
-        if let Some(at) = own.sources.get_mut(&from) {
-            *at = clock.now;
+        if let Some(source) = own.sources.get_mut(&from) {
+            *source = Source { at: clock.now, gave: true };
         }
         own.looked.remove(chunk);
         if own.under_way.remove(chunk).is_some() {
@@ -319,10 +402,10 @@ impl Node {
     /// A session is over.
     pub(super) fn source_down(&mut self, clock: Clock, id: PeerId) {
         self.tell_given(clock, id);
-        if self.overlay.finding.sources.remove(&id).is_some()
+        if self.overlay.finding.sources.remove(&id).is_some_and(|source| source.gave)
             && let Some(peer) = self.peers.get(&id)
         {
-            // It may be there again, and is called if it is named again.
+            // It may be there again, and is called if it is named again. Who gave nothing has to wait for that.
             self.overlay.finding.tried.remove(&peer.card.key);
         }
     }
@@ -341,5 +424,59 @@ impl Node {
         for chunk in own.under_way.into_keys() {
             self.say_to_keeper(clock, OverlayCross::Stop(chunk));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting(n: u8, network: u8, turn: usize, own: &Finding) -> Waiting {
+        let card = IdentityCard { key: PublicKey([n; 32]), place_nonce: 0, rank_nonce: 0 };
+        let contact = Contact::new(card, [([20, network, n, 1], 4600).into()]);
+        let turn = turn.max(own.neighbours(&contact));
+        Waiting { chunk: ChunkId([7; 20]), contact, jobs: BTreeSet::from([JobId(1)]), turn }
+    }
+
+    fn call(own: &mut Finding, now: Time) -> Option<PublicKey> {
+        let Waiting { chunk, contact: Contact { card, .. }, jobs, .. } = own.take_next()?;
+        own.calls.insert(card.key, Call { chunk, card, since: now, jobs });
+        Some(card.key)
+    }
+
+    /// Found by review: a few lying keepers, who named many that never answer, stalled every get.
+    #[test]
+    fn providers_of_few_tellers_or_networks_do_not_keep_others_from_being_called() {
+        let mut own = Finding::default();
+        // Five liars name twelve each, and then one who is honest names one.
+        for n in 0..60 {
+            let new = waiting(n, 1 + n % 30, usize::from(n % 12), &own);
+            assert!(own.wait(new));
+        }
+        for n in 100..104 {
+            let new = waiting(n, 77, 11, &own);
+            assert!(own.wait(new));
+        }
+        let honest = waiting(200, 200, 0, &own);
+        assert!(own.wait(honest) && own.waiting.len() == PROVIDERS_WAITING_MAX, "there is room for it");
+        let last = waiting(201, 77, 20, &own);
+        assert!(!own.wait(last), "and for nobody who would be last");
+        let mut now = Time::ZERO;
+        let mut rounds = 0;
+        while !own.calls.contains_key(&PublicKey([200; 32])) {
+            while own.has_room(now) && call(&mut own, now).is_some() {}
+            assert!(own.fresh_calls(now).count() <= PROVIDER_CALLS_MAX);
+            now = own.fresh_calls(now).min().expect("it goes on when they are silent");
+            rounds += 1;
+        }
+        assert!(rounds <= 2, "{rounds}");
+        while own.has_room(now) && call(&mut own, now).is_some() {
+            now = own
+                .fresh_calls(now)
+                .min()
+                .unwrap_or(now)
+                .max(now + Duration::from_millis(PROVIDER_SILENT_MS));
+        }
+        assert!(own.calls.len() <= PROVIDER_CALLS_OPEN_MAX);
     }
 }

@@ -8,6 +8,7 @@
 //! Drain in this order after every call: [`Fetch::poll_event`] until `None`, then
 //! [`Fetch::poll_request`] until `None`.
 
+mod bound;
 mod others;
 mod peer;
 mod roster;
@@ -18,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::PeerId;
+use crate::base::fileop::JobId;
 use crate::base::{ChunkId, SlicePool, StreamId, Time};
 use crate::chunk::slices::SliceList;
 use crate::limits::{CHUNK_SLICES_MAX, FETCH_STALL_MS};
@@ -51,7 +53,9 @@ struct Chunk {
     order: u64,
     list: Option<SliceList>,
     slices: [SliceState; CHUNK_SLICES_MAX],
-    /// Peers that said they do not have it: none that lied, and none that is gone.
+    /// The jobs that wanted it.
+    jobs: BTreeSet<JobId>,
+    /// Peers that said they do not have it, and sources of other jobs: none that lied, and none that is gone.
     without: BTreeSet<PeerId>,
     /// When it is given up, once nobody who is there had it.
     given_up_at: Option<Time>,
@@ -72,6 +76,8 @@ pub struct Fetch {
     /// Chunks that have missing slices, oldest want first.
     open: BTreeSet<(u64, Target)>,
     peers: Roster,
+    /// Peers that may be asked only for what these jobs want; none that lied.
+    sources: BTreeMap<PeerId, BTreeSet<JobId>>,
     /// Until when others are waited for that may have what the peers do not have.
     others_until: Option<Time>,
     /// Chunks that no peer has and that wait for others, by the time at which they are given up.
@@ -97,6 +103,7 @@ impl Fetch {
             chunks: BTreeMap::new(),
             open: BTreeSet::new(),
             peers: Roster::default(),
+            sources: BTreeMap::new(),
             others_until: None,
             hopeless: BTreeSet::new(),
             short: false,
@@ -108,32 +115,6 @@ impl Fetch {
             next_check: None,
             counters: Counters::default(),
         }
-    }
-
-    /// Asks for slices of a chunk (bit i of `mask` = slice i). Slices already asked for are not asked
-    /// twice; each is handed out once.
-    pub fn want(&mut self, target: Target, mask: u16) {
-        let order = self.next_order;
-        let chunk = self.chunks.entry(target).or_insert_with(|| {
-            self.next_order += 1;
-            Chunk {
-                target,
-                order,
-                list: None,
-                slices: [SliceState::Unwanted; CHUNK_SLICES_MAX],
-                without: BTreeSet::new(),
-                given_up_at: None,
-            }
-        });
-        for index in 0..chunk.target.slices() as usize {
-            if mask >> index & 1 == 1 && chunk.slices[index] == SliceState::Unwanted {
-                chunk.slices[index] = SliceState::Missing;
-            }
-        }
-        if chunk.count(SliceState::Missing) > 0 {
-            self.open.insert((chunk.order, target));
-        }
-        self.give_up_if_nobody_has(target);
     }
 
     /// Forgets what was wanted of a chunk and stops what is under way.
@@ -158,8 +139,15 @@ impl Fetch {
         true
     }
 
-    /// A peer can be asked from now on.
+    /// A peer can be asked from now on, for everything.
     pub fn peer_up(&mut self, now: Time, peer: PeerId) {
+        if self.sources.remove(&peer).is_some() {
+            self.no_longer_without(peer);
+        }
+        self.peer_counts(now, peer);
+    }
+
+    fn peer_counts(&mut self, now: Time, peer: PeerId) {
         self.peers.add(peer);
         self.peers.update(peer, |state| {
             state.measured_at = now;
@@ -173,6 +161,7 @@ impl Fetch {
     /// A peer is gone; what it was asked for is asked of others.
     pub fn peer_down(&mut self, peer: PeerId) {
         self.peers.remove(peer);
+        self.sources.remove(&peer);
         self.changed = true;
         let keys: Vec<_> = self.streams_of(peer).map(|stream| (peer, stream)).collect();
         for key in keys {
@@ -429,6 +418,7 @@ impl Fetch {
     fn caught_lying(&mut self, peer: PeerId, chunk: Target) {
         self.counters.liars += 1;
         self.peers.update(peer, |state| state.lied = true);
+        self.sources.remove(&peer);
         self.no_longer_without(peer);
         self.events.push_back(Event::Liar { peer, chunk: chunk.id });
         let keys: Vec<_> = self.streams_of(peer).map(|stream| (peer, stream)).collect();

@@ -99,6 +99,11 @@ impl Roster {
         }
     }
 
+    /// Whether it is a peer.
+    pub(super) fn is_known(&self, id: PeerId) -> bool {
+        self.peers.contains_key(&id)
+    }
+
     /// Whether it is a peer that has not lied.
     pub(super) fn is_honest(&self, id: PeerId) -> bool {
         self.peers.get(&id).is_some_and(|peer| !peer.lied)

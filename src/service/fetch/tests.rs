@@ -60,7 +60,7 @@ fn slices(fetch: &mut Fetch) -> Vec<(u32, Vec<u8>, PeerId)> {
 fn several_peers_share_one_chunk() {
     let (target, bytes, list) = chunk(1, 10 * SLICE_SIZE + 77);
     let mut fetch = fetch(2);
-    fetch.want(target, u16::MAX);
+    fetch.want(JobId(0), target, u16::MAX);
     let mut asked = Vec::new();
     while let Some(outgoing) = fetch.poll_request(NOW) {
         let stream = StreamId(4 * asked.len() as u64);
@@ -86,7 +86,7 @@ fn several_peers_share_one_chunk() {
 fn a_liar_is_named_and_another_peer_finishes() {
     let (target, bytes, list) = chunk(2, 3 * SLICE_SIZE);
     let mut fetch = fetch(1);
-    fetch.want(target, 0b111);
+    fetch.want(JobId(0), target, 0b111);
     let outgoing = fetch.poll_request(NOW).unwrap();
     let request = outgoing.request;
     fetch.started(outgoing, StreamId(0));
@@ -121,7 +121,7 @@ fn a_liar_is_named_and_another_peer_finishes() {
 fn not_found_goes_to_the_next_peer_and_then_to_the_caller() {
     let (target, ..) = chunk(5, SLICE_SIZE);
     let mut fetch = fetch(2);
-    fetch.want(target, 1);
+    fetch.want(JobId(0), target, 1);
     for stream in [0, 4] {
         let outgoing = fetch.poll_request(NOW).unwrap();
         let peer = outgoing.peer;
@@ -137,7 +137,7 @@ fn not_found_goes_to_the_next_peer_and_then_to_the_caller() {
 fn a_stalled_or_lost_peer_is_replaced() {
     let (target, ..) = chunk(6, 2 * SLICE_SIZE);
     let mut fetch = fetch(1);
-    fetch.want(target, 0b11);
+    fetch.want(JobId(0), target, 0b11);
     let outgoing = fetch.poll_request(NOW).unwrap();
     fetch.started(outgoing, StreamId(0));
     let late = fetch.poll_timeout().unwrap();
@@ -155,7 +155,7 @@ fn a_stalled_or_lost_peer_is_replaced() {
 fn bytes_past_the_answer_are_a_lie() {
     let (target, bytes, list) = chunk(7, 1000);
     let mut fetch = fetch(1);
-    fetch.want(target, 1);
+    fetch.want(JobId(0), target, 1);
     let outgoing = fetch.poll_request(NOW).unwrap();
     let mut long = answer(&outgoing.request, &bytes, &list);
     fetch.started(outgoing, StreamId(0));
@@ -170,7 +170,7 @@ fn buffers_bound_what_is_in_flight() {
         let mut fetch = Fetch::new(SlicePool::new(buffers));
         fetch.peer_up(NOW, PeerId(0));
         for seed in 0..4 {
-            fetch.want(chunk(seed, 16 * SLICE_SIZE).0, u16::MAX);
+            fetch.want(JobId(0), chunk(seed, 16 * SLICE_SIZE).0, u16::MAX);
         }
         let mut asked = 0;
         let mut stream = 0;
@@ -210,7 +210,7 @@ fn a_peer_that_refuses_or_cuts_its_answers_is_not_asked_over_and_over() {
     type Answer<'a> = &'a dyn Fn(&SliceRequest) -> Vec<u8>;
     for reply in [&bad as Answer, &empty, &short] {
         let mut fetch = fetch(2);
-        fetch.want(target, 0b111);
+        fetch.want(JobId(0), target, 0b111);
         assert!(refuse_all(&mut fetch, reply) >= 2, "each peer is asked");
         assert!(matches!(fetch.poll_event(), Some(Event::Unavailable { .. })));
         assert_eq!(fetch.slack(), 64);
@@ -221,7 +221,7 @@ fn a_peer_that_refuses_or_cuts_its_answers_is_not_asked_over_and_over() {
 fn a_busy_peer_is_asked_again_when_it_said() {
     let (target, ..) = chunk(9, SLICE_SIZE);
     let mut fetch = fetch(1);
-    fetch.want(target, 1);
+    fetch.want(JobId(0), target, 1);
     assert_eq!(refuse_all(&mut fetch, |_| ReplyHead::failed(Status::Busy, 200).emit().to_vec()), 1);
     let again = NOW + Duration::from_millis(200);
     assert_eq!(fetch.poll_timeout(), Some(again));
@@ -234,8 +234,8 @@ fn a_locator_that_contradicts_a_chunk_costs_no_friend_and_stops_nobody_else() {
     let (target, bytes, list) = chunk(10, 2 * SLICE_SIZE);
     for false_target in [Target { root: [1; 32], ..target }, Target { len: 65_537, ..target }] {
         let mut fetch = fetch(1);
-        fetch.want(false_target, 0b11);
-        fetch.want(target, 0b11);
+        fetch.want(JobId(0), false_target, 0b11);
+        fetch.want(JobId(0), target, 0b11);
         refuse_all(&mut fetch, |request| answer(request, &bytes, &list));
         let (mut unavailable, mut slices) = (0, 0);
         while let Some(event) = fetch.poll_event() {
@@ -254,7 +254,7 @@ fn a_locator_that_contradicts_a_chunk_costs_no_friend_and_stops_nobody_else() {
 fn a_peer_that_trickles_does_not_hold_a_slice_for_ever() {
     let (target, bytes, list) = chunk(11, SLICE_SIZE);
     let mut fetch = fetch(1);
-    fetch.want(target, 1);
+    fetch.want(JobId(0), target, 1);
     let outgoing = fetch.poll_request(NOW).unwrap();
     let answer = answer(&outgoing.request, &bytes, &list);
     fetch.started(outgoing, StreamId(0));
@@ -277,7 +277,7 @@ fn a_peer_that_trickles_does_not_hold_a_slice_for_ever() {
 fn an_answer_for_a_longer_chunk_is_no_lie_before_its_head_is_here() {
     let (target, bytes, list) = chunk(12, 3 * SLICE_SIZE);
     let mut fetch = fetch(1);
-    fetch.want(Target { len: 1000, ..target }, 1);
+    fetch.want(JobId(0), Target { len: 1000, ..target }, 1);
     let outgoing = fetch.poll_request(NOW).unwrap();
     let answer = answer(&outgoing.request, &bytes, &list);
     fetch.started(outgoing, StreamId(0));
@@ -300,7 +300,7 @@ fn what_nobody_has_waits_for_others_that_may_come_and_not_for_ever() {
     let until = NOW + Duration::from_secs(10);
     let mut fetch = fetch(2);
     fetch.expect_others(Some(until));
-    fetch.want(target, 1);
+    fetch.want(JobId(0), target, 1);
     assert_eq!(nobody_has(&mut fetch), 2);
     assert!(fetch.is_short() && !fetch.is_short(), "told once");
     assert!(fetch.poll_event().is_none());
@@ -323,21 +323,21 @@ fn what_nobody_has_waits_for_others_that_may_come_and_not_for_ever() {
     fetch.handle_timeout(until);
     assert!(fetch.is_idle() && fetch.hopeless.is_empty() && fetch.poll_event().is_none());
     // In time nobody came.
-    fetch.want(Target { len: 999, ..target }, 1);
+    fetch.want(JobId(0), Target { len: 999, ..target }, 1);
     assert_eq!(nobody_has(&mut fetch), 4);
     assert!(fetch.poll_event().is_none());
     fetch.handle_timeout(until + Duration::from_secs(5));
     assert!(matches!(fetch.poll_event(), Some(Event::Unavailable { .. })));
     assert!(fetch.is_idle() && fetch.hopeless.is_empty());
     // A peer that is there already and is announced again changes nothing.
-    fetch.want(Target { len: 997, ..target }, 1);
+    fetch.want(JobId(0), Target { len: 997, ..target }, 1);
     assert_eq!(nobody_has(&mut fetch), 4);
     fetch.peer_up(NOW, PeerId(8));
     fetch.expect_others(Some(until + Duration::from_secs(9)));
     fetch.handle_timeout(until + Duration::from_secs(5));
     assert!(matches!(fetch.poll_event(), Some(Event::Unavailable { .. })));
     // Nobody is expected any more.
-    fetch.want(Target { len: 998, ..target }, 1);
+    fetch.want(JobId(0), Target { len: 998, ..target }, 1);
     assert_eq!(nobody_has(&mut fetch), 4);
     fetch.expect_others(None);
     assert!(matches!(fetch.poll_event(), Some(Event::Unavailable { .. })));
@@ -348,7 +348,7 @@ fn what_nobody_has_waits_for_others_that_may_come_and_not_for_ever() {
 fn what_those_who_stay_do_not_have_is_given_up() {
     let (target, ..) = chunk(14, 1000);
     let mut fetch = fetch(1);
-    fetch.want(target, 1);
+    fetch.want(JobId(0), target, 1);
     let outgoing = fetch.poll_request(NOW).unwrap();
     fetch.started(outgoing, StreamId(0));
     fetch.peer_up(NOW, PeerId(1));
@@ -357,4 +357,47 @@ fn what_those_who_stay_do_not_have_is_given_up() {
     assert!(fetch.poll_event().is_none(), "its friend may be called again: the caller says");
     fetch.expect_others(None);
     assert!(matches!(fetch.poll_event(), Some(Event::Unavailable { .. })));
+}
+
+/// Found by review: who provided one public chunk learnt what else was got at the same time.
+#[test]
+fn a_source_is_only_asked_for_chunks_of_the_jobs_for_which_it_was_found() {
+    let mut fetch = fetch(0);
+    let [public, more, private] = [21, 22, 23].map(|seed| chunk(seed, SLICE_SIZE).0);
+    let (source, friend) = (PeerId(5), PeerId(6));
+    let (found, others) = (JobId(1), JobId(2));
+    fetch.expect_others(Some(NOW + Duration::from_secs(90)));
+    fetch.want(found, public, 1);
+    fetch.want(others, private, 1);
+    fetch.source_up(NOW, source, &fetch.jobs_of(&public.id));
+    fetch.want(found, more, 1);
+    fetch.want(others, chunk(24, SLICE_SIZE).0, 1);
+    fetch.expect_others(Some(NOW + Duration::from_secs(90)));
+    let mut stream = 0;
+    let mut asked = |fetch: &mut Fetch| {
+        let mut all = Vec::new();
+        while let Some(outgoing) = fetch.poll_request(NOW) {
+            all.push((outgoing.peer, outgoing.request.chunk));
+            stream += 4;
+            fetch.started(outgoing, StreamId(stream));
+        }
+        all
+    };
+    assert_eq!(asked(&mut fetch), [(source, public.id), (source, more.id)]);
+    assert!(fetch.lacking(9).contains(&private.id), "it is looked up for itself");
+    // A friend is asked for everything; the source for the rest once it was found for that, too.
+    fetch.source_up(NOW, source, &BTreeSet::from([others]));
+    assert_eq!(asked(&mut fetch).iter().map(|(peer, _)| *peer).collect::<Vec<_>>(), [source; 2]);
+    fetch.want(JobId(3), chunk(25, SLICE_SIZE).0, 1);
+    assert_eq!(asked(&mut fetch), []);
+    fetch.peer_up(NOW, friend);
+    assert_eq!(asked(&mut fetch).iter().map(|(peer, _)| *peer).collect::<Vec<_>>(), [friend]);
+    // Who became a friend is asked for everything.
+    fetch.peer_down(friend);
+    assert_eq!(asked(&mut fetch), []);
+    fetch.peer_up(NOW, source);
+    assert_eq!(asked(&mut fetch).len(), 1);
+    // Nothing is left of who is gone.
+    fetch.peer_down(source);
+    assert!(fetch.sources.is_empty() && fetch.chunks.values().all(|chunk| chunk.without.is_empty()));
 }

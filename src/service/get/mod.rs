@@ -170,9 +170,10 @@ impl Get {
         self.jobs.values_mut().filter(|job| job.is_starved()).for_each(Job::go_on);
     }
 
-    /// The next slices to want.
-    pub fn poll_want(&mut self) -> Option<(Target, u16)> {
-        self.jobs.values_mut().find_map(Job::poll_want)
+    /// The next slices to want, and which job wants them.
+    pub fn poll_want(&mut self) -> Option<(JobId, Target, u16)> {
+        let want = |(id, job): (&JobId, &mut Job)| job.poll_want().map(|(target, mask)| (*id, target, mask));
+        self.jobs.iter_mut().find_map(want)
     }
 
     /// The next file operation.

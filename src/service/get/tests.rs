@@ -65,7 +65,7 @@ fn run(get: &mut Get, chunks: &Chunks, serves: impl Fn(&ChunkId, usize) -> bool)
         let mut moved = false;
         // The fetch asks once for what several want.
         let mut wants = BTreeMap::new();
-        while let Some((target, mask)) = get.poll_want() {
+        while let Some((_, target, mask)) = get.poll_want() {
             *wants.entry(target).or_insert(0) |= mask;
         }
         for (target, mask) in wants {
@@ -163,7 +163,7 @@ fn a_resumed_get_fetches_a_slice_that_many_files_share_once() {
     // The disk answers a few operations while the peer serves all that was asked for.
     while get.poll_ended().is_none() {
         let mut wants = BTreeMap::new();
-        while let Some((target, mask)) = get.poll_want() {
+        while let Some((_, target, mask)) = get.poll_want() {
             *wants.entry(target).or_insert(0) |= mask;
         }
         for (target, mask) in wants {
@@ -246,7 +246,7 @@ fn a_cancel_behind_the_end_comes_too_late() {
     let (mut get, pool) = (Get::new(SlicePool::new(64)), SlicePool::new(64));
     get.start(request(1, &reference, &[])).unwrap();
     loop {
-        while let Some((target, mask)) = get.poll_want() {
+        while let Some((_, target, mask)) = get.poll_want() {
             assert_eq!(mask, 1, "small pieces share a slice");
             let (slice, mut data) = (&chunks[&target.id], pool.lease().unwrap());
             data[..slice.len()].copy_from_slice(slice);
@@ -272,7 +272,7 @@ fn a_failure_of_the_last_operations_keeps_the_journal() {
     get.start(request(1, &reference, &[])).unwrap();
     let mut ends = Vec::new();
     while ends.is_empty() {
-        while let Some((target, _)) = get.poll_want() {
+        while let Some((_, target, _)) = get.poll_want() {
             let (slice, mut data) = (&chunks[&target.id], pool.lease().unwrap());
             data[..slice.len()].copy_from_slice(slice);
             get.slice(target, 0, data, slice.len(), None);
@@ -301,7 +301,7 @@ fn an_end_that_fails_is_no_success() {
     let (mut get, pool) = (Get::new(SlicePool::new(64)), SlicePool::new(64));
     get.start(request(1, &reference, &[])).unwrap();
     loop {
-        while let Some((target, _)) = get.poll_want() {
+        while let Some((_, target, _)) = get.poll_want() {
             let (slice, mut data) = (&chunks[&target.id], pool.lease().unwrap());
             data[..slice.len()].copy_from_slice(slice);
             get.slice(target, 0, data, slice.len(), None);

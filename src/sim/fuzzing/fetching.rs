@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Input;
+use crate::base::fileop::JobId;
 use crate::base::{ChunkId, RangeSet, SlicePool, StreamId, Time};
 use crate::chunk::SliceList;
 use crate::limits::SLICE_SIZE;
@@ -188,7 +189,7 @@ impl Model {
                 }
                 let mask = input.half() & ((1u32 << target.slices()) - 1) as u16;
                 if mask != 0 {
-                    self.fetch.want(target, mask);
+                    self.fetch.want(JobId(0), target, mask);
                     *self.wanted.entry(target).or_default() |= mask;
                 }
             }

@@ -188,7 +188,7 @@ pub fn get(bytes: &[u8]) {
     let (mut troubled, mut failed, mut broken, mut ended) = (false, false, false, None);
     for round in 0.. {
         assert!(round < ROUNDS_MAX, "the job does not end: {:?}", get.progress().next());
-        while let Some((target, mask)) = get.poll_want() {
+        while let Some((_, target, mask)) = get.poll_want() {
             assert!(mask != 0 && target.slices() <= 16);
             for index in (0..16).filter(|index| mask >> index & 1 == 1) {
                 if !wants.contains(&(target, index)) {
