@@ -454,6 +454,8 @@ pub const EXPECTED_SESSIONS_MIN: usize = 256;
 pub const STORE_RECENT_MAX: usize = 4096;
 /// Cold slices that one reader has being faulted in at once; beyond it, requests wait. Prefetching takes half.
 pub const STORE_COLD_MAX: usize = 1024;
+/// Of those, the ones that strangers have, a quarter: the rest is for friends.
+pub const STRANGER_COLD_MAX: usize = STORE_COLD_MAX / 4;
 /// Keys of the store's small tables (peers, meta) at most, bytes.
 pub const STORE_KEY_MAX: usize = 128;
 /// Values of the store's small tables at most, bytes.
@@ -667,6 +669,10 @@ pub const SOCKS_NAME_ADDRESSES_MAX: usize = 8;
 pub const SOCKS_DATAGRAMS_WAITING_MAX: usize = 16;
 /// Datagrams of one association that are taken before others have their turn.
 pub const SOCKS_DATAGRAMS_PER_TURN: usize = 32;
+/// Of each of the kernel's tables of sockets, bytes that are read to see whose one is: about 30,000 sockets.
+pub const SOCKS_SOCKETS_BYTES_MAX: u64 = 4 << 20;
+/// Pause between two looks for one association, milliseconds.
+pub const SOCKS_OWNER_MS: u64 = 10;
 /// Events that the proxy takes from the kernel at once.
 pub const SOCKS_EVENTS_MAX: usize = 256;
 /// The proxy accepts again after this when it could not, milliseconds.

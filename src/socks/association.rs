@@ -6,10 +6,12 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
+use super::owner;
 use super::stats::Stats;
 use crate::base::Time;
 use crate::limits::{
-    CELL_INNER_LARGE, SOCKS_DATAGRAMS_PER_TURN, SOCKS_DATAGRAMS_WAITING_MAX, SOCKS_UDP_IDLE_MS_MAX,
+    CELL_INNER_LARGE, SOCKS_DATAGRAMS_PER_TURN, SOCKS_DATAGRAMS_WAITING_MAX, SOCKS_OWNER_MS,
+    SOCKS_UDP_IDLE_MS_MAX,
 };
 use crate::service::proxy::names::{Names, NoAddress};
 use crate::service::proxy::stack::{Stack, is_elsewhere};
@@ -26,6 +28,10 @@ pub(super) struct Association {
     /// Where the application is, once it is known; nobody else's datagrams are taken.
     from: IpAddr,
     application: Option<SocketAddr>,
+    /// Whose the application is, until it has shown that: on loopback any user may be the first to send.
+    owner: Option<u32>,
+    /// When it is looked again whose a datagram is, at the earliest.
+    look_at: Time,
     /// Datagrams to names that are being asked for.
     waiting: VecDeque<(String, u16, Vec<u8>)>,
     pub readable: bool,
@@ -33,13 +39,40 @@ pub(super) struct Association {
 }
 
 impl Association {
-    /// For the application at `from`; its datagrams come from this port, unless that is 0.
-    pub(super) fn new(now: Time, own: IpAddr, from: IpAddr, expected: u16, port: u16) -> io::Result<Self> {
-        let socket = UdpSocket::bind((own, 0))?;
+    /// For the application that has connected from `from` to `own`; its datagrams come from the port `expected`, unless
+    /// that is 0, and on loopback from a socket of the same user.
+    pub(super) fn new(
+        now: Time,
+        own: SocketAddr,
+        from: SocketAddr,
+        expected: u16,
+        port: u16,
+    ) -> io::Result<Self> {
+        let owner = match from.ip().to_canonical().is_loopback() {
+            true => Some(owner::of_tcp(from, own)?.ok_or(ErrorKind::PermissionDenied)?),
+            false => None,
+        };
+        let socket = UdpSocket::bind((own.ip(), 0))?;
         socket.set_nonblocking(true)?;
+        let from = from.ip();
         let application = (expected != 0).then(|| SocketAddr::new(from, expected));
         let waiting = VecDeque::new();
-        Ok(Self { socket, port, from, application, waiting, readable: true, moved: now })
+        Ok(Self { socket, port, from, application, owner, look_at: now, waiting, readable: true, moved: now })
+    }
+
+    /// Whether a datagram is of the application's user. Asked until one is.
+    fn is_owned(&mut self, now: Time, from: SocketAddr) -> bool {
+        let Some(owner) = self.owner else { return true };
+        // Others can send as much as they like.
+        if now < self.look_at {
+            return false;
+        }
+        self.look_at = now + Duration::from_millis(SOCKS_OWNER_MS);
+        let owned = owner::of_udp(from).is_ok_and(|user| user == Some(owner));
+        if owned {
+            self.owner = None;
+        }
+        owned
     }
 
     pub(super) fn socket(&self) -> &UdpSocket {
@@ -74,12 +107,13 @@ impl Association {
                     return false;
                 }
             };
-            let known = *self.application.get_or_insert(from) == from && from.ip() == self.from;
+            let expected = self.application.is_none_or(|application| application == from);
+            let known = expected && from.ip() == self.from && self.is_owned(now, from);
+            if known {
+                self.application = Some(from);
+            }
             let sent = known && self.sent(now, id, &room[..len], stack, names, stats);
             if !sent {
-                if !known && self.application == Some(from) {
-                    self.application = None;
-                }
                 Stats::add(&stats.dropped_datagrams, 1);
             }
         }
@@ -155,5 +189,37 @@ impl Association {
         // What the application has no room for is lost, as datagrams are.
         let sent = self.socket.send_to(&bytes, to).is_ok();
         Stats::add(if sent { &stats.received_datagrams } else { &stats.dropped_datagrams }, 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    /// Found by review: whoever sent first, any user of the host, took the association over.
+    #[test]
+    fn an_association_on_loopback_is_its_users() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let own = listener.local_addr().expect("bound");
+        let stream = TcpStream::connect(own).expect("connected");
+        let from = stream.local_addr().expect("bound");
+        let mut association = Association::new(Time::ZERO, own, from, 0, 20_000).expect("made");
+        let user = association.owner.expect("it is looked");
+        let application = UdpSocket::bind("127.0.0.1:0").expect("bound");
+        let sender = application.local_addr().expect("bound");
+        // As if the connection were another user's.
+        association.owner = Some(user + 1);
+        assert!(!association.is_owned(Time::ZERO, sender));
+        association.owner = Some(user);
+        assert!(!association.is_owned(Time::ZERO, sender), "not looked at that often");
+        let later = Time::from_millis(SOCKS_OWNER_MS);
+        assert!(association.is_owned(later, sender) && association.owner.is_none());
+        drop(stream);
+        let nobody = SocketAddr::new(from.ip(), 1);
+        assert!(
+            Association::new(Time::ZERO, own, nobody, 0, 20_001).is_err(),
+            "nobody is connected from there"
+        );
     }
 }

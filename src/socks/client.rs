@@ -365,11 +365,15 @@ impl Client {
         let from = self.stream.peer_addr().map_err(|_| Step::End)?;
         let port = if around.may_associate { around.stack.ports.take() } else { None };
         let Some(port) = port else { return self.refuse(now, Code::Failure, around.stats) };
-        let made = Association::new(now, own.ip(), from.ip(), expected, port);
+        let made = Association::new(now, own, from, expected, port);
         let made = made.and_then(|made| made.socket().local_addr().map(|bound| (made, bound)));
-        let Ok((association, bound)) = made else {
-            around.stack.ports.give(port);
-            return self.refuse(now, Code::Failure, around.stats);
+        let (association, bound) = match made {
+            Ok(made) => made,
+            Err(error) => {
+                tracing::debug!("no association for an application: {error}");
+                around.stack.ports.give(port);
+                return self.refuse(now, Code::Failure, around.stats);
+            }
         };
         self.due = association.due();
         self.stage = Stage::Associated(Box::new(association));

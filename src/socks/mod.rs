@@ -12,6 +12,7 @@
 
 mod association;
 mod client;
+mod owner;
 mod relay;
 pub mod stats;
 mod worker;
