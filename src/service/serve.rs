@@ -10,7 +10,7 @@ use super::PeerId;
 use crate::base::{ChunkRead, ReadFault, StreamId, Time};
 use crate::limits::{
     BUSY_RETRY_MS, CHUNK_SLICES_MAX, REQUEST_MS_MAX, REQUESTS_PER_SESSION_MAX, REQUESTS_PER_STRANGER_MAX,
-    SLICE_SIZE, STRANGER_REQUESTS_MAX,
+    SLICE_SIZE, STRANGER_COLD_MAX, STRANGER_REQUESTS_MAX,
 };
 use crate::wire::chunkmsg::{ReplyHead, SliceRequest, Status, mask_of};
 
@@ -85,8 +85,8 @@ enum State {
 enum Wait {
     /// This slice of its chunk is being faulted in.
     Slice(u32),
-    /// Too many slices are: its place among those that wait for room.
-    Room(u64),
+    /// Too many slices are: its place among those that wait for room, strangers behind all friends.
+    Room((bool, u64)),
 }
 
 /// All serving of one shard.
@@ -95,9 +95,11 @@ pub struct Serve {
     requests: BTreeMap<(PeerId, StreamId), State>,
     /// Requests that wait for a slice to become resident.
     cold: BTreeMap<(u64, u32), BTreeSet<(PeerId, StreamId)>>,
-    /// Requests whose slice is not even being faulted in, since too many are: first come, first served. While there
-    /// are any, slices are on their way, and each that arrives calls them.
-    starved: BTreeMap<u64, (PeerId, StreamId)>,
+    /// Requests whose slice is not even being faulted in, since too many are: friends first, then first come, first
+    /// served. While there are any, slices are on their way, and each that arrives calls them.
+    starved: BTreeMap<(bool, u64), (PeerId, StreamId)>,
+    /// Slices that are being faulted in for strangers; at most [`STRANGER_COLD_MAX`].
+    cold_of_strangers: BTreeSet<(u64, u32)>,
     next_ticket: u64,
     /// Requests under way of each peer that is no friend.
     strangers: BTreeMap<PeerId, BTreeSet<StreamId>>,
@@ -244,13 +246,16 @@ impl Serve {
 
     /// Names slices as sources as far as they are resident.
     fn go_on(&mut self, peer: PeerId, stream: StreamId, store: &mut impl ChunkRead, acts: &mut Vec<Act>) {
+        let stranger = self.strangers.get(&peer).is_some_and(|own| own.contains(&stream));
         let Some(State::Sending { handle, chunk_len, rest, wait }) = self.requests.get_mut(&(peer, stream))
         else {
             return;
         };
         while *rest != 0 {
             let slice = rest.trailing_zeros();
-            match store.warm(*handle, slice) {
+            // Slices of strangers are on their way then, and the next that arrives calls this request.
+            let too_many = stranger && self.cold_of_strangers.len() >= STRANGER_COLD_MAX;
+            match if too_many { Err(ReadFault::Busy) } else { store.warm(*handle, slice) } {
                 Ok(true) => {
                     let len = (*chunk_len as usize - slice as usize * SLICE_SIZE).min(SLICE_SIZE) as u64;
                     acts.push(Act::Attach(peer, stream, SliceSource::new(*handle, slice), len));
@@ -262,23 +267,27 @@ impl Serve {
                     self.counters.cold += 1;
                     // The others are asked for as well, so that the disk reads them side by side: in a store that
                     // has been full for long they lie apart. What is wrong with one is met in its turn.
-                    let mut later = *rest & (*rest - 1);
+                    // Strangers have what is needed, one by one.
+                    let mut later = if stranger { 0 } else { *rest & (*rest - 1) };
                     while later != 0 {
                         store.prefetch(*handle, later.trailing_zeros());
                         later &= later - 1;
+                    }
+                    if stranger {
+                        self.cold_of_strangers.insert((*handle, slice));
                     }
                     *wait = Some(Wait::Slice(slice));
                     self.cold.entry((*handle, slice)).or_default().insert((peer, stream));
                     return;
                 }
                 Err(ReadFault::Busy) => {
-                    let number = match *wait {
-                        Some(Wait::Room(number)) => number,
-                        _ => self.next_ticket,
+                    let ticket = match *wait {
+                        Some(Wait::Room(ticket)) => ticket,
+                        _ => (stranger, self.next_ticket),
                     };
-                    self.next_ticket = self.next_ticket.max(number + 1);
-                    *wait = Some(Wait::Room(number));
-                    self.starved.insert(number, (peer, stream));
+                    self.next_ticket = self.next_ticket.max(ticket.1 + 1);
+                    *wait = Some(Wait::Room(ticket));
+                    self.starved.insert(ticket, (peer, stream));
                     return;
                 }
                 Err(_) => {
@@ -313,6 +322,7 @@ impl Serve {
 
     /// A slice became resident.
     pub fn warmed(&mut self, handle: u64, slice: u32, store: &mut impl ChunkRead, acts: &mut Vec<Act>) {
+        self.cold_of_strangers.remove(&(handle, slice));
         for (peer, stream) in self.cold.remove(&(handle, slice)).unwrap_or_default() {
             self.go_on(peer, stream, store, acts);
         }

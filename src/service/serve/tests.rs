@@ -155,3 +155,43 @@ fn a_request_that_comes_byte_by_byte_is_given_up() {
     serve.peer_down(peer);
     assert_eq!((serve.active(), serve.poll_timeout()), (0, None));
 }
+
+/// Found by review: strangers held every place for slices from the disk, and friends waited behind them.
+#[test]
+fn cold_reads_of_strangers_leave_room_for_friends_who_come_first() {
+    let (mut serve, mut acts) = (Serve::default(), Vec::new());
+    let room = STRANGER_COLD_MAX + 2;
+    let mut store = Cold { room, on_their_way: BTreeSet::new(), here: BTreeSet::new() };
+    let ask = |serve: &mut Serve, store: &mut Cold, n: u64, chunk: u8, mask: u16, stranger: bool| {
+        serve.opened(Time::from_millis(0), PeerId(n), StreamId(0), stranger, &mut Vec::new());
+        let request = SliceRequest { chunk: ChunkId([chunk; 20]), mask, list: false };
+        serve.data(PeerId(n), StreamId(0), &request.emit(), true, store, &mut Vec::new());
+    };
+    // Each of three slices of 256 chunks is another; resets give nothing back before the slice is there.
+    for n in 0..3 * 250u64 {
+        ask(&mut serve, &mut store, n, (n / 3) as u8, 1 << (n % 3), true);
+        if n % 2 == 0 {
+            serve.ended(PeerId(n), StreamId(0));
+        }
+    }
+    assert_eq!(store.on_their_way.len(), STRANGER_COLD_MAX, "and nothing is read ahead for them");
+    for n in 1000..1003 {
+        ask(&mut serve, &mut store, n, 250 + (n - 1000) as u8, 1, false);
+    }
+    assert_eq!(store.on_their_way.len(), room, "friends have room");
+    assert_eq!(serve.starved.first_key_value().map(|(_, at)| *at), Some((PeerId(1002), StreamId(0))));
+    let (handle, slice) = store.on_their_way.pop_first().expect("one of a stranger's");
+    store.here.insert((handle, slice));
+    serve.warmed(handle, slice, &mut store, &mut acts);
+    assert!(store.on_their_way.contains(&(252, 0)), "the friend is next");
+    while let Some((handle, slice)) = store.on_their_way.pop_first() {
+        store.here.insert((handle, slice));
+        serve.warmed(handle, slice, &mut store, &mut acts);
+        assert!(serve.cold_of_strangers.len() <= STRANGER_COLD_MAX);
+    }
+    assert_eq!(
+        (serve.active(), serve.starved.len(), serve.cold_of_strangers.len()),
+        (0, 0, 0),
+        "none is forgotten"
+    );
+}
