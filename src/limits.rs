@@ -804,6 +804,14 @@ pub const REQUESTS_PER_PEER_PER_SECOND: u32 = 50;
 pub const REQUESTS_PER_PEER_BURST: u32 = 200;
 /// Peers whose requests are counted at once, at most.
 pub const REQUESTERS_MAX: usize = 4096;
+/// Refusals that a node says per second, over time: whoever asks too much hears no more than those.
+pub const REFUSALS_PER_SECOND: u32 = 100;
+/// And at once.
+pub const REFUSALS_BURST: u32 = 200;
+/// Signatures of announced records that a node verifies per second, over time.
+pub const VERIFIED_PER_SECOND: u32 = 2_000;
+/// And at once, those who are known; others half of it.
+pub const VERIFIED_BURST: u32 = 4_000;
 /// Lookups under way at most, per node.
 pub const LOOKUPS_MAX: usize = 256;
 /// How often a node counts those around a random place to learn how many there are, milliseconds.
@@ -903,6 +911,15 @@ pub const OVERLAY_IDLE_MS: u64 = 30_000;
 pub const OVERLAY_SWEEP_MS: u64 = 5_000;
 /// Handshakes for the overlay at once, per shard.
 pub const OVERLAY_CALLS_MAX: usize = 256;
+/// Of those, left to what a caller waits for: tables and publishing do without.
+pub const OVERLAY_CALLS_OWN: usize = OVERLAY_CALLS_MAX / 4;
+/// Sessions that strangers began and that have nothing to do with the overlay at most, per node: beyond them the one that
+/// was idle longest is closed, so that friends find room among [`SESSIONS_MAX`].
+pub const STRANGERS_MAX: usize = 1 << 14;
+/// Messages of the overlay that one session brings per second, over time.
+pub const OVERLAY_MESSAGES_PER_SECOND: u32 = 4 * REQUESTS_PER_PEER_PER_SECOND;
+/// And at once.
+pub const OVERLAY_MESSAGES_BURST: u32 = 4 * REQUESTS_PER_PEER_BURST;
 /// Messages that wait for one of them at most.
 pub const OVERLAY_QUEUED_MAX: usize = 8;
 /// A handshake for the overlay is given up after so long, milliseconds.
@@ -1209,6 +1226,12 @@ const _: () = {
     assert!(REPUBLISH_MS + REPUBLISH_TOGETHER_MS < RECORD_S_MAX as u64 * 1000);
     assert!(OVERLAY_TAG_SIZE + OVERLAY_MESSAGE_MAX + PACKET_OVERHEAD + 22 <= DATAGRAM_MIN);
     assert!(OVERLAY_CALLS_MAX < HANDSHAKES_OUT_MAX && FINDS_MAX * SHARDS_MAX as usize <= LOOKUPS_MAX);
+    assert!(OVERLAY_CALLS_OWN < OVERLAY_CALLS_MAX && EXCHANGE_MS_MAX < OVERLAY_IDLE_MS);
+    assert!(
+        STRANGERS_MAX + 2 * OVERLAY_SESSIONS_MAX + UNCONFIRMED_MAX < SESSIONS_MAX / 2,
+        "friends find room"
+    );
+    assert!(VERIFIED_BURST / 2 > ANNOUNCED_CHUNKS_MAX as u32);
     assert!(OVERLAY_CALL_MS_MAX < HANDSHAKE_MS_MAX && OVERLAY_IDLE_MS < SESSION_IDLE_MS_MAX);
     assert!(REQUESTS_PER_STRANGER_MAX < REQUESTS_PER_SESSION_MAX);
     assert!(GET_NETWORK_MS_MAX > 2 * FIND_MS_MAX && GET_NETWORK_MS_MAX < GET_STARVED_MS_MAX);

@@ -16,7 +16,9 @@ use super::peer::Meeting;
 use super::{CHUNK_CHANNEL, Clock, Cross, HELLO_CHANNEL, Node, OVERLAY_CHANNEL, RESERVE_CHANNEL, World};
 use crate::base::{ChannelId, Time};
 use crate::crypto::{Identity, hash};
-use crate::limits::{OVERLAY_SWEEP_MS, OVERLAY_TAG_SIZE};
+use crate::limits::{
+    OVERLAY_MESSAGES_BURST, OVERLAY_MESSAGES_PER_SECOND, OVERLAY_SWEEP_MS, OVERLAY_TAG_SIZE,
+};
 use crate::overlay::Moment;
 use crate::service::PeerId;
 use crate::session::{CloseCode, OverlayCross};
@@ -53,6 +55,8 @@ pub(super) struct Counters {
     pub(super) sent: u64,
     /// Of other networks.
     pub(super) foreign: u64,
+    /// Of peers that say too much.
+    pub(super) flooded: u64,
     /// For want of a session, an address or room.
     pub(super) unsent: u64,
     pub(super) calls: u64,
@@ -146,6 +150,7 @@ impl Node {
             for id in all {
                 // What is offered has changed; and those who offer the overlay are of it now.
                 self.say_hello(id);
+                self.peers.get_mut(&id).into_iter().for_each(|peer| peer.overlay_told = false);
                 self.overlay_met(clock, id);
                 self.touch(id);
             }
@@ -161,7 +166,13 @@ impl Node {
 
     /// A message of the overlay came, behind the tag of its network.
     pub(super) fn overlay_datagram(&mut self, clock: Clock, id: PeerId, bytes: &[u8]) {
-        let (Some(on), Some(peer)) = (&self.overlay.on, self.peers.get(&id)) else { return };
+        let (Some(on), Some(peer)) = (&self.overlay.on, self.peers.get_mut(&id)) else { return };
+        // Before anything is done with it, and before it takes others' room on its way to the first shard.
+        let (rate, burst) = (OVERLAY_MESSAGES_PER_SECOND, OVERLAY_MESSAGES_BURST);
+        if !peer.overlay_budget.take(1, rate, burst, clock.now) {
+            self.overlay.counters.flooded += 1;
+            return;
+        }
         let (session, card, lane) = (peer.session, peer.card, peer.lane);
         if !bytes.starts_with(&on.tag) {
             // A friend may be of another network. With a stranger there is nothing to talk about.
@@ -185,15 +196,20 @@ impl Node {
         self.say_to_keeper(clock, OverlayCross::Message { from: card, seen, bytes: bytes.to_vec() });
     }
 
-    /// A peer said what it offers.
+    /// A peer said what it offers. The keeper hears of it once, and not before a packet of the session came from there:
+    /// anybody can send a first flight, and what goes with it, in another's name.
     pub(super) fn overlay_met(&mut self, clock: Clock, id: PeerId) {
         let Some(peer) = self.peers.get(&id).filter(|peer| peer.lane == 0) else { return };
         let Meeting::Met(hello) = &peer.hello else { return };
         if !self.overlay.is_on() || !hello.services.contains(&OVERLAY_CHANNEL) {
             return;
         }
+        if peer.overlay_told || !self.sessions.is_confirmed(peer.session) {
+            return;
+        }
         let card = peer.card;
         if let Some(path) = self.sessions.path(peer.session) {
+            self.peers.get_mut(&id).into_iter().for_each(|peer| peer.overlay_told = true);
             self.say_to_keeper(clock, OverlayCross::Up { peer: card, at: path.remote });
         }
     }
@@ -229,6 +245,7 @@ impl Node {
             | OverlayCross::Up { .. }
             | OverlayCross::Down(_)
             | OverlayCross::Failed { .. }
+            | OverlayCross::Untried(_)
             | OverlayCross::Gave { .. }
             | OverlayCross::Find(_)
             | OverlayCross::Stop(_) => {

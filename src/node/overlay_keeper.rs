@@ -125,6 +125,7 @@ impl Keeper {
             OverlayCross::Up { peer, at: address } => self.core.handle_up(at, &peer_of(peer), Some(address)),
             OverlayCross::Down(peer) => self.core.handle_down(&peer),
             OverlayCross::Failed { peer, tried } => self.core.handle_failed(at, &peer, &tried),
+            OverlayCross::Untried(peer) => self.core.handle_untried(&peer),
             OverlayCross::Gave { peer, bytes } => self.gave(peer, bytes),
             OverlayCross::Find(chunk) => self.find(at, from, far, chunk),
             OverlayCross::Stop(chunk) => {
@@ -157,7 +158,8 @@ impl Keeper {
         // This node sees for itself whether a provider has it, and ends the lookup then.
         let wanted = Wanted { key: chunk.0, goal: Goal::Providers(u8::MAX), manner, quiet: false };
         let full = self.finds.len() >= FINDS_MAX * usize::from(SHARDS_MAX);
-        match self.core.find(at, wanted).filter(|_| !full) {
+        let lookup = if full { None } else { self.core.find(at, wanted) };
+        match lookup {
             Some(lookup) => _ = self.finds.insert(lookup, (shard, chunk)),
             None => self.answers.push((shard, OverlayCross::Ended(chunk))),
         }

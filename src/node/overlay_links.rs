@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use super::circuits::link;
 use super::overlay::Tag;
-use super::peer::{Meeting, Role};
+use super::peer::{Meeting, Peer, Role};
 use super::{Clock, Early, Node, OVERLAY_CHANNEL};
 use crate::base::{NodeId, PublicKey, Time};
 use crate::crypto::IdentityCard;
 use crate::limits::{
-    EARLY_DATA_MAX, OVERLAY_CALL_MS_MAX, OVERLAY_CALLS_MAX, OVERLAY_IDLE_MS, OVERLAY_QUEUED_MAX,
-    OVERLAY_SESSIONS_MAX, OVERLAY_SWEEP_MS,
+    EARLY_DATA_MAX, EXCHANGE_MS_MAX, OVERLAY_CALL_MS_MAX, OVERLAY_CALLS_MAX, OVERLAY_CALLS_OWN,
+    OVERLAY_IDLE_MS, OVERLAY_QUEUED_MAX, OVERLAY_SESSIONS_MAX, OVERLAY_SWEEP_MS, STRANGERS_MAX,
 };
 use crate::service::PeerId;
 use crate::session::{CloseCode, ClosedWhy, ConnectError, OverlayCross, SessionKey};
@@ -32,12 +32,23 @@ pub(super) struct Links {
     heard: BTreeMap<PublicKey, PeerId>,
     /// Questions that went with a first flight, until the peer is known to have taken them.
     early: BTreeMap<SessionKey, Vec<u8>>,
-    /// Sessions that carried something, when last, and whether they were opened here for it.
-    used: BTreeMap<PeerId, (Time, bool)>,
-    /// The same by time, of either direction.
-    order: [BTreeSet<(Time, PeerId)>; 2],
+    /// Sessions that carried something, or strangers', and since when they did not.
+    used: BTreeMap<PeerId, (Time, Kind)>,
+    /// The same by time, of each kind.
+    order: [BTreeSet<(Time, PeerId)>; 3],
     /// When idle ones are looked for.
     pub(super) sweep_at: Option<Time>,
+}
+
+/// Which sessions make room for each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// The peer came, and said something of the overlay.
+    Came,
+    /// It was called, to say something of the overlay.
+    Called,
+    /// A stranger came that has nothing to do with the overlay: not closed for being idle, but there are only so many.
+    Quiet,
 }
 
 /// A handshake with somebody to whom the overlay wants to say something.
@@ -56,13 +67,13 @@ struct Calling {
 impl Links {
     /// Whether a session was opened here for the overlay.
     pub(super) fn is_called(&self, id: PeerId) -> bool {
-        self.used.get(&id).is_some_and(|(_, called)| *called)
+        self.used.get(&id).is_some_and(|(_, kind)| *kind == Kind::Called)
     }
 
     /// A session carried something just now.
     pub(super) fn used(&mut self, now: Time, id: PeerId) {
-        let called = self.is_called(id);
-        self.enter(now, id, called);
+        let kind = if self.is_called(id) { Kind::Called } else { Kind::Came };
+        self.enter(now, id, kind);
     }
 
     /// Something came from a peer on this session.
@@ -71,22 +82,50 @@ impl Links {
         self.heard.insert(key, id);
     }
 
-    fn enter(&mut self, now: Time, id: PeerId, called: bool) {
+    fn enter(&mut self, now: Time, id: PeerId, kind: Kind) {
         self.leave(id);
-        self.used.insert(id, (now, called));
-        self.order[usize::from(called)].insert((now, id));
-        self.sweep_at.get_or_insert(now + Duration::from_millis(OVERLAY_SWEEP_MS));
+        self.used.insert(id, (now, kind));
+        self.order[kind as usize].insert((now, id));
+        if kind != Kind::Quiet {
+            self.sweep_at.get_or_insert(now + Duration::from_millis(OVERLAY_SWEEP_MS));
+        }
     }
 
     fn leave(&mut self, id: PeerId) {
-        if let Some((at, called)) = self.used.remove(&id) {
-            self.order[usize::from(called)].remove(&(at, id));
+        if let Some((at, kind)) = self.used.remove(&id) {
+            self.order[kind as usize].remove(&(at, id));
         }
+    }
+
+    fn count(&self, kind: Kind) -> usize {
+        self.order[kind as usize].len()
+    }
+
+    /// The session of a kind that is to make room for others, and was not used for so long at least.
+    fn oldest(&self, kind: Kind, now: Time, rest: Duration) -> Option<PeerId> {
+        self.order[kind as usize].first().filter(|(at, _)| now.since(*at) >= rest).map(|(_, id)| *id)
+    }
+
+    /// Whether another handshake may begin, where so many sessions may be kept. What nobody waits for, `background`,
+    /// leaves some to what somebody does; and whatever comes of all of them, sessions are bounded.
+    fn may_call(&self, background: bool, kept: usize) -> bool {
+        let own = if background { OVERLAY_CALLS_OWN } else { 0 };
+        let (calls, sessions) = (self.calls.len(), self.count(Kind::Called));
+        calls + own < OVERLAY_CALLS_MAX && calls + sessions < kept + OVERLAY_CALLS_MAX
     }
 
     /// Sessions with others that it uses, and handshakes.
     pub(super) fn len(&self) -> usize {
-        self.used.len() + self.calls.len()
+        self.count(Kind::Came) + self.count(Kind::Called) + self.calls.len()
+    }
+}
+
+/// Whether no caller waits for the answer to a message: it looks after the table or what is published.
+fn is_background(message: &[u8]) -> bool {
+    match Message::parse(message).map(|message| message.body) {
+        Ok(Body::Find(find)) => find.quiet,
+        Ok(body) => matches!(body, Body::Probe | Body::Announce(_)),
+        Err(_) => true,
     }
 }
 
@@ -149,14 +188,19 @@ impl Node {
         }
         let known = self.overlay.links.by_key.get(&key).copied();
         let session = match known {
-            Some(session) => Some(session),
+            Some(session) => Ok(session),
             None => self.begin_call(clock, card, addresses, &mut message),
         };
-        let Some(calling) = session.and_then(|session| self.overlay.links.calls.get_mut(&session)) else {
+        let calling = session.map(|session| self.overlay.links.calls.get_mut(&session));
+        let Ok(Some(calling)) = calling else {
             self.overlay.counters.unsent += u64::from(message.is_some());
-            // Nothing was tried: it is not the peer's fault.
             let peer = card.node_id();
-            self.say_to_keeper(clock, OverlayCross::Failed { peer, tried: Vec::new() });
+            // For want of room nothing was tried: it is not the peer's fault.
+            let failed = match calling {
+                Err(ConnectError::Full) => OverlayCross::Untried(peer),
+                _ => OverlayCross::Failed { peer, tried: Vec::new() },
+            };
+            self.say_to_keeper(clock, failed);
             if let Some(shard) = shard {
                 self.overlay_cross(clock, shard, OverlayCross::Called { peer: key, up: false });
             }
@@ -177,11 +221,13 @@ impl Node {
         card: &IdentityCard,
         addresses: &[SocketAddr],
         message: &mut Option<Vec<u8>>,
-    ) -> Option<SessionKey> {
-        if self.overlay.links.calls.len() >= OVERLAY_CALLS_MAX {
-            return None;
+    ) -> Result<SessionKey, ConnectError> {
+        let kept = self.links_kept(Kind::Called);
+        self.make_room_for_links(clock, Kind::Called, kept.saturating_sub(1));
+        let background = message.as_ref().is_some_and(|message| is_background(message));
+        if !self.overlay.links.may_call(background, kept) {
+            return Err(ConnectError::Full);
         }
-        self.make_room_for_link(clock, true);
         let early = message.as_ref().and_then(|message| self.early_question(clock, message));
         let bytes = early.as_ref().map_or(&[][..], |(_, bytes)| bytes);
         let session = match self.sessions.connect(clock.now, clock.wall, card, addresses, bytes) {
@@ -193,7 +239,7 @@ impl Node {
                 session
             }
             Err(ConnectError::Connecting(session)) => session,
-            Err(_) => return None,
+            Err(error) => return Err(error),
         };
         self.overlay.counters.calls += 1;
         let (id, key) = (card.node_id(), card.key);
@@ -209,7 +255,7 @@ impl Node {
         links.calls.insert(session, calling);
         links.by_key.insert(key, session);
         links.sweep_at.get_or_insert(clock.now + Duration::from_millis(OVERLAY_SWEEP_MS));
-        Some(session)
+        Ok(session)
     }
 
     /// A step of a lookup may go with the first flight, as packet 0 of the session to be: it changes nothing, and may come
@@ -240,7 +286,7 @@ impl Node {
         let links = &mut self.overlay.links;
         let Some(calling) = links.calls.remove(&session) else { return };
         links.by_key.remove(&calling.key);
-        links.enter(clock.now, id, true);
+        links.enter(clock.now, id, Kind::Called);
         for message in calling.messages {
             self.say_overlay(clock, id, &message);
         }
@@ -301,18 +347,20 @@ impl Node {
         }
     }
 
-    /// A session is over, and the peer with it unless there is another.
-    pub(super) fn overlay_down(&mut self, clock: Clock, id: PeerId, card: &IdentityCard, why: &ClosedWhy) {
+    /// A session is over, and the peer with it unless there is another. A lane that ends says nothing of its session,
+    /// which is another shard's.
+    pub(super) fn overlay_down(&mut self, clock: Clock, id: PeerId, peer: &Peer, why: &ClosedWhy) {
+        let card = &peer.card;
         let links = &mut self.overlay.links;
         links.leave(id);
         if links.heard.get(&card.key) == Some(&id) {
             links.heard.remove(&card.key);
         }
-        if !self.overlay.is_on() || self.sessions.usable(&card.key).is_some() {
+        if !self.overlay.is_on() || peer.lane > 0 || self.sessions.usable(&card.key).is_some() {
             return;
         }
         // Silence is no fault where nobody had anything to say: who was asked something is waited for as usual.
-        let peer = card.node_id();
+        let peer = peer.node;
         let broke = matches!(why, ClosedWhy::Unconfirmed | ClosedWhy::Fault(_));
         let failed = OverlayCross::Failed { peer, tried: Vec::new() };
         self.say_to_keeper(clock, if broke { failed } else { OverlayCross::Down(peer) });
@@ -332,17 +380,42 @@ impl Node {
             && !self.sessions.has_lanes(peer.session)
     }
 
-    /// Closes the session that the overlay has not used for longest, while there are too many of a direction.
-    fn make_room_for_link(&mut self, clock: Clock, called: bool) {
-        let most = OVERLAY_SESSIONS_MAX / usize::from(self.overlay.shard.1.max(1));
-        let links = &self.overlay.links;
-        let count = links.order[usize::from(called)].len() + if called { links.calls.len() } else { 0 };
-        if count < most {
+    /// Sessions of a kind that this shard keeps at most, unless others than the overlay need them.
+    fn links_kept(&self, kind: Kind) -> usize {
+        let all = if kind == Kind::Quiet { STRANGERS_MAX } else { OVERLAY_SESSIONS_MAX };
+        all / usize::from(self.overlay.shard.1.max(1))
+    }
+
+    /// Closes sessions of a kind, those first that were not used for longest, until there are `most`. Not those that the
+    /// overlay used just now, which may be waiting for an answer.
+    fn make_room_for_links(&mut self, clock: Clock, kind: Kind, most: usize) {
+        let rest = Duration::from_millis(if kind == Kind::Quiet { 1 } else { EXCHANGE_MS_MAX });
+        while self.overlay.links.count(kind) > most
+            && let Some(id) = self.overlay.links.oldest(kind, clock.now, rest)
+        {
+            match self.is_spare(id) {
+                true => self.close_link(clock, id, "making room"),
+                // Others need it; it is looked at again when it has been the oldest again.
+                false => self.overlay.links.enter(clock.now, id, kind),
+            }
+        }
+    }
+
+    /// A session that a peer began is known to be real: a stranger's is one of so many.
+    pub(super) fn stranger_came(&mut self, clock: Clock, id: PeerId) {
+        let is_stranger = |peer: &&Peer| peer.lane == 0 && peer.trust.is_none();
+        let Some(peer) = self.peers.get(&id).filter(is_stranger) else { return };
+        if self.sessions.is_initiator(peer.session) || self.overlay.links.used.contains_key(&id) {
             return;
         }
-        let spare = links.order[usize::from(called)].iter().map(|(_, id)| *id).find(|id| self.is_spare(*id));
-        if let Some(id) = spare {
-            self.close_link(clock, id, "making room");
+        let kept = self.links_kept(Kind::Quiet);
+        self.overlay.links.enter(clock.now, id, Kind::Quiet);
+        self.make_room_for_links(clock, Kind::Quiet, kept);
+        let links = &self.overlay.links;
+        let quiet = links.count(Kind::Quiet);
+        if quiet > kept || quiet + links.count(Kind::Came) > kept + self.links_kept(Kind::Came) {
+            // All others are busy.
+            self.close_link(clock, id, "no room for strangers");
         }
     }
 
@@ -357,24 +430,17 @@ impl Node {
     /// Closes what was not used for long, and gives up calls that take too long.
     pub(super) fn sweep_overlay_links(&mut self, clock: Clock) {
         let idle = Duration::from_millis(OVERLAY_IDLE_MS);
-        let links = &self.overlay.links;
-        let old = links.order.iter().flatten().filter(|(at, _)| clock.now.since(*at) >= idle);
-        for id in old.map(|(_, id)| *id).collect::<Vec<_>>() {
-            if self.is_spare(id) {
-                self.close_link(clock, id, "not needed now");
-            } else {
-                // Others need it; it is looked at again.
-                self.overlay.links.used(clock.now, id);
+        for kind in [Kind::Came, Kind::Called] {
+            let links = &self.overlay.links.order[kind as usize];
+            let old = links.iter().take_while(|(at, _)| clock.now.since(*at) >= idle);
+            for id in old.map(|(_, id)| *id).collect::<Vec<_>>() {
+                match self.is_spare(id) {
+                    true => self.close_link(clock, id, "not needed now"),
+                    // Others need it; it is looked at again.
+                    false => self.overlay.links.enter(clock.now, id, kind),
+                }
             }
-        }
-        while self.overlay.links.order[0].len()
-            > OVERLAY_SESSIONS_MAX / usize::from(self.overlay.shard.1.max(1))
-        {
-            let before = self.overlay.links.order[0].len();
-            self.make_room_for_link(clock, false);
-            if self.overlay.links.order[0].len() == before {
-                break;
-            }
+            self.make_room_for_links(clock, kind, self.links_kept(kind));
         }
         let late = Duration::from_millis(OVERLAY_CALL_MS_MAX);
         let calls = self.overlay.links.calls.iter();
@@ -394,9 +460,11 @@ impl Node {
     /// The node leaves the overlay: nobody else needs these sessions.
     pub(super) fn close_links(&mut self, clock: Clock) {
         let links = std::mem::take(&mut self.overlay.links);
-        for id in links.used.into_keys() {
-            if self.is_spare(id) {
+        for (id, (at, kind)) in links.used {
+            if kind != Kind::Quiet && self.is_spare(id) {
                 self.close_link(clock, id, "leaving");
+            } else if kind != Kind::Called {
+                self.overlay.links.enter(at, id, Kind::Quiet);
             }
         }
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::promises::Asking;
 use crate::base::{ChunkRead, NodeId, StreamId, Time};
 use crate::crypto::IdentityCard;
+use crate::overlay::quota::Budget;
 use crate::service::PeerId;
 use crate::service::fetch::Fetch;
 use crate::service::serve::SliceSource;
@@ -73,6 +74,10 @@ pub(super) struct Peer {
     pub asks: bool,
     /// Verified bytes of chunks that it gave, and that the overlay's keeper was not told of.
     pub given: u64,
+    /// Whether the overlay's keeper was told that it takes part.
+    pub overlay_told: bool,
+    /// What it may say to the overlay.
+    pub overlay_budget: Budget,
     pub sent_bytes: u64,
     pub received_bytes: u64,
 }

@@ -9,6 +9,7 @@ use super::{Clock, Early, Node, is_liar};
 use crate::base::Time;
 use crate::crypto::IdentityCard;
 use crate::limits::{EARLY_DATA_MAX, STREAM_UNREAD_MAX};
+use crate::overlay::quota::Budget;
 use crate::service::PeerId;
 use crate::session::{CloseCode, ClosedWhy, ConnectError, Event as SessionEvent, FailedWhy, SessionKey};
 use crate::stream::{self, Connection};
@@ -25,7 +26,9 @@ impl Node {
                     if let Some(id) = self.by_session.get(&session).copied() {
                         self.befriend(clock, id);
                         self.circuits_usable(clock, id);
+                        self.stranger_came(clock, id);
                         self.overlay_confirmed(clock, session, true);
+                        self.overlay_met(clock, id);
                         self.touch(id);
                     }
                 }
@@ -100,6 +103,8 @@ impl Node {
             sent_seen: 0,
             asks: false,
             given: 0,
+            overlay_told: false,
+            overlay_budget: Budget::default(),
             sent_bytes: 0,
             received_bytes: 0,
         };
@@ -185,7 +190,7 @@ impl Node {
         self.circuits_down(clock, id, &peer.card.key);
         self.circuits_failed(clock, session);
         self.overlay_confirmed(clock, session, false);
-        self.overlay_down(clock, id, &peer.card, why);
+        self.overlay_down(clock, id, &peer, why);
         if let Some(at) = peer.timer {
             self.timers.remove(&(at, id));
         }

@@ -252,8 +252,9 @@ impl Overlay {
         chunks: u16,
         said: Option<&[Keeping]>,
     ) {
-        self.publishing.open = self.publishing.open.saturating_sub(1);
-        let Some(group) = self.publishing.groups.get_mut(&number) else { return };
+        let Some(group) = self.publishing.groups.get_mut(&number) else {
+            return self.unannounced(at, number);
+        };
         let indices = (0..group.chunks.len()).filter(|index| chunks & 1 << index != 0);
         let said = said.filter(|said| said.len() == chunks.count_ones() as usize);
         for (index, said) in indices.zip(said.unwrap_or_default()) {
@@ -268,6 +269,13 @@ impl Overlay {
             // Its next chunks are not worth the wait.
             keepers.retain(|peer| peer.id != *keeper);
         }
+        self.unannounced(at, number);
+    }
+
+    /// One announcement less is waited for. By itself: it was not sent, and its keeper is offered the next chunks.
+    pub(super) fn unannounced(&mut self, at: Moment, number: u32) {
+        self.publishing.open = self.publishing.open.saturating_sub(1);
+        let Some(group) = self.publishing.groups.get_mut(&number) else { return };
         group.waiting = group.waiting.saturating_sub(1);
         if group.waiting == 0
             && let Some(group) = self.publishing.groups.remove(&number)

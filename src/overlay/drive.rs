@@ -356,13 +356,16 @@ impl Overlay {
 
     /// A question will not be answered.
     pub(super) fn failed(&mut self, at: Moment, open: &Open) {
-        let tried: Vec<SocketAddr> = open.to.contact.addresses().collect();
-        self.lose(at, &open.to.id, &tried);
+        if !open.untried {
+            let tried: Vec<SocketAddr> = open.to.contact.addresses().collect();
+            self.lose(at, &open.to.id, &tried);
+        }
         match open.purpose {
             Purpose::Lookup(lookup) | Purpose::Delegated(lookup) => {
                 self.with(lookup, |lookup| lookup.failed(&open.to.id));
                 self.pump(at, lookup);
             }
+            Purpose::Announce { group, .. } if open.untried => self.unannounced(at, group),
             Purpose::Announce { group, chunks } => self.announced(at, &open.to.id, group, chunks, None),
             Purpose::Probe => self.unproven.failed(&open.to.id),
             Purpose::Spread => {}

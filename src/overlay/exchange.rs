@@ -38,6 +38,8 @@ pub struct Open {
     pub asked: Time,
     /// Whether its answer is late.
     pub late: bool,
+    /// Whether it found no room here to be sent: then its end says nothing of the peer.
+    pub untried: bool,
     ends: Time,
     due: Time,
 }
@@ -93,7 +95,8 @@ impl Exchanges {
         self.next = self.next.wrapping_add(1);
         let due = now + patience;
         self.due.insert((due, number));
-        self.open.insert(number, Open { to, purpose, asked: now, late: false, ends: now + ends, due });
+        let open = Open { to, purpose, asked: now, late: false, untried: false, ends: now + ends, due };
+        self.open.insert(number, open);
         number
     }
 
@@ -108,6 +111,17 @@ impl Exchanges {
         if let Some(open) = self.open.remove(&number) {
             self.due.remove(&(open.due, number));
         }
+    }
+
+    /// Whether a peer has been asked something, and has not answered yet.
+    pub fn is_asked(&self, id: &NodeId) -> bool {
+        self.open.values().any(|open| open.to.id == *id)
+    }
+
+    /// What was to be asked of a peer was not sent: it waits its time, and counts against nobody.
+    pub fn untried(&mut self, to: &NodeId) {
+        let those = self.open.values_mut().filter(|open| open.to.id == *to);
+        those.for_each(|open| open.untried = true);
     }
 
     /// Takes all that were asked of a peer that cannot be reached.

@@ -61,7 +61,7 @@ use exchange::Exchanges;
 use lookup::Lookup;
 use peers::Peers;
 use publish::{Health, Publications};
-use quota::Quota;
+use quota::{Budget, Quota};
 use records::Records;
 use rtt::Rtt;
 use site::is_global;
@@ -126,6 +126,10 @@ pub struct Overlay {
     unproven: Unproven,
     exchanges: Exchanges,
     quota: Quota,
+    /// Refusals that are said, of all peers together.
+    refusals: Budget,
+    /// Signatures that are verified for all peers together.
+    verifications: Budget,
     /// Of all peers together.
     rtt: Rtt,
     /// Peers with which there is a session, and where it leads.
@@ -182,6 +186,8 @@ impl Overlay {
             unproven: Unproven::default(),
             exchanges: Exchanges::default(),
             quota: Quota::default(),
+            refusals: Budget::default(),
+            verifications: Budget::default(),
             rtt: Rtt::default(),
             linked: BTreeMap::new(),
             lookups: BTreeMap::new(),
@@ -263,11 +269,15 @@ impl Overlay {
         let peer = peer.reached_at(seen);
         self.linked.insert(peer.id, seen);
         self.note_path(at, &peer);
-        seen.into_iter().for_each(|seen| self.aims.answered(seen));
         if seen.is_none() || !self.table.wants(&peer) {
             return;
         }
-        if self.table.len() < crate::limits::BUCKET_CONTACTS_MAX && self.exchanges.has_room() {
+        // Whoever says so again and again is not asked again and again.
+        let may_probe = self.table.len() < crate::limits::BUCKET_CONTACTS_MAX
+            && self.exchanges.has_room()
+            && self.exchanges.probes() < crate::limits::PROBES_MAX
+            && !self.exchanges.is_asked(&peer.id);
+        if may_probe {
             self.probe(at, peer, None);
         } else {
             self.candidates.offer(peer, peer.id, &mut self.rng);
@@ -288,6 +298,12 @@ impl Overlay {
             self.lose(at, id, tried);
         }
         open.into_iter().for_each(|open| self.failed(at, &open));
+    }
+
+    /// A question to a peer was not sent, for want of room here: nobody is taken for lost. A lookup goes on when the
+    /// answer is late, as if it were slow, so that it does not use up whom it could ask in one moment.
+    pub fn handle_untried(&mut self, id: &NodeId) {
+        self.exchanges.untried(id);
     }
 
     /// Where a peer is reached: only addresses from which it answered.

@@ -18,6 +18,26 @@ pub enum Asker {
     Site(Site),
 }
 
+/// So much of something per second, and so much at once. What was taken counts, so that a new one is full.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Budget {
+    taken: u32,
+    since: Time,
+}
+
+impl Budget {
+    /// Takes so much, if there is so much: `per_second`, 1 to a billion, over time, and `burst` at once.
+    pub fn take(&mut self, cost: u32, per_second: u32, burst: u32, now: Time) -> bool {
+        let step = 1_000_000_000 / u64::from(per_second);
+        let steps = now.0.saturating_sub(self.since.0) / step;
+        self.taken = self.taken.saturating_sub(u32::try_from(steps).unwrap_or(u32::MAX));
+        self.since = Time(self.since.0 + steps * step);
+        let may = self.taken.saturating_add(cost) <= burst;
+        self.taken += if may { cost } else { 0 };
+        may
+    }
+}
+
 /// Tokens, and since when.
 type Bucket = (u32, Time);
 
@@ -83,6 +103,19 @@ mod tests {
         }
         assert!(quota.strangers.len() <= REQUESTERS_MAX);
         assert!(quota.take(one, 1, later + ms(10_000)), "time makes room");
+    }
+
+    #[test]
+    fn a_budget_is_full_at_first_and_again_in_time() {
+        let (mut budget, start) = (Budget::default(), Time::ZERO + ms(3_600_000));
+        assert_eq!((0..100).filter(|_| budget.take(1, 10, 20, start)).count(), 20);
+        assert_eq!((0..100).filter(|_| budget.take(1, 10, 20, start + ms(500))).count(), 5);
+        let later = start + ms(600_000);
+        assert!(!budget.take(21, 10, 20, later) && budget.take(20, 10, 20, later));
+        assert!(
+            budget.take(1, 10, 21, later) && !budget.take(1, 10, 20, later),
+            "whoever has a larger share"
+        );
     }
 
     #[test]

@@ -14,8 +14,9 @@ use super::unproven::is_proven;
 use super::{For, Overlay};
 use crate::base::{ChunkId, NodeId, Rng};
 use crate::limits::{
-    ANSWER_CONTACTS_MAX, CLOCK_GRACE_S, DELEGATED_FREE_MAX, DELEGATED_MAX, DELEGATED_PER_PEER_MAX,
-    RECORD_S_MAX,
+    ANNOUNCED_CHUNKS_MAX, ANSWER_CONTACTS_MAX, CLOCK_GRACE_S, DELEGATED_FREE_MAX, DELEGATED_MAX,
+    DELEGATED_PER_PEER_MAX, RECORD_S_MAX, REFUSALS_BURST, REFUSALS_PER_SECOND, VERIFIED_BURST,
+    VERIFIED_PER_SECOND,
 };
 use crate::wire::Malformed;
 use crate::wire::overlay::{
@@ -31,13 +32,22 @@ const KEEP_FAR_S_MIN: u32 = 300;
 
 /// Whom an answer names to `from`: the nearest and a few of those behind them, or whoever is far enough. `turn` differs
 /// from answer to answer.
-pub fn contacts(table: &Table, from: &NodeId, find: &Find, turn: usize, rng: &mut Rng) -> Vec<Contact> {
+///
+/// Addresses are told as far as `may` says, and peers with one at least.
+pub fn contacts(
+    table: &Table,
+    from: &NodeId,
+    find: &Find,
+    turn: usize,
+    rng: &mut Rng,
+    may: &dyn Fn(SocketAddr) -> bool,
+) -> Vec<Contact> {
     let mut known = if find.far {
         table.farthest(&find.key, u32::from(find.reach), PER_LEVEL, ANSWER_CONTACTS_MAX + 1, turn)
     } else {
         table.nearest(&find.key, 4 * ANSWER_CONTACTS_MAX)
     };
-    known.retain(|entry| entry.peer.id != *from);
+    known.retain(|entry| entry.peer.id != *from && entry.peer.contact.addresses().any(may));
     if !find.far {
         // Where somebody has crowded in around a key, the nearest are its; those a little farther know others.
         for at in ANSWER_CONTACTS_MAX - OTHERS..ANSWER_CONTACTS_MAX.min(known.len()) {
@@ -45,7 +55,8 @@ pub fn contacts(table: &Table, from: &NodeId, find: &Find, turn: usize, rng: &mu
             known.swap(at, other);
         }
     }
-    known.into_iter().take(ANSWER_CONTACTS_MAX).map(|entry| entry.peer.contact).collect()
+    let told = |contact: Contact| Contact::new(contact.card, contact.addresses().filter(|at| may(*at)));
+    known.into_iter().take(ANSWER_CONTACTS_MAX).map(|entry| told(entry.peer.contact)).collect()
 }
 
 impl Overlay {
@@ -73,11 +84,15 @@ impl Overlay {
             self.feed(at);
             return Ok(());
         }
-        if !self.may_be_asked(at, from, &body) {
+        // Whoever wants records kept is somewhere.
+        let is_nowhere = seen.is_none() && matches!(body, Body::Announce(_));
+        if is_nowhere || !self.may_be_asked(at, from, &body) {
             self.counters.refused += 1;
             let refused = Answer { refused: true, ..Answer::default() };
-            // A probe or an announcement is not answered at all: that is answer enough.
-            if matches!(body, Body::Find(_) | Body::Delegate { .. }) {
+            // A probe or an announcement is not answered at all: that is answer enough. Nor is a flood.
+            if matches!(body, Body::Find(_) | Body::Delegate { .. })
+                && self.refusals.take(1, REFUSALS_PER_SECOND, REFUSALS_BURST, at.now)
+            {
                 self.answer(*from, number, Body::Answer(refused));
             }
             return Ok(());
@@ -104,7 +119,7 @@ impl Overlay {
 
     /// Whether a peer has not asked too much.
     fn may_be_asked(&mut self, at: Moment, from: &Peer, body: &Body) -> bool {
-        let is_known = self.table.get(&from.id).is_some() || self.accounts.has(&from.id);
+        let is_known = self.is_known(&from.id);
         let asker = match self.site_of(from) {
             _ if is_known => Asker::Known(from.id),
             Some(site) => Asker::Site(site),
@@ -112,10 +127,23 @@ impl Overlay {
         };
         // Signatures are dear; of strangers, the more.
         let signatures = match body {
-            Body::Announce(announcement) if !is_known => announcement.count() / 4,
+            Body::Announce(announcement) => {
+                announcement.count() / if is_known { ANNOUNCED_CHUNKS_MAX } else { 4 }
+            }
             _ => 0,
         };
         self.quota.take(asker, 1 + signatures as u32, at.now)
+    }
+
+    /// Whether a peer answered this node, or has an account.
+    fn is_known(&self, id: &NodeId) -> bool {
+        self.table.get(id).is_some() || self.accounts.has(id)
+    }
+
+    /// Whether a signature that a peer brings may be verified now. Strangers leave half to those who are known.
+    fn may_verify(&mut self, at: Moment, from: &NodeId) -> bool {
+        let burst = if self.is_known(from) { VERIFIED_BURST } else { VERIFIED_BURST / 2 };
+        self.verifications.take(1, VERIFIED_PER_SECOND, burst, at.now)
     }
 
     /// The site that a session's path leads to, where sites are counted.
@@ -140,7 +168,12 @@ impl Overlay {
             self.demand.count(&key, !records.is_empty(), now_s, &mut self.rng);
         }
         self.turns = self.turns.wrapping_add(1);
-        let contacts = contacts(&self.table, &from.id, find, self.turns, &mut self.rng);
+        // Who is at home here is nobody's business from afar. Where a first flight came from is not known yet; only in a
+        // network that is open does that make a difference.
+        let asker = from.contact.addresses().next();
+        let anywhere = asker.is_none() && !self.table.is_open();
+        let may = |told| anywhere || may_tell(asker, told);
+        let contacts = contacts(&self.table, &from.id, find, self.turns, &mut self.rng, &may);
         Answer { refused: false, not_found: vain, queries, records, contacts }
     }
 
@@ -158,7 +191,13 @@ impl Overlay {
     }
 
     fn hear_record(&mut self, at: Moment, from: &Peer, chunk: ChunkId, record: &Record) -> Verdict {
-        if !Records::is_timely(record, at.unix_s()) || !self.is_fit(record) || !record.verify(&chunk) {
+        if !Records::is_timely(record, at.unix_s()) || !self.is_fit(record) {
+            return Verdict::Unfit;
+        }
+        if !self.may_verify(at, &from.id) {
+            return Verdict::Full;
+        }
+        if !record.verify(&chunk) {
             return Verdict::Unfit;
         }
         let provider = record.provider.node_id();

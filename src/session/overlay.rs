@@ -47,6 +47,8 @@ pub enum OverlayCross {
         /// Addresses that were tried in vain; at most [`crate::limits::ADDRESSES_PER_PEER_MAX`].
         tried: Vec<SocketAddr>,
     },
+    /// To the keeper: a question was not sent, for want of room; no fault of the peer's.
+    Untried(NodeId),
     /// To a peer's home: have a session with it.
     Call {
         /// Who.
@@ -99,6 +101,7 @@ impl OverlayCross {
             Self::Up { .. } => "overlay up",
             Self::Down(_) => "overlay down",
             Self::Failed { .. } => "overlay failed",
+            Self::Untried(_) => "overlay untried",
             Self::Call { .. } => "overlay call",
             Self::Called { .. } => "overlay called",
             Self::Gave { .. } => "overlay gave",
