@@ -469,3 +469,6 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

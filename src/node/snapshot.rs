@@ -253,6 +253,7 @@ impl Node {
             ("overlay_received", "Messages of the overlay received", overlay.received),
             ("overlay_sent", "Messages of the overlay sent", overlay.sent),
             ("overlay_foreign", "Messages of another network's overlay", overlay.foreign),
+            ("overlay_flooded", "Messages of the overlay dropped, their session having brought too many", overlay.flooded),
             ("overlay_unsent", "Messages of the overlay for which there was no session or room", overlay.unsent),
             ("overlay_calls", "Sessions begun for the overlay", overlay.calls),
             ("overlay_calls_failed", "Of those, the ones that did not come about", overlay.calls_failed),

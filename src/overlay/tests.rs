@@ -1,5 +1,6 @@
 //! Two and three nodes by hand; thousands are in `sim::overlay`.
 
+mod bounds;
 mod hearsay;
 mod keeping;
 mod publishing;

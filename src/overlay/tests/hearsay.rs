@@ -4,12 +4,12 @@ use super::*;
 use crate::limits::AIMS_PER_ADDRESS_MAX;
 
 /// Where a peer of these tests is, and where it is asked.
-fn place(peer: &Peer) -> SocketAddr {
+pub(super) fn place(peer: &Peer) -> SocketAddr {
     peer.contact.addresses().next().expect("an address")
 }
 
 /// A node that knows so many peers, all of which are at their addresses.
-fn knowing(peers: impl IntoIterator<Item = Peer>) -> Overlay {
+pub(super) fn knowing(peers: impl IntoIterator<Item = Peer>) -> Overlay {
     let mut node = overlay(1);
     for peer in peers {
         assert_ne!(node.table.admit(peer, Time::ZERO), Admission::Unfit);
@@ -18,7 +18,7 @@ fn knowing(peers: impl IntoIterator<Item = Peer>) -> Overlay {
 }
 
 /// Questions that a node asks.
-fn asked(node: &mut Overlay) -> Vec<(Peer, Message)> {
+pub(super) fn asked(node: &mut Overlay) -> Vec<(Peer, Message)> {
     let effects = std::iter::from_fn(|| node.poll_effect());
     let question = |effect| match effect {
         Effect::Send { to, bytes, question: true } => {
@@ -29,7 +29,7 @@ fn asked(node: &mut Overlay) -> Vec<(Peer, Message)> {
     effects.filter_map(question).collect()
 }
 
-fn say(node: &mut Overlay, now: u64, from: &Peer, number: u32, body: Body) {
+pub(super) fn say(node: &mut Overlay, now: u64, from: &Peer, number: u32, body: Body) {
     let bytes = Message { number, body }.emit();
     node.handle_message(at(now), from, from.contact.addresses().next(), &bytes).expect("well-formed");
 }
@@ -38,7 +38,7 @@ fn naming(contacts: impl IntoIterator<Item = Contact>) -> Body {
     Body::Answer(Answer { contacts: contacts.into_iter().collect(), ..Answer::default() })
 }
 
-fn near(key: u8) -> Wanted {
+pub(super) fn near(key: u8) -> Wanted {
     Wanted { key: [key; 20], goal: Goal::Providers(u8::MAX), manner: Manner::Near, quiet: false }
 }
 
