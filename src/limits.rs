@@ -913,8 +913,8 @@ pub const OVERLAY_SWEEP_MS: u64 = 5_000;
 pub const OVERLAY_CALLS_MAX: usize = 256;
 /// Of those, left to what a caller waits for: tables and publishing do without.
 pub const OVERLAY_CALLS_OWN: usize = OVERLAY_CALLS_MAX / 4;
-/// Sessions that strangers began and that have nothing to do with the overlay at most, per node: beyond them the one that
-/// was idle longest is closed, so that friends find room among [`SESSIONS_MAX`].
+/// Sessions that strangers began and that have nothing to do with the overlay at most, per node: beyond them one that nothing
+/// needs is closed, of those the one that came or was needed longest ago, so that friends find room among [`SESSIONS_MAX`].
 pub const STRANGERS_MAX: usize = 1 << 14;
 /// Messages of the overlay that one session brings per second, over time.
 pub const OVERLAY_MESSAGES_PER_SECOND: u32 = 4 * REQUESTS_PER_PEER_PER_SECOND;

@@ -19,6 +19,11 @@ use crate::service::PeerId;
 use crate::session::{CloseCode, ClosedWhy, ConnectError, OverlayCross, SessionKey};
 use crate::wire::overlay::{Body, Contact, Message};
 
+/// A session that was used so lately may be waiting for an answer.
+const IN_USE: Duration = Duration::from_millis(EXCHANGE_MS_MAX);
+/// One that was looked at just now, and found to be needed.
+const JUST_NOW: Duration = Duration::from_millis(1);
+
 /// The sessions of one shard that the overlay uses.
 #[derive(Default)]
 pub(super) struct Links {
@@ -223,7 +228,7 @@ impl Node {
         message: &mut Option<Vec<u8>>,
     ) -> Result<SessionKey, ConnectError> {
         let kept = self.links_kept(Kind::Called);
-        self.make_room_for_links(clock, Kind::Called, kept.saturating_sub(1));
+        self.make_room_for_links(clock, Kind::Called, kept.saturating_sub(1), IN_USE);
         let background = message.as_ref().is_some_and(|message| is_background(message));
         if !self.overlay.links.may_call(background, kept) {
             return Err(ConnectError::Full);
@@ -386,10 +391,9 @@ impl Node {
         all / usize::from(self.overlay.shard.1.max(1))
     }
 
-    /// Closes sessions of a kind, those first that were not used for longest, until there are `most`. Not those that the
-    /// overlay used just now, which may be waiting for an answer.
-    fn make_room_for_links(&mut self, clock: Clock, kind: Kind, most: usize) {
-        let rest = Duration::from_millis(if kind == Kind::Quiet { 1 } else { EXCHANGE_MS_MAX });
+    /// Closes sessions of a kind, those first that were not used for longest, until there are `most`, but none that was
+    /// used within `rest`, which is not zero.
+    fn make_room_for_links(&mut self, clock: Clock, kind: Kind, most: usize, rest: Duration) {
         while self.overlay.links.count(kind) > most
             && let Some(id) = self.overlay.links.oldest(kind, clock.now, rest)
         {
@@ -410,7 +414,7 @@ impl Node {
         }
         let kept = self.links_kept(Kind::Quiet);
         self.overlay.links.enter(clock.now, id, Kind::Quiet);
-        self.make_room_for_links(clock, Kind::Quiet, kept);
+        self.make_room_for_links(clock, Kind::Quiet, kept, JUST_NOW);
         let links = &self.overlay.links;
         let quiet = links.count(Kind::Quiet);
         if quiet > kept || quiet + links.count(Kind::Came) > kept + self.links_kept(Kind::Came) {
@@ -440,8 +444,10 @@ impl Node {
                     false => self.overlay.links.enter(clock.now, id, kind),
                 }
             }
-            self.make_room_for_links(clock, kind, self.links_kept(kind));
+            self.make_room_for_links(clock, kind, self.links_kept(kind), IN_USE);
         }
+        // A crowd that talks without a pause is still so large and no larger.
+        self.make_room_for_links(clock, Kind::Came, 2 * self.links_kept(Kind::Came), JUST_NOW);
         let late = Duration::from_millis(OVERLAY_CALL_MS_MAX);
         let calls = self.overlay.links.calls.iter();
         let late = calls.filter(|(_, calling)| clock.now.since(calling.since) >= late);

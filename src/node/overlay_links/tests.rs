@@ -5,8 +5,6 @@ fn at(millis: u64) -> Time {
     Time::from_millis(millis)
 }
 
-const REST: Duration = Duration::from_millis(EXCHANGE_MS_MAX);
-
 fn calling(links: &mut Links, count: usize) {
     for number in links.calls.len()..links.calls.len() + count {
         let calling = Calling {
@@ -27,11 +25,11 @@ fn handshakes_close_no_session_and_one_just_used_makes_no_room() {
     (0..10).for_each(|id| links.enter(at(id), PeerId(id), Kind::Called));
     calling(&mut links, 200);
     assert_eq!((links.count(Kind::Called), links.len()), (10, 210));
-    assert_eq!(links.oldest(Kind::Called, at(10), REST), None);
+    assert_eq!(links.oldest(Kind::Called, at(10), IN_USE), None);
     let later = at(EXCHANGE_MS_MAX + 3);
-    assert_eq!(links.oldest(Kind::Called, later, REST), Some(PeerId(0)));
+    assert_eq!(links.oldest(Kind::Called, later, IN_USE), Some(PeerId(0)));
     links.used(later, PeerId(0));
-    assert_eq!(links.oldest(Kind::Called, later, REST), Some(PeerId(1)), "use keeps it");
+    assert_eq!(links.oldest(Kind::Called, later, IN_USE), Some(PeerId(1)), "use keeps it");
     assert!(links.is_called(PeerId(0)), "and it is what it was");
 }
 
@@ -62,7 +60,7 @@ fn a_strangers_session_is_counted_apart_until_it_says_something() {
     let mut links = Links::default();
     links.enter(at(0), PeerId(1), Kind::Quiet);
     assert!(links.sweep_at.is_none() && links.len() == 0, "no idle one is looked for");
-    assert_eq!(links.oldest(Kind::Quiet, at(1), Duration::from_millis(1)), Some(PeerId(1)));
+    assert_eq!(links.oldest(Kind::Quiet, at(1), JUST_NOW), Some(PeerId(1)));
     links.heard(at(2), PeerId(1), PublicKey([1; 32]));
     assert_eq!((links.count(Kind::Quiet), links.count(Kind::Came)), (0, 1));
     assert!(links.sweep_at.is_some());
