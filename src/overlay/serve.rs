@@ -33,7 +33,7 @@ const KEEP_FAR_S_MIN: u32 = 300;
 /// Whom an answer names to `from`: the nearest and a few of those behind them, or whoever is far enough. `turn` differs
 /// from answer to answer.
 ///
-/// Addresses are told as far as `may` says, and peers with one at least.
+/// Addresses are told as far as `may` says, and nobody of whom none may be told.
 pub fn contacts(
     table: &Table,
     from: &NodeId,
@@ -47,7 +47,8 @@ pub fn contacts(
     } else {
         table.nearest(&find.key, 4 * ANSWER_CONTACTS_MAX)
     };
-    known.retain(|entry| entry.peer.id != *from && entry.peer.contact.addresses().any(may));
+    let is_told = |contact: &Contact| contact.endpoints().next().is_none() || contact.addresses().any(may);
+    known.retain(|entry| entry.peer.id != *from && is_told(&entry.peer.contact));
     if !find.far {
         // Where somebody has crowded in around a key, the nearest are its; those a little farther know others.
         for at in ANSWER_CONTACTS_MAX - OTHERS..ANSWER_CONTACTS_MAX.min(known.len()) {
