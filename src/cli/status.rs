@@ -67,7 +67,8 @@ fn page(status: &Value, earlier: Option<(Duration, &Value)>) -> String {
     if overlay.is_object() {
         let n = |field: &str| number(overlay, field);
         out.push_str(&format!(
-            "overlay: {} of about {}; lookups: {} found, {} vain, {} running; {} kept, {} of {} provided announced\n",
+            "overlay {}: {} of about {}; lookups: {} found, {} vain, {} running; {} kept, {} of {} provided announced\n",
+            overlay["network"].as_str().unwrap_or("-"),
             count(n("contacts"), "contact"),
             count(n("nodes_estimated"), "node"),
             n("lookups_found"),
@@ -77,6 +78,8 @@ fn page(status: &Value, earlier: Option<(Duration, &Value)>) -> String {
             n("chunks_announced"),
             count(n("chunks_provided"), "chunk"),
         ));
+    } else if overlay.is_null() {
+        out.push_str("overlay: off (overlay.enabled); only friends are known and served\n");
     }
 
     if let Some(socks) = status["socks"].as_object().map(|_| &status["socks"]) {

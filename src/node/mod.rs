@@ -367,7 +367,7 @@ impl Node {
     fn start_get(&mut self, clock: Clock, request: GetRequest) {
         let job = request.job;
         if self.friends.len() == 0 && !self.overlay.is_on() {
-            let why = "this node has no friends to get it from; add one: tornet friend add tornet:node:…";
+            let why = "this node has no friends to get it from, and overlay.enabled is false; add one: tornet friend add tornet:node:…";
             return self.fail_get(job, why.to_string());
         }
         if self.get.is_idle() {

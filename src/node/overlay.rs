@@ -126,7 +126,8 @@ impl Node {
 
     /// What the node does in the overlay from now on.
     pub(super) fn set_overlay(&mut self, clock: Clock, rules: OverlayRules) {
-        self.serve.serve_strangers(rules.serve_strangers);
+        // Outside of the overlay there are no strangers that anything is for.
+        self.serve.serve_strangers(rules.enabled && rules.serve_strangers);
         let was = self.overlay.on.as_ref().map(|on| on.tag);
         let tag = rules.enabled.then(|| tag(&rules.network));
         if was.is_some() && was != tag {

@@ -64,7 +64,7 @@ impl Overlay {
 
     /// A record as the caller is told of it: with the addresses at which its provider may be tried. Those at which it
     /// answered come first; those that `from` tells are left out where they may not be tried by its word.
-    pub(super) fn to_be_tried(&mut self, at: Moment, record: &Record, from: &Peer) -> Record {
+    pub(super) fn worth_trying(&mut self, at: Moment, record: &Record, from: &Peer) -> Record {
         let id = record.provider.node_id();
         let path = self.linked.get(&id).copied().flatten();
         let known = self.contact_of(&id);

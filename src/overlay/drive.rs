@@ -327,7 +327,7 @@ impl Overlay {
         let Some(running) = self.lookups.get_mut(&id) else { return };
         let new = running.lookup.answered(&from.id, &from.contact, answer, records, contacts);
         if !new.is_empty() && running.purpose == For::Caller {
-            let records: Vec<_> = new.iter().map(|record| self.to_be_tried(at, record, from)).collect();
+            let records: Vec<_> = new.iter().map(|record| self.worth_trying(at, record, from)).collect();
             self.with_told(id, &records);
             self.emit(Effect::Found { lookup: id, records });
         }

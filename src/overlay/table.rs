@@ -42,7 +42,9 @@ impl Table {
         let local = |entry: &&Entry| !entry.peer.contact.addresses().any(is_global);
         let surplus: Vec<NodeId> =
             self.entries().filter(local).map(|entry| entry.peer.id).skip(TABLE_PER_SITE_MAX).collect();
-        surplus.iter().for_each(|id| drop(self.remove(id, now)));
+        for id in &surplus {
+            self.remove(id, now);
+        }
     }
 
     /// Contacts in use.

@@ -331,7 +331,7 @@ impl World {
         let is_answer = !matches!(bytes.first(), Some(1..=4));
         let mut size = self.links.bytes(bytes.len(), is_answer);
         let Some(&target) = self.by_id.get(&to.id) else {
-            self.into_the_void(from, to, &bytes, size);
+            self.lose_in_the_void(from, to, &bytes, size);
             return;
         };
         let said = self.nodes[from as usize].sessions.get(&target);
@@ -341,7 +341,7 @@ impl World {
         if is_new && !to.contact.addresses().any(is_there) {
             // Somebody else is there, or nobody.
             self.tally.misled += 1;
-            self.into_the_void(from, to, &bytes, size);
+            self.lose_in_the_void(from, to, &bytes, size);
             return;
         }
         if is_new {
@@ -367,7 +367,7 @@ impl World {
     }
 
     /// A first flight that nobody answers.
-    fn into_the_void(&mut self, from: u32, to: &Peer, bytes: &[u8], size: u64) {
+    fn lose_in_the_void(&mut self, from: u32, to: &Peer, bytes: &[u8], size: u64) {
         let size = size + link::HANDSHAKE_BYTES / 2;
         self.tally.bytes += size;
         self.note_aimed(to.contact.addresses());
