@@ -12,7 +12,7 @@ use super::asking::Count;
 use super::proxying::{
     PROXY, To, answer_names, code, connect, count_to_the_end, counted, echo, exchange, reset,
 };
-use super::{Scene, WEB, counter, serve, serve_on};
+use super::{Scene, WEB, counter, outlives_middle, serve, serve_on};
 use crate::e2e::{Case, one_line};
 use crate::lab::{Finished, Lab, Node, Process, node};
 use crate::{sh, stop};
@@ -215,24 +215,7 @@ fn relay_dies(scene: &mut Scene) -> Result<()> {
     let mut command = scene.origin().host.command("curl");
     command.args(["--silent", "--show-error", "--max-time", "60", "--socks5-hostname", "127.0.0.1:1080"]);
     command.arg(format!("http://{NAME}:{SLOW}/")).arg("-o").arg(&to);
-    let mut curl = Process::start("curl-slow", scene.lab.dir(), &mut command)?;
-    let size = || std::fs::metadata(&to).map_or(0, |file| file.len());
-    ensure!(stop::until(node::PROMPT, || Ok(size() > 1 << 20))?, "nothing comes: {}", curl.stderr());
-    let victim = scene.middle()?;
-    scene.nodes[victim].kill();
-    let (mut last, mut since, mut longest) = (size(), Instant::now(), Duration::ZERO);
-    let done = stop::until(node::PATIENT, || {
-        let now = size();
-        if now != last {
-            (last, since) = (now, Instant::now());
-        }
-        longest = longest.max(since.elapsed());
-        curl.ended()
-    })?;
-    ensure!(done && curl.wait(node::PROMPT)?.success(), "the download ended: {}", curl.stderr());
-    ensure!(size() == 12_000_000, "{} bytes", size());
-    ensure!(counter(scene.origin(), "circuit_silent")? >= 1, "the relay was not in the path");
-    println!("        nothing came for {} ms", longest.as_millis());
+    let (victim, _) = outlives_middle(scene, &mut command, &to, 12_000_000)?;
     scene.nodes[victim].start()
 }
 
