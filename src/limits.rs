@@ -982,6 +982,8 @@ pub const PROVIDE_MS: u64 = 1_000;
 pub const PROVIDE_MS_MAX: u64 = 60_000;
 /// Peers that are told at once to be saved.
 pub const PEERS_BATCH: usize = 256;
+/// Peers whose gifts are counted.
+pub const GIVERS_MAX: usize = 1024;
 /// How often the peers that were met are saved, milliseconds.
 pub const PEERS_SAVE_MS: u64 = 60_000;
 /// For the first time, milliseconds.

@@ -15,6 +15,7 @@ use super::routes::{answer, body};
 use crate::config::{Config, FriendEntry};
 use crate::crypto::IdentityCard;
 use crate::limits::ADDRESSES_PER_PEER_MAX;
+use crate::overlay::site::{Realm, realm};
 use crate::wire::invite::{BadInvite, Invite, network_hash};
 
 /// `POST /v1/friends`.
@@ -114,7 +115,7 @@ fn listening(listen: &[IpAddr], found: &[IpAddr]) -> Vec<IpAddr> {
     if all.iter().any(|ip| !ip.is_loopback()) {
         all.retain(|ip| !ip.is_loopback());
     }
-    all.sort_by_key(is_private);
+    all.sort_by_key(|ip| realm(*ip) != Some(Realm::Global));
     all
 }
 
@@ -122,13 +123,6 @@ fn is_link_local(ip: &IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    }
-}
-
-fn is_private(ip: &IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_private() || (ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64),
-        IpAddr::V6(ip) => ip.is_unique_local(),
     }
 }
 

@@ -80,7 +80,7 @@ impl Backend for Fake {
                 self.reports.deliver(Report::Peers(met));
                 return Ok(());
             }
-            Command::Circuit(_) | Command::Exit(_) | Command::Withdraw(_) => return Ok(()),
+            Command::Circuit(_) | Command::Exit(_) => return Ok(()),
             Command::Overlay(rules) => Told::Overlay(rules.enabled, rules.network, rules.bootstrap.len()),
             Command::Provide(chunks) => Told::Provide(chunks.len()),
             Command::Restore(known) => Told::Restore(known.len()),

@@ -247,7 +247,6 @@ mod tests {
                 | Command::Exit(_)
                 | Command::Overlay(_)
                 | Command::Provide(_)
-                | Command::Withdraw(_)
                 | Command::Restore(_)
                 | Command::Peers { .. }
                 | Command::Circuit(_) => {}

@@ -37,8 +37,6 @@ pub enum Command {
     Overlay(Box<OverlayRules>),
     /// Chunks of the store, to be provided to the network; at most [`crate::limits::PROVIDE_BATCH`].
     Provide(Vec<ChunkId>),
-    /// Chunks that are provided no more; as many.
-    Withdraw(Vec<ChunkId>),
     /// Peers that an earlier run met; at most [`crate::limits::PEERS_BATCH`].
     Restore(Vec<Known>),
     /// Asks for the peers that were met: those behind this place, as many as [`Report::Peers`] holds.

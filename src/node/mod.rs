@@ -347,7 +347,6 @@ impl Node {
             Command::Limits(limits) => self.set_limits(clock, *limits),
             Command::Overlay(rules) => self.set_overlay(clock, *rules),
             Command::Provide(chunks) => self.tell_keeper(clock, |keeper, at| keeper.provide(at, chunks)),
-            Command::Withdraw(chunks) => self.tell_keeper(clock, |keeper, _| keeper.withdraw(&chunks)),
             Command::Restore(known) => self.tell_keeper(clock, |keeper, at| keeper.restore(at.now, known)),
             Command::Peers { after } => self.tell_peers(after),
             Command::Cancel(job) => self.get.cancel(job, "cancelled; the same get resumes"),

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,15 +12,12 @@ use super::{Clock, Node, World};
 use crate::base::{ChunkId, NodeId, Rng, Time};
 use crate::crypto::{Identity, IdentityCard};
 use crate::limits::{
-    FINDS_MAX, OVERLAY_ENTER_MS_MAX, OVERLAY_ENTER_MS_MIN, OVERLAY_ENTER_SAVED, OVERLAY_ENTERED_MIN,
-    PEERS_BATCH, SHARDS_MAX,
+    FINDS_MAX, GIVERS_MAX, OVERLAY_ENTER_MS_MAX, OVERLAY_ENTER_MS_MIN, OVERLAY_ENTER_SAVED,
+    OVERLAY_ENTERED_MIN, PEERS_BATCH, SHARDS_MAX,
 };
 use crate::overlay::{Config, Effect, Goal, LookupId, Manner, Moment, Overlay, Peer, Standing, Wanted};
 use crate::session::OverlayCross;
 use crate::wire::overlay::{Contact, Record};
-
-/// Peers whose gifts are counted, at most.
-const ACCOUNTS_MAX: usize = 1024;
 
 /// The first shard's part.
 pub(super) struct Keeper {
@@ -39,7 +35,7 @@ pub(super) struct Keeper {
     seen: Seen,
     /// Where it says that it is reached.
     named: Vec<SocketAddr>,
-    /// Verified bytes that peers gave; at most [`ACCOUNTS_MAX`], those that gave most.
+    /// Verified bytes that peers gave; at most [`GIVERS_MAX`], those that gave most.
     gave: BTreeMap<NodeId, u64>,
     /// Provided chunks of which nobody keeps a record.
     unannounced: BTreeSet<ChunkId>,
@@ -141,7 +137,7 @@ impl Keeper {
 
     /// What a peer gave is what it stands for, as long as nobody pays.
     fn gave(&mut self, peer: NodeId, bytes: u64) {
-        if !self.gave.contains_key(&peer) && self.gave.len() >= ACCOUNTS_MAX {
+        if !self.gave.contains_key(&peer) && self.gave.len() >= GIVERS_MAX {
             let least = self.gave.iter().min_by_key(|(_, bytes)| **bytes).map(|(peer, _)| *peer);
             if let Some(least) = least {
                 self.gave.remove(&least);
@@ -238,9 +234,7 @@ impl Keeper {
 
     /// The peers behind a place, in order.
     pub(super) fn peers(&self, after: Option<NodeId>) -> Vec<Known> {
-        let behind = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
-        let in_order: BTreeMap<&NodeId, &Known> = self.core.peers().iter().collect();
-        in_order.range::<NodeId, _>(behind).take(PEERS_BATCH).map(|(_, known)| (*known).clone()).collect()
+        self.core.peers().behind(after).take(PEERS_BATCH).cloned().collect()
     }
 }
 

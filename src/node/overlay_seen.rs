@@ -4,34 +4,26 @@
 //! with two of one machine anybody could lead this node's callers astray. Words age.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::base::{NodeId, Time};
 use crate::limits::{OVERLAY_SEEN_MAX, OVERLAY_SEEN_MS_MAX, OVERLAY_WITNESSES_MIN};
-use crate::overlay::site::{is_global, may_tell};
+use crate::overlay::site::{Site, is_global, may_tell};
+use crate::wire::overlay::Endpoint;
 
 /// Whose word it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Voter {
-    V4([u8; 2]),
-    V6([u8; 4]),
+    Network(Site),
     /// Of a network without global addresses, where neighbours are no attack.
     Near(NodeId),
 }
 
 impl Voter {
     fn of(by: NodeId, path: SocketAddr) -> Self {
-        if !is_global(path) {
-            return Self::Near(by);
-        }
-        match path.ip().to_canonical() {
-            IpAddr::V4(ip) => Self::V4([ip.octets()[0], ip.octets()[1]]),
-            IpAddr::V6(ip) => {
-                let [a, b, c, d, ..] = ip.octets();
-                Self::V6([a, b, c, d])
-            }
-        }
+        let site = Endpoint::new(path).and_then(|endpoint| Site::of(&endpoint, false));
+        site.map_or(Self::Near(by), |site| Self::Network(site.network()))
     }
 }
 

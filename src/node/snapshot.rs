@@ -2,7 +2,7 @@
 
 use super::Node;
 use super::budget::OWNER;
-use super::command::{PeerSnapshot, ShapedSnapshot, Snapshot};
+use super::command::{OverlaySnapshot, PeerSnapshot, ShapedSnapshot, Snapshot};
 use super::friends::Standing;
 use super::peer::{Meeting, Peer};
 use crate::base::Time;
@@ -76,14 +76,15 @@ impl Node {
             }
         }
         let jobs = self.get.progress().map(|(id, progress)| (id, progress.clone())).collect();
+        let overlay = self.overlay.snapshot();
         Snapshot {
             peers,
             counters: self.counters(),
-            gauges: self.gauges(),
+            gauges: self.gauges(overlay.unwrap_or_default()),
             jobs,
             tunnels: self.tunnels.snapshot(),
             circuit: self.circuits.snapshot(),
-            overlay: self.overlay.snapshot(),
+            overlay,
             classes: self.shaping.classes(),
         }
     }
@@ -100,10 +101,9 @@ impl Node {
         }
     }
 
-    fn gauges(&self) -> Vec<(&'static str, &'static str, f64)> {
+    fn gauges(&self, overlay: OverlaySnapshot) -> Vec<(&'static str, &'static str, f64)> {
         let connected = self.peers.values().filter(|peer| peer.lane == 0 && peer.trust.is_some()).count();
         let sessions = self.peers.values().filter(|peer| peer.lane == 0).count();
-        let overlay = self.overlay.snapshot().unwrap_or_default();
         vec![
             ("sessions", "Established sessions", sessions as f64),
             ("lanes", "Further lanes of sessions", (self.peers.len() - sessions) as f64),

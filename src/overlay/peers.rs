@@ -2,6 +2,7 @@
 //! a restart once the caller stores it.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::time::Duration;
 
 use super::rtt::Rtt;
@@ -60,6 +61,12 @@ impl Peers {
     /// All of them, for the store.
     pub fn iter(&self) -> impl Iterator<Item = (&NodeId, &Known)> {
         self.map.iter()
+    }
+
+    /// Those behind a place, in order of their places; all of them behind none.
+    pub fn behind(&self, place: Option<NodeId>) -> impl Iterator<Item = &Known> {
+        let from = place.map_or(Bound::Unbounded, Bound::Excluded);
+        self.map.range((from, Bound::Unbounded)).map(|(_, known)| known)
     }
 
     /// How many there are.

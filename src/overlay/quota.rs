@@ -38,44 +38,35 @@ impl Budget {
     }
 }
 
-/// Tokens, and since when.
-type Bucket = (u32, Time);
-
 /// Who asked lately; about 60 bytes each.
 #[derive(Debug, Clone, Default)]
 pub struct Quota {
-    known: BTreeMap<Asker, Bucket>,
-    strangers: BTreeMap<Asker, Bucket>,
+    known: BTreeMap<Asker, Budget>,
+    strangers: BTreeMap<Asker, Budget>,
 }
 
 impl Quota {
     /// Whether it may ask now what costs so much, 1 or more.
     pub fn take(&mut self, asker: Asker, cost: u32, now: Time) -> bool {
         let is_known = matches!(asker, Asker::Known(_));
-        let buckets = if is_known { &mut self.known } else { &mut self.strangers };
-        let mut first = REQUESTS_PER_PEER_BURST;
-        if !buckets.contains_key(&asker) && buckets.len() >= REQUESTERS_MAX {
-            // Whose bucket is full again is as good as unknown.
+        let budgets = if is_known { &mut self.known } else { &mut self.strangers };
+        let mut first = Budget { taken: 0, since: now };
+        if !budgets.contains_key(&asker) && budgets.len() >= REQUESTERS_MAX {
+            // Whose budget is full again is as good as unknown.
             let full = u64::from(REQUESTS_PER_PEER_BURST / REQUESTS_PER_PEER_PER_SECOND) * 1_000_000_000;
-            buckets.retain(|_, (_, since)| now.0 < since.0.saturating_add(full));
-            if buckets.len() >= REQUESTERS_MAX {
+            budgets.retain(|_, budget| now.0 < budget.since.0.saturating_add(full));
+            if budgets.len() >= REQUESTERS_MAX {
                 // So many sites at once are a flood. Whoever was silent longest goes, and little is given to whoever
                 // comes, lest one asks more by being forgotten.
-                let oldest = buckets.iter().min_by_key(|(_, (_, since))| *since).map(|(asker, _)| *asker);
+                let oldest = budgets.iter().min_by_key(|(_, budget)| budget.since).map(|(asker, _)| *asker);
                 if let Some(oldest) = oldest {
-                    buckets.remove(&oldest);
+                    budgets.remove(&oldest);
                 }
-                first = 4;
+                first.taken = REQUESTS_PER_PEER_BURST - 4;
             }
         }
-        let (tokens, since) = buckets.entry(asker).or_insert((first, now));
-        let step = 1_000_000_000 / u64::from(REQUESTS_PER_PEER_PER_SECOND);
-        let steps = now.0.saturating_sub(since.0) / step;
-        *tokens = u32::try_from(u64::from(*tokens) + steps).unwrap_or(u32::MAX).min(REQUESTS_PER_PEER_BURST);
-        *since = Time(since.0 + steps * step);
-        let may = *tokens >= cost;
-        *tokens -= if may { cost } else { 0 };
-        may
+        let budget = budgets.entry(asker).or_insert(first);
+        budget.take(cost, REQUESTS_PER_PEER_PER_SECOND, REQUESTS_PER_PEER_BURST, now)
     }
 }
 

@@ -68,7 +68,7 @@ impl Chunk {
     fn crowd(&self, site: Option<Site>) -> (usize, usize) {
         let Some(own) = site else { return (0, 0) };
         let sites = self.kept.iter().filter_map(|kept| kept.site);
-        let network = sites.clone().filter(|site| site.same_network(&own)).count();
+        let network = sites.clone().filter(|site| site.same_network(own)).count();
         (sites.filter(|site| *site == own).count(), network)
     }
 

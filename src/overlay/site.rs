@@ -78,10 +78,15 @@ impl Site {
         })
     }
 
+    /// The /16 or /32 that it lies in.
+    pub fn network(mut self) -> Self {
+        self.bits[if self.is_ipv4 { 2 } else { 4 }..].fill(0);
+        self
+    }
+
     /// Whether both are of one /16 or /32.
-    pub fn same_network(&self, other: &Self) -> bool {
-        let len = if self.is_ipv4 { 2 } else { 4 };
-        self.is_ipv4 == other.is_ipv4 && self.bits[..len] == other.bits[..len]
+    pub fn same_network(self, other: Self) -> bool {
+        self.network() == other.network()
     }
 
     /// Those of a contact.
@@ -101,7 +106,7 @@ pub fn crowd<'a>(
         let mut here = (0, 0);
         for other in others.clone() {
             here.0 += usize::from(Site::all(other, open).any(|site| site == own));
-            here.1 += usize::from(Site::all(other, open).any(|site| site.same_network(&own)));
+            here.1 += usize::from(Site::all(other, open).any(|site| site.same_network(own)));
         }
         most = (most.0.max(here.0), most.1.max(here.1));
     }

@@ -89,7 +89,7 @@ impl Group {
                 }
             }
             // The overlay's core is on the first.
-            Command::Provide(_) | Command::Withdraw(_) | Command::Restore(_) | Command::Peers { .. } => {
+            Command::Provide(_) | Command::Restore(_) | Command::Peers { .. } => {
                 shards.first().map_or(Ok(()), |shard| shard.command(command))?;
             }
             Command::Cancel(job) => {

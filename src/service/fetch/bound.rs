@@ -50,9 +50,7 @@ impl Fetch {
 
     /// The jobs that want something of a chunk.
     pub fn jobs_of(&self, id: &ChunkId) -> BTreeSet<JobId> {
-        let first = Target { id: *id, root: [0; 32], len: 0 };
-        let those = self.chunks.range(first..).take_while(|(target, _)| target.id == *id);
-        those.flat_map(|(_, chunk)| chunk.jobs.iter().copied()).collect()
+        self.named(id).flat_map(|(_, chunk)| chunk.jobs.iter().copied()).collect()
     }
 
     /// A peer can be asked from now on, for chunks of these jobs, beside those for which it could be before. A peer that

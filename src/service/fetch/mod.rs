@@ -208,8 +208,13 @@ impl Fetch {
 
     /// Whether something of a chunk is wanted.
     pub fn wants(&self, id: &ChunkId) -> bool {
-        let first = Target { id: *id, root: [0; 32], len: 0 };
-        self.chunks.range(first..).next().is_some_and(|(target, _)| target.id == *id)
+        self.named(id).next().is_some()
+    }
+
+    /// What is wanted of a chunk, under whatever root and length.
+    fn named(&self, id: &ChunkId) -> impl Iterator<Item = (&Target, &Chunk)> {
+        let (id, first) = (*id, Target { id: *id, root: [0; 32], len: 0 });
+        self.chunks.range(first..).take_while(move |(target, _)| target.id == id)
     }
 
     /// Whether nothing is wanted.

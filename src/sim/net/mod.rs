@@ -177,7 +177,6 @@ impl Net {
             Command::Cancel(job) => format!("cancel job {}", job.0),
             Command::Overlay(rules) => format!("overlay: {}", rules.enabled),
             Command::Provide(chunks) => format!("provide {} chunks", chunks.len()),
-            Command::Withdraw(chunks) => format!("withdraw {} chunks", chunks.len()),
             Command::Restore(known) => format!("restore {} peers", known.len()),
             Command::Peers { .. } => "peers".to_owned(),
             Command::Limits(limits) => format!("limits up {:?} down {:?}", limits.up, limits.down),
@@ -202,7 +201,6 @@ impl Net {
                 Command::Get(_)
                 | Command::Cancel(_)
                 | Command::Provide(_)
-                | Command::Withdraw(_)
                 | Command::Restore(_)
                 | Command::Peers { .. }
                 | Command::Shutdown => Command::Shutdown,

@@ -200,7 +200,7 @@ impl<'l> Scene<'l> {
         let (mut most, mut bytes) = (memory, 0);
         for (index, answer) in answers.into_iter().enumerate() {
             let done = last(answer).with_context(|| format!("download {index}"))?;
-            // Directories too: to each download of a thousand they are an eighth of what is served.
+            // Directories too: at a thousand downloads they are a third of what is served.
             let fetched = done["bytes_fetched"].as_u64().unwrap_or(0);
             ensure!(fetched >= each, "download {index} fetched too little: {done}");
             bytes += fetched;

@@ -102,7 +102,7 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
             let Some(target) = target(&used, &module, &inline) else { continue };
             let in_test = test_file || inline.iter().any(|m| m.test && m.body.contains(&used.at));
             // Hints to the processor change nothing, so cores may give them.
-            let hint = target == "sys" && used.parts.iter().any(|part| part == "hint");
+            let hint = used.parts.windows(2).any(|pair| pair == ["sys", "hint"]);
             let allowed =
                 hint || target == own || layer.may.contains(&target.as_str()) || (in_test && target == "sim");
             if !allowed {
@@ -201,6 +201,8 @@ mod tests {
             "use crate::*;",
             "#[cfg(test)] mod tests { use crate::io::x; }",
             "use crate::nowhere::X;",
+            "use crate::sys::{hint, Ring};",
+            "use crate::sys::ring::hint;",
         ] {
             assert_eq!(messages(&[("src/session/table.rs", bad)]).len(), 1, "{bad}");
         }
@@ -209,7 +211,7 @@ mod tests {
     #[test]
     fn what_the_table_allows_passes() {
         let good = "//! [`crate::node`]\nuse crate::{base::Time, limits::X};\nuse super::super::wire::Y;\n\
-                    use super::table2; use super::*; // crate::io\nlet s = \"crate::io\";\nuse crate::session::Z;\n\
+                    use super::table2; use super::*; // crate::io\nlet s = \"crate::io\";\nuse crate::session::Z;\nuse crate::sys::hint::prefetch;\n\
                     #[cfg(test)] mod tests { use super::*; use crate::sim::Pair; }";
         assert_eq!(messages(&[("src/session/table.rs", good)]), [""; 0]);
     }
