@@ -571,6 +571,10 @@ pub const CIRCUIT_SWEEP_MS: u64 = 30_000;
 pub const CIRCUIT_WAIT_MS_MAX: u64 = 15_000;
 /// Circuits that are built beside one another for one purpose, at most.
 pub const CIRCUITS_BESIDE_MAX: usize = 5;
+/// Circuits of one purpose that were replaced, and may still bring what was on its way, at most.
+pub const CIRCUITS_BEFORE_MAX: usize = 4;
+/// Jobs that have circuits of their own at most.
+pub const JOBS_ANONYMOUS_MAX: usize = 4;
 /// For how long each of the first two is waited for before another is begun; each next one waits twice as long.
 pub const BUILD_PATIENCE_MS: u64 = 500;
 /// Paths to the exit that a circuit had that come to nothing before another exit is taken.
@@ -1248,6 +1252,7 @@ const _: () = {
     assert!(BUILD_MS_MAX < BUILD_RELAY_MS_MAX && CIRCUIT_DRAIN_MS < BUILD_RELAY_MS_MAX);
     assert!(CIRCUIT_REBUILD_MS_MIN + CIRCUIT_REBUILD_MS_JITTER + BUILD_MS_MAX < CIRCUIT_MS_MAX);
     assert!(CIRCUIT_PADDING_MS_MIN + CIRCUIT_PADDING_MS_JITTER < CIRCUIT_IDLE_MS_MAX / 2);
+    assert!((1 + JOBS_ANONYMOUS_MAX) * (1 + CIRCUITS_BEFORE_MAX + CIRCUITS_BESIDE_MAX) <= CIRCUITS_OWN_MAX);
     assert!(CIRCUITS_PER_LINK_MAX < CIRCUITS_MAX && CIRCUITS_MAX.is_power_of_two());
     assert!(HELD_MS_MAX < EXIT_LEASE_MS && EXIT_SHARE_MIN <= EXIT_LEASES_MAX / EXIT_SHARES);
     assert!(SOCKS_PORT_FIRST > 1024 && SOCKS_PORT_LAST < 32_768 && SOCKS_NAME_MAX < 256);

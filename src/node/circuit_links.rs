@@ -44,7 +44,7 @@ impl Node {
         }
         let own = &mut self.circuits;
         if is_lane && own.heard.contains_key(&key) && own.relays.set_entry(&key, Some(link(id))) {
-            own.hurry(clock.now);
+            own.purposes.hurry(clock.now);
         }
     }
 

@@ -2,15 +2,13 @@
 //! cut them, each written into the train of the first neighbour and sealed there, and what comes goes to the device.
 
 use super::circuits::{Circuits, FIRST};
-use super::command::CircuitSnapshot;
+use super::purposes::PurposeId;
 use super::tunnel::Tunnels;
 use super::{Clock, Node, World};
 use crate::base::{Memory, Offload, Place, TunPacket};
 use crate::limits::{CELL_INNER_LARGE, HEADER_SIZE, PACKET_OVERHEAD, TAG_SIZE};
 use crate::onion::CircuitKey;
-use crate::onion::alive::Act;
 use crate::onion::exit::CLIENT;
-use crate::onion::keep::Keeper;
 use crate::service::PeerId;
 use crate::session::{CircuitCross, PacketKind};
 use crate::tunnel::Cut;
@@ -24,22 +22,6 @@ impl Circuits {
     /// Whether packets for an address go through our circuit.
     pub(super) fn takes(&self, address: IpAddr) -> bool {
         self.routes.iter().any(|route| route.contains(address))
-    }
-
-    /// Our circuit, for people.
-    pub(super) fn snapshot(&self) -> Option<CircuitSnapshot> {
-        let keeper: &Keeper = self.keeper.as_ref()?;
-        Some(CircuitSnapshot {
-            hops: keeper.wanted(),
-            path: keeper.hops().to_vec(),
-            why: keeper.stuck().map(ToString::to_string),
-            rtt_us: self.counters.rtt_us,
-            opened: self.onion.counters().opened,
-            sent_packets: self.counters.sent_packets,
-            sent_bytes: self.counters.sent_bytes,
-            received_packets: self.counters.received_packets,
-            received_bytes: self.counters.received_bytes,
-        })
     }
 }
 
@@ -85,22 +67,33 @@ impl Node {
             let bytes = Box::from(world.bytes(packet.place));
             return self.circuit_cross(FIRST, CircuitCross::Packet { offload: packet.offload, bytes });
         }
-        let circuit = own.keeper.as_ref().and_then(Keeper::circuit);
-        let silent = own.alive.as_ref().is_none_or(|(_, alive)| alive.is_silent());
-        if silent && own.keeper.is_some() {
-            own.held.keep(clock.now, header, packet.offload, world.bytes(packet.place));
-        }
-        let Some(circuit) = circuit else {
+        self.purpose_packet(clock, PurposeId::Tunnel, packet, header, world);
+    }
+
+    /// A packet for the other end of a purpose's circuit, on the first shard.
+    pub(super) fn purpose_packet(
+        &mut self,
+        clock: Clock,
+        id: PurposeId,
+        packet: TunPacket,
+        header: &Ip,
+        world: &mut impl World,
+    ) {
+        let own = &mut self.circuits;
+        let Some(circuit) = own.purposes.to_send(clock.now, id, packet, header, world) else {
             own.counters.no_circuit += 1;
             return;
         };
-        if let Some((_, alive)) = own.alive.as_mut().filter(|(key, _)| *key == circuit) {
-            alive.sent(clock.now);
-        }
         let before = own.counters.sent_packets;
         self.send_on_circuit(clock, circuit, packet, header, None, world);
-        if self.circuits.counters.sent_packets > before {
-            self.circuits.counters.sent_bytes += u64::from(packet.place.len);
+        let own = &mut self.circuits;
+        let sent = own.counters.sent_packets - before;
+        if sent > 0 {
+            own.counters.sent_bytes += u64::from(packet.place.len);
+        }
+        if let Some(purpose) = own.purposes.get_mut(id).filter(|_| sent > 0) {
+            purpose.traffic.sent_packets += sent;
+            purpose.traffic.sent_bytes += u64::from(packet.place.len);
         }
     }
 
@@ -123,33 +116,6 @@ impl Node {
             }
             node.circuit_packet(clock, packet, header, world);
         });
-    }
-
-    /// Asks a silent circuit, and gives up one that does not answer.
-    pub(super) fn watch_circuit(&mut self, clock: Clock, world: &mut impl World) {
-        let own = &mut self.circuits;
-        let Some((circuit, alive)) = &mut own.alive else { return };
-        let circuit = *circuit;
-        match alive.handle_timeout(clock.now) {
-            Some(Act::Ping) => self.ping(clock, circuit, world),
-            Some(Act::Dead) => {
-                own.counters.dead += 1;
-                own.alive = None;
-                if let Some(keeper) = &mut own.keeper {
-                    keeper.dead(clock.now, &mut own.onion, &mut own.relays);
-                }
-            }
-            None => {}
-        }
-    }
-
-    /// A circuit is there again: what the one before may not have carried goes through it.
-    pub(super) fn send_held(&mut self, clock: Clock, world: &mut impl World) {
-        for (offload, bytes) in self.circuits.held.take(clock.now, |_| true) {
-            self.with_copy(&bytes, offload, world, |node, packet, header, world| {
-                node.circuit_packet(clock, packet, header, world);
-            });
-        }
     }
 
     /// Puts a packet into a circuit, cut and with its checksum in place, for `to` when that is another address.
@@ -213,11 +179,11 @@ impl Node {
         }
     }
 
-    /// A packet that came through our circuit.
-    pub(super) fn circuit_packet_came(&mut self, place: Place, world: &mut impl World) {
-        let counters = &mut self.circuits.counters;
-        let Ok(header) = Ip::parse(world.bytes(place)) else {
-            counters.unwanted += 1;
+    /// A packet that came through a circuit of ours.
+    pub(super) fn circuit_packet_came(&mut self, circuit: CircuitKey, place: Place, world: &mut impl World) {
+        let own = &mut self.circuits;
+        let (Some(id), Ok(header)) = (own.purposes.of(circuit), Ip::parse(world.bytes(place))) else {
+            own.counters.unwanted += 1;
             return;
         };
         // The exit is believed to be anybody but our friends in their tunnels, and speaks to nobody but us.
@@ -226,8 +192,16 @@ impl Node {
             self.tunnels.counters.not_allowed += 1;
             return;
         }
-        counters.received_packets += 1;
-        counters.received_bytes += u64::from(place.len);
+        own.counters.received_packets += 1;
+        own.counters.received_bytes += u64::from(place.len);
+        if let Some(purpose) = own.purposes.get_mut(id) {
+            purpose.traffic.received_packets += 1;
+            purpose.traffic.received_bytes += u64::from(place.len);
+        }
+        if id != PurposeId::Tunnel {
+            own.counters.unwanted += 1;
+            return;
+        }
         if self.circuits.proxied && is_for_proxy(world.bytes(place), &header) {
             return self.tunnels.deliver_proxied(place, &header, world);
         }

@@ -46,7 +46,7 @@ impl Node {
             self.share_relays(card, &relays);
         }
         let mut wait = CIRCUIT_SHARE_MS;
-        if self.circuits.keeper.is_some() {
+        if !self.circuits.purposes.is_empty() {
             wait = CIRCUIT_ENTRIES_MS;
             let own = &self.circuits;
             let without = own.heard.iter().filter(|(key, _)| !own.by_key.contains_key(key));
@@ -130,7 +130,7 @@ impl Node {
             CircuitCross::Heard { peer, relays } => {
                 let entry = self.circuits.by_key.get(&peer.key).map(|id| link(*id));
                 self.learn_from(clock, &peer, &relays, entry);
-                if entry.is_none() && self.circuits.keeper.is_some() {
+                if entry.is_none() && !self.circuits.purposes.is_empty() {
                     self.circuits.share_at = Some(clock.now);
                 }
             }

@@ -5,20 +5,18 @@
 //! of the next neighbour, and sealed there. Nobody acknowledges cells; they pass by the session's congestion control, as
 //! packets of tunnels do.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
 
 use super::command::{CircuitRules, CircuitWant};
 use super::exits::Exit;
-use super::{Clock, Node, Report, World};
+use super::purposes::{PurposeId, Purposes};
+use super::{Clock, Node, World};
 use crate::base::{Place, Prefix, PublicKey, Rng, Time};
 use crate::crypto::{IdentityCard, Suite};
 use crate::limits::{HEADER_SIZE, PACKET_OVERHEAD, RELAYS_TELL_MS, TAG_SIZE};
-use crate::onion::alive::Alive;
-use crate::onion::held::Held;
-use crate::onion::keep::{Keeper, Kept};
-use crate::onion::path::{Relays, Want};
+use crate::onion::path::Relays;
 use crate::onion::{CircuitKey, Event, LinkId, Onion, Verdict};
 use crate::service::PeerId;
 use crate::session::{CircuitCross, CloseCode, PacketKind, SessionKey};
@@ -34,8 +32,6 @@ const PING: u8 = 0;
 const PONG: u8 = 1;
 /// Length of either.
 const PING_SIZE: usize = 9;
-/// Pings whose answers are told from one another.
-const PINGS_MAX: usize = 8;
 
 /// What a node has to do with circuits.
 pub(super) struct Circuits {
@@ -65,20 +61,15 @@ pub(super) struct Circuits {
     tell_at: Option<Time>,
     /// Whether anybody knows our onion key.
     pub(super) published: bool,
-    pub(super) keeper: Option<Keeper>,
+    /// What circuits of our own are for.
+    pub(super) purposes: Purposes,
     pub(super) rng: Rng,
     arrived: Vec<Arrived>,
-    /// Pings that may come back, oldest first; at most [`PINGS_MAX`].
-    pinged: VecDeque<([u8; 8], Time)>,
-    /// Whether the circuit in use carries anything.
-    pub(super) alive: Option<(CircuitKey, Alive)>,
-    /// What of the device's packets goes through it.
+    /// What of the device's packets goes through the tunnel's circuit.
     pub(super) routes: Vec<Prefix>,
     /// Whether the SOCKS proxy's packets do, too.
     pub(super) proxied: bool,
     pub(super) exit: Exit,
-    /// Packets that our circuit may not have carried.
-    pub(super) held: Held,
     pub(super) counters: Counters,
 }
 
@@ -123,8 +114,6 @@ pub(super) struct Counters {
     pub exit_strays: u64,
     pub pings: u64,
     pub pongs: u64,
-    /// The last round trip over a circuit of ours, microseconds.
-    pub rtt_us: u64,
 }
 
 /// A session as circuits name it.
@@ -155,15 +144,12 @@ impl Circuits {
             tell_at: None,
             // Other shards publish the key of this one.
             published: shard.1 > 1,
-            keeper: None,
+            purposes: Purposes::default(),
             rng,
             arrived: Vec::new(),
-            pinged: VecDeque::new(),
-            alive: None,
             routes: Vec::new(),
             proxied: false,
             exit: Exit::default(),
-            held: Held::default(),
             counters: Counters::default(),
         }
     }
@@ -180,16 +166,8 @@ impl Circuits {
 
     pub(super) fn poll_timeout(&self) -> Option<Time> {
         let keys = (self.published || !self.onion.is_empty()).then(|| self.onion.poll_timeout()).flatten();
-        let keeper = self.keeper.as_ref().and_then(Keeper::poll_timeout);
-        let alive = self.alive.as_ref().and_then(|(_, alive)| alive.poll_timeout());
-        [keys, keeper, alive, self.sweep_at, self.share_at, self.tell_at].into_iter().flatten().min()
-    }
-
-    /// News of relays came: what found no path may find one now.
-    pub(super) fn hurry(&mut self, now: Time) {
-        if let Some(keeper) = &mut self.keeper {
-            keeper.hurry(now);
-        }
+        let purposes = self.purposes.poll_timeout();
+        [keys, purposes, self.sweep_at, self.share_at, self.tell_at].into_iter().flatten().min()
     }
 
     /// Friends are to hear of what changed.
@@ -202,9 +180,9 @@ impl Circuits {
         self.calling.values().map(Vec::len).chain(asking).sum()
     }
 
-    /// Whether a friend is one of those that our own circuit may begin with.
+    /// Whether a friend is one of those that circuits of our own may begin with.
     pub(super) fn is_entry(&self, key: &PublicKey) -> bool {
-        self.keeper.is_some() && self.heard.contains_key(key)
+        !self.purposes.is_empty() && self.heard.contains_key(key)
     }
 }
 
@@ -217,23 +195,13 @@ impl Node {
         }
     }
 
-    /// Keeps a circuit open, or none any more.
+    /// Keeps a circuit open for the tunnel, or none any more.
     pub(super) fn want_circuit(&mut self, clock: Clock, want: Option<CircuitWant>) {
         let own = &mut self.circuits;
-        if let Some(before) = own.keeper.take() {
-            before.close(&mut own.onion);
-        }
-        (own.alive, own.routes) = (None, want.as_ref().map_or(Vec::new(), |want| want.routes.clone()));
+        own.routes = want.as_ref().map_or(Vec::new(), |want| want.routes.clone());
         own.proxied = want.as_ref().is_some_and(|want| want.proxied);
-        if own.shard.0 != FIRST {
-            return;
-        }
-        own.keeper = want.map(|want| {
-            let resume = own.rng.bytes();
-            Keeper::new(clock.now, Want { hops: want.hops, exit: want.exit, force: want.force, resume })
-        });
-        if own.share_at.is_some() {
-            own.share_at = Some(clock.now);
+        if own.shard.0 == FIRST {
+            own.set_purpose(clock.now, PurposeId::Tunnel, want.as_ref());
         }
     }
 
@@ -288,14 +256,13 @@ impl Node {
         place: Place,
         world: &mut impl World,
     ) {
-        if !circuit.is_own() {
-            self.guest_heard(clock, circuit, world);
-        } else if let Some((_, alive)) = self.circuits.alive.as_mut().filter(|(key, _)| *key == circuit) {
-            alive.heard(clock.now, kind == Inner::Packet);
+        match circuit.is_own() {
+            true => self.circuits.own_heard(clock.now, circuit, kind == Inner::Packet),
+            false => self.guest_heard(clock, circuit, world),
         }
         if kind == Inner::Packet {
             return match circuit.is_own() {
-                true => self.circuit_packet_came(place, world),
+                true => self.circuit_packet_came(circuit, place, world),
                 false => self.guest_packet(clock, circuit, place, world),
             };
         }
@@ -312,30 +279,20 @@ impl Node {
                 self.circuits.counters.pings += 1;
                 self.send_message(clock, circuit, PONG, &token, world);
             }
-            PONG => {
-                let own = &mut self.circuits;
-                let Some(at) = own.pinged.iter().position(|(sent, _)| *sent == token) else { return };
-                let (_, since) = own.pinged.drain(..=at).next_back().expect("it is there");
-                let rtt = clock.now.since(since);
-                own.counters.pongs += 1;
-                own.counters.rtt_us = rtt.as_micros() as u64;
-                if let Some((_, alive)) = own.alive.as_mut().filter(|(key, _)| *key == circuit) {
-                    alive.measured(rtt);
-                    alive.answered(clock.now);
-                }
-            }
+            PONG => self.circuits.pong_came(clock.now, circuit, token),
             _ => self.circuits.counters.unwanted += 1,
         }
     }
 
-    /// Asks the other end of our circuit whether it is there.
-    pub(super) fn ping(&mut self, clock: Clock, circuit: CircuitKey, world: &mut impl World) {
-        let token = self.circuits.rng.bytes();
-        if self.circuits.pinged.len() >= PINGS_MAX {
-            self.circuits.pinged.pop_front();
-        }
-        self.circuits.pinged.push_back((token, clock.now));
-        self.send_message(clock, circuit, PING, &token, world);
+    /// A question whose answer comes back with the same token.
+    pub(super) fn send_ping(
+        &mut self,
+        clock: Clock,
+        circuit: CircuitKey,
+        token: &[u8; 8],
+        world: &mut impl World,
+    ) {
+        self.send_message(clock, circuit, PING, token, world);
     }
 
     fn send_message(
@@ -418,27 +375,12 @@ impl Node {
                 Event::Ended { circuit, .. } if !circuit.is_own() => self.guest_gone(clock.now, circuit),
                 Event::Opened { .. } | Event::Aging { .. } | Event::Ended { .. } => {
                     let own = &mut self.circuits;
-                    if let Some(keeper) = &mut own.keeper {
-                        keeper.handle_event(clock.now, &event, &mut own.onion, &mut own.relays);
-                    }
+                    own.purposes.handle_event(clock.now, &event, &mut own.onion, &mut own.relays);
                 }
             }
         }
         self.tell_gone();
-        while let Some(kept) = self.circuits.keeper.as_mut().and_then(Keeper::poll_event) {
-            match kept {
-                Kept::Ready(circuit) => {
-                    self.circuits.alive = Some((circuit, Alive::new(clock.now)));
-                    self.ping(clock, circuit, world);
-                    self.send_held(clock, world);
-                }
-                Kept::Down(why) => {
-                    self.circuits.alive = None;
-                    self.reports.push_back(Report::Warning(format!("the circuit ended: {why}")))
-                }
-                Kept::Stuck(why) => self.reports.push_back(Report::Warning(format!("no circuit: {why}"))),
-            }
-        }
+        self.settle_purposes(clock, world);
         let mut room = [0; Class::Large.size()];
         while let Some((to, len)) = self.circuits.onion.poll_transmit(&mut room) {
             self.send_cell(clock, PeerId(to.0), Cell::Bytes(&room[..len]), world);
@@ -455,11 +397,9 @@ impl Node {
         if own.onion.handle_timeout(now) {
             own.news(now);
         }
-        self.watch_circuit(clock, world);
+        self.watch_purposes(clock, world);
         let own = &mut self.circuits;
-        if let Some(keeper) = &mut own.keeper {
-            keeper.handle_timeout(now, &mut own.onion, &mut own.relays, &mut own.rng);
-        }
+        own.purposes.handle_timeout(now, &mut own.onion, &mut own.relays, &mut own.rng);
         self.sweep_links(now);
         let own = &mut self.circuits;
         if own.share_at.take_if(|at| *at <= now).is_some() {

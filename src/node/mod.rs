@@ -24,6 +24,7 @@ mod passing;
 mod peer;
 mod peers;
 mod promises;
+mod purposes;
 mod receive;
 mod relays;
 mod send;

@@ -92,7 +92,7 @@ impl Node {
             is_news |= own.learn(relay);
         }
         if is_news {
-            own.hurry(clock.now);
+            own.purposes.hurry(clock.now);
         }
     }
 }

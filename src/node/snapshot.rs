@@ -5,6 +5,7 @@ use super::budget::OWNER;
 use super::command::{OverlaySnapshot, PeerSnapshot, ShapedSnapshot, Snapshot};
 use super::friends::Standing;
 use super::peer::{Meeting, Peer};
+use super::purposes::{Purpose, PurposeId};
 use crate::base::Time;
 
 /// Totals of a node that no part of it counts itself.
@@ -83,7 +84,7 @@ impl Node {
             gauges: self.gauges(overlay.unwrap_or_default()),
             jobs,
             tunnels: self.tunnels.snapshot(),
-            circuit: self.circuits.snapshot(),
+            circuit: self.circuits.purposes.get(PurposeId::Tunnel).map(Purpose::snapshot),
             overlay,
             classes: self.shaping.classes(),
         }

@@ -9,7 +9,7 @@ use super::{CircuitKey, EndedWhy, Event, Onion};
 use crate::base::{PublicKey, Rng, Time};
 use crate::crypto::{Secret, kdf};
 use crate::limits::{
-    BUILD_PATIENCE_MS, CIRCUITS_BESIDE_MAX, PATH_ATTEMPTS_MAX, PATH_RETRY_MS, PINNED_ATTEMPTS_MAX,
+    BUILD_PATIENCE_MS, CIRCUITS_BEFORE_MAX, CIRCUITS_BESIDE_MAX, PATH_ATTEMPTS_MAX, PATH_RETRY_MS, PINNED_ATTEMPTS_MAX,
 };
 use crate::wire::build::Status;
 
@@ -49,6 +49,8 @@ pub struct Keeper {
     /// The exit that the last circuit had: flows live as long as it is kept.
     pinned: Option<PublicKey>,
     current: Option<Circuit>,
+    /// Those before it, which may still bring what was on its way; the latest [`CIRCUITS_BEFORE_MAX`].
+    before: VecDeque<CircuitKey>,
     /// Being built, oldest first: another is begun beside one that takes long.
     next: Vec<Circuit>,
     attempts: u32,
@@ -77,6 +79,7 @@ impl Keeper {
             want,
             pinned: None,
             current: None,
+            before: VecDeque::new(),
             next: Vec::new(),
             attempts: 0,
             try_at: Some(now),
@@ -90,7 +93,13 @@ impl Keeper {
         self.current.as_ref().map(|current| current.key)
     }
 
-    /// The hops of that circuit.
+    /// Whether a circuit is one of its own: in use, before that, or being built.
+    pub fn has(&self, circuit: CircuitKey) -> bool {
+        let known = self.current.iter().chain(&self.next).any(|one| one.is(&circuit));
+        known || self.before.contains(&circuit)
+    }
+
+    /// The hops of the one in use.
     pub fn hops(&self) -> &[PublicKey] {
         self.current.as_ref().map_or(&[], |current| &current.hops)
     }
@@ -207,6 +216,8 @@ impl Keeper {
                 self.pinned = opened.hops.last().copied();
                 if let Some(before) = self.current.replace(opened) {
                     onion.retire(now, before.key);
+                    self.before.truncate(CIRCUITS_BEFORE_MAX - 1);
+                    self.before.push_front(before.key);
                 }
                 (self.attempts, self.try_at, self.stuck) = (0, None, None);
                 self.events.push_back(Kept::Ready(*circuit));
@@ -248,7 +259,8 @@ impl Keeper {
 
     /// Wants none any more.
     pub fn close(self, onion: &mut Onion) {
-        self.current.into_iter().chain(self.next).for_each(|circuit| onion.close(circuit.key));
+        let keys = self.current.into_iter().chain(self.next).map(|circuit| circuit.key);
+        keys.chain(self.before).for_each(|key| onion.close(key));
     }
 }
 
