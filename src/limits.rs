@@ -575,6 +575,27 @@ pub const CIRCUITS_BESIDE_MAX: usize = 5;
 pub const CIRCUITS_BEFORE_MAX: usize = 4;
 /// Jobs that have circuits of their own at most.
 pub const JOBS_ANONYMOUS_MAX: usize = 4;
+/// UDP payload of a node in a circuit at most, bytes: with IPv6's headers it is what a large cell carries.
+pub const ANONYMOUS_DATAGRAM_MAX: usize = CELL_INNER_LARGE - 40 - 8;
+/// Nodes by which an anonymous job enters the network, at most.
+pub const ANONYMOUS_ENTRIES_MAX: usize = 8;
+/// Of them, those that must have answered before it begins, if there are so many.
+pub const ANONYMOUS_ENTERED_MIN: usize = 3;
+/// For how long the others are waited for once one has, milliseconds.
+pub const ANONYMOUS_ENTER_MS: u64 = 2_000;
+/// A circuit through which nobody of the network answers for so long is given up, and its exit, milliseconds.
+pub const ANONYMOUS_SILENT_MS: u64 = 8_000;
+/// The same when the exit says that it lets nothing out to them, milliseconds.
+pub const ANONYMOUS_PROHIBITED_MS: u64 = 1_500;
+/// A reason why there is no circuit that holds for so long ends the job, milliseconds: one may just have been told of
+/// relays.
+pub const ANONYMOUS_STUCK_MS: u64 = 3_000;
+/// Exits that an anonymous job tries at most.
+pub const ANONYMOUS_EXITS_MAX: usize = 4;
+/// How far the clock that an anonymous job shows may be from ours, milliseconds.
+pub const ANONYMOUS_SKEW_MS_MAX: u64 = 4_000;
+/// Trains of the jobs in circuits that are made before those that are there leave.
+pub const ANONYMOUS_TRAINS_MAX: usize = 16;
 /// For how long each of the first two is waited for before another is begun; each next one waits twice as long.
 pub const BUILD_PATIENCE_MS: u64 = 500;
 /// Paths to the exit that a circuit had that come to nothing before another exit is taken.
@@ -1252,6 +1273,8 @@ const _: () = {
     assert!(BUILD_MS_MAX < BUILD_RELAY_MS_MAX && CIRCUIT_DRAIN_MS < BUILD_RELAY_MS_MAX);
     assert!(CIRCUIT_REBUILD_MS_MIN + CIRCUIT_REBUILD_MS_JITTER + BUILD_MS_MAX < CIRCUIT_MS_MAX);
     assert!(CIRCUIT_PADDING_MS_MIN + CIRCUIT_PADDING_MS_JITTER < CIRCUIT_IDLE_MS_MAX / 2);
+    assert!(ANONYMOUS_DATAGRAM_MAX >= DATAGRAM_MIN && ANONYMOUS_DATAGRAM_MAX <= DATAGRAM_MAX);
+    assert!(ANONYMOUS_SKEW_MS_MAX * 2 < CLOCK_SKEW_MS_MAX && ANONYMOUS_TRAINS_MAX < TUNNEL_TRAINS_MAX);
     assert!((1 + JOBS_ANONYMOUS_MAX) * (1 + CIRCUITS_BEFORE_MAX + CIRCUITS_BESIDE_MAX) <= CIRCUITS_OWN_MAX);
     assert!(CIRCUITS_PER_LINK_MAX < CIRCUITS_MAX && CIRCUITS_MAX.is_power_of_two());
     assert!(HELD_MS_MAX < EXIT_LEASE_MS && EXIT_SHARE_MIN <= EXIT_LEASES_MAX / EXIT_SHARES);

@@ -42,6 +42,22 @@ const SETTINGS: [&str; 5] = ["onion.hops", "onion.routes", "onion.exit", "onion.
 const BELIEVED_MS: u64 = 3_000;
 const LOOK_MS: u64 = 100;
 
+/// A number of hops that a person says.
+pub(super) fn check_hops(hops: u8) -> Result<(), ConfigError> {
+    match hops == 0 || usize::from(hops) > LAYERS_MAX {
+        true => Err(ConfigError::Invalid(format!("--hops is a number from 1 to {LAYERS_MAX}"))),
+        false => Ok(()),
+    }
+}
+
+/// The exit that a person means: any node's key, or a friend.
+pub(super) fn exit_key(config: &Config, text: &str) -> Result<PublicKey, ConfigError> {
+    match text.parse::<PublicKey>() {
+        Ok(key) => Ok(key),
+        Err(_) => Ok(config.friends[friends::find(&config.friends, text)?].card.key),
+    }
+}
+
 /// The settings of the circuit that the texts of a person mean.
 pub fn settings(
     config: &Config,
@@ -51,18 +67,13 @@ pub fn settings(
     force: bool,
     socks: Option<&str>,
 ) -> Result<Vec<(&'static str, String)>, ConfigError> {
-    if hops == 0 || usize::from(hops) > LAYERS_MAX {
-        return Err(ConfigError::Invalid(format!("--hops is a number from 1 to {LAYERS_MAX}")));
-    }
+    check_hops(hops)?;
     if route.len() > ONION_ROUTES_MAX {
         return Err(ConfigError::Invalid(format!("at most {ONION_ROUTES_MAX} of --route")));
     }
     let exit = match exit {
         None => String::new(),
-        Some(text) => match text.parse::<PublicKey>() {
-            Ok(key) => key.to_string(),
-            Err(_) => config.friends[friends::find(&config.friends, text)?].card.key.to_string(),
-        },
+        Some(text) => exit_key(config, text)?.to_string(),
     };
     let routes = match (route.is_empty(), socks) {
         // A proxy alone needs no device, and so no rights.
@@ -124,27 +135,39 @@ pub fn circuit_json(config: &Config, seen: Option<&CircuitSnapshot>) -> Value {
     if config.onion_hops == 0 {
         return Value::Null;
     }
-    let title = |key: &PublicKey| {
-        let friend = config.friends.iter().find(|friend| friend.card.key == *key);
-        friend.map_or_else(|| key.to_string(), FriendEntry::title)
-    };
     let mut json = json!({
         "hops": config.onion_hops,
         "route": config.onion_routes.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "exit": config.onion_exit.as_ref().map(title),
+        "exit": config.onion_exit.as_ref().map(|key| title(config, key)),
         "socks": config.socks_listen.map(|at| at.to_string()),
     });
     if let Some(seen) = seen {
-        json["open"] = json!(!seen.path.is_empty());
-        json["path"] = json!(seen.path.iter().map(title).collect::<Vec<_>>());
-        json["why"] = json!(seen.why);
-        json["rtt_us"] = json!(seen.rtt_us);
-        json["circuits_opened"] = json!(seen.opened);
-        json["sent_packets"] = json!(seen.sent_packets);
-        json["sent_bytes"] = json!(seen.sent_bytes);
-        json["received_packets"] = json!(seen.received_packets);
-        json["received_bytes"] = json!(seen.received_bytes);
+        add_seen(&mut json, config, seen);
     }
+    json
+}
+
+fn title(config: &Config, key: &PublicKey) -> String {
+    let friend = config.friends.iter().find(|friend| friend.card.key == *key);
+    friend.map_or_else(|| key.to_string(), FriendEntry::title)
+}
+
+fn add_seen(json: &mut Value, config: &Config, seen: &CircuitSnapshot) {
+    json["open"] = json!(!seen.path.is_empty());
+    json["path"] = json!(seen.path.iter().map(|key| title(config, key)).collect::<Vec<_>>());
+    json["why"] = json!(seen.why);
+    json["rtt_us"] = json!(seen.rtt_us);
+    json["circuits_opened"] = json!(seen.opened);
+    json["sent_packets"] = json!(seen.sent_packets);
+    json["sent_bytes"] = json!(seen.sent_bytes);
+    json["received_packets"] = json!(seen.received_packets);
+    json["received_bytes"] = json!(seen.received_bytes);
+}
+
+/// A circuit of a job's own, as it is.
+pub(super) fn job_circuit_json(config: &Config, seen: &CircuitSnapshot) -> Value {
+    let mut json = json!({ "hops": seen.hops });
+    add_seen(&mut json, config, seen);
     json
 }
 

@@ -21,14 +21,18 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::circuits::{check_hops, exit_key};
 use super::error::ApiError;
 use super::reports::{JobReports, JobState};
 use super::routes::body;
 use super::status::{get_json, put_json};
 use super::{Api, PutEvent, PutHandle, PutProgress, PutRequest, lock, stopped};
 use crate::base::fileop::JobId;
+use crate::crypto::rank::PLACE_FLOOR_BITS;
+use crate::crypto::{Identity, Secret};
+use crate::io::entropy::{self, NoEntropy};
 use crate::limits::{API_LINES_MAX, API_PROGRESS_MS, GET_JOBS_MAX, NAME_MAX, PUT_JOBS_MAX, PUT_PATHS_MAX};
-use crate::node::command::{Command, GetRequest};
+use crate::node::command::{Anonymous, Command, GetRequest};
 use crate::wire::reference;
 
 const STOPPING: &str = "the daemon is stopping: run the same command again once it is back";
@@ -70,6 +74,13 @@ struct Get {
     merge: bool,
     #[serde(default)]
     overwrite: bool,
+    /// Through circuits of the job's own, of so many hops.
+    hops: Option<u8>,
+    /// Their exit: a friend's name, the beginning of its node id or key, or any exit's key.
+    exit: Option<String>,
+    /// Whether one possible first hop will do.
+    #[serde(default)]
+    force: bool,
 }
 
 /// What a running job says next.
@@ -127,6 +138,17 @@ pub(super) async fn get(State(api): State<Arc<Api>>, request: Body) -> Result<Re
     if get.merge && rename.is_some() {
         return Err(ApiError::bad("merge and rename exclude each other"));
     }
+    let circuit = match get.hops {
+        None if get.exit.is_some() || get.force => {
+            return Err(ApiError::bad("exit and force are for gets with hops"));
+        }
+        None => None,
+        Some(hops) => {
+            check_hops(hops)?;
+            let exit = get.exit.map(|text| exit_key(&api.config(), &text)).transpose()?;
+            Some((hops, exit, passing_identity().await?))
+        }
+    };
     let job = JobId(api.next_job());
     let full = || {
         ApiError::new(StatusCode::TOO_MANY_REQUESTS, format!("{GET_JOBS_MAX} gets are running: wait for one"))
@@ -141,8 +163,28 @@ pub(super) async fn get(State(api): State<Arc<Api>>, request: Body) -> Result<Re
         merge: get.merge,
         overwrite: get.overwrite,
     };
-    api.backend.command(Command::Get(request)).map_err(|_| ApiError::busy())?;
+    let command = match circuit {
+        None => Command::Get(request),
+        Some((hops, exit, identity)) => {
+            Command::Anonymous(Box::new(Anonymous { request, identity, hops, exit, force: get.force }))
+        }
+    };
+    api.backend.command(command).map_err(|_| ApiError::busy())?;
     Ok(stream(&api, job.0, GetJob { running: GetEntry { api: api.clone(), job, ended: false }, reports }))
+}
+
+/// An identity for one job, which shows no more work than the network asks of everybody.
+async fn passing_identity() -> Result<Arc<Identity>, ApiError> {
+    let made = tokio::task::spawn_blocking(|| {
+        let mut rng = entropy::rng()?;
+        let seed = Secret::from_bytes(rng.bytes());
+        Ok::<_, NoEntropy>(Identity::passing(seed, rng.next_u64(), PLACE_FLOOR_BITS))
+    });
+    match made.await {
+        Ok(Ok(identity)) => Ok(Arc::new(identity)),
+        Ok(Err(error)) => Err(ApiError::internal(error.to_string())),
+        Err(_) => Err(ApiError::internal("no identity could be made for the job")),
+    }
 }
 
 fn is_plain_absolute(path: &std::path::Path) -> bool {

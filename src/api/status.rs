@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::response::Response;
 use serde_json::{Map, Value, json};
 
+use super::circuits::job_circuit_json;
 use super::error::ApiError;
 use super::overlay::overlay_json;
 use super::routes::answer;
@@ -79,6 +80,9 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Result<Response, ApiErr
         let mut job = get_json(progress);
         job["id"] = json!(id);
         job["kind"] = json!("get");
+        let circuits = &view.snapshot.job_circuits;
+        let circuit = circuits.iter().find(|(of, _)| of.0 == *id);
+        job["circuit"] = json!(circuit.map(|(_, seen)| job_circuit_json(&config, seen)));
         job
     });
     let puts = view.puts.iter().map(|(id, progress)| {
@@ -244,6 +248,7 @@ pub(super) fn get_json(progress: &GetProgress) -> Value {
         "bytes_fetched": progress.bytes_fetched,
         "name": String::from_utf8_lossy(&progress.name),
         "sources": sources,
+        "waits_for": progress.waits_for,
     })
 }
 

@@ -1,5 +1,6 @@
 //! The API over real sockets, with a backend that does what the test says.
 
+mod anonymous;
 mod overlay;
 mod tunnels;
 
@@ -37,6 +38,7 @@ enum Told {
     Limits(Option<u64>, Option<u64>, usize),
     Get(JobId, Vec<Vec<u8>>, String, Option<Vec<u8>>, bool, bool),
     Put(PutRequest),
+    Anonymous(JobId, u8, Option<PublicKey>, bool),
     Cancel(JobId),
     PutDropped,
     Relay(bool),
@@ -66,6 +68,10 @@ impl Backend for Fake {
             Command::Friends(friends) => Told::Friends(friends.len()),
             Command::Tunnels(tunnels) => Told::Tunnels(tunnels.len()),
             Command::Get(g) => Told::Get(g.job, g.inside, g.root, g.rename, g.merge, g.overwrite),
+            Command::Anonymous(one) => {
+                assert!(one.identity.card().check(crate::crypto::rank::PLACE_FLOOR_BITS).is_ok());
+                Told::Anonymous(one.request.job, one.hops, one.exit, one.force)
+            }
             Command::Cancel(job) => Told::Cancel(job),
             Command::Status { token } => {
                 self.reports.deliver(Report::Status(token, Box::new(snapshot())));
@@ -178,6 +184,10 @@ fn snapshot() -> Snapshot {
         counters: vec![("packets_received", "Packets received", 41)],
         gauges: vec![("slices_free", "Slice buffers that are free", 768.0)],
         jobs: vec![(JobId(7), GetProgress::default())],
+        job_circuits: vec![(
+            JobId(7),
+            CircuitSnapshot { hops: 2, path: vec![PublicKey([7; 32])], ..CircuitSnapshot::default() },
+        )],
         tunnels: Vec::new(),
         overlay: Some(OverlaySnapshot { contacts: 12, ..OverlaySnapshot::default() }),
         classes: Class::ALL.map(|class| (class, ClassStats::default())).to_vec(),
@@ -322,6 +332,7 @@ fn status_shows_the_node_its_peers_and_counters() {
         assert_eq!(status["peers"][0]["rtt_us"], 1500);
         assert_eq!(status["store"]["local_bytes"], 2 << 20);
         assert_eq!(status["jobs"][0]["id"], 7);
+        assert_eq!(status["jobs"][0]["circuit"]["hops"], 2);
         assert_eq!(status["counters"]["packets_received"], 42, "counters of one name are summed");
         let latency = &status["latency"][1];
         assert_eq!((&latency["shard"], &latency["queueing"]["count"]), (&json!(1), &json!(4)));

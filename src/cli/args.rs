@@ -120,6 +120,17 @@ pub(super) struct Get {
     /// Replaces existing files also without -o
     #[arg(long)]
     pub force: bool,
+    /// Through circuits of its own over so many relays, 1 to 5: whoever is asked sees the last one's address, and a key
+    /// that is made for this get and forgotten with it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub hops: Option<u8>,
+    /// The circuits' exit: a friend's name, or any exit's key [default: chosen at random, another where one lets nothing
+    /// out to the network]
+    #[arg(long, value_name = "NODE", requires = "hops")]
+    pub exit: Option<String>,
+    /// Also with one connected friend that relays: it then knows that you are the origin
+    #[arg(long, requires = "hops")]
+    pub one_friend: bool,
     /// The result as JSON
     #[arg(long)]
     pub json: bool,

@@ -15,6 +15,11 @@ pub(super) fn get(dir: &NodeDir, get: args::Get) -> Result<(), Failure> {
     let mut body = destination(get.output.as_deref())?;
     body["reference"] = json!(get.reference);
     body["overwrite"] = json!(get.force || get.output.is_some());
+    if let Some(hops) = get.hops {
+        body["hops"] = json!(hops);
+        body["exit"] = json!(get.exit);
+        body["force"] = json!(get.one_friend);
+    }
     let mut progress = Progress::new("getting");
     let followed = block_on(async {
         tokio::select! {

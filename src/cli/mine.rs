@@ -51,12 +51,7 @@ impl RankBlocks {
 
 /// The first place nonce, from `start`, that shows the network's floor of work.
 pub(super) fn place(key: &PublicKey, start: u64) -> u64 {
-    let mut nonce = start;
-    // About 65,000 hashes; not worth a second core.
-    while rank::place_work(key, &rank::place(key, nonce)) < PLACE_FLOOR_BITS {
-        nonce = nonce.wrapping_add(1);
-    }
-    nonce
+    rank::mine_place(key, start, PLACE_FLOOR_BITS)
 }
 
 /// Searches for a rank nonce of at least `wanted`, from `start`. `better` is told of each nonce that

@@ -240,6 +240,7 @@ mod tests {
                 Command::Status { token } => self.reports.deliver(Report::Status(token, Box::default())),
                 Command::Shutdown => told.push("shutdown"),
                 Command::Get(_)
+                | Command::Anonymous(_)
                 | Command::Cancel(_)
                 | Command::Tunnels(_)
                 | Command::Relay(_)

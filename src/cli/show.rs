@@ -40,7 +40,10 @@ impl Progress {
         }
         self.bar.set_position(number(progress, "bytes_done"));
         let (done, total) = (number(progress, "files_done"), number(progress, "files_total"));
-        self.bar.set_message(format!("{done} of {total} files"));
+        self.bar.set_message(match progress["waits_for"].as_str() {
+            Some(what) => format!("waiting for {what}"),
+            None => format!("{done} of {total} files"),
+        });
     }
 
     /// Takes the bar away and says how long it took, seconds.

@@ -113,12 +113,24 @@ fn page(status: &Value, earlier: Option<(Duration, &Value)>) -> String {
                 text(job, "kind"),
                 format!("{} of {}", number(job, "files_done"), number(job, "files_total")),
                 format!("{} of {total}", show_size(number(job, "bytes_done"))),
+                circuit_of(job),
             ]
         };
         let rows: Vec<Vec<String>> = jobs.iter().map(row).collect();
-        out.push_str(&table(&["JOB", "KIND", "FILES", "DONE"], &[0], &rows));
+        out.push_str(&table(&["JOB", "KIND", "FILES", "DONE", "CIRCUIT"], &[0], &rows));
     }
     out
+}
+
+/// By way of whom a job gets things, where it has a circuit of its own.
+fn circuit_of(job: &Value) -> String {
+    let path: Vec<&str> =
+        job["circuit"]["path"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    match (&job["circuit"]["hops"], path.is_empty()) {
+        (Value::Null, _) => String::new(),
+        (hops, true) => format!("{hops} hops, being built"),
+        (_, false) => path.join(" > "),
+    }
 }
 
 /// What the SOCKS proxy does.

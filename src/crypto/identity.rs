@@ -118,6 +118,14 @@ impl Identity {
         Self { card: IdentityCard { key, place_nonce, rank_nonce }, pair, seed, dh_secret, dh_public }
     }
 
+    /// One that shows no more than the network's floor of work, for a purpose that nobody is to know us by; `start` is
+    /// random. Takes as long as [`rank::mine_place`].
+    pub fn passing(seed: Secret, start: u64, floor: u32) -> Self {
+        let identity = Self::new(seed, 0, start);
+        let place_nonce = rank::mine_place(&identity.card.key, start, floor);
+        identity.with_nonces(place_nonce, start)
+    }
+
     /// The public half.
     pub fn card(&self) -> &IdentityCard {
         &self.card

@@ -22,6 +22,16 @@ pub fn place_work(key: &PublicKey, node: &NodeId) -> u32 {
     leading_zeros(&sha1(&[b"tornet place", &node.0, &key.0]))
 }
 
+/// The first nonce, from `start`, whose place shows `floor` bits of work. With [`PLACE_FLOOR_BITS`], not worth a second
+/// core.
+pub fn mine_place(key: &PublicKey, start: u64, floor: u32) -> u64 {
+    let mut nonce = start;
+    while place_work(key, &place(key, nonce)) < floor {
+        nonce = nonce.wrapping_add(1);
+    }
+    nonce
+}
+
 /// The rank that a nonce gives: 1 (no work) to 161.
 pub fn rank(key: &PublicKey, node: &NodeId, nonce: u64) -> u32 {
     1 + leading_zeros(&sha1(&[&nonce.to_le_bytes(), &node.0, &key.0]))

@@ -180,7 +180,13 @@ impl Node {
     }
 
     /// A packet that came through a circuit of ours.
-    pub(super) fn circuit_packet_came(&mut self, circuit: CircuitKey, place: Place, world: &mut impl World) {
+    pub(super) fn circuit_packet_came(
+        &mut self,
+        clock: Clock,
+        circuit: CircuitKey,
+        place: Place,
+        world: &mut impl World,
+    ) {
         let own = &mut self.circuits;
         let (Some(id), Ok(header)) = (own.purposes.of(circuit), Ip::parse(world.bytes(place))) else {
             own.counters.unwanted += 1;
@@ -188,7 +194,7 @@ impl Node {
         };
         // The exit is believed to be anybody but our friends in their tunnels, and speaks to nobody but us.
         let to_us = Some(header.destination) == CLIENT.like(header.destination);
-        if !to_us || self.tunnels.is_friends(header.source) {
+        if !to_us || (id == PurposeId::Tunnel && self.tunnels.is_friends(header.source)) {
             self.tunnels.counters.not_allowed += 1;
             return;
         }
@@ -198,9 +204,8 @@ impl Node {
             purpose.traffic.received_packets += 1;
             purpose.traffic.received_bytes += u64::from(place.len);
         }
-        if id != PurposeId::Tunnel {
-            own.counters.unwanted += 1;
-            return;
+        if let PurposeId::Job(job) = id {
+            return self.anonymous_came(clock, job, place, &header, world);
         }
         if self.circuits.proxied && is_for_proxy(world.bytes(place), &header) {
             return self.tunnels.deliver_proxied(place, &header, world);

@@ -262,7 +262,7 @@ impl Node {
         }
         if kind == Inner::Packet {
             return match circuit.is_own() {
-                true => self.circuit_packet_came(circuit, place, world),
+                true => self.circuit_packet_came(clock, circuit, place, world),
                 false => self.guest_packet(clock, circuit, place, world),
             };
         }
@@ -385,6 +385,7 @@ impl Node {
         while let Some((to, len)) = self.circuits.onion.poll_transmit(&mut room) {
             self.send_cell(clock, PeerId(to.0), Cell::Bytes(&room[..len]), world);
         }
+        self.settle_anonymous(clock, world);
     }
 
     /// What is due.

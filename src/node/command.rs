@@ -1,10 +1,11 @@
 //! What the control thread asks of a node, and what it hears.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::base::fileop::JobId;
 use crate::base::{ChunkId, NodeId, Prefix, PublicKey};
-use crate::crypto::IdentityCard;
+use crate::crypto::{Identity, IdentityCard};
 use crate::onion::policy::Policy;
 
 pub use crate::overlay::peers::Known;
@@ -23,6 +24,8 @@ pub enum Command {
     Tunnels(Vec<TunnelPeer>),
     /// Fetches content into files.
     Get(GetRequest),
+    /// Fetches content into files through circuits of the job's own.
+    Anonymous(Box<Anonymous>),
     /// What this node does for circuits of others from now on.
     Relay(CircuitRules),
     /// What leaves through this node for others from now on, when it is an exit.
@@ -118,6 +121,30 @@ pub struct ExitRules {
     pub rate: Option<u64>,
 }
 
+/// A get of which nobody shall learn whose it is (docs/protocol/onion.md §12).
+pub struct Anonymous {
+    /// What, and where to.
+    pub request: GetRequest,
+    /// Made for it alone, and shown to nobody before.
+    pub identity: Arc<Identity>,
+    /// Hops of its circuits, the exit among them.
+    pub hops: u8,
+    /// The exit, if it must be this one.
+    pub exit: Option<PublicKey>,
+    /// Whether one possible first hop will do.
+    pub force: bool,
+}
+
+impl std::fmt::Debug for Anonymous {
+    /// Without its identity.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Anonymous")
+            .field("request", &self.request)
+            .field("hops", &self.hops)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What circuit is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CircuitWant {
@@ -186,6 +213,8 @@ pub struct Snapshot {
     pub tunnels: Vec<TunnelSnapshot>,
     /// The circuit of our own, if one is wanted.
     pub circuit: Option<CircuitSnapshot>,
+    /// Those of jobs that have their own.
+    pub job_circuits: Vec<(JobId, CircuitSnapshot)>,
     /// The overlay, if the node takes part.
     pub overlay: Option<OverlaySnapshot>,
     /// What each class of traffic sent, and how long it waited.
@@ -198,6 +227,7 @@ impl Snapshot {
         self.peers.extend(other.peers);
         self.jobs.extend(other.jobs);
         self.circuit = self.circuit.take().or(other.circuit);
+        self.job_circuits.extend(other.job_circuits);
         self.overlay = self.overlay.take().or(other.overlay);
         if self.classes.is_empty() {
             self.classes = other.classes;

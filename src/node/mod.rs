@@ -3,6 +3,7 @@
 //! After every [`Node::handle`], call [`Node::poll`] until it returns `None`, then wait for the next input
 //! or for [`Node::poll_timeout`].
 
+mod anonymous;
 mod budget;
 mod circuit_links;
 mod circuit_packets;
@@ -13,6 +14,7 @@ mod exits;
 mod fetching;
 mod friends;
 mod hello;
+mod inner;
 mod line;
 mod loans;
 mod overlay;
@@ -45,7 +47,7 @@ use crate::base::{
     UnixMs,
 };
 use crate::limits::{
-    GET_NETWORK_MS_MAX, GET_OTHERS_MS_MAX, LIAR_MS, PROGRESS_MS, RECORD_BUFFERS, SLICE_BUFFERS,
+    DATAGRAM_MAX, GET_NETWORK_MS_MAX, GET_OTHERS_MS_MAX, LIAR_MS, PROGRESS_MS, RECORD_BUFFERS, SLICE_BUFFERS,
 };
 use crate::service::PeerId;
 use crate::service::fetch::Fetch;
@@ -55,9 +57,11 @@ use crate::session::{CloseCode, SessionKey, Sessions};
 use crate::stream::Connection;
 
 pub use crate::session::{Config, Cross};
+use anonymous::Inners;
 use circuits::Circuits;
 pub use command::{Command, Report};
 use friends::{Friends, Standing};
+use inner::Template;
 use loans::Loans;
 use overlay::Overlays;
 use passing::Passing;
@@ -209,6 +213,11 @@ pub struct Node {
     waiting: Waiting,
     circuits: Circuits,
     overlay: Overlays,
+    /// What nodes within this one are made by, and the jobs that have one.
+    template: Template,
+    inners: Inners,
+    /// UDP payload of a session's datagram at most, bytes.
+    datagram_max: usize,
     counters: Counters,
     /// The last round trip that a peer's acknowledgement showed, until it is asked for.
     round_trip: Option<Duration>,
@@ -243,6 +252,7 @@ impl Node {
         let shard = config.shard;
         let overlay = Overlays::new(shard, Arc::clone(&config.identity), config.place_floor_bits);
         let circuits = Circuits::new(config.identity.card().key, config.suite, shard, rng.fork(), now);
+        let template = Template::of(&config);
         let sessions = Sessions::new(config, rng.fork(), now);
         Self {
             rng,
@@ -275,6 +285,9 @@ impl Node {
             waiting: Waiting::default(),
             circuits,
             overlay,
+            template,
+            inners: Inners::default(),
+            datagram_max: DATAGRAM_MAX,
             counters: Counters::default(),
             round_trip: None,
         }
@@ -308,7 +321,10 @@ impl Node {
             Input::Tun(packet) => return self.handle_tun(clock, packet, world),
             Input::Proxied { offload, bytes } => return self.handle_proxied(clock, offload, &bytes, world),
             Input::Command(command) => self.handle_command(clock, command),
-            Input::FileDone(done) => self.get.file_done(done),
+            Input::FileDone(done) => {
+                let own = self.anonymous_file_done(clock, done, world);
+                own.into_iter().for_each(|done| self.get.file_done(done));
+            }
             Input::Warmed { handle, slice } => self.serve.warmed(handle, slice, world, &mut self.acts),
             Input::Cross { from, cross } => {
                 if !self.handle_cross(clock, from, cross, world) {
@@ -345,11 +361,13 @@ impl Node {
             Command::Exit(rules) => self.set_exit(clock.now, *rules),
             Command::Circuit(want) => self.want_circuit(clock, want),
             Command::Get(request) => self.start_get(clock, request),
+            Command::Anonymous(anonymous) => self.start_anonymous(clock, *anonymous),
             Command::Limits(limits) => self.set_limits(clock, *limits),
             Command::Overlay(rules) => self.set_overlay(clock, *rules),
             Command::Provide(chunks) => self.tell_keeper(clock, |keeper, at| keeper.provide(at, chunks)),
             Command::Restore(known) => self.tell_keeper(clock, |keeper, at| keeper.restore(at.now, known)),
             Command::Peers { after } => self.tell_peers(after),
+            Command::Cancel(job) if self.cancel_anonymous(clock, job) => {}
             Command::Cancel(job) => self.get.cancel(job, "cancelled; the same get resumes"),
             Command::Status { token } => {
                 let snapshot = self.snapshot(clock.now);

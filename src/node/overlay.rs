@@ -33,6 +33,8 @@ pub(super) struct Overlays {
     pub(super) shard: (u8, u8),
     pub(super) identity: Arc<Identity>,
     pub(super) place_floor: u32,
+    /// Whether nobody is to hear of this node: it names no address, and is in no table.
+    pub(super) hidden: bool,
     /// While the node takes part.
     pub(super) on: Option<On>,
     /// On the first shard, while the node takes part.
@@ -76,6 +78,7 @@ impl Overlays {
             shard,
             identity,
             place_floor,
+            hidden: false,
             on: None,
             keeper: None,
             links: Links::default(),
@@ -140,7 +143,8 @@ impl Node {
                 None => {
                     let own = &self.overlay;
                     let identity = Arc::clone(&own.identity);
-                    let keeper = Keeper::new(identity, own.place_floor, rules, clock.now, self.rng.fork());
+                    let (floor, rng) = (own.place_floor, self.rng.fork());
+                    let keeper = Keeper::new(identity, floor, own.hidden, rules, clock.now, rng);
                     self.overlay.keeper = Some(Box::new(keeper));
                 }
             }

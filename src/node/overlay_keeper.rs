@@ -9,20 +9,23 @@ use super::command::{Known, OverlayRules, OverlaySnapshot, Report};
 use super::overlay::moment;
 use super::overlay_seen::Seen;
 use super::{Clock, Node, World};
-use crate::base::{ChunkId, NodeId, Rng, Time};
+use crate::base::{ChunkId, NodeId, PublicKey, Rng, Time};
 use crate::crypto::{Identity, IdentityCard};
 use crate::limits::{
-    FINDS_MAX, GIVERS_MAX, OVERLAY_ENTER_MS_MAX, OVERLAY_ENTER_MS_MIN, OVERLAY_ENTER_SAVED,
-    OVERLAY_ENTERED_MIN, PEERS_BATCH, SHARDS_MAX,
+    ANONYMOUS_ENTRIES_MAX, FINDS_MAX, GIVERS_MAX, OVERLAY_ENTER_MS_MAX, OVERLAY_ENTER_MS_MIN,
+    OVERLAY_ENTER_SAVED, OVERLAY_ENTERED_MIN, PEERS_BATCH, SHARDS_MAX,
 };
+use crate::overlay::site::{Site, is_global};
 use crate::overlay::{Config, Effect, Goal, LookupId, Manner, Moment, Overlay, Peer, Standing, Wanted};
 use crate::session::OverlayCross;
-use crate::wire::overlay::{Contact, Record};
+use crate::wire::overlay::{Contact, Endpoint, Record};
 
 /// The first shard's part.
 pub(super) struct Keeper {
     pub(super) core: Overlay,
     rules: OverlayRules,
+    /// Whether it names no address.
+    hidden: bool,
     rng: Rng,
     /// Lookups of this node's gets: for which shard, and what; at most [`FINDS_MAX`] for each shard.
     finds: BTreeMap<LookupId, (u8, ChunkId)>,
@@ -39,23 +42,28 @@ pub(super) struct Keeper {
     gave: BTreeMap<NodeId, u64>,
     /// Provided chunks of which nobody keeps a record.
     unannounced: BTreeSet<ChunkId>,
+    /// Keys that it asked somebody about, or announced something under.
+    #[cfg(test)]
+    said_of: BTreeSet<[u8; 20]>,
 }
 
 impl Keeper {
     pub(super) fn new(
         identity: Arc<Identity>,
         place_floor: u32,
+        hidden: bool,
         rules: OverlayRules,
         now: Time,
         mut rng: Rng,
     ) -> Self {
-        let config = Config { place_floor, ..Config::default() };
+        let config = Config { place_floor, client: hidden, ..Config::default() };
         let seen = Seen::default();
-        let named = seen.addresses(now, &rules.addresses);
+        let named = if hidden { Vec::new() } else { seen.addresses(now, &rules.addresses) };
         let core = Overlay::new(config, identity, named.iter().copied(), now, rng.fork());
         Self {
             core,
             rules,
+            hidden,
             rng,
             finds: BTreeMap::new(),
             answers: Vec::new(),
@@ -65,6 +73,8 @@ impl Keeper {
             named,
             gave: BTreeMap::new(),
             unannounced: BTreeSet::new(),
+            #[cfg(test)]
+            said_of: BTreeSet::new(),
         }
     }
 
@@ -87,6 +97,9 @@ impl Keeper {
 
     /// Of where others reach this node: what the operator or the host says, then what peers see.
     fn tell_addresses(&mut self, now: Time) {
+        if self.hidden {
+            return;
+        }
         let all = self.seen.addresses(now, &self.rules.addresses);
         if all != self.named {
             self.core.set_addresses(all.iter().copied());
@@ -180,6 +193,50 @@ impl Keeper {
         }
     }
 
+    /// The network's name, and by whom another identity may enter it without anybody being led to this node by that: some
+    /// drawn among all that are known, none in a network of ours or twice in another where there are others to draw, and
+    /// friends only when there is nobody else (docs/threat-model.md).
+    pub(super) fn entries(
+        &mut self,
+        is_friend: impl Fn(&PublicKey) -> bool,
+    ) -> (String, Vec<(IdentityCard, Vec<SocketAddr>)>) {
+        let known = self.core.peers().iter().map(|(_, known)| known);
+        let met = known.filter(|known| known.errors_since == 0).map(|known| known.contact);
+        let met = met.chain(self.core.table().entries().map(|entry| entry.peer.contact));
+        let met = met.map(|contact| (contact.card, contact.addresses().collect::<Vec<_>>()));
+        let mut all: BTreeMap<NodeId, (IdentityCard, Vec<SocketAddr>)> =
+            met.chain(self.rules.bootstrap.iter().cloned()).map(|one| (one.0.node_id(), one)).collect();
+        all.retain(|_, (_, addresses)| !addresses.is_empty());
+        if all.values().any(|(_, addresses)| addresses.iter().any(|address| is_global(*address))) {
+            all.values_mut().for_each(|(_, addresses)| addresses.retain(|address| is_global(*address)));
+            all.retain(|_, (_, addresses)| !addresses.is_empty());
+        }
+        if all.values().any(|(card, _)| !is_friend(&card.key)) {
+            all.retain(|_, (card, _)| !is_friend(&card.key));
+        }
+        let site = |address: &SocketAddr| {
+            Endpoint::new(*address).and_then(|endpoint| Site::of(&endpoint, false)).map(Site::network)
+        };
+        let mut near: BTreeSet<Site> = self.named.iter().filter_map(site).collect();
+        let mut left: Vec<_> = all.into_values().collect();
+        let mut drawn = Vec::new();
+        let mut crowded = Vec::new();
+        while !left.is_empty() && drawn.len() < ANONYMOUS_ENTRIES_MAX {
+            let one = left.swap_remove(self.rng.below(left.len() as u64) as usize);
+            let sites: Vec<Site> = one.1.iter().filter_map(site).collect();
+            match sites.iter().any(|site| near.contains(site)) {
+                true => crowded.push(one),
+                false => {
+                    near.extend(sites);
+                    drawn.push(one);
+                }
+            }
+        }
+        let room = ANONYMOUS_ENTRIES_MAX - drawn.len();
+        drawn.extend(crowded.into_iter().take(room));
+        (self.rules.network.clone(), drawn)
+    }
+
     /// Whom to call to enter the network, if that is due and it knows too few.
     fn whom_to_call(&mut self, now: Time) -> Vec<(IdentityCard, Vec<SocketAddr>)> {
         if now < self.enter_at {
@@ -238,6 +295,29 @@ impl Keeper {
     }
 }
 
+#[cfg(test)]
+impl Keeper {
+    fn note_said(&mut self, bytes: &[u8]) {
+        use crate::wire::overlay::{Body, Message};
+        match Message::parse(bytes).map(|message| message.body) {
+            Ok(Body::Find(find)) => _ = self.said_of.insert(find.key),
+            Ok(Body::Delegate { key, .. }) => _ = self.said_of.insert(key),
+            Ok(Body::Announce(announced)) => {
+                self.said_of.extend(announced.records().map(|(chunk, _)| chunk.0));
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+impl Node {
+    /// Whether the overlay said anything of a chunk under this identity.
+    pub(crate) fn said_of(&self, chunk: &ChunkId) -> bool {
+        self.overlay.keeper.as_ref().is_some_and(|keeper| keeper.said_of.contains(&chunk.0))
+    }
+}
+
 /// A peer with a session, which says where it is reached.
 fn peer_of(card: IdentityCard) -> Peer {
     Peer::of(Contact::new(card, []))
@@ -269,6 +349,8 @@ impl Node {
         let Some(keeper) = &mut self.overlay.keeper else { return };
         match effect {
             Effect::Send { to, bytes, question } => {
+                #[cfg(test)]
+                keeper.note_said(&bytes);
                 let to = to.contact;
                 let home = self.sessions.elsewhere(&to.card.key).unwrap_or(self.overlay.shard.0);
                 self.overlay_cross(clock, home, OverlayCross::Send { to, bytes, question });

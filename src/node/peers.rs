@@ -207,7 +207,9 @@ impl Node {
     }
 
     pub(super) fn connection(&self, now: Time, initiator: bool) -> Connection {
-        let config = stream::Config { unread_max: STREAM_UNREAD_MAX, ..stream::Config::new(initiator) };
+        let mtu_max = self.datagram_max as u32;
+        let config =
+            stream::Config { unread_max: STREAM_UNREAD_MAX, mtu_max, ..stream::Config::new(initiator) };
         Connection::new(now, config)
     }
 

@@ -25,7 +25,6 @@ pub(super) enum PurposeId {
     /// Packets of the device and of the SOCKS proxy.
     Tunnel,
     /// One job's.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the next commit has anonymous gets"))]
     Job(JobId),
 }
 
@@ -177,6 +176,15 @@ impl Purposes {
         Some(circuit)
     }
 
+    /// The circuits of jobs, for people.
+    pub(super) fn job_snapshots(&self) -> Vec<(JobId, CircuitSnapshot)> {
+        let of = |(id, purpose): (&PurposeId, &Purpose)| match id {
+            PurposeId::Job(job) => Some((*job, purpose.snapshot())),
+            PurposeId::Tunnel => None,
+        };
+        self.all.iter().filter_map(of).collect()
+    }
+
     fn poll_event(&mut self) -> Option<(PurposeId, Kept)> {
         self.all.iter_mut().find_map(|(id, purpose)| Some((*id, purpose.keeper.poll_event()?)))
     }
@@ -238,13 +246,23 @@ impl Node {
                     purpose.alive = Some((circuit, Alive::new(clock.now)));
                     self.ping(clock, id, circuit, world);
                     self.send_held(clock, id, world);
+                    if let PurposeId::Job(job) = id {
+                        self.anonymous_ready(clock, job);
+                    }
                 }
                 Kept::Down(why) => {
                     purpose.alive = None;
-                    self.reports.push_back(Report::Warning(format!("the circuit ended: {why}")));
+                    self.warn_of(id, format!("the circuit ended: {why}"));
                 }
-                Kept::Stuck(why) => self.reports.push_back(Report::Warning(format!("no circuit: {why}"))),
+                Kept::Stuck(why) => self.warn_of(id, format!("no circuit: {why}")),
             }
+        }
+    }
+
+    /// Of a job's circuits its own progress tells.
+    fn warn_of(&mut self, id: PurposeId, what: String) {
+        if id == PurposeId::Tunnel {
+            self.reports.push_back(Report::Warning(what));
         }
     }
 

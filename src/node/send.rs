@@ -26,6 +26,9 @@ impl Node {
         if let Some(report) = self.reports.pop_front() {
             return Some(Output::Report(report));
         }
+        if let Some(output) = self.poll_anonymous(clock, world) {
+            return Some(output);
+        }
         if let Some(op) = self.get.poll_op() {
             return Some(Output::File(op));
         }

@@ -76,7 +76,8 @@ impl Node {
                 });
             }
         }
-        let jobs = self.get.progress().map(|(id, progress)| (id, progress.clone())).collect();
+        let jobs = self.get.progress().map(|(id, progress)| (id, progress.clone()));
+        let jobs = jobs.chain(self.inners.progress()).collect();
         let overlay = self.overlay.snapshot();
         Snapshot {
             peers,
@@ -85,6 +86,7 @@ impl Node {
             jobs,
             tunnels: self.tunnels.snapshot(),
             circuit: self.circuits.purposes.get(PurposeId::Tunnel).map(Purpose::snapshot),
+            job_circuits: self.circuits.purposes.job_snapshots(),
             overlay,
             classes: self.shaping.classes(),
         }
@@ -133,7 +135,7 @@ impl Node {
                 self.overlay.links.len() as f64,
             ),
             ("requests_serving", "Chunk requests being answered", self.serve.active() as f64),
-            ("gets_running", "Gets under way", self.get.progress().count() as f64),
+            ("gets_running", "Gets under way", (self.get.progress().count() + self.inners.len()) as f64),
         ]
     }
 

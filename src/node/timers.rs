@@ -21,6 +21,7 @@ impl Node {
             self.serve.poll_timeout(),
             self.circuits.poll_timeout(),
             self.overlay.poll_timeout(),
+            self.inners.poll_timeout(),
             self.meetings.first().map(|(until, ..)| *until),
             self.next_progress,
             lonely,
@@ -94,6 +95,11 @@ impl Node {
         if now.since(since) >= Duration::from_millis(GET_LONELY_MS_MAX) && !busy {
             let friends = self.friends.len();
             let why = match self.liars.len() {
+                0 if network && friends == 0 => {
+                    "the network names nobody who answers and has it; run the same get \
+                     again to resume"
+                        .to_owned()
+                }
                 0 if network => format!(
                     "no friend answers ({friends} known), and the network names nobody else who answers and has it; \
                      run the same get again to resume"

@@ -35,7 +35,7 @@ pub(super) struct Tunnels {
     by_key: BTreeMap<PublicKey, u32>,
     /// Trains that take further packets, at most one for each session and ECN code point.
     open: Vec<OpenTrain>,
-    trains: VecDeque<(SessionKey, Train)>,
+    pub(super) trains: VecDeque<(SessionKey, Train)>,
     answers: VecDeque<TunPacket>,
     pub(super) coalescer: Coalescer,
     /// The same of packets for the SOCKS proxy.

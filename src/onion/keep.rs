@@ -9,7 +9,8 @@ use super::{CircuitKey, EndedWhy, Event, Onion};
 use crate::base::{PublicKey, Rng, Time};
 use crate::crypto::{Secret, kdf};
 use crate::limits::{
-    BUILD_PATIENCE_MS, CIRCUITS_BEFORE_MAX, CIRCUITS_BESIDE_MAX, PATH_ATTEMPTS_MAX, PATH_RETRY_MS, PINNED_ATTEMPTS_MAX,
+    BUILD_PATIENCE_MS, CIRCUITS_BEFORE_MAX, CIRCUITS_BESIDE_MAX, PATH_ATTEMPTS_MAX, PATH_RETRY_MS,
+    PINNED_ATTEMPTS_MAX,
 };
 use crate::wire::build::Status;
 

@@ -185,6 +185,12 @@ impl Relays {
         Ok(Route { link, hops, imaginary, resume: want.resume })
     }
 
+    /// An exit that is none of these, drawn as for a path.
+    pub fn another_exit(&self, now: Time, rng: &mut Rng, not: &[PublicKey]) -> Option<PublicKey> {
+        let fits = |relay: &&Relay| relay.exit && !not.contains(&relay.hop.hop.card.key);
+        self.shuffled(now, rng).into_iter().find(fits).map(|relay| relay.hop.hop.card.key)
+    }
+
     /// All relays in an order of chance: each is first as often as its weight among all weights.
     fn shuffled(&self, now: Time, rng: &mut Rng) -> Vec<&Relay> {
         let mut order: Vec<(f64, &Relay)> = self

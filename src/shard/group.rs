@@ -78,6 +78,13 @@ impl Group {
                 shards[shard].command(Command::Get(request))?;
                 state.jobs.insert(job, shard);
             }
+            // Circuits of this node's own are the first's.
+            Command::Anonymous(anonymous) => {
+                let (mut state, job) = (self.state(), anonymous.request.job);
+                let first = shards.first().ok_or(Full)?;
+                first.command(Command::Anonymous(anonymous))?;
+                state.jobs.insert(job, 0);
+            }
             Command::Limits(limits) => {
                 for shard in shards {
                     shard.command(Command::Limits(limits.clone()))?;

@@ -75,6 +75,8 @@ pub struct GetProgress {
     pub name: Vec<u8>,
     /// Peers that slices came from.
     pub sources: Vec<NodeId>,
+    /// What it waits for before anything can be asked for: a circuit of its own.
+    pub waits_for: Option<&'static str>,
 }
 
 /// All `get` jobs of one shard.

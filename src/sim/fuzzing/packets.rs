@@ -1,18 +1,34 @@
 //! IP packets: what a friend's tunnel brings, and what a TUN device hands over.
 
+use std::net::SocketAddr;
+
 use super::Input;
 use crate::base::{Memory, Offload, Place, Segmentation};
 use crate::limits::{BUFFER_HEAD_ROOM, SEND_BUFFERS};
 use crate::sim::buffers::RECEIVE_BUFFER;
 use crate::sim::world::SimWorld;
-use crate::tunnel::{Coalescer, Cut};
+use crate::tunnel::quoted::quoted;
+use crate::tunnel::{Coalescer, Cut, datagrams};
 use crate::wire::ip::{self, Ip, TCP, UDP, put_half, tcp, udp};
 
-/// A header that is read lies inside its packet, and written again it reads the same; an answer to it is a packet.
+/// A header that is read lies inside its packet, and written again it reads the same; an answer to it is a packet. What a
+/// circuit brings for a node in it is a datagram inside its packet, and wrapped anew it reads the same.
 pub fn ip(bytes: &[u8]) {
     let Ok(header) = Ip::parse(bytes) else { return };
     assert!(header.header <= bytes.len() && header.source.is_ipv4() == header.destination.is_ipv4());
     ip::is_summed(bytes, &header);
+    let _ = quoted(bytes, &header);
+    if let Some(datagram) = datagrams::unwrap(bytes, &header) {
+        let payload = &bytes[datagram.payload];
+        let to = SocketAddr::new(header.destination, datagram.to);
+        let mut packet = vec![0xee; datagrams::headers(to)];
+        packet.extend_from_slice(payload);
+        let (again, offload) =
+            datagrams::wrap(&mut packet, payload.len(), datagram.from, to).expect("no longer than it was");
+        assert_eq!((Ip::parse(&packet), offload.kind), (Ok(again), Segmentation::None));
+        let back = datagrams::unwrap(&packet, &again).expect("it is one");
+        assert_eq!((back.from, back.to, &packet[back.payload]), (datagram.from, datagram.to, payload));
+    }
     let mut out = vec![0xff; bytes.len() + ip::V6_HEADER];
     let payload = bytes.len() - header.header;
     let len = header.emit(payload, &mut out).expect("no longer than it was");

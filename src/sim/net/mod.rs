@@ -6,6 +6,7 @@
 
 mod faults;
 mod node;
+mod outside;
 mod path;
 mod queue;
 mod run;
@@ -72,6 +73,11 @@ pub struct Net {
     hosts: BTreeMap<SocketAddr, (usize, u8)>,
     nats: Vec<Nat>,
     nat_of: BTreeMap<IpAddr, usize>,
+    /// What is behind exits, by node, and by the address that they share.
+    outside: BTreeMap<usize, Nat>,
+    outside_of: BTreeMap<IpAddr, usize>,
+    /// Bytes that were sent from one address to another, as the wire shows them to everybody. Kept when asked for.
+    pub wire: Option<BTreeMap<(SocketAddr, SocketAddr), u64>>,
     links: BTreeMap<(usize, usize), Link>,
     default: LinkConfig,
     buffers: Pool,
@@ -111,6 +117,9 @@ impl Net {
             hosts: BTreeMap::new(),
             nats: Vec::new(),
             nat_of: BTreeMap::new(),
+            outside: BTreeMap::new(),
+            outside_of: BTreeMap::new(),
+            wire: None,
             links: BTreeMap::new(),
             default: link,
             buffers: Pool::default(),
@@ -174,6 +183,7 @@ impl Net {
             Command::Exit(rules) => format!("exit: {} rules", rules.policy.0.len()),
             Command::Circuit(want) => format!("circuit: {} hops", want.as_ref().map_or(0, |want| want.hops)),
             Command::Get(request) => format!("get, job {}", request.job.0),
+            Command::Anonymous(one) => format!("get over {} hops, job {}", one.hops, one.request.job.0),
             Command::Cancel(job) => format!("cancel job {}", job.0),
             Command::Overlay(rules) => format!("overlay: {}", rules.enabled),
             Command::Provide(chunks) => format!("provide {} chunks", chunks.len()),
@@ -199,6 +209,7 @@ impl Net {
                 Command::Circuit(want) => Command::Circuit(want.clone()),
                 Command::Overlay(rules) => Command::Overlay(rules.clone()),
                 Command::Get(_)
+                | Command::Anonymous(_)
                 | Command::Cancel(_)
                 | Command::Provide(_)
                 | Command::Restore(_)

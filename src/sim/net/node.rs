@@ -168,7 +168,7 @@ impl SimNode {
                 shard..shard + 1
             }
             // What there is once is on the first.
-            Command::Provide(_) | Command::Restore(_) | Command::Peers { .. } => 0..1,
+            Command::Provide(_) | Command::Restore(_) | Command::Peers { .. } | Command::Anonymous(_) => 0..1,
             Command::Friends(_)
             | Command::Overlay(_)
             | Command::Tunnels(_)

@@ -16,10 +16,10 @@ use crate::sim::trace::{Event as Traced, Fate, Gone};
 const CE: u8 = 3;
 
 /// A route through the network as it is when something is sent.
-struct Route {
-    to: usize,
+pub(super) struct Route {
+    pub to: usize,
     /// Where it seems to come from.
-    source: SocketAddr,
+    pub source: SocketAddr,
 }
 
 impl Net {
@@ -59,8 +59,18 @@ impl Net {
         self.buffers.give(memory);
     }
 
-    fn pass(&mut self, from: usize, route: &Route, target: SocketAddr, datagram: &[u8], ecn: u8) -> Fate {
+    pub(super) fn pass(
+        &mut self,
+        from: usize,
+        route: &Route,
+        target: SocketAddr,
+        datagram: &[u8],
+        ecn: u8,
+    ) -> Fate {
         let (to, now) = (route.to, self.now);
+        if let Some(wire) = &mut self.wire {
+            *wire.entry((route.source, target)).or_default() += datagram.len() as u64;
+        }
         let mut passage = match self.link_mut(from, to).pass(now, datagram.len()) {
             Ok(passage) => passage,
             Err(why) => return Fate::Lost(Gone::Link(why)),
@@ -98,6 +108,9 @@ impl Net {
             };
             return Ok(Route { to, source });
         }
+        if let (Some(to), None) = (self.exit_of(target.ip()), behind) {
+            return Ok(Route { to, source: address });
+        }
         let before = *self.nat_of.get(&target.ip()).ok_or(Gone::NoRoute)?;
         if behind == Some(before) && !self.nats[before].config().hairpins {
             return Err(Gone::Nat(Blocked::Hairpin));
@@ -127,6 +140,10 @@ impl Net {
             bytes.extend(next.bytes);
         }
         let (from, to) = (from as usize, to as usize);
+        if self.exit_of(target.ip()) == Some(to) {
+            bytes.chunks(segment.max(1)).for_each(|one| self.enter_exit(to, source, target, one));
+            return;
+        }
         match self.admit(to, source, target) {
             Ok(local) => {
                 let path = Path { local, remote: source };

@@ -43,9 +43,19 @@ impl Net {
         self.drain(node, shard);
     }
 
+    /// Whether a node's overlay said anything of a chunk under the node's own identity.
+    #[cfg(test)]
+    pub fn said_of(&self, node: usize, chunk: &crate::base::ChunkId) -> bool {
+        self.nodes[node].shards.iter().any(|shard| shard.core.said_of(chunk))
+    }
+
     /// A node wrote to its device.
     pub(super) fn tun_written(&mut self, node: usize, packet: TunPacket) {
+        let left = self.leave_exit(node, &packet);
         let sim = &mut self.nodes[node];
+        if left {
+            return sim.world.free(packet.place.buf);
+        }
         sim.tun_written.push((sim.world.bytes(packet.place).to_vec(), packet.offload));
         sim.world.free(packet.place.buf);
     }

@@ -12,7 +12,7 @@ use crate::sim::net::Net;
 use crate::wire::reference::Reference;
 
 /// What a node of the network is told that may enter by others.
-fn rules(net: &Net, node: usize, entries: &[usize]) -> OverlayRules {
+pub(super) fn rules(net: &Net, node: usize, entries: &[usize]) -> OverlayRules {
     let entry = |&index: &usize| (net.card(index), vec![net.nodes[index].address()]);
     OverlayRules {
         enabled: true,
@@ -24,13 +24,13 @@ fn rules(net: &Net, node: usize, entries: &[usize]) -> OverlayRules {
     }
 }
 
-fn join(net: &mut Net, node: usize, entries: &[usize]) {
+pub(super) fn join(net: &mut Net, node: usize, entries: &[usize]) {
     let rules = rules(net, node, entries);
     net.command(node, Command::Overlay(Box::new(rules)));
 }
 
 /// Time passes.
-fn rest(net: &mut Net, time: Duration) {
+pub(super) fn rest(net: &mut Net, time: Duration) {
     net.run_until(time, |_| false);
 }
 
@@ -46,7 +46,7 @@ fn network(seed: u64, shards: &[u8], link: LinkConfig) -> Net {
 }
 
 /// Puts on a node, which provides it.
-fn provide(net: &mut Net, node: usize, number: u64) -> (super::Tree, Reference) {
+pub(super) fn provide(net: &mut Net, node: usize, number: u64) -> (super::Tree, Reference) {
     let tree = tree(number);
     let reference = put(net, &[node], &tree);
     for batch in net.nodes[node].world.store.ids().chunks(PROVIDE_BATCH) {
@@ -55,7 +55,7 @@ fn provide(net: &mut Net, node: usize, number: u64) -> (super::Tree, Reference) 
     (tree, reference)
 }
 
-fn status(net: &mut Net, node: usize, token: u64) -> Snapshot {
+pub(super) fn status(net: &mut Net, node: usize, token: u64) -> Snapshot {
     net.command(node, Command::Status { token });
     rest(net, millis(1));
     let mut all = Snapshot::default();

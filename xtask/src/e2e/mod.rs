@@ -53,6 +53,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
         onion::walls::CASES,
         onion::beside::CASES,
         onion::socks::CASES,
+        onion::hidden::CASES,
         overlay::CASES,
         hostile::CASES,
     ];

@@ -8,6 +8,7 @@
 
 mod asking;
 pub mod beside;
+pub mod hidden;
 mod proxying;
 pub mod socks;
 pub mod walls;
