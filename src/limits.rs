@@ -590,6 +590,8 @@ pub const ANONYMOUS_PROHIBITED_MS: u64 = 1_500;
 /// A reason why there is no circuit that holds for so long ends the job, milliseconds: one may just have been told of
 /// relays.
 pub const ANONYMOUS_STUCK_MS: u64 = 3_000;
+/// The same of a node with several shards, whose friends give it lanes to the one with the circuits first, milliseconds.
+pub const ANONYMOUS_STUCK_LANES_MS: u64 = 9_000;
 /// Exits that an anonymous job tries at most.
 pub const ANONYMOUS_EXITS_MAX: usize = 4;
 /// How far the clock that an anonymous job shows may be from ours, milliseconds.
@@ -1273,6 +1275,9 @@ const _: () = {
     assert!(BUILD_MS_MAX < BUILD_RELAY_MS_MAX && CIRCUIT_DRAIN_MS < BUILD_RELAY_MS_MAX);
     assert!(CIRCUIT_REBUILD_MS_MIN + CIRCUIT_REBUILD_MS_JITTER + BUILD_MS_MAX < CIRCUIT_MS_MAX);
     assert!(CIRCUIT_PADDING_MS_MIN + CIRCUIT_PADDING_MS_JITTER < CIRCUIT_IDLE_MS_MAX / 2);
+    assert!(
+        ANONYMOUS_STUCK_LANES_MS > 2 * CIRCUIT_ENTRIES_MS && ANONYMOUS_STUCK_LANES_MS < CIRCUIT_WAIT_MS_MAX
+    );
     assert!(ANONYMOUS_DATAGRAM_MAX >= DATAGRAM_MIN && ANONYMOUS_DATAGRAM_MAX <= DATAGRAM_MAX);
     assert!(ANONYMOUS_SKEW_MS_MAX * 2 < CLOCK_SKEW_MS_MAX && ANONYMOUS_TRAINS_MAX < TUNNEL_TRAINS_MAX);
     assert!((1 + JOBS_ANONYMOUS_MAX) * (1 + CIRCUITS_BEFORE_MAX + CIRCUITS_BESIDE_MAX) <= CIRCUITS_OWN_MAX);

@@ -16,7 +16,8 @@ use crate::base::{Place, PublicKey, Time};
 use crate::crypto::Identity;
 use crate::limits::{
     ANONYMOUS_ENTER_MS, ANONYMOUS_ENTERED_MIN, ANONYMOUS_EXITS_MAX, ANONYMOUS_PROHIBITED_MS,
-    ANONYMOUS_SILENT_MS, ANONYMOUS_STUCK_MS, ANONYMOUS_TRAINS_MAX, CIRCUIT_WAIT_MS_MAX, JOBS_ANONYMOUS_MAX,
+    ANONYMOUS_SILENT_MS, ANONYMOUS_STUCK_LANES_MS, ANONYMOUS_STUCK_MS, ANONYMOUS_TRAINS_MAX,
+    CIRCUIT_WAIT_MS_MAX, JOBS_ANONYMOUS_MAX,
 };
 use crate::wire::ip::Ip;
 
@@ -44,7 +45,7 @@ struct Job {
 #[derive(Debug, Clone, Copy)]
 enum Phase {
     /// Its circuit is being built, since then; and since when there is a reason why there is none.
-    Building { since: Time, stuck: Option<Time> },
+    Building { since: Time, stuck: Option<Time>, patience: Duration },
     /// It knows nobody of the network yet: since the circuit opened, and since somebody answered.
     Entering { since: Time, met: Option<Time> },
     /// The inner node gets it.
@@ -71,8 +72,8 @@ impl Job {
     fn watch_at(&self) -> Option<Time> {
         let after = |since: Time, ms: u64| since + Duration::from_millis(ms);
         match self.phase {
-            Phase::Building { since, stuck } => {
-                let stuck = stuck.map(|stuck| after(stuck, ANONYMOUS_STUCK_MS));
+            Phase::Building { since, stuck, patience } => {
+                let stuck = stuck.map(|stuck| stuck + patience);
                 stuck.into_iter().chain([after(since, CIRCUIT_WAIT_MS_MAX)]).min()
             }
             Phase::Entering { met: Some(met), .. } => Some(after(met, ANONYMOUS_ENTER_MS)),
@@ -160,12 +161,19 @@ impl Node {
             serve_strangers: false,
         };
         let inner = self.inner(clock, &identity, &rules);
-        let phase = Phase::Building { since: clock.now, stuck: None };
+        let phase = self.building(clock.now);
         let pinned = exit.is_some();
         let entry =
             Job { phase, want, pinned, refused: Vec::new(), identity, request: Some(request), rules, inner };
         self.reports.push_back(Report::Progress(job, entry.progress()));
         self.inners.jobs.insert(job, entry);
+    }
+
+    /// A circuit is to be built from now on.
+    fn building(&self, now: Time) -> Phase {
+        let alone = self.circuits.shard.1 == 1;
+        let patience = if alone { ANONYMOUS_STUCK_MS } else { ANONYMOUS_STUCK_LANES_MS };
+        Phase::Building { since: now, stuck: None, patience: Duration::from_millis(patience) }
     }
 
     fn inner(&mut self, clock: Clock, identity: &Arc<Identity>, rules: &OverlayRules) -> Inner {
@@ -261,6 +269,7 @@ impl Node {
 
     /// Its exit lets nothing out to the network: another is tried, as long as the operator did not name it.
     fn change_exit(&mut self, clock: Clock, id: JobId, prohibited: bool) {
+        let building = self.building(clock.now);
         let own = &mut self.circuits;
         let Some(job) = self.inners.jobs.get_mut(&id) else { return };
         let purpose = own.purposes.get(PurposeId::Job(id));
@@ -283,7 +292,7 @@ impl Node {
             return self.fail_anonymous(clock, id, why);
         };
         job.want.exit = Some(next);
-        job.phase = Phase::Building { since: clock.now, stuck: None };
+        job.phase = building;
         own.set_purpose(clock.now, PurposeId::Job(id), Some(&job.want));
         self.reports.push_back(Report::Progress(id, job.progress()));
     }
@@ -378,9 +387,9 @@ impl Job {
     fn look(&mut self, now: Time, why: Option<String>) -> Verdict {
         let passed = |since: Time, ms: u64| now.since(since) >= Duration::from_millis(ms);
         match &mut self.phase {
-            Phase::Building { since, stuck } => {
+            Phase::Building { since, stuck, patience } => {
                 let believed = match &why {
-                    Some(_) => passed(*stuck.get_or_insert(now), ANONYMOUS_STUCK_MS),
+                    Some(_) => now.since(*stuck.get_or_insert(now)) >= *patience,
                     None => {
                         *stuck = None;
                         false

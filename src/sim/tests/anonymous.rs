@@ -149,7 +149,7 @@ fn an_exit_that_lets_nothing_out_is_said_and_another_is_tried() {
     }
     // Nobody answers, and nothing is said.
     exit(&mut net, 4, &["10.0.0.0/8"]);
-    for node in 5..10 {
+    for node in 4..10 {
         net.cut(4, node);
     }
     get_hidden(&mut net, 3, &reference, Some(4), false);
