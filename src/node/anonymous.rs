@@ -77,7 +77,7 @@ impl Job {
                 stuck.into_iter().chain([after(since, CIRCUIT_WAIT_MS_MAX)]).min()
             }
             Phase::Entering { met: Some(met), .. } => Some(after(met, ANONYMOUS_ENTER_MS)),
-            Phase::Entering { since, met: None } if self.inner.prohibited > 0 => {
+            Phase::Entering { since, met: None } if self.inner.is_shut_in(&self.rules.bootstrap) => {
                 Some(after(since, ANONYMOUS_PROHIBITED_MS))
             }
             Phase::Entering { since, met: None } => Some(after(since, ANONYMOUS_SILENT_MS)),
@@ -181,17 +181,18 @@ impl Node {
     }
 
     /// Its circuit is open: the network is entered through it.
-    pub(super) fn anonymous_ready(&mut self, clock: Clock, job: JobId) {
-        let Some(Job { phase: Phase::Building { .. }, identity, rules, .. }) = self.inners.jobs.get(&job)
+    pub(super) fn anonymous_ready(&mut self, clock: Clock, id: JobId) {
+        let Some(Job { phase: Phase::Building { .. }, identity, rules, .. }) = self.inners.jobs.get(&id)
         else {
             return;
         };
         let (identity, rules) = (Arc::clone(identity), rules.clone());
         // What it had to say while there was no circuit is lost, and would be said again late.
         let inner = self.inner(clock, &identity, &rules);
-        let Some(job) = self.inners.jobs.get_mut(&job) else { return };
+        let Some(job) = self.inners.jobs.get_mut(&id) else { return };
         job.inner = inner;
         job.phase = Phase::Entering { since: clock.now, met: None };
+        self.reports.push_back(Report::Progress(id, job.progress()));
     }
 
     /// What came through a job's circuit.
@@ -345,19 +346,30 @@ impl Node {
                 self.reports.push_back(Report::Done(id, progress));
             }
             Report::Failed(_, why) => {
-                let prohibited = self.inners.jobs.get(&id).map_or(0, |job| job.inner.prohibited);
+                let hint = self.hint(id);
                 self.say_goodbye(clock, id, world);
-                let hint = match prohibited {
-                    0 => String::new(),
-                    count => format!(
-                        "; the exit did not let {count} packets out to nodes of the network (its exit.allow), \
-                         another may: --exit NODE"
-                    ),
-                };
                 self.fail_get(id, why + &hint);
             }
             Report::Warning(what) => self.reports.push_back(Report::Warning(what)),
             Report::Status(..) | Report::Peers(_) => {}
+        }
+    }
+
+    /// What may be the matter with a job that came to nothing, beside what its inner node knows.
+    fn hint(&self, id: JobId) -> String {
+        let purpose = self.circuits.purposes.get(PurposeId::Job(id));
+        if let Some(keeper) =
+            purpose.map(|purpose| &purpose.keeper).filter(|keeper| keeper.circuit().is_none())
+        {
+            let why = keeper.stuck().map_or_else(String::new, |why| format!(" ({why})"));
+            return format!("; its circuit is down{why}");
+        }
+        match self.inners.jobs.get(&id).map_or(0, |job| job.inner.prohibited()) {
+            0 => String::new(),
+            count => format!(
+                "; the exit let nothing out to {count} addresses of the network (its exit.allow), another may: \
+                 --exit NODE"
+            ),
         }
     }
 
@@ -415,7 +427,7 @@ impl Job {
                     let waited = passed(*met.get_or_insert(now), ANONYMOUS_ENTER_MS);
                     return if enough || waited { Verdict::Begin } else { Verdict::Wait };
                 }
-                let prohibited = self.inner.prohibited > 0;
+                let prohibited = self.inner.is_shut_in(&self.rules.bootstrap);
                 let patience = if prohibited { ANONYMOUS_PROHIBITED_MS } else { ANONYMOUS_SILENT_MS };
                 match passed(*since, patience) {
                     true => Verdict::OtherExit { prohibited },

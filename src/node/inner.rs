@@ -2,6 +2,7 @@
 //! it sends becomes IP packets for the job's circuit, and what comes through that circuit is all that it ever hears. So
 //! whoever it meets meets the exit's address and a key that nobody has seen before.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use crate::base::{
     BufId, ChunkId, ChunkRead, Memory, NoChunks, Path, Place, ReadFault, Rng, StoredChunk, Time, TunPacket,
     UnixMs,
 };
-use crate::crypto::{Identity, Suite};
+use crate::crypto::{Identity, IdentityCard, Suite};
 use crate::limits::{ANONYMOUS_DATAGRAM_MAX, ANONYMOUS_SKEW_MS_MAX};
 use crate::onion::exit::CLIENT;
 use crate::tunnel::datagrams;
@@ -23,6 +24,8 @@ use crate::wire::ip::{Ip, UDP};
 /// The ports that hosts take at random (RFC 6056 §3.2): this one is nobody's in particular.
 const PORT_FIRST: u16 = 32_768;
 const PORTS: u64 = 28_000;
+/// Addresses that the exit does not let it go to, as far as they are remembered.
+const PROHIBITED_MAX: usize = 256;
 
 /// What every identity of this node needs to know of its network.
 #[derive(Clone)]
@@ -100,8 +103,8 @@ pub(super) struct Inner {
     dirty: bool,
     /// Datagrams for it that were acceptable.
     pub(super) heard: u64,
-    /// Packets of its that the exit did not let out, as the exit said.
-    pub(super) prohibited: u64,
+    /// Where the exit did not let it go, as the exit said; at most [`PROHIBITED_MAX`].
+    prohibited: BTreeSet<SocketAddr>,
 }
 
 /// What came of a packet for it.
@@ -138,7 +141,7 @@ impl Inner {
         node.circuits.rules = CircuitRules { relay: false, exit: false, named: false };
         let port = PORT_FIRST + rng.below(PORTS) as u16;
         let skew_ms = rng.below(2 * ANONYMOUS_SKEW_MS_MAX + 1) as i64 - ANONYMOUS_SKEW_MS_MAX as i64;
-        let mut inner = Self { node, port, skew_ms, dirty: true, heard: 0, prohibited: 0 };
+        let mut inner = Self { node, port, skew_ms, dirty: true, heard: 0, prohibited: BTreeSet::new() };
         let rules = OverlayRules { addresses: Vec::new(), serve_strangers: false, enabled: true, ..rules };
         let command = Command::Overlay(Box::new(rules));
         inner.node.handle_command(inner.clock(clock), command);
@@ -157,6 +160,16 @@ impl Inner {
     /// Contacts that answered it.
     pub(super) fn contacts(&self) -> usize {
         self.node.overlay.keeper.as_ref().map_or(0, |keeper| keeper.core.table().len())
+    }
+
+    /// To how many addresses the exit did not let it go.
+    pub(super) fn prohibited(&self) -> usize {
+        self.prohibited.len()
+    }
+
+    /// Whether the exit lets it go to none of these.
+    pub(super) fn is_shut_in(&self, entries: &[(IdentityCard, Vec<SocketAddr>)]) -> bool {
+        entries.iter().all(|(_, addresses)| addresses.iter().any(|at| self.prohibited.contains(at)))
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Time> {
@@ -198,7 +211,10 @@ impl Inner {
                 quoted(packet, ip).filter(|quoted| (quoted.protocol, quoted.port) == (UDP, self.port));
             let Some(error) = error else { return Came::Unwanted };
             // "Administratively prohibited" of either family.
-            self.prohibited += u64::from([(3, 13), (3, 10), (3, 9), (1, 1)].contains(&error.error));
+            let prohibits = [(3, 13), (3, 10), (3, 9), (1, 1)].contains(&error.error);
+            if prohibits && self.prohibited.len() < PROHIBITED_MAX {
+                self.prohibited.insert(error.to);
+            }
             return Came::Taken;
         };
         let (start, len) = (datagram.payload.start as u32, datagram.payload.len() as u32);
