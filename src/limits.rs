@@ -1016,6 +1016,80 @@ pub const PEERS_SAVE_MS: u64 = 60_000;
 /// For the first time, milliseconds.
 pub const PEERS_SAVE_MS_FIRST: u64 = 10_000;
 
+// ---- keeping chunks for others (docs/protocol/keep.md) -----------------------------------------
+
+/// Chunks that a node receives at once to keep them, at most; shards have equal parts.
+pub const KEEP_BODIES_MAX: usize = 32;
+/// Of those, for strangers.
+pub const KEEP_BODIES_STRANGERS: usize = 24;
+/// Of those, for one guest: a friend, or strangers of one network.
+pub const KEEP_BODIES_PER_GUEST_MAX: usize = 4;
+/// And on one session.
+pub const KEEP_BODIES_PER_SESSION_MAX: usize = 2;
+/// Offers of one session that are not whole, or are being answered, at most.
+pub const KEEP_OFFERS_PER_SESSION_MAX: usize = 8;
+/// Offers of all sessions of a shard that are not whole, at most.
+pub const KEEP_OFFERS_MAX: usize = 1024;
+/// Time that a chunk has to come as a whole, milliseconds.
+pub const KEEP_BODY_MS_MAX: u64 = 60_000;
+/// When whoever offers too much may offer again, milliseconds.
+pub const KEEP_RETRY_MS: u32 = 1_000;
+/// Strangers of one network may give so much per second over time, KiB.
+pub const KEEP_NETWORK_KIB_PER_SECOND: u32 = 512;
+/// And at once, KiB.
+pub const KEEP_NETWORK_KIB_BURST: u32 = 64 << 10;
+/// All strangers together per second over time, KiB.
+pub const KEEP_STRANGERS_KIB_PER_SECOND: u32 = 2 << 10;
+/// And at once, KiB.
+pub const KEEP_STRANGERS_KIB_BURST: u32 = 256 << 10;
+/// A friend may give so many times what a network of strangers may.
+pub const KEEP_FRIEND_TIMES: u32 = 8;
+/// The part of the cache that strangers of one network may fill in a day.
+pub const KEEP_NETWORK_SHARE: u64 = 16;
+/// And all strangers together.
+pub const KEEP_STRANGERS_SHARE: u64 = 2;
+/// Guests that are remembered at most.
+pub const KEEP_GUESTS_MAX: usize = 4096;
+/// Nodes that are to keep each chunk that is given away.
+pub const PUSH_COPIES: usize = 4;
+/// So many are enough where there are no more, and are looked for again where there are fewer.
+pub const PUSH_COPIES_MIN: usize = 2;
+/// Nodes that one chunk is offered to at once.
+pub const PUSH_OFFERS_MAX: usize = 2;
+/// Chunks of a node that wait to be kept by others at once.
+pub const PUSH_CHUNKS_MAX: usize = 64;
+/// Their bytes.
+pub const PUSH_BYTES_MAX: usize = 4 << 20;
+/// Lookups for them at once.
+pub const PUSH_LOOKUPS_OPEN_MAX: usize = FINDS_MAX;
+/// How often keepers are looked for, for one chunk.
+pub const PUSH_LOOKUPS_MAX: u8 = 4;
+/// Pause between two of those, milliseconds.
+pub const PUSH_AGAIN_MS: u64 = FIND_AGAIN_MS;
+/// Nodes that may be asked to keep one chunk at most, the nearest.
+pub const PUSH_CANDIDATES_MAX: usize = 32;
+/// How often one node is asked to keep one chunk, when it is busy.
+pub const PUSH_TRIES_MAX: u8 = 5;
+/// A keeper that is called and of which nothing is heard for so long is not there, milliseconds.
+pub const PUSH_CALL_MS_MAX: u64 = PROVIDER_CALL_MS_MAX;
+/// An offer that is not answered for so long is taken back, milliseconds.
+pub const PUSH_ANSWER_MS_MAX: u64 = 15_000;
+/// Keepers of which is remembered whether they are there.
+pub const PUSH_KEEPERS_MAX: usize = 1024;
+/// One chunk may take so long, milliseconds.
+pub const PUSH_CHUNK_MS_MAX: u64 = 180_000;
+
+/// Cache of the store that an anonymous put has of its own, bytes: it is not used.
+pub const GIVE_CACHE: u64 = 1 << 20;
+/// An anonymous put of which its node says nothing for so long is given up, milliseconds.
+pub const GIVE_SILENT_MS_MAX: u64 = 2 * PUSH_CHUNK_MS_MAX;
+/// A node that takes no command for so long is given up, milliseconds.
+pub const GIVE_COMMAND_MS: u64 = 5_000;
+
+const _: () = assert!(KEEP_BODIES_STRANGERS < KEEP_BODIES_MAX, "friends find room");
+const _: () = assert!(PUSH_COPIES_MIN <= PUSH_COPIES);
+const _: () = assert!(PUSH_BYTES_MAX >= 2 * CHUNK_SIZE_MAX, "while one is sent, the next is looked up");
+
 // ---- the shaper (docs/shaping.md) --------------------------------------------------------------
 
 /// Peers that one shard shapes at most: its sessions, and those that are being set up.

@@ -3,9 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use crate::base::fileop::JobId;
 use crate::base::{ChunkId, Prefix};
 use crate::io::latency::Latencies;
-use crate::node::command::Command;
+use crate::node::command::{Anonymous, Command};
 
 /// The node's inbox (or the number of jobs) is at its bound; later there is room again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +33,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Chunks published here from a place in their order on, at most `most`, each with its place. Waits for the disk.
     fn local_chunks(&self, from: u64, most: usize) -> Result<Vec<(u64, ChunkId)>, String>;
+
+    /// Chunks kept here for others, likewise.
+    fn kept_chunks(&self, from: u64, most: usize) -> Result<Vec<(u64, ChunkId)>, String>;
 
     /// How full the store is.
     fn store_stats(&self) -> StoreStats;
@@ -105,7 +109,7 @@ pub struct SocksState {
 }
 
 /// What to publish.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct PutRequest {
     /// Absolute paths of files and directories.
     pub paths: Vec<PathBuf>,
@@ -113,6 +117,19 @@ pub struct PutRequest {
     pub salt: bool,
     /// Whether unreadable files are left out (and counted) rather than an error.
     pub skip_unreadable: bool,
+    /// How it is put without being served here, if it is.
+    pub anonymous: Option<AnonymousPut>,
+}
+
+/// A put whose chunks others keep, given to them through circuits.
+#[derive(Debug)]
+pub struct AnonymousPut {
+    /// The job, among all of the daemon's.
+    pub job: JobId,
+    /// What begins its circuits.
+    pub begin: Anonymous,
+    /// Whether the reference is told although some chunks have too few keepers.
+    pub force: bool,
 }
 
 /// How far a `put` is.
@@ -138,6 +155,12 @@ pub struct PutProgress {
     pub chunks_reused: u64,
     /// Entries left out because they could not be read or are no file, directory or symlink.
     pub skipped: u64,
+    /// Of an anonymous put: chunks that were given to keepers.
+    pub chunks_given: u64,
+    /// The fewest keepers that any of those has.
+    pub keepers_min: u8,
+    /// Those with fewer than are enough.
+    pub chunks_short: u64,
 }
 
 /// News of a `put`.

@@ -26,13 +26,13 @@ use super::error::ApiError;
 use super::reports::{JobReports, JobState};
 use super::routes::body;
 use super::status::{get_json, put_json};
-use super::{Api, PutEvent, PutHandle, PutProgress, PutRequest, lock, stopped};
+use super::{AnonymousPut, Api, PutEvent, PutHandle, PutProgress, PutRequest, lock, stopped};
 use crate::base::fileop::JobId;
 use crate::crypto::rank::PLACE_FLOOR_BITS;
 use crate::crypto::{Identity, Secret};
 use crate::io::entropy::{self, NoEntropy};
 use crate::limits::{API_LINES_MAX, API_PROGRESS_MS, GET_JOBS_MAX, NAME_MAX, PUT_JOBS_MAX, PUT_PATHS_MAX};
-use crate::node::command::{Anonymous, Command, GetRequest};
+use crate::node::command::{Anonymous, Command, GetRequest, Work};
 use crate::wire::reference;
 
 const STOPPING: &str = "the daemon is stopping: run the same command again once it is back";
@@ -62,6 +62,16 @@ struct Put {
     salt: bool,
     #[serde(default)]
     skip_unreadable: bool,
+    /// Given to keepers through circuits of the job's own, of so many hops.
+    hops: Option<u8>,
+    /// Their exit: a friend's name, the beginning of its node id or key, or any exit's key.
+    exit: Option<String>,
+    /// Whether one possible first hop will do.
+    #[serde(default)]
+    one_friend: bool,
+    /// Whether the reference is told although some chunks have too few keepers.
+    #[serde(default)]
+    force: bool,
 }
 
 #[derive(Deserialize)]
@@ -112,10 +122,26 @@ pub(super) async fn put(State(api): State<Arc<Api>>, request: Body) -> Result<Re
             "two of the paths are named {name}: put them one at a time, or a directory of both"
         )));
     }
+    let circuit = match put.hops {
+        None if put.exit.is_some() || put.one_friend || put.force => {
+            return Err(ApiError::bad("exit, one_friend and force are for puts with hops"));
+        }
+        None => None,
+        Some(hops) => {
+            check_hops(hops)?;
+            let exit = put.exit.map(|text| exit_key(&api.config(), &text)).transpose()?;
+            Some((hops, exit, passing_identity().await?))
+        }
+    };
     // Counted before it begins, so that two requests cannot both take the last place.
     let running = PutEntry::enter(&api)?;
+    let job = JobId(running.id);
+    let anonymous = circuit.map(|(hops, exit, identity)| {
+        let begin = Anonymous { work: Work::Give(job), identity, hops, exit, force: put.one_friend };
+        AnonymousPut { job, begin, force: put.force }
+    });
     let (sender, events) = watch::channel(PutEvent::Progress(PutProgress::default()));
-    let request = PutRequest { paths, salt: put.salt, skip_unreadable: put.skip_unreadable };
+    let request = PutRequest { paths, salt: put.salt, skip_unreadable: put.skip_unreadable, anonymous };
     let progress = Box::new(move |event: PutEvent| {
         sender.send_replace(event);
     });
@@ -166,7 +192,8 @@ pub(super) async fn get(State(api): State<Arc<Api>>, request: Body) -> Result<Re
     let command = match circuit {
         None => Command::Get(request),
         Some((hops, exit, identity)) => {
-            Command::Anonymous(Box::new(Anonymous { request, identity, hops, exit, force: get.force }))
+            let work = Work::Get(request);
+            Command::Anonymous(Box::new(Anonymous { work, identity, hops, exit, force: get.force }))
         }
     };
     api.backend.command(command).map_err(|_| ApiError::busy())?;

@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 pub use backend::{
-    Backend, Busy, PutEvent, PutHandle, PutProgress, PutRequest, SocksPlan, SocksState, StoreStats,
+    AnonymousPut, Backend, Busy, PutEvent, PutHandle, PutProgress, PutRequest, SocksPlan, SocksState, StoreStats,
     TunnelPlan,
 };
 use error::ApiError;

@@ -28,6 +28,9 @@ pub(super) struct Told {
     rules: Option<OverlayRules>,
     /// The place in the store's order from which on chunks are not provided yet.
     next: u64,
+    /// The same place among what is kept for others; `None` when that was looked through to its end. What is kept since is
+    /// provided by whoever keeps it.
+    kept: Option<u64>,
     /// Chunks that the store had when it was looked through to its end, and when that was.
     seen: Option<(u64, Instant)>,
 }
@@ -79,7 +82,7 @@ impl Api {
         });
         if !same {
             // Whoever begins anew has nothing provided.
-            (told.next, told.seen) = (0, None);
+            (told.next, told.seen, told.kept) = (0, None, Some(0));
         }
         told.rules = Some(rules);
         Ok(())
@@ -113,6 +116,9 @@ impl Api {
             }
             if let Err(error) = self.provide_more().await {
                 tracing::warn!("providing: {}", error.line);
+            }
+            if let Err(error) = self.provide_kept().await {
+                tracing::warn!("providing what is kept for others: {}", error.line);
             }
             if Instant::now() >= save_at {
                 save_at = Instant::now() + Duration::from_millis(PEERS_SAVE_MS);
@@ -160,6 +166,31 @@ impl Api {
                 return Ok(());
             }
             (told.next, from) = (next, next);
+        }
+        Ok(())
+    }
+
+    /// Looks for chunks that earlier runs kept for others, a batch at a time: they are provided as before.
+    pub(super) async fn provide_kept(self: &Arc<Self>) -> Result<(), ApiError> {
+        for _ in 0..BATCHES_PER_TURN {
+            let from = {
+                let told = lock(&self.told_overlay);
+                told.kept.filter(|_| told.provides())
+            };
+            let Some(from) = from else { return Ok(()) };
+            let backend = Arc::clone(&self.backend);
+            let found = tokio::task::spawn_blocking(move || backend.kept_chunks(from, PROVIDE_BATCH)).await;
+            let found = found.map_err(|_| ApiError::internal("the cache could not be looked through"))?;
+            let found = found.map_err(ApiError::internal)?;
+            let next = found.last().map(|(last, _)| last + 1);
+            let chunks: Vec<ChunkId> = found.into_iter().map(|(_, chunk)| chunk).collect();
+            if !chunks.is_empty() {
+                self.command(|| Command::Provide(chunks.clone())).await?;
+            }
+            let mut told = lock(&self.told_overlay);
+            if told.kept == Some(from) {
+                told.kept = next;
+            }
         }
         Ok(())
     }
@@ -222,6 +253,7 @@ fn rules(config: &Config, addresses: Vec<SocketAddr>) -> OverlayRules {
             .collect(),
         far: config.overlay_far,
         serve_strangers: config.serve_strangers,
+        keep: (config.serve_strangers && config.serve_keep).then_some(config.store_cache_max),
     }
 }
 

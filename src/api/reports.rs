@@ -76,6 +76,8 @@ impl Reports {
             Report::Progress(job, progress) => tell(&job, JobState::Running(progress)),
             Report::Done(job, progress) => tell(&job, JobState::Done(progress)),
             Report::Failed(job, why) => tell(&job, JobState::Failed(why)),
+            // For the thread that gives, which hears of it before.
+            Report::Placed(_) => {}
             Report::Warning(line) => tracing::warn!("{line}"),
             Report::Peers(known) => {
                 let mut waiting = waiting;

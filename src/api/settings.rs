@@ -62,7 +62,7 @@ pub(super) async fn change(State(api): State<Arc<Api>>, request: Body) -> Result
         api.tell_limits().await?;
     }
     let of_overlay =
-        |name: &str| name.starts_with("overlay.") || matches!(name, "serve.strangers" | "advertise");
+        |name: &str| name.starts_with("overlay.") || matches!(name, "serve.strangers" | "serve.keep" | "advertise");
     if keys.iter().any(|key| of_overlay(key.name)) {
         api.tell_overlay().await?;
     }

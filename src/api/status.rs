@@ -265,5 +265,8 @@ pub(super) fn put_json(progress: &PutProgress) -> Value {
         "chunk_bytes_new": progress.chunk_bytes_new,
         "chunks_reused": progress.chunks_reused,
         "skipped": progress.skipped,
+        "chunks_given": progress.chunks_given,
+        "keepers_min": progress.keepers_min,
+        "chunks_short": progress.chunks_short,
     })
 }

@@ -37,7 +37,7 @@ enum Told {
     Socks(Option<SocksPlan>),
     Limits(Option<u64>, Option<u64>, usize),
     Get(JobId, Vec<Vec<u8>>, String, Option<Vec<u8>>, bool, bool),
-    Put(PutRequest),
+    Put(Asked),
     Anonymous(JobId, u8, Option<PublicKey>, bool),
     Cancel(JobId),
     PutDropped,
@@ -55,8 +55,19 @@ struct Fake {
     busy: std::sync::atomic::AtomicBool,
     /// Chunks in the store's order.
     stored: std::sync::atomic::AtomicU64,
+    kept: std::sync::atomic::AtomicU64,
     /// Peers that were met.
     met: std::sync::atomic::AtomicUsize,
+}
+
+/// A put as it was asked for.
+#[derive(Debug, PartialEq, Eq)]
+struct Asked {
+    paths: Vec<std::path::PathBuf>,
+    salt: bool,
+    skip_unreadable: bool,
+    /// Its job, hops and exit, and whether one friend, and however few keepers, will do.
+    anonymous: Option<(JobId, u8, Option<PublicKey>, bool, bool)>,
 }
 
 impl Backend for Fake {
@@ -70,7 +81,7 @@ impl Backend for Fake {
             Command::Get(g) => Told::Get(g.job, g.inside, g.root, g.rename, g.merge, g.overwrite),
             Command::Anonymous(one) => {
                 assert!(one.identity.card().check(crate::crypto::rank::PLACE_FLOOR_BITS).is_ok());
-                Told::Anonymous(one.request.job, one.hops, one.exit, one.force)
+                Told::Anonymous(one.job(), one.hops, one.exit, one.force)
             }
             Command::Cancel(job) => Told::Cancel(job),
             Command::Status { token } => {
@@ -90,6 +101,7 @@ impl Backend for Fake {
             Command::Overlay(rules) => Told::Overlay(rules.enabled, rules.network, rules.bootstrap.len()),
             Command::Provide(chunks) => Told::Provide(chunks.len()),
             Command::Restore(known) => Told::Restore(known.len()),
+            Command::Push { .. } => return Ok(()),
             Command::Shutdown => Told::Shutdown,
         };
         let _ = self.told.send(told);
@@ -101,9 +113,16 @@ impl Backend for Fake {
         Ok((from..count).take(most).map(|place| (place, ChunkId([place as u8; 20]))).collect())
     }
 
+    fn kept_chunks(&self, from: u64, most: usize) -> Result<Vec<(u64, ChunkId)>, String> {
+        let count = self.kept.load(Ordering::Relaxed);
+        Ok((from..count).take(most).map(|place| (place, ChunkId([place as u8; 20]))).collect())
+    }
+
     fn put(&self, request: PutRequest, progress: Progress) -> Result<PutHandle, Busy> {
         lock(&self.puts).push(progress);
-        let _ = self.told.send(Told::Put(request));
+        let PutRequest { paths, salt, skip_unreadable, anonymous } = request;
+        let anonymous = anonymous.map(|one| (one.job, one.begin.hops, one.begin.exit, one.begin.force, one.force));
+        let _ = self.told.send(Told::Put(Asked { paths, salt, skip_unreadable, anonymous }));
         let told = self.told.clone();
         Ok(PutHandle::new(move || {
             let _ = told.send(Told::PutDropped);
@@ -235,6 +254,7 @@ async fn world() -> World {
         puts: Mutex::default(),
         busy: std::sync::atomic::AtomicBool::new(false),
         stored: std::sync::atomic::AtomicU64::new(0),
+        kept: std::sync::atomic::AtomicU64::new(0),
         met: std::sync::atomic::AtomicUsize::new(0),
     });
     let usage = Usage::new(&dir.path().join("usage"));

@@ -13,6 +13,36 @@ pub struct StoredChunk {
     pub root: [u8; 32],
 }
 
+/// A chunk to store. Whoever made it has checked that `id`, `root` and `list` are those of `bytes`.
+#[derive(Clone)]
+pub struct NewChunk {
+    /// SHA-1 of `bytes`.
+    pub id: ChunkId,
+    /// BLAKE3 root of `bytes`.
+    pub root: [u8; 32],
+    /// The ciphertext.
+    pub bytes: Vec<u8>,
+    /// The chaining values of the slices, 32 bytes each; of a single slice the root.
+    pub list: Vec<u8>,
+}
+
+impl std::fmt::Debug for NewChunk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "chunk {}, {} bytes", self.id, self.bytes.len())
+    }
+}
+
+/// What came of storing another's chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// It is here, and was before perhaps.
+    Done,
+    /// The store has too much to do now.
+    Busy,
+    /// The store cannot take it; the log says why.
+    Failed,
+}
+
 /// Why stored bytes cannot be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ReadFault {
@@ -35,6 +65,11 @@ pub enum ReadFault {
 pub trait ChunkRead {
     /// Looks a chunk up.
     fn find(&mut self, id: &ChunkId) -> Option<StoredChunk>;
+
+    /// Looks a chunk up for nobody who wants it: it makes room as if it had not been looked for.
+    fn peek(&mut self, id: &ChunkId) -> Option<StoredChunk> {
+        self.find(id)
+    }
 
     /// The chaining values of the chunk's slices, 32 bytes each, in order (the slice list that
     /// `docs/protocol/content.md` describes), appended to `into`.

@@ -17,7 +17,7 @@ pub mod tun;
 pub mod units;
 pub mod window;
 
-pub use content::{ChunkRead, NoChunks, ReadFault, StoredChunk};
+pub use content::{ChunkRead, Kept, NewChunk, NoChunks, ReadFault, StoredChunk};
 pub use id::{ChannelId, ChunkId, NodeId, PublicKey, StreamId};
 pub use place::{BufId, Memory, Path, Place};
 pub use prefix::{NotAPrefix, Prefix};

@@ -104,6 +104,20 @@ pub(super) struct Put {
     /// Leaves out what cannot be read
     #[arg(long)]
     pub skip_unreadable: bool,
+    /// Gives it to other nodes to keep, through circuits of its own over so many relays, 1 to 5: this node neither serves
+    /// nor announces it, and keepers see the last relay's address and a key that is made for this put alone
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub hops: Option<u8>,
+    /// The circuits' exit: a friend's name, or any exit's key [default: chosen at random, another where one lets nothing
+    /// out to the network]
+    #[arg(long, value_name = "NODE", requires = "hops")]
+    pub exit: Option<String>,
+    /// Also with one connected friend that relays: it then knows that you are the origin
+    #[arg(long, requires = "hops")]
+    pub one_friend: bool,
+    /// Prints the reference although some of it has fewer than two keepers
+    #[arg(long, requires = "hops")]
+    pub force: bool,
     /// The result as JSON, the reference in it
     #[arg(long)]
     pub json: bool,

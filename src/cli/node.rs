@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::api::{
-    Backend, Busy, PutEvent, PutHandle, PutProgress, PutRequest, Reports, SocksPlan, SocksState, StoreStats,
+    AnonymousPut, Backend, Busy, PutEvent, PutHandle, PutProgress, PutRequest, Reports, SocksPlan, SocksState, StoreStats,
     TunnelPlan,
 };
 use crate::base::ChunkId;
@@ -21,6 +21,7 @@ use crate::io::tree::Unreadable;
 use crate::limits::SHARDS_MAX;
 use crate::node::command::Command;
 use crate::shard::daemon::{Daemon, DaemonConfig, ImportEvent};
+use crate::shard::give::Given;
 use crate::shard::import::{ImportProgress, ImportRequest};
 use crate::socks::stats::Stats;
 use crate::socks::{self, Plan, Proxy};
@@ -96,10 +97,21 @@ impl Backend for Linked {
                 ImportEvent::Done(reference, now) => {
                     PutEvent::Done { reference: reference.to_string(), stats: shown(&now) }
                 }
+                ImportEvent::Giving(now, given) => PutEvent::Progress(shown_given(&now, &given)),
+                ImportEvent::Given(reference, now, given) => {
+                    PutEvent::Done { reference: reference.to_string(), stats: shown_given(&now, &given) }
+                }
                 ImportEvent::Failed(why) => PutEvent::Failed(why),
             });
         };
-        let cancel = self.daemon.import(import, Box::new(tell)).map_err(|_| Busy)?;
+        let cancel = match request.anonymous {
+            None => self.daemon.import(import, Box::new(tell)),
+            Some(AnonymousPut { job, begin, force }) => {
+                let begin = Command::Anonymous(Box::new(begin));
+                self.daemon.give(job, import, begin, force, Box::new(tell))
+            }
+        };
+        let cancel = cancel.map_err(|_| Busy)?;
         Ok(PutHandle::new(move || cancel.store(true, Ordering::Relaxed)))
     }
 
@@ -136,6 +148,10 @@ impl Backend for Linked {
 
     fn local_chunks(&self, from: u64, most: usize) -> Result<Vec<(u64, ChunkId)>, String> {
         self.daemon.local_chunks(from, most)
+    }
+
+    fn kept_chunks(&self, from: u64, most: usize) -> Result<Vec<(u64, ChunkId)>, String> {
+        self.daemon.kept_chunks(from, most)
     }
 
     fn tunnel(&self, plan: Option<TunnelPlan>) -> Result<(), String> {
@@ -204,5 +220,15 @@ fn shown(progress: &ImportProgress) -> PutProgress {
         chunk_bytes_new: stats.bytes_new - progress.bytes_there,
         chunks_reused: progress.chunks_reused + progress.chunks_there,
         skipped: progress.skipped,
+        ..PutProgress::default()
+    }
+}
+
+fn shown_given(progress: &ImportProgress, given: &Given) -> PutProgress {
+    PutProgress {
+        chunks_given: given.chunks,
+        keepers_min: given.keepers_min,
+        chunks_short: given.short,
+        ..shown(progress)
     }
 }

@@ -17,7 +17,17 @@ pub(super) fn put(dir: &NodeDir, put: args::Put) -> Result<(), Failure> {
         .iter()
         .map(|path| named(path).map(|path| path_json(path.as_os_str())))
         .collect::<Result<_, _>>()?;
-    let body = json!({ "paths": paths, "salt": put.salt, "skip_unreadable": put.skip_unreadable });
+    let mut body = json!({ "paths": paths, "salt": put.salt, "skip_unreadable": put.skip_unreadable });
+    if let Some(hops) = put.hops {
+        body["hops"] = json!(hops);
+        body["exit"] = json!(put.exit);
+        body["one_friend"] = json!(put.one_friend);
+        body["force"] = json!(put.force);
+    }
+    let interrupted = match put.hops {
+        None => "interrupted, nothing was published; the same command goes on from the chunks that are stored",
+        Some(_) => "interrupted, no reference was made; what keepers have by now they keep for as long as they have room",
+    };
     let mut progress = Progress::new("putting");
     let followed = block_on(async {
         tokio::select! {
@@ -25,9 +35,7 @@ pub(super) fn put(dir: &NodeDir, put: args::Put) -> Result<(), Failure> {
                 progress.update(&news["progress"]);
                 news.get("done").cloned().map(Ok)
             }) => done,
-            _ = tokio::signal::ctrl_c() => Err(Failure::interrupted(
-                "interrupted, nothing was published; the same command goes on from the chunks that are stored",
-            )),
+            _ = tokio::signal::ctrl_c() => Err(Failure::interrupted(interrupted)),
         }
     });
     let seconds = progress.finish();
@@ -62,6 +70,12 @@ fn summary(done: &Value, seconds: f64) -> String {
         show_size(n("chunk_bytes_new")),
         show_size(n("bytes_reused")),
     );
+    if n("chunks_given") > 0 {
+        text.push_str(&format!("; {} given, each kept by {} nodes or more", count(n("chunks_given"), "chunk"), n("keepers_min")));
+    }
+    if n("chunks_short") > 0 {
+        text.push_str(&format!(" ({} by fewer than two)", n("chunks_short")));
+    }
     if n("skipped") > 0 {
         text.push_str(&format!("; {} left out", count(n("skipped"), "entry").replace("entrys", "entries")));
     }
@@ -93,6 +107,9 @@ mod tests {
         let done = json!({ "files_done": 1, "bytes_done": 2048, "chunks_new": 2, "chunk_bytes_new": 1 << 20, "skipped": 2 });
         let text = summary(&done, 1.0);
         assert!(text.starts_with("put 1 file: 2.0 KiB in 1.0 s"), "{text}");
+        let done = json!({ "files_done": 1, "bytes_done": 1, "chunks_given": 3, "keepers_min": 1, "chunks_short": 2 });
+        let given = summary(&done, 1.0);
+        assert!(given.ends_with("3 chunks given, each kept by 1 nodes or more (2 by fewer than two)"), "{given}");
         assert!(text.contains("2 new chunks (1.0 MiB)") && text.ends_with("2 entries left out"), "{text}");
     }
 }

@@ -241,6 +241,7 @@ mod tests {
                 Command::Shutdown => told.push("shutdown"),
                 Command::Get(_)
                 | Command::Anonymous(_)
+                | Command::Push { .. }
                 | Command::Cancel(_)
                 | Command::Tunnels(_)
                 | Command::Relay(_)
@@ -262,6 +263,9 @@ mod tests {
             Err(api::Busy)
         }
         fn local_chunks(&self, _: u64, _: usize) -> Result<Vec<(u64, crate::base::ChunkId)>, String> {
+            Ok(Vec::new())
+        }
+        fn kept_chunks(&self, _: u64, _: usize) -> Result<Vec<(u64, crate::base::ChunkId)>, String> {
             Ok(Vec::new())
         }
         fn tunnel(&self, _: Option<api::TunnelPlan>) -> Result<(), String> {

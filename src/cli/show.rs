@@ -42,7 +42,10 @@ impl Progress {
         let (done, total) = (number(progress, "files_done"), number(progress, "files_total"));
         self.bar.set_message(match progress["waits_for"].as_str() {
             Some(what) => format!("waiting for {what}"),
-            None => format!("{done} of {total} files"),
+            None => match number(progress, "chunks_given") {
+                0 => format!("{done} of {total} files"),
+                given => format!("{given} chunks given to keepers"),
+            },
         });
     }
 

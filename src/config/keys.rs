@@ -318,6 +318,14 @@ pub const KEYS: &[Key] = &[
         show: |c| vec![c.serve_strangers.to_string()],
     },
     Key {
+        name: "serve.keep",
+        kind: Kind::Switch,
+        live: true,
+        what: "whether chunks of others are kept for them in the cache (store.cache_max), and served and announced",
+        read: |c, v| parse(one(v)?, "true or false").map(|on| c.serve_keep = on),
+        show: |c| vec![c.serve_keep.to_string()],
+    },
+    Key {
         name: "socks.listen",
         kind: Kind::Text,
         live: false,

@@ -136,6 +136,8 @@ pub struct Config {
     pub overlay_far: bool,
     /// Whether those who are no friends are served chunks.
     pub serve_strangers: bool,
+    /// Whether chunks of others are kept for them, in the cache.
+    pub serve_keep: bool,
     /// Where applications find the SOCKS proxy into the circuit, if there is one.
     pub socks_listen: Option<SocketAddr>,
     /// Whether that may be other than a loopback address.
@@ -201,6 +203,7 @@ impl Default for Config {
             overlay_bootstrap: Vec::new(),
             overlay_far: false,
             serve_strangers: true,
+            serve_keep: true,
             socks_listen: None,
             socks_public: false,
             socks_dns: Vec::new(),

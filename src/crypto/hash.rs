@@ -14,6 +14,22 @@ pub fn sha1(parts: &[&[u8]]) -> [u8; 20] {
     hasher.finalize().into()
 }
 
+/// SHA-1 of bytes that come one after another.
+#[derive(Clone, Default)]
+pub struct Sha1Stream(Sha1);
+
+impl Sha1Stream {
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// Of all that came.
+    pub fn finish(self) -> [u8; 20] {
+        self.0.finalize().into()
+    }
+}
+
 /// BLAKE3 of the concatenated parts.
 pub fn blake3(parts: &[&[u8]]) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();

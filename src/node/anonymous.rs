@@ -1,23 +1,23 @@
-//! Gets of which nobody learns whose they are (docs/protocol/onion.md §12): each has circuits of its own, a purpose, and an
+//! Gets, and giving of chunks, of which nobody learns whose they are (docs/protocol/onion.md §12): each has circuits of its own, a purpose, and an
 //! inner node that asks the network and its providers through them. Here they are brought to an end: a circuit first, then
 //! the network, then the content; another exit where one lets nothing out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::circuits::FIRST;
-use super::command::{Anonymous, CircuitWant, GetProgress, GetRequest, OverlayRules, Report};
+use super::command::{Anonymous, CircuitWant, GetProgress, GetRequest, OverlayRules, Report, Work};
 use super::inner::{Came, Inner};
 use super::purposes::PurposeId;
 use super::{Clock, Command, Input, Node, Output, World};
 use crate::base::fileop::{FileDone, JobId};
-use crate::base::{Place, PublicKey, Time};
+use crate::base::{NewChunk, Place, PublicKey, Time};
 use crate::crypto::Identity;
 use crate::limits::{
     ANONYMOUS_ENTER_MS, ANONYMOUS_ENTERED_MIN, ANONYMOUS_EXITS_MAX, ANONYMOUS_PROHIBITED_MS,
     ANONYMOUS_SILENT_MS, ANONYMOUS_STUCK_LANES_MS, ANONYMOUS_STUCK_MS, ANONYMOUS_TRAINS_MAX,
-    CIRCUIT_WAIT_MS_MAX, JOBS_ANONYMOUS_MAX,
+    CIRCUIT_WAIT_MS_MAX, JOBS_ANONYMOUS_MAX, PUSH_CHUNKS_MAX,
 };
 use crate::wire::ip::Ip;
 
@@ -37,6 +37,10 @@ struct Job {
     refused: Vec<PublicKey>,
     identity: Arc<Identity>,
     request: Option<GetRequest>,
+    /// Of a job that gives: chunks that its inner node has not taken yet; at most [`PUSH_CHUNKS_MAX`].
+    gives: Option<VecDeque<Box<NewChunk>>>,
+    /// It has done what it was for.
+    is_over: bool,
     rules: OverlayRules,
     inner: Inner,
 }
@@ -48,7 +52,7 @@ enum Phase {
     Building { since: Time, stuck: Option<Time>, patience: Duration },
     /// It knows nobody of the network yet: since the circuit opened, and since somebody answered.
     Entering { since: Time, met: Option<Time> },
-    /// The inner node gets it.
+    /// The inner node gets it, or gives it away.
     Getting,
 }
 
@@ -56,6 +60,8 @@ enum Phase {
 enum Verdict {
     Wait,
     Begin,
+    /// It is over.
+    End,
     /// Its exit lets nothing out; whether it said so.
     OtherExit {
         prohibited: bool,
@@ -103,14 +109,15 @@ impl Inners {
     }
 
     pub(super) fn progress(&self) -> impl Iterator<Item = (JobId, GetProgress)> + '_ {
-        self.jobs.iter().map(|(id, job)| (*id, job.progress()))
+        let gets = self.jobs.iter().filter(|(_, job)| job.gives.is_none());
+        gets.map(|(id, job)| (*id, job.progress()))
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Time> {
         let each = self.jobs.values().flat_map(|job| {
             // Without a circuit it would speak to nobody.
             let inner = (!job.is_building()).then(|| job.inner.poll_timeout()).flatten();
-            [inner, job.watch_at()]
+            [inner, job.watch_at(), job.is_over.then_some(Time::ZERO)]
         });
         each.flatten().min()
     }
@@ -126,21 +133,21 @@ fn another_exit(prohibited: bool) -> &'static str {
 }
 
 impl Node {
-    /// Begins a get through circuits of its own.
+    /// Begins a job with circuits of its own.
     pub(super) fn start_anonymous(&mut self, clock: Clock, anonymous: Anonymous) {
-        let Anonymous { request, identity, hops, exit, force } = anonymous;
-        let job = request.job;
+        let job = anonymous.job();
+        let Anonymous { work, identity, hops, exit, force } = anonymous;
         let friends = &self.friends;
         let entry =
             self.overlay.keeper.as_mut().map(|keeper| keeper.entries(|key| friends.get(key).is_some()));
         let Some((network, bootstrap)) = entry else {
-            let why = "an anonymous get asks the network, and overlay.enabled is false: \
+            let why = "an anonymous job asks the network, and overlay.enabled is false: \
                        tornet config set overlay.enabled true";
             return self.fail_get(job, why.to_owned());
         };
         if bootstrap.is_empty() {
-            let why = "this node knows nobody of the network yet by whom an anonymous get could enter it: \
-                       wait until tornet status shows contacts, then run the same get again";
+            let why = "this node knows nobody of the network yet by whom an anonymous job could enter it: \
+                       wait until tornet status shows contacts, then run the same command again";
             return self.fail_get(job, why.to_owned());
         }
         let want = CircuitWant { hops, exit, force, routes: Vec::new(), proxied: false };
@@ -159,12 +166,17 @@ impl Node {
             bootstrap,
             far,
             serve_strangers: false,
+            keep: None,
         };
         let inner = self.inner(clock, &identity, &rules);
         let phase = self.building(clock.now);
         let pinned = exit.is_some();
-        let entry =
-            Job { phase, want, pinned, refused: Vec::new(), identity, request: Some(request), rules, inner };
+        let (request, gives) = match work {
+            Work::Get(request) => (Some(request), None),
+            Work::Give(_) => (None, Some(VecDeque::new())),
+        };
+        let (refused, is_over) = (Vec::new(), false);
+        let entry = Job { phase, want, pinned, refused, identity, request, gives, is_over, rules, inner };
         self.reports.push_back(Report::Progress(job, entry.progress()));
         self.inners.jobs.insert(job, entry);
     }
@@ -177,7 +189,11 @@ impl Node {
     }
 
     fn inner(&mut self, clock: Clock, identity: &Arc<Identity>, rules: &OverlayRules) -> Inner {
-        Inner::new(&self.template, Arc::clone(identity), rules.clone(), clock, &mut self.rng)
+        let mut inner =
+            Inner::new(&self.template, Arc::clone(identity), rules.clone(), clock, &mut self.rng);
+        // What it gives away shall be found anywhere but here.
+        inner.avoid(self.sessions.identity_card().key);
+        inner
     }
 
     /// Its circuit is open: the network is entered through it.
@@ -225,11 +241,28 @@ impl Node {
     pub(super) fn cancel_anonymous(&mut self, clock: Clock, id: JobId) -> bool {
         let Some(job) = self.inners.jobs.get_mut(&id) else { return false };
         const WHY: &str = "cancelled; the same get resumes";
+        if job.gives.is_some() {
+            // Whatever it has given by now is given.
+            job.is_over = true;
+            return true;
+        }
         match job.phase {
             Phase::Getting => job.inner.cancel(id, WHY),
             _ => self.fail_anonymous(clock, id, WHY.to_owned()),
         }
         true
+    }
+
+    /// Takes a chunk for a job that gives; gives it back when there is none.
+    pub(super) fn give_anonymous(&mut self, id: JobId, chunk: Box<NewChunk>) -> Option<Box<NewChunk>> {
+        let gives = self.inners.jobs.get_mut(&id).and_then(|job| job.gives.as_mut());
+        match gives.filter(|gives| gives.len() < PUSH_CHUNKS_MAX) {
+            Some(gives) => {
+                gives.push_back(chunk);
+                None
+            }
+            None => Some(chunk),
+        }
     }
 
     /// Lets jobs react to what came and to the time.
@@ -242,6 +275,11 @@ impl Node {
             if !job.is_building() {
                 job.inner.settle(clock, world);
             }
+            if matches!(job.phase, Phase::Getting) {
+                for chunk in job.gives.iter_mut().flat_map(|gives| gives.drain(..)) {
+                    job.inner.handle(clock, Input::Command(Command::Push { job: *id, chunk }), world);
+                }
+            }
             let purpose = self.circuits.purposes.get(PurposeId::Job(*id));
             let stuck = purpose.and_then(|purpose| purpose.keeper.stuck()).map(ToString::to_string);
             match job.look(clock.now, stuck) {
@@ -253,6 +291,7 @@ impl Node {
             match verdict {
                 Verdict::Wait => {}
                 Verdict::Begin => self.begin_anonymous(clock, id, world),
+                Verdict::End => self.say_goodbye(clock, id, world),
                 Verdict::OtherExit { prohibited } => self.change_exit(clock, id, prohibited),
                 Verdict::Fail(why) => self.fail_anonymous(clock, id, why),
             }
@@ -299,6 +338,8 @@ impl Node {
     }
 
     fn fail_anonymous(&mut self, clock: Clock, id: JobId, why: String) {
+        let gives = self.inners.jobs.get(&id).is_some_and(|job| job.gives.is_some());
+        let why = if gives { why.replace("the same get", "the same put") } else { why };
         self.end_anonymous(clock, id);
         self.fail_get(id, why);
     }
@@ -330,7 +371,8 @@ impl Node {
                     Output::File(operation) => return Some(Output::File(operation)),
                     Output::Report(report) => self.anonymous_report(clock, id, report, world),
                     Output::Tun(packet) | Output::Proxied(packet) => world.free(packet.place.buf),
-                    Output::Cross(..) => {}
+                    // It keeps nothing for anybody.
+                    Output::Keep(..) | Output::Cross(..) => {}
                 }
             }
         }
@@ -351,6 +393,7 @@ impl Node {
                 self.fail_get(id, why + &hint);
             }
             Report::Warning(what) => self.reports.push_back(Report::Warning(what)),
+            Report::Placed(placed) => self.reports.push_back(Report::Placed(placed)),
             Report::Status(..) | Report::Peers(_) => {}
         }
     }
@@ -386,7 +429,7 @@ impl Node {
                         world.free(train.place.buf);
                     }
                     Output::Tun(packet) | Output::Proxied(packet) => world.free(packet.place.buf),
-                    Output::File(_) | Output::Report(_) | Output::Cross(..) => {}
+                    Output::File(_) | Output::Report(_) | Output::Keep(..) | Output::Cross(..) => {}
                 }
             }
         }
@@ -397,6 +440,9 @@ impl Node {
 
 impl Job {
     fn look(&mut self, now: Time, why: Option<String>) -> Verdict {
+        if self.is_over {
+            return Verdict::End;
+        }
         let passed = |since: Time, ms: u64| now.since(since) >= Duration::from_millis(ms);
         match &mut self.phase {
             Phase::Building { since, stuck, patience } => {

@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::base::fileop::JobId;
-use crate::base::{ChunkId, NodeId, Prefix, PublicKey};
+use crate::base::{ChunkId, NewChunk, NodeId, Prefix, PublicKey};
 use crate::crypto::{Identity, IdentityCard};
 use crate::onion::policy::Policy;
 
 pub use crate::overlay::peers::Known;
 pub use crate::service::get::{GetProgress, GetRequest};
+pub use crate::service::push::Placed;
 use crate::shape::Reservation;
 pub use crate::shape::{Asked, NodeLimits, PeerLimits};
 use crate::shape::{Class, ClassStats};
@@ -24,8 +25,16 @@ pub enum Command {
     Tunnels(Vec<TunnelPeer>),
     /// Fetches content into files.
     Get(GetRequest),
-    /// Fetches content into files through circuits of the job's own.
+    /// Fetches content into files, or gives chunks to others, through circuits of the job's own.
     Anonymous(Box<Anonymous>),
+    /// Has others keep a chunk. At most [`crate::limits::PUSH_CHUNKS_MAX`] and [`crate::limits::PUSH_BYTES_MAX`] bytes wait
+    /// for their [`Report::Placed`]; beyond that nobody keeps it.
+    Push {
+        /// Whose it is.
+        job: JobId,
+        /// The chunk.
+        chunk: Box<NewChunk>,
+    },
     /// What this node does for circuits of others from now on.
     Relay(CircuitRules),
     /// What leaves through this node for others from now on, when it is an exit.
@@ -89,6 +98,8 @@ pub struct OverlayRules {
     pub far: bool,
     /// Whether those who are no friends are served chunks.
     pub serve_strangers: bool,
+    /// The size of the cache in which chunks are kept for others, bytes; `None`: none are.
+    pub keep: Option<u64>,
 }
 
 /// A node's part in the overlay, to be shown.
@@ -121,10 +132,10 @@ pub struct ExitRules {
     pub rate: Option<u64>,
 }
 
-/// A get of which nobody shall learn whose it is (docs/protocol/onion.md §12).
+/// A job of which nobody shall learn whose it is (docs/protocol/onion.md §12).
 pub struct Anonymous {
-    /// What, and where to.
-    pub request: GetRequest,
+    /// What it is to do.
+    pub work: Work,
     /// Made for it alone, and shown to nobody before.
     pub identity: Arc<Identity>,
     /// Hops of its circuits, the exit among them.
@@ -135,11 +146,30 @@ pub struct Anonymous {
     pub force: bool,
 }
 
+/// What an anonymous job does.
+#[derive(Debug)]
+pub enum Work {
+    /// Fetches content into files.
+    Get(GetRequest),
+    /// Gives chunks to keepers, those that come with [`Command::Push`], until it is cancelled.
+    Give(JobId),
+}
+
+impl Anonymous {
+    /// Which job it is.
+    pub fn job(&self) -> JobId {
+        match &self.work {
+            Work::Get(request) => request.job,
+            Work::Give(job) => *job,
+        }
+    }
+}
+
 impl std::fmt::Debug for Anonymous {
     /// Without its identity.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Anonymous")
-            .field("request", &self.request)
+            .field("work", &self.work)
             .field("hops", &self.hops)
             .finish_non_exhaustive()
     }
@@ -187,6 +217,8 @@ pub enum Report {
     Progress(JobId, GetProgress),
     /// A job is complete.
     Done(JobId, GetProgress),
+    /// What came of a chunk that others were to keep.
+    Placed(Placed),
     /// A job failed; one clear line.
     Failed(JobId, String),
     /// Something that the operator should know; one clear line for the log.

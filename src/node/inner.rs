@@ -11,7 +11,7 @@ use super::command::{CircuitRules, OverlayRules};
 use super::{Clock, Command, Config, Input, Node, Output, Train, World};
 use crate::base::fileop::JobId;
 use crate::base::{
-    BufId, ChunkId, ChunkRead, Memory, NoChunks, Path, Place, ReadFault, Rng, StoredChunk, Time, TunPacket,
+    BufId, ChunkId, ChunkRead, Memory, NoChunks, Path, Place, PublicKey, ReadFault, Rng, StoredChunk, Time, TunPacket,
     UnixMs,
 };
 use crate::crypto::{Identity, IdentityCard, Suite};
@@ -180,6 +180,11 @@ impl Inner {
     pub(super) fn cancel(&mut self, job: JobId, why: &str) {
         self.node.get.cancel(job, why);
         self.dirty = true;
+    }
+
+    /// Has it give nothing to that node.
+    pub(super) fn avoid(&mut self, key: PublicKey) {
+        self.node.push.avoid(key);
     }
 
     /// Something happens to it.

@@ -15,6 +15,7 @@ mod fetching;
 mod friends;
 mod hello;
 mod inner;
+mod keeping;
 mod line;
 mod loans;
 mod overlay;
@@ -27,6 +28,7 @@ mod peer;
 mod peers;
 mod promises;
 mod purposes;
+mod pushing;
 mod receive;
 mod relays;
 mod send;
@@ -43,7 +45,7 @@ use std::time::Duration;
 
 use crate::base::fileop::{FileDone, FileOp, JobId};
 use crate::base::{
-    ChannelId, ChunkRead, Memory, Offload, Path, Place, PublicKey, Rng, SlicePool, StreamId, Time, TunPacket,
+    ChannelId, ChunkRead, Kept, Memory, NewChunk, Offload, Path, Place, PublicKey, Rng, SlicePool, StreamId, Time, TunPacket,
     UnixMs,
 };
 use crate::limits::{
@@ -52,6 +54,8 @@ use crate::limits::{
 use crate::service::PeerId;
 use crate::service::fetch::Fetch;
 use crate::service::get::{Get, GetRequest};
+use crate::service::keep::{self, Keep};
+use crate::service::push::Push;
 use crate::service::serve::{Act, Serve};
 use crate::session::{CloseCode, SessionKey, Sessions};
 use crate::stream::Connection;
@@ -80,6 +84,8 @@ pub const HELLO_CHANNEL: ChannelId = ChannelId(2);
 pub const RESERVE_CHANNEL: ChannelId = ChannelId(3);
 /// The channel of the overlay's datagrams (docs/protocol/overlay.md).
 pub const OVERLAY_CHANNEL: ChannelId = ChannelId(4);
+/// The channel on which chunks are given to be kept (docs/protocol/keep.md).
+pub const KEEP_CHANNEL: ChannelId = ChannelId(5);
 
 /// ECN-capable transport, code point ECT(0).
 const ECT0: u8 = 2;
@@ -132,6 +138,13 @@ pub enum Input {
         /// Which slice.
         slice: u32,
     },
+    /// The store has done [`Output::Keep`], or will not.
+    Kept {
+        /// The number that it had.
+        number: u64,
+        /// What came of it.
+        kept: Kept,
+    },
     /// Another shard of this node says something.
     Cross {
         /// Which shard.
@@ -154,6 +167,9 @@ pub enum Output {
     Proxied(TunPacket),
     /// Do this to a file; answer with [`Input::FileDone`].
     File(FileOp),
+    /// Store this copy of another's chunk in the cache; answer with [`Input::Kept`] and the same number. There are never more
+    /// without an answer than [`crate::limits::KEEP_BODIES_MAX`].
+    Keep(u64, NewChunk),
     /// Tell the control thread.
     Report(Report),
     /// Tell another shard of this node; it may be lost where there is no room.
@@ -178,6 +194,8 @@ pub struct Node {
     next_peer: u64,
     friends: Friends,
     serve: Serve,
+    keep: Keep,
+    push: Push,
     fetch: Fetch,
     get: Get,
     /// Since when a running job sees no friend connected.
@@ -196,6 +214,7 @@ pub struct Node {
     meetings: BTreeSet<(Time, PeerId, StreamId)>,
     reports: VecDeque<Report>,
     acts: Vec<Act>,
+    keep_acts: Vec<keep::Act>,
     /// Peers to which something happened and that were not looked at since.
     touched: Vec<PeerId>,
     /// Scratch: stream bytes that the packet at hand brought.
@@ -262,6 +281,8 @@ impl Node {
             next_peer: 0,
             friends: Friends::default(),
             serve: Serve::default(),
+            keep: Keep::default(),
+            push: Push::default(),
             fetch: Fetch::new(SlicePool::new(SLICE_BUFFERS)),
             get: Get::new(SlicePool::new(RECORD_BUFFERS)),
             lonely_since: None,
@@ -274,6 +295,7 @@ impl Node {
             meetings: BTreeSet::new(),
             reports: VecDeque::new(),
             acts: Vec::new(),
+            keep_acts: Vec::new(),
             touched: Vec::new(),
             taken: Vec::new(),
             answered: 0,
@@ -326,6 +348,9 @@ impl Node {
                 own.into_iter().for_each(|done| self.get.file_done(done));
             }
             Input::Warmed { handle, slice } => self.serve.warmed(handle, slice, world, &mut self.acts),
+            Input::Kept { number, kept } => {
+                self.keep.stored(clock.now, number, kept, &mut self.keep_acts);
+            }
             Input::Cross { from, cross } => {
                 if !self.handle_cross(clock, from, cross, world) {
                     return;
@@ -367,8 +392,12 @@ impl Node {
             Command::Provide(chunks) => self.tell_keeper(clock, |keeper, at| keeper.provide(at, chunks)),
             Command::Restore(known) => self.tell_keeper(clock, |keeper, at| keeper.restore(at.now, known)),
             Command::Peers { after } => self.tell_peers(after),
+            Command::Push { job, chunk } => self.give_away(clock, job, chunk),
             Command::Cancel(job) if self.cancel_anonymous(clock, job) => {}
-            Command::Cancel(job) => self.get.cancel(job, "cancelled; the same get resumes"),
+            Command::Cancel(job) => {
+                self.push.cancel(job);
+                self.get.cancel(job, "cancelled; the same get resumes");
+            }
             Command::Status { token } => {
                 let snapshot = self.snapshot(clock.now);
                 self.reports.push_back(Report::Status(token, Box::new(snapshot)));
@@ -418,7 +447,14 @@ impl Node {
             self.queue(clock.now, id);
         }
         self.apply_acts();
-        self.settle_overlay(clock, world);
+        self.settle_keeping(clock);
+        loop {
+            let moved = self.go_on_pushing(clock);
+            self.settle_overlay(clock, world);
+            if !moved {
+                break;
+            }
+        }
         while let Some(id) = self.touched.pop() {
             self.queue(clock.now, id);
         }

@@ -13,7 +13,7 @@ use super::overlay_finding::Finding;
 use super::overlay_keeper::Keeper;
 use super::overlay_links::Links;
 use super::peer::Meeting;
-use super::{CHUNK_CHANNEL, Clock, Cross, HELLO_CHANNEL, Node, OVERLAY_CHANNEL, RESERVE_CHANNEL, World};
+use super::{CHUNK_CHANNEL, Clock, Cross, HELLO_CHANNEL, KEEP_CHANNEL, Node, OVERLAY_CHANNEL, RESERVE_CHANNEL, World};
 use crate::base::{ChannelId, Time};
 use crate::crypto::{Identity, hash};
 use crate::limits::{
@@ -124,13 +124,17 @@ impl Node {
     /// What this node offers to peers.
     pub(super) fn services(&self) -> Vec<ChannelId> {
         let overlay = self.overlay.is_on().then_some(OVERLAY_CHANNEL);
-        [CHUNK_CHANNEL, HELLO_CHANNEL, RESERVE_CHANNEL].into_iter().chain(overlay).collect()
+        let keep = self.keep.is_on().then_some(KEEP_CHANNEL);
+        [CHUNK_CHANNEL, HELLO_CHANNEL, RESERVE_CHANNEL].into_iter().chain(overlay).chain(keep).collect()
     }
 
     /// What the node does in the overlay from now on.
     pub(super) fn set_overlay(&mut self, clock: Clock, rules: OverlayRules) {
         // Outside of the overlay there are no strangers that anything is for.
-        self.serve.serve_strangers(rules.enabled && rules.serve_strangers);
+        let serves = rules.enabled && rules.serve_strangers;
+        self.serve.serve_strangers(serves);
+        let kept = self.keep.is_on();
+        self.keep.allow(rules.keep.filter(|_| serves), self.overlay.shard.1);
         let was = self.overlay.on.as_ref().map(|on| on.tag);
         let tag = rules.enabled.then(|| tag(&rules.network));
         if was.is_some() && was != tag {
@@ -149,7 +153,7 @@ impl Node {
                 }
             }
         }
-        if was != tag {
+        if was != tag || kept != self.keep.is_on() {
             let all: Vec<PeerId> =
                 self.peers.iter().filter(|(_, peer)| peer.lane == 0).map(|(id, _)| *id).collect();
             for id in all {
@@ -243,7 +247,11 @@ impl Node {
             OverlayCross::Call { card, addresses, answer } => {
                 self.call_for_overlay(clock, &card, &addresses, None, answer.then_some(from));
             }
-            OverlayCross::Called { peer, up } => self.provider_called(clock, &peer, up),
+            OverlayCross::Called { peer, up } => {
+                self.provider_called(clock, &peer, up);
+                self.keeper_called(clock, &peer, up);
+            }
+            OverlayCross::Nearest { chunk, nodes } => self.keepers_found(clock, &chunk, &nodes),
             OverlayCross::Found { chunk, providers } => self.providers_found(clock, chunk, &providers),
             OverlayCross::Ended(chunk) => self.finding_ended(clock, chunk),
             OverlayCross::Message { .. }
@@ -253,6 +261,8 @@ impl Node {
             | OverlayCross::Untried(_)
             | OverlayCross::Gave { .. }
             | OverlayCross::Find(_)
+            | OverlayCross::Kept(_)
+            | OverlayCross::Near(_)
             | OverlayCross::Stop(_) => {
                 let far = self.overlay.on.as_ref().is_some_and(|on| on.far);
                 let Some((keeper, at)) = self.overlay.core(clock) else { return };

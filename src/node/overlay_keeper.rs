@@ -13,7 +13,8 @@ use crate::base::{ChunkId, NodeId, PublicKey, Rng, Time};
 use crate::crypto::{Identity, IdentityCard};
 use crate::limits::{
     ANONYMOUS_ENTERED_MIN, ANONYMOUS_ENTRIES_MAX, FINDS_MAX, GIVERS_MAX, OVERLAY_ENTER_MS_MAX,
-    OVERLAY_ENTER_MS_MIN, OVERLAY_ENTER_SAVED, OVERLAY_ENTERED_MIN, PEERS_BATCH, SHARDS_MAX,
+    OVERLAY_ENTER_MS_MIN, OVERLAY_ENTER_SAVED, OVERLAY_ENTERED_MIN, PEERS_BATCH, PUSH_LOOKUPS_OPEN_MAX,
+    SHARDS_MAX,
 };
 use crate::overlay::site::{Site, is_global};
 use crate::overlay::{Config, Effect, Goal, LookupId, Manner, Moment, Overlay, Peer, Standing, Wanted};
@@ -29,6 +30,8 @@ pub(super) struct Keeper {
     rng: Rng,
     /// Lookups of this node's gets: for which shard, and what; at most [`FINDS_MAX`] for each shard.
     finds: BTreeMap<LookupId, (u8, ChunkId)>,
+    /// Lookups of nodes that may keep a chunk, likewise; at most [`PUSH_LOOKUPS_OPEN_MAX`] for each shard.
+    nears: BTreeMap<LookupId, (u8, ChunkId)>,
     /// What is for shards, in order.
     pub(super) answers: Vec<(u8, OverlayCross)>,
     /// When it is looked whether the network must be entered (again), and the pause after that.
@@ -66,6 +69,7 @@ impl Keeper {
             hidden,
             rng,
             finds: BTreeMap::new(),
+            nears: BTreeMap::new(),
             answers: Vec::new(),
             enter_at: now,
             pause: Duration::from_millis(OVERLAY_ENTER_MS_MIN),
@@ -137,6 +141,8 @@ impl Keeper {
             OverlayCross::Untried(peer) => self.core.handle_untried(&peer),
             OverlayCross::Gave { peer, bytes } => self.gave(peer, bytes),
             OverlayCross::Find(chunk) => self.find(at, from, far, chunk),
+            OverlayCross::Kept(chunk) => self.provide(at, vec![chunk]),
+            OverlayCross::Near(chunk) => self.find_near(at, from, chunk),
             OverlayCross::Stop(chunk) => {
                 let of = |(_, one): &(&LookupId, &(u8, ChunkId))| **one == (from, chunk);
                 let lookup = self.finds.iter().find(of).map(|(lookup, _)| *lookup);
@@ -171,6 +177,16 @@ impl Keeper {
         match lookup {
             Some(lookup) => _ = self.finds.insert(lookup, (shard, chunk)),
             None => self.answers.push((shard, OverlayCross::Ended(chunk))),
+        }
+    }
+
+    /// Looks up the nodes near a chunk, of which some shall keep it. That is no wish for the chunk.
+    fn find_near(&mut self, at: Moment, shard: u8, chunk: ChunkId) {
+        let wanted = Wanted { key: chunk.0, goal: Goal::Nodes, manner: Manner::Near, quiet: true };
+        let full = self.nears.len() >= PUSH_LOOKUPS_OPEN_MAX * usize::from(SHARDS_MAX);
+        match if full { None } else { self.core.find(at, wanted) } {
+            Some(lookup) => _ = self.nears.insert(lookup, (shard, chunk)),
+            None => self.answers.push((shard, OverlayCross::Nearest { chunk, nodes: Vec::new() })),
         }
     }
 
@@ -356,14 +372,18 @@ impl Node {
                 self.overlay_cross(clock, home, OverlayCross::Send { to, bytes, question });
             }
             Effect::Found { lookup, records } => keeper.found(lookup, &records),
-            Effect::Done { lookup, .. } => {
+            Effect::Done { lookup, outcome } => {
+                if let Some((shard, chunk)) = keeper.nears.remove(&lookup) {
+                    let nodes = outcome.nearest.iter().map(|peer| peer.contact).collect();
+                    keeper.answers.push((shard, OverlayCross::Nearest { chunk, nodes }));
+                }
                 if let Some((shard, chunk)) = keeper.finds.remove(&lookup) {
                     keeper.answers.push((shard, OverlayCross::Ended(chunk)));
                 }
             }
             Effect::Checked { chunk, kept, .. } => {
-                // A chunk that the disk broke is provided no more.
-                if world.find(&chunk).is_none() {
+                // A chunk that the disk broke, or that made room for others, is provided no more.
+                if world.peek(&chunk).is_none() {
                     keeper.withdraw(&[chunk]);
                 } else if kept > 0 {
                     keeper.unannounced.remove(&chunk);

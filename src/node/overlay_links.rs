@@ -374,8 +374,7 @@ impl Node {
     /// Whether nobody but the overlay needs a session.
     pub(super) fn is_spare(&self, id: PeerId) -> bool {
         let Some(peer) = self.peers.get(&id) else { return false };
-        let busy =
-            |role: &Role| matches!(role, Role::Serving | Role::Fetching | Role::Asking | Role::Asked(_));
+        let busy = |role: &Role| !matches!(role, Role::Introducing | Role::Meeting(_));
         peer.trust.is_none()
             && peer.lane == 0
             && !peer.streams.values().any(busy)

@@ -8,6 +8,8 @@ use crate::crypto::IdentityCard;
 use crate::overlay::quota::Budget;
 use crate::service::PeerId;
 use crate::service::fetch::Fetch;
+use crate::service::keep::Keep;
+use crate::service::push::Push;
 use crate::service::serve::SliceSource;
 use crate::session::SessionKey;
 use crate::shape::{Bucket, Slot};
@@ -21,6 +23,10 @@ pub(super) enum Role {
     Fetching,
     /// The peer asks for slices.
     Serving,
+    /// The peer offers a chunk to be kept, and sends it.
+    Keeping,
+    /// We offered a chunk.
+    Giving,
     /// Our introduction.
     Introducing,
     /// The peer's introduction, which must be whole by then.
@@ -91,18 +97,26 @@ impl Peer {
     }
 }
 
-/// Hands stream bytes to the fetch as they come, and remembers how many.
-pub(super) struct ToFetch<'a> {
+/// Hands stream bytes to the fetch, or to what is kept for others, as they come, and remembers how many.
+pub(super) struct ToServices<'a> {
     pub fetch: &'a mut Fetch,
+    pub keep: &'a mut Keep,
     pub peer: PeerId,
     pub now: Time,
     /// What each stream took in this packet, to open its windows again.
     pub taken: &'a mut Vec<(StreamId, u64)>,
+    /// Bytes among them that this node did not ask for.
+    pub unasked: u64,
 }
 
-impl Sink for ToFetch<'_> {
+impl Sink for ToServices<'_> {
     fn data(&mut self, stream: StreamId, offset: u64, bytes: &[u8]) {
-        self.fetch.data(self.now, self.peer, stream, offset, bytes);
+        if self.keep.takes(self.peer, stream) {
+            self.keep.body(self.peer, stream, offset, bytes);
+            self.unasked += bytes.len() as u64;
+        } else {
+            self.fetch.data(self.now, self.peer, stream, offset, bytes);
+        }
         match self.taken.last_mut() {
             Some((last, count)) if *last == stream => *count += bytes.len() as u64,
             _ => self.taken.push((stream, bytes.len() as u64)),
@@ -110,11 +124,14 @@ impl Sink for ToFetch<'_> {
     }
 }
 
-/// Reads the sources of served streams from the store.
-pub(super) struct FromStore<'a, S>(pub &'a mut S);
+/// Reads the sources of streams: from the store what is served, and what is given away from where it waits.
+pub(super) struct FromStore<'a, S>(pub &'a mut S, pub &'a Push);
 
 impl<S: ChunkRead> SourceRead for FromStore<'_, S> {
     fn read(&mut self, source: SourceId, offset: u64, into: &mut [u8]) -> Result<(), SourceFault> {
+        if Push::is_source(source.0) {
+            return self.1.read(source.0, offset, into);
+        }
         SliceSource(source.0).read(self.0, offset, into).map_err(|_| SourceFault)
     }
 }

@@ -183,6 +183,8 @@ impl Node {
         self.friends.gone(clock.now, id);
         self.fetch.peer_down(id);
         self.serve.peer_down(id);
+        self.keep.peer_down(id);
+        self.push.peer_down(clock.now, id);
         let Some(peer) = self.peers.remove(&id) else { return };
         self.waiting.clear(peer.slot);
         self.shaping.remove(peer.slot);

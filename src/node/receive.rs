@@ -1,6 +1,6 @@
 //! Datagrams in: a train is opened datagram by datagram, where it lies, and each packet goes to its peer.
 
-use super::peer::ToFetch;
+use super::peer::ToServices;
 use super::send::wire_bytes;
 use super::tunnel::Arrived;
 use super::{Clock, Cross, Foreign, Node, Train, World};
@@ -202,10 +202,12 @@ impl Node {
     fn handle_packet(&mut self, clock: Clock, id: PeerId, number: u64, ecn: u8, payload: &[u8]) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.received_bytes += (payload.len() + PACKET_OVERHEAD) as u64;
-        let mut sink = ToFetch { fetch: &mut self.fetch, peer: id, now: clock.now, taken: &mut self.taken };
+        let (fetch, keep, taken) = (&mut self.fetch, &mut self.keep, &mut self.taken);
+        let mut sink = ToServices { fetch, keep, peer: id, now: clock.now, taken, unasked: 0 };
         let handled = peer.connection.handle_payload(clock.now, number, ecn, payload, &mut sink);
+        let unasked = sink.unasked;
         let wire = (payload.len() + PACKET_OVERHEAD) as u64 + IP_HEADER_MAX;
-        let answered: u64 = self.taken.iter().map(|(_, bytes)| *bytes).sum();
+        let answered = self.taken.iter().map(|(_, bytes)| *bytes).sum::<u64>() - unasked;
         // A lane that borrows pays for what comes with what it asks for, and not for what came long before.
         if !peer.down.is_unlimited() && (peer.lane == 0 || peer.down.debt() > 1) {
             peer.down.take(clock.now, wire.saturating_sub(answered));

@@ -32,6 +32,9 @@ impl Node {
         if let Some(op) = self.get.poll_op() {
             return Some(Output::File(op));
         }
+        if let Some((number, chunk)) = self.keep.poll_store() {
+            return Some(Output::Keep(number, chunk));
+        }
         if let Some((shard, cross)) = self.sessions.poll_cross().or_else(|| self.passing.pop_message()) {
             self.counters.crossings_out += 1;
             return Some(Output::Cross(shard, cross));
@@ -225,7 +228,7 @@ impl Node {
             let written = if acknowledging {
                 peer.connection.poll_acknowledgement(clock.now, number, payload)
             } else {
-                peer.connection.poll_payload(clock.now, number, payload, &mut FromStore(store))
+                peer.connection.poll_payload(clock.now, number, payload, &mut FromStore(store, &self.push))
             };
             let Some(meta) = written else { break };
             let size = meta.len + PACKET_OVERHEAD;

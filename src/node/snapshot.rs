@@ -145,6 +145,7 @@ impl Node {
         let session = self.sessions.counters();
         let serve = self.serve.counters();
         let fetch = self.fetch.counters();
+        let (keep, push) = (self.keep.counters(), self.push.counters());
         let (tunnel, joined) = (self.tunnels.counters, self.tunnels.joined());
         let waited = self.waiting.stats();
         let (overlay, core) = (self.overlay.counters, self.overlay.core_counters());
@@ -270,6 +271,19 @@ impl Node {
             ("overlay_stray", "Answers that belonged to no question", core.stray),
             ("overlay_unfit", "Records whose signature or time was wrong", core.unfit),
             ("overlay_dropped", "Effects of the overlay's core that found no room", core.dropped),
+            ("keep_chunks", "Chunks that others gave to be kept", keep.kept),
+            ("keep_bytes", "Their bytes", keep.bytes),
+            ("keep_here", "Offers of chunks that were here already", keep.here),
+            ("keep_busy", "Offers told to come again later", keep.busy),
+            ("keep_refused", "Offers refused", keep.refused),
+            ("keep_wrong", "Chunks that were not what was offered", keep.wrong),
+            ("keep_late", "Chunks and offers that did not come in time, or brought too much", keep.late),
+            ("keep_malformed", "Offers that were none", keep.malformed),
+            ("push_chunks", "Chunks of this node that others keep", push.placed),
+            ("push_vain", "Chunks that nobody would keep", push.vain),
+            ("push_offers", "Offers made", push.offers),
+            ("push_kept", "Of those, accepted and kept", push.kept),
+            ("push_bytes", "Bytes of chunks sent to be kept", push.bytes),
             ("gets_done", "Gets completed", gets_done),
             ("gets_failed", "Gets that failed", gets_failed),
         ]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::peer::Role;
-use super::{CHUNK_CHANNEL, Clock, HELLO_CHANNEL, Node, OVERLAY_CHANNEL, RESERVE_CHANNEL, World};
+use super::{CHUNK_CHANNEL, Clock, HELLO_CHANNEL, KEEP_CHANNEL, Node, OVERLAY_CHANNEL, RESERVE_CHANNEL, World};
 use crate::base::StreamId;
 use crate::limits::{HELLO_MS_MAX, MESSAGE_SIZE_MAX};
 use crate::service::PeerId;
@@ -47,6 +47,9 @@ impl Node {
                         peer.connection.reset(stream, NOT_WANTED);
                     }
                 }
+                StreamEvent::Opened { stream, channel } if channel == KEEP_CHANNEL && self.keep.is_on() => {
+                    self.keep_opened(clock, id, stream);
+                }
                 StreamEvent::Opened { stream, .. } => {
                     peer.connection.stop(stream, NO_SUCH_SERVICE);
                     peer.connection.reset(stream, NO_SUCH_SERVICE);
@@ -60,6 +63,11 @@ impl Node {
                         Some(Role::Serving) => {
                             self.serve.data(id, stream, &text, finished, world, &mut self.acts);
                         }
+                        Some(Role::Keeping) => {
+                            let acts = &mut self.keep_acts;
+                            self.keep.offer(clock.now, (id, stream), &text, finished, world, acts);
+                        }
+                        Some(Role::Giving) => self.hear_answer(clock, id, stream, &text, finished),
                         Some(Role::Meeting(_)) => self.hear_hello(clock, id, stream, &text, finished),
                         Some(Role::Asked(_)) => self.hear_request(clock, id, stream, &text, finished),
                         Some(Role::Asking) => self.hear_promise(clock, id, stream, &text, finished),
@@ -81,6 +89,17 @@ impl Node {
                             peer.connection.reset(stream, NOT_WANTED);
                             self.serve.ended(id, stream);
                         }
+                        Some(Role::Keeping) if matches!(event, StreamEvent::Reset { .. }) => {
+                            peer.streams.remove(&stream);
+                            peer.connection.reset(stream, NOT_WANTED);
+                            self.keep.ended(id, stream);
+                        }
+                        Some(Role::Keeping) => self.keep.finished(id, stream),
+                        Some(Role::Giving) if matches!(event, StreamEvent::Reset { .. }) => {
+                            peer.streams.remove(&stream);
+                            peer.connection.reset(stream, NOT_WANTED);
+                            self.push.ended(clock.now, id, stream);
+                        }
                         Some(&(Role::Meeting(until) | Role::Asked(until)))
                             if matches!(event, StreamEvent::Reset { .. }) =>
                         {
@@ -96,6 +115,7 @@ impl Node {
                         }
                         Some(
                             Role::Serving
+                            | Role::Giving
                             | Role::Introducing
                             | Role::Meeting(_)
                             | Role::Asking
@@ -107,9 +127,22 @@ impl Node {
                 StreamEvent::Acked(stream)
                 | StreamEvent::Stopped { stream, .. }
                 | StreamEvent::SourceFailed(stream) => {
-                    if peer.streams.get(&stream) == Some(&Role::Serving) {
-                        peer.streams.remove(&stream);
-                        self.serve.ended(id, stream);
+                    match peer.streams.get(&stream) {
+                        Some(Role::Serving) => {
+                            peer.streams.remove(&stream);
+                            self.serve.ended(id, stream);
+                        }
+                        Some(Role::Keeping) => {
+                            peer.streams.remove(&stream);
+                            self.keep.ended(id, stream);
+                        }
+                        // That the keeper has it all is not its last word.
+                        Some(Role::Giving) if !matches!(event, StreamEvent::Acked(_)) => {
+                            peer.streams.remove(&stream);
+                            peer.connection.stop(stream, NOT_WANTED);
+                            self.push.ended(clock.now, id, stream);
+                        }
+                        _ => {}
                     }
                 }
                 StreamEvent::StreamsAvailable => self.fetch.more_streams(id),

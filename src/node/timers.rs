@@ -19,6 +19,8 @@ impl Node {
             self.friends.poll_timeout(),
             self.fetch.poll_timeout(),
             self.serve.poll_timeout(),
+            self.keep.poll_timeout(),
+            self.push.poll_timeout(),
             self.circuits.poll_timeout(),
             self.overlay.poll_timeout(),
             self.inners.poll_timeout(),
@@ -53,6 +55,7 @@ impl Node {
         self.measure_line(now);
         self.fetch.handle_timeout(now);
         self.serve.handle_timeout(now, &mut self.acts);
+        self.keep.handle_timeout(now, &mut self.keep_acts);
         self.end_slow_meetings(now);
         self.watch_gets(now);
     }

@@ -85,6 +85,17 @@ pub enum OverlayCross {
     },
     /// From the keeper: the lookup is over.
     Ended(ChunkId),
+    /// To the keeper: this chunk is kept for somebody from now on, and to be provided.
+    Kept(ChunkId),
+    /// To the keeper: who is near this chunk?
+    Near(ChunkId),
+    /// From the keeper: these are, nearest first; none when that is not to be had.
+    Nearest {
+        /// To what.
+        chunk: ChunkId,
+        /// Who; none twice.
+        nodes: Vec<Contact>,
+    },
 }
 
 impl OverlayCross {
@@ -109,6 +120,9 @@ impl OverlayCross {
             Self::Stop(_) => "stop finding",
             Self::Found { .. } => "found",
             Self::Ended(_) => "finding ended",
+            Self::Kept(_) => "kept",
+            Self::Near(_) => "near",
+            Self::Nearest { .. } => "nearest",
         }
     }
 }

@@ -10,16 +10,18 @@ use std::time::Duration;
 use crossbeam::channel::bounded;
 use nix::net::if_::if_nametoindex;
 
+use super::give::{self, Give, Given, give};
 use super::group::{Group, HomeOf};
 use super::import::{Cancel, ImportProgress, ImportRequest, import};
 use super::{ChunkStoreDriver, Cold, Core, Full, Handle, Pipe, Settings, files_thread, start};
-use crate::base::{ChunkId, ReadFault, Rng, Time, UnixMs};
+use crate::base::fileop::JobId;
+use crate::base::{ChunkId, Kept, NewChunk, ReadFault, Rng, Time, UnixMs};
 use crate::crypto::{Identity, Suite};
 use crate::io::clock::Clocks;
 use crate::io::files::Files;
 use crate::io::latency::Latencies;
 use crate::io::netconf::{self, Applied, Plan};
-use crate::io::store::{Readers, Store, StoreConfig, StoreHandle, StoreReader, StoreStats};
+use crate::io::store::{Ack, Readers, Store, StoreConfig, StoreHandle, StoreReader, StoreStats};
 use crate::io::tun;
 use crate::limits::{CLOCK_SKEW_MS_MAX, DEVICE_CLOSE_MS_MAX, FILE_OPS_MAX, IMPORTS_MAX, SHARDS_MAX};
 use crate::node::{self, Clock, Command, Input, Node, Output, Report, World};
@@ -66,6 +68,25 @@ impl ChunkStoreDriver for StoreReader {
     fn warmed(&mut self, cold: Cold, populated: Result<(), ReadFault>) {
         StoreReader::warmed(self, cold.handle, cold.slice, populated);
     }
+
+    fn keep(&mut self, number: u64, chunk: NewChunk, shard: Handle) {
+        let told = shard.clone();
+        let ack = Ack::new(move |result| {
+            let kept = result.map_or_else(
+                |error| {
+                    tracing::warn!(%error, "a chunk is not kept for others");
+                    Kept::Failed
+                },
+                |_| Kept::Done,
+            );
+            told.kept(number, kept);
+        });
+        if let Err(ack) = self.try_put_cache(chunk, ack) {
+            // Nobody but the shard is to be told, and it is told here.
+            ack.forget();
+            shard.kept(number, Kept::Busy);
+        }
+    }
 }
 
 /// What a daemon is made from.
@@ -94,6 +115,10 @@ pub struct DaemonConfig {
 pub enum ImportEvent {
     /// Under way.
     Progress(ImportProgress),
+    /// Of an anonymous put: imported, and given so far.
+    Giving(ImportProgress, Given),
+    /// Given, and with how many keepers.
+    Given(Box<Reference>, ImportProgress, Given),
     /// Durable.
     Done(Box<Reference>, ImportProgress),
     /// One clear line.
@@ -107,6 +132,9 @@ pub struct Daemon {
     clocks: Clocks,
     store_handle: StoreHandle,
     imports: Arc<AtomicUsize>,
+    /// The node's folder, and what published chunks may take, bytes.
+    dir: PathBuf,
+    local_limit: u64,
     device: Mutex<Option<Device>>,
     ending: Mutex<Option<Ending>>,
 }
@@ -129,6 +157,9 @@ impl Daemon {
         reports: Arc<dyn Fn(Report) + Send + Sync>,
         fatal: Arc<dyn Fn(&str) + Send + Sync>,
     ) -> Result<Self, String> {
+        if let Err(why) = give::clean(&config.dir) {
+            tracing::warn!("{why}");
+        }
         let store = Store::open(&config.dir, config.store).map_err(|error| error.to_string())?;
         let readers = store.readers();
         let handles = (0..config.shards.max(1)).map(|_| Handle::new()).collect::<Result<Vec<_>, _>>();
@@ -141,6 +172,8 @@ impl Daemon {
             clocks,
             store_handle: store.handle(),
             imports: Arc::default(),
+            dir: config.dir.clone(),
+            local_limit: config.store.local_limit,
             device: Mutex::new(None),
             ending: Mutex::new(None),
         };
@@ -256,6 +289,50 @@ impl Daemon {
         Ok(cancel)
     }
 
+    /// Begins an anonymous put on a thread of its own: the tree is imported into a store apart and given to keepers by the inner
+    /// node that `begin` makes for `job`. Set the returned flag to give it up.
+    pub fn give(
+        &self,
+        job: JobId,
+        request: ImportRequest,
+        begin: Command,
+        force: bool,
+        mut tell: Box<dyn FnMut(ImportEvent) + Send>,
+    ) -> Result<Cancel, Full> {
+        let imports = Arc::clone(&self.imports);
+        if imports.fetch_add(1, Ordering::Relaxed) >= IMPORTS_MAX {
+            imports.fetch_sub(1, Ordering::Relaxed);
+            return Err(Full);
+        }
+        let cancel: Cancel = Arc::new(AtomicBool::new(false));
+        let (group, cancelled) = (self.shards.clone(), cancel.clone());
+        let (dir, limit) = (self.dir.clone(), self.local_limit);
+        let news = group.giver(job);
+        let work = move || {
+            let command = |command| group.command(command);
+            let one = Give { job, dir: &dir, limit, force, begin, command: &command, news, cancelled: &cancelled };
+            let mut progress = |made: &ImportProgress, given: &Given| {
+                tell(match given.chunks {
+                    0 => ImportEvent::Progress(*made),
+                    _ => ImportEvent::Giving(*made, *given),
+                });
+            };
+            let result = give(request, one, &mut progress);
+            imports.fetch_sub(1, Ordering::Relaxed);
+            group.gave(job);
+            tell(match result {
+                Ok((reference, made, given)) => ImportEvent::Given(Box::new(reference), made, given),
+                Err(why) => ImportEvent::Failed(why),
+            });
+        };
+        if spawn("import", work).is_err() {
+            self.imports.fetch_sub(1, Ordering::Relaxed);
+            self.shards.gave(job);
+            return Err(Full);
+        }
+        Ok(cancel)
+    }
+
     /// Makes the host's device and what leads to it as the plan says; `None` takes it away. Blocks until the kernel and
     /// the shards have followed. An error is one clear line; nothing is left behind then.
     pub fn tunnel(&self, plan: Option<&Plan>) -> Result<(), String> {
@@ -349,6 +426,11 @@ impl Daemon {
     /// Published chunks from a place in their order on, each with its place.
     pub fn local_chunks(&self, from: u64, most: usize) -> Result<Vec<(u64, ChunkId)>, String> {
         self.readers.local_chunks(from, most).map_err(|error| error.to_string())
+    }
+
+    /// Chunks kept for others from a place in their order on, likewise.
+    pub fn kept_chunks(&self, from: u64, most: usize) -> Result<Vec<(u64, ChunkId)>, String> {
+        self.readers.kept_chunks(from, most).map_err(|error| error.to_string())
     }
 
     /// The store's numbers.

@@ -105,6 +105,9 @@ impl<S: ChunkRead> ChunkRead for Ground<'_, S> {
     fn find(&mut self, id: &ChunkId) -> Option<StoredChunk> {
         self.store.find(id)
     }
+    fn peek(&mut self, id: &ChunkId) -> Option<StoredChunk> {
+        self.store.peek(id)
+    }
     fn slice_list(&mut self, handle: u64, into: &mut Vec<u8>) -> Result<(), ReadFault> {
         self.store.slice_list(handle, into)
     }
@@ -315,6 +318,9 @@ impl<C: Core, S: ChunkStoreDriver> Shard<C, S> {
             self.counters.shard_file_answers += 1;
             self.input(clock, Input::FileDone(done));
         }
+        while let Some((number, kept)) = self.handle.shared().next_kept() {
+            self.input(clock, Input::Kept { number, kept });
+        }
         for _ in 0..INBOX_PER_TURN {
             let Some(command) = self.handle.shared().next_command() else { break };
             self.counters.shard_commands += 1;
@@ -383,6 +389,7 @@ impl<C: Core, S: ChunkStoreDriver> Shard<C, S> {
                 Some(Output::Tun(packet)) => self.device.write(&mut self.ring, packet),
                 Some(Output::Proxied(packet)) => self.give(packet),
                 Some(Output::File(operation)) => self.file(clock, operation),
+                Some(Output::Keep(number, chunk)) => self.store.keep(number, chunk, self.handle.clone()),
                 Some(Output::Cross(to, cross)) => {
                     let there = self.shards.get(usize::from(to));
                     let taken = there.is_some_and(|shard| shard.cross(self.index, cross));

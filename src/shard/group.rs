@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::give::GiveNews;
 use super::{Full, Handle};
+use crossbeam::channel::{Receiver, Sender, unbounded};
+
 use crate::base::PublicKey;
 use crate::base::fileop::JobId;
 use crate::io::latency::Latencies;
@@ -29,6 +32,8 @@ struct Inner {
 struct State {
     /// Where each running `get` runs.
     jobs: BTreeMap<JobId, usize>,
+    /// Who hears of what each job gives away. A job has at most so many chunks out, and so many words of them wait.
+    givers: BTreeMap<JobId, Sender<GiveNews>>,
     /// The home of the friend that the configuration names first.
     first_home: usize,
     /// Questions that not every shard has answered: how many have not, and what the others said.
@@ -42,6 +47,18 @@ impl Group {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a job that gives chunks away hear of them, and not the control thread, until it is [`Self::gave`].
+    pub(super) fn giver(&self, job: JobId) -> Receiver<GiveNews> {
+        let (sender, news) = unbounded();
+        self.state().givers.insert(job, sender);
+        news
+    }
+
+    /// A job gives nothing away any more.
+    pub(super) fn gave(&self, job: JobId) {
+        self.state().givers.remove(&job);
     }
 
     /// Hands a command to whom it concerns.
@@ -80,7 +97,7 @@ impl Group {
             }
             // Circuits of this node's own are the first's.
             Command::Anonymous(anonymous) => {
-                let (mut state, job) = (self.state(), anonymous.request.job);
+                let (mut state, job) = (self.state(), anonymous.job());
                 let first = shards.first().ok_or(Full)?;
                 first.command(Command::Anonymous(anonymous))?;
                 state.jobs.insert(job, 0);
@@ -96,7 +113,7 @@ impl Group {
                 }
             }
             // The overlay's core is on the first.
-            Command::Provide(_) | Command::Restore(_) | Command::Peers { .. } => {
+            Command::Provide(_) | Command::Restore(_) | Command::Peers { .. } | Command::Push { .. } => {
                 shards.first().map_or(Ok(()), |shard| shard.command(command))?;
             }
             Command::Cancel(job) => {
@@ -152,10 +169,22 @@ impl Group {
                 all.join_lanes();
                 Some(Report::Status(token, Box::new(all)))
             }
-            Report::Done(job, _) | Report::Failed(job, _) => {
-                self.state().jobs.remove(&job);
-                Some(report)
+            Report::Placed(placed) => {
+                if let Some(giver) = self.state().givers.get(&placed.job) {
+                    let _ = giver.send(GiveNews::Placed(placed));
+                }
+                None
             }
+            Report::Done(job, _) | Report::Failed(job, _) => {
+                let mut state = self.state();
+                state.jobs.remove(&job);
+                let Some(giver) = state.givers.get(&job) else { return Some(report) };
+                if let Report::Failed(_, why) = report {
+                    let _ = giver.send(GiveNews::Failed(why));
+                }
+                None
+            }
+            Report::Progress(job, _) if self.state().givers.contains_key(&job) => None,
             Report::Progress(..) | Report::Warning(_) | Report::Peers(_) => Some(report),
         }
     }
@@ -205,6 +234,22 @@ mod tests {
             agent: String::new(),
             shaped: crate::node::command::ShapedSnapshot::default(),
         }
+    }
+
+    #[test]
+    fn who_gives_hears_of_its_chunks_and_nobody_else_does() {
+        let group = Group::new(vec![Handle::new().expect("an eventfd")], Box::new(|_| 0));
+        let (own, other) = (JobId(1), JobId(2));
+        let news = group.giver(own);
+        let chunk = crate::base::ChunkId([1; 20]);
+        let placed = |job| Report::Placed(crate::node::command::Placed { job, chunk, keepers: 3 });
+        assert!(group.report(placed(own)).is_none() && group.report(placed(other)).is_none());
+        assert!(matches!(news.try_recv(), Ok(GiveNews::Placed(placed)) if placed.job == own));
+        assert!(news.try_recv().is_err());
+        assert!(group.report(Report::Failed(own, "no circuit".into())).is_none());
+        assert!(matches!(news.try_recv(), Ok(GiveNews::Failed(why)) if why == "no circuit"));
+        group.gave(own);
+        assert!(group.report(Report::Failed(own, "late".into())).is_some());
     }
 
     #[test]

@@ -12,12 +12,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use crossbeam::queue::ArrayQueue;
 
 use super::{LoopCounters, Pipe};
+use crate::base::Kept;
 use crate::base::fileop::FileDone;
 use crate::io::latency::{Board, Latencies};
 use crate::io::tally::Tally;
 use crate::io::tun::{Queue, TunCounters};
 use crate::io::udp::UdpCounters;
-use crate::limits::{CROSSINGS_MAX, DEVICE_CHANGES_MAX, FILE_OPS_MAX, PASSING_MAX, SHARD_INBOX_MAX};
+use crate::limits::{CROSSINGS_MAX, DEVICE_CHANGES_MAX, FILE_OPS_MAX, KEEP_BODIES_MAX, PASSING_MAX, SHARD_INBOX_MAX};
 use crate::node::{Command, Cross};
 use crate::sys::eventfd::EventFd;
 
@@ -33,6 +34,8 @@ pub struct Handle(Arc<Shared>);
 pub(super) struct Shared {
     inbox: ArrayQueue<Command>,
     answers: ArrayQueue<FileDone>,
+    /// What came of chunks that were to be kept, by their numbers.
+    kept: ArrayQueue<(u64, Kept)>,
     /// From other shards: which, and what. Datagrams apart, since anybody can send those.
     crossings: ArrayQueue<(u8, Cross)>,
     passing: ArrayQueue<(u8, Cross)>,
@@ -57,6 +60,7 @@ impl Handle {
         Ok(Self(Arc::new(Shared {
             inbox: ArrayQueue::new(SHARD_INBOX_MAX),
             answers: ArrayQueue::new(FILE_OPS_MAX),
+            kept: ArrayQueue::new(KEEP_BODIES_MAX),
             crossings: ArrayQueue::new(CROSSINGS_MAX),
             passing: ArrayQueue::new(PASSING_MAX),
             devices: ArrayQueue::new(DEVICE_CHANGES_MAX),
@@ -88,6 +92,15 @@ impl Handle {
     /// When there are more answers than operations: the shard never has more than [`FILE_OPS_MAX`] out.
     pub fn file_done(&self, done: FileDone) {
         assert!(self.0.answers.push(done).is_ok(), "more answers than file operations");
+        self.0.left_something();
+    }
+
+    /// Says what came of a chunk that the shard wanted to be kept.
+    ///
+    /// # Panics
+    /// When there are more answers than such chunks: the shard never has more than [`KEEP_BODIES_MAX`] out.
+    pub fn kept(&self, number: u64, kept: Kept) {
+        assert!(self.0.kept.push((number, kept)).is_ok(), "more answers than chunks to be kept");
         self.0.left_something();
     }
 
@@ -169,6 +182,7 @@ impl Shared {
         fence(Ordering::SeqCst);
         let nothing = self.inbox.is_empty()
             && self.answers.is_empty()
+            && self.kept.is_empty()
             && self.crossings.is_empty()
             && self.passing.is_empty()
             && self.devices.is_empty()
@@ -216,6 +230,10 @@ impl Shared {
         self.answers.pop()
     }
 
+    pub(super) fn next_kept(&self) -> Option<(u64, Kept)> {
+        self.kept.pop()
+    }
+
     pub(super) fn next_crossing(&self) -> Option<(u8, Cross)> {
         self.crossings.pop().or_else(|| self.passing.pop())
     }
@@ -227,6 +245,7 @@ impl Shared {
     pub(super) fn has_messages(&self) -> bool {
         !(self.inbox.is_empty()
             && self.answers.is_empty()
+            && self.kept.is_empty()
             && self.crossings.is_empty()
             && self.passing.is_empty()
             && self.devices.is_empty()

@@ -15,6 +15,7 @@ pub mod daemon;
 mod device;
 mod driver;
 mod files;
+pub mod give;
 mod group;
 mod handle;
 pub mod import;
@@ -26,7 +27,7 @@ mod warm;
 
 use std::time::Duration;
 
-use crate::base::{ChunkRead, ReadFault, Time};
+use crate::base::{ChunkRead, Kept, NewChunk, ReadFault, Time};
 use crate::node::{Clock, Input, Output, World};
 
 pub use crate::base::NoChunks;
@@ -80,6 +81,8 @@ pub trait ChunkStoreDriver: ChunkRead {
     /// gone, so that reading it through the map would kill the process, [`ReadFault::Store`] when the kernel could
     /// not do it now. [`Input::Warmed`] follows, and with it another [`ChunkRead::warm`], which must then fail.
     fn warmed(&mut self, cold: Cold, populated: Result<(), ReadFault>);
+    /// Stores a copy of another's chunk without waiting, and tells the shard what came of it ([`Handle::kept`]).
+    fn keep(&mut self, number: u64, chunk: NewChunk, shard: Handle);
 }
 
 impl ChunkStoreDriver for NoChunks {
@@ -89,4 +92,7 @@ impl ChunkStoreDriver for NoChunks {
         Vec::new()
     }
     fn warmed(&mut self, _: Cold, _: Result<(), ReadFault>) {}
+    fn keep(&mut self, number: u64, _: NewChunk, shard: Handle) {
+        shard.kept(number, Kept::Failed);
+    }
 }

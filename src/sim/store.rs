@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use crate::base::{ChunkId, ChunkRead, ReadFault, Rng, StoredChunk, Time};
+use crate::base::{ChunkId, ChunkRead, Kept, ReadFault, Rng, StoredChunk, Time};
 use crate::chunk::slices::SliceList;
 
 use crate::limits::{COMMIT_BYTES_MAX, COMMIT_DELAY_MS, SLICE_SIZE};
@@ -78,6 +78,8 @@ pub struct MapStore {
     pub bytes_read: u64,
     /// Bytes that local chunks may come to; `None`: as many as one likes.
     pub limit: Option<u64>,
+    /// Bytes that copies may come to; `None`: as many as come.
+    pub cache_limit: Option<u64>,
     /// Bytes that the disk still has room for.
     pub room: Option<u64>,
     /// So many reads fail from now on.
@@ -155,7 +157,7 @@ impl MapStore {
         if let Some(limit) = self.limit
             && kind == Kind::Local
             && matches!(write, Write::Chunk(..))
-            && self.local_bytes() + need > limit
+            && self.bytes_of(Kind::Local) + need > limit
         {
             self.effects.add(Effect::StoreLimit, 1);
             return Err(format!(
@@ -199,9 +201,25 @@ impl MapStore {
         );
     }
 
-    fn local_bytes(&self) -> u64 {
-        let local = self.bodies.range(..).filter(|(handle, _)| *handle & 1 == Kind::Local as u64);
-        local.map(|(_, body)| body.bytes.len() as u64).sum()
+    /// Stores a copy of another's chunk at once; those that came first make room. None is larger than the cache.
+    pub fn keep_copy(&mut self, id: ChunkId, bytes: Vec<u8>) -> Kept {
+        let most = self.cache_limit.unwrap_or(u64::MAX);
+        if bytes.len() as u64 > most {
+            return Kept::Failed;
+        }
+        while self.bytes_of(Kind::Cache) + bytes.len() as u64 > most {
+            let oldest = self.bodies.keys().find(|handle| **handle & 1 == Kind::Cache as u64).copied();
+            let Some(oldest) = oldest else { break };
+            self.bodies.remove(&oldest);
+            self.chunks.retain(|_, handle| *handle != oldest);
+        }
+        self.keep(Kind::Cache, id, bytes);
+        Kept::Done
+    }
+
+    fn bytes_of(&self, kind: Kind) -> u64 {
+        let own = self.bodies.iter().filter(|(handle, _)| *handle & 1 == kind as u64);
+        own.map(|(_, body)| body.bytes.len() as u64).sum()
     }
 
     /// Where a piece with this hash lies, when its chunk is still stored.

@@ -5,6 +5,7 @@ mod circuits;
 mod exits;
 mod faults;
 mod limits;
+mod keeping;
 mod line;
 mod loans;
 mod overlay;

@@ -14,6 +14,7 @@ pub mod handshake;
 pub mod hello;
 pub mod invite;
 pub mod ip;
+pub mod keep;
 pub mod locator;
 pub mod overlay;
 pub mod packet;

@@ -95,6 +95,31 @@ fn what_the_store_has_is_provided_in_batches_and_what_comes_later_then() {
 }
 
 #[test]
+fn what_earlier_runs_kept_for_others_is_provided_again_once() {
+    block_on(async {
+        let mut world = world().await;
+        world.fake.kept.store(PROVIDE_BATCH as u64 + 3, Ordering::Relaxed);
+        world.api.provide_kept().await.expect("nothing to do");
+        assert!(world.told.try_recv().is_err(), "the overlay is not on yet");
+        world.api.tell_overlay().await.expect("told");
+        let _ = world.told.recv().await;
+        world.api.provide_kept().await.expect("provided");
+        assert_eq!(world.told.recv().await, Some(Told::Provide(PROVIDE_BATCH)));
+        assert_eq!(world.told.recv().await, Some(Told::Provide(3)));
+        world.fake.kept.fetch_add(1, Ordering::Relaxed);
+        world.api.provide_kept().await.expect("nothing to do");
+        assert!(world.told.try_recv().is_err(), "what is kept since is provided by the node itself");
+        for on in [false, true] {
+            let set = json!({ "serve.strangers": on });
+            assert_eq!(world.unix("PATCH", "/v1/config", &set).await.0, 200);
+            let _ = world.told.recv().await;
+            world.api.provide_kept().await.expect("looked at");
+        }
+        assert_eq!(world.told.recv().await, Some(Told::Provide(PROVIDE_BATCH)), "anew, from the first");
+    });
+}
+
+#[test]
 fn peers_are_saved_restored_and_forgotten_when_their_file_is_damaged() {
     block_on(async {
         let mut world = world().await;

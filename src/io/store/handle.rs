@@ -43,7 +43,7 @@ impl Ack {
     }
 
     /// Nobody is told.
-    fn forget(mut self) {
+    pub fn forget(mut self) {
         self.0 = None;
     }
 
@@ -96,6 +96,21 @@ impl Queue {
         false
     }
 
+    /// Hands a chunk in, or gives it back at once when the queue is full or closed.
+    pub fn try_put(&self, chunk: NewChunk, ack: Ack) -> Result<(), (NewChunk, Ack)> {
+        self.counters.queued(1);
+        match self.jobs.try_send(Job { op: Op::Put(chunk), ack }) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => {
+                self.counters.queued(-1);
+                match job.op {
+                    Op::Put(chunk) => Err((chunk, job.ack)),
+                    _ => unreachable!("a refused job is the one that was sent"),
+                }
+            }
+        }
+    }
+
     fn wait(&self) -> Result<(), StoreError> {
         let (ack, done) = Ack::channel();
         self.send(Op::Sync, ack);
@@ -122,17 +137,7 @@ impl StoreHandle {
 
     /// Stores a copy of another's chunk, or gives it back at once when the queue is full or closed.
     pub fn try_put_cache(&self, chunk: NewChunk, ack: Ack) -> Result<(), (NewChunk, Ack)> {
-        self.cache.counters.queued(1);
-        match self.cache.jobs.try_send(Job { op: Op::Put(chunk), ack }) {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => {
-                self.cache.counters.queued(-1);
-                match job.op {
-                    Op::Put(chunk) => Err((chunk, job.ack)),
-                    _ => unreachable!("a refused job is the one that was sent"),
-                }
-            }
-        }
+        self.cache.try_put(chunk, ack)
     }
 
     /// Remembers where pieces lie, by their hashes: the publisher's database.

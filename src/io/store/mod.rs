@@ -30,7 +30,6 @@ use std::thread::JoinHandle;
 use crossbeam::channel::bounded;
 use lmdb::{Cursor, Transaction};
 
-use crate::base::ChunkId;
 use crate::limits::STORE_QUEUE_MAX;
 use apply::{Op, Touched};
 use damage::Reports;
@@ -39,6 +38,7 @@ use handle::Queue;
 use stats::{Counters, ReadCounters};
 use writer::Writer;
 
+pub use crate::base::NewChunk;
 pub use error::StoreError;
 pub use handle::{Ack, StoreHandle};
 pub use reader::{ColdRange, StoreReader};
@@ -51,19 +51,6 @@ pub struct StoreConfig {
     pub local_limit: u64,
     /// What copies of others' chunks may occupy at most, bytes; older ones make room.
     pub cache_limit: u64,
-}
-
-/// A chunk to store. The caller has checked that `id`, `root` and `list` are those of `bytes`.
-#[derive(Debug, Clone)]
-pub struct NewChunk {
-    /// SHA-1 of `bytes`.
-    pub id: ChunkId,
-    /// BLAKE3 root of `bytes`.
-    pub root: [u8; 32],
-    /// The ciphertext.
-    pub bytes: Vec<u8>,
-    /// The chaining values of the slices, 32 bytes each; of a single slice the root.
-    pub list: Vec<u8>,
 }
 
 /// What came of a write.

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::damage::UNKNOWN;
 use super::database::{Database, Kind};
 use super::record::{self, Record, Shape, TAIL};
-use super::{Shared, StoreError, Table};
+use super::{Ack, NewChunk, Shared, StoreError, Table};
 use crate::base::{ChunkId, ChunkRead, ReadFault, StoredChunk};
 use crate::crypto::hash::slice_cv;
 use crate::limits::{SLICE_SIZE, STORE_COLD_MAX, STORE_HANDLES_MAX, STORE_RECENT_MAX, STORE_RUN};
@@ -81,6 +81,11 @@ impl StoreReader {
             scratch: Vec::with_capacity(SLICE_SIZE),
             shared,
         }
+    }
+
+    /// Stores a copy of another's chunk without waiting, or gives back whom to tell when the writer has too much to do.
+    pub fn try_put_cache(&self, chunk: NewChunk, ack: Ack) -> Result<(), Ack> {
+        self.shared.cache.reports.queue.try_put(chunk, ack).map_err(|(_, ack)| ack)
     }
 
     /// Ends the snapshots: to be called once per turn of the loop, and before anything that waits. The next
@@ -326,11 +331,15 @@ impl StoreReader {
 
 impl ChunkRead for StoreReader {
     fn find(&mut self, id: &ChunkId) -> Option<StoredChunk> {
-        let found = self.find_in(Kind::Local, id).or_else(|| self.find_in(Kind::Cache, id))?;
+        let found = self.peek(id)?;
         if kind_of(found.handle) == Kind::Cache {
             self.shared.touched.touch(found.handle >> 1);
         }
         Some(found)
+    }
+
+    fn peek(&mut self, id: &ChunkId) -> Option<StoredChunk> {
+        self.find_in(Kind::Local, id).or_else(|| self.find_in(Kind::Cache, id))
     }
 
     fn slice_list(&mut self, handle: u64, into: &mut Vec<u8>) -> Result<(), ReadFault> {

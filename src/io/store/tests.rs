@@ -9,7 +9,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
-use crate::base::{ChunkRead, ReadFault};
+use crate::base::{ChunkId, ChunkRead, ReadFault};
 use crate::crypto::hash;
 use crate::limits::{CHUNK_SIZE_MAX, SLICE_SIZE};
 use crate::sys::memory;
@@ -234,6 +234,30 @@ fn a_full_cache_gives_up_what_is_used_least() {
     let file = fs::metadata(dir.path().join("store/cache/data.mdb")).expect("the file");
     let used = file.blocks() * 512;
     assert!(used < 2 * CONFIG.cache_limit, "freed runs are used again: {used} bytes after 200 MiB");
+}
+
+#[test]
+fn what_is_only_looked_after_makes_room_before_what_somebody_asked_for() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let store = open(dir.path());
+    let mut reader = store.readers().reader();
+    let kept: Vec<_> = (0..7).map(|seed| chunk(CHUNK_SIZE_MAX, seed)).collect();
+    for chunk in &kept {
+        put_cache(&store, chunk).expect("stored");
+    }
+    let listed = store.readers().kept_chunks(0, 100).expect("listed");
+    assert!(listed.iter().map(|(_, id)| *id).eq(kept.iter().map(|chunk| chunk.id)));
+    reader.park();
+    for _ in 0..10 {
+        assert!(kept.iter().all(|chunk| reader.peek(&chunk.id).is_some()));
+    }
+    assert!(reader.find(&kept[1].id).is_some());
+    for seed in 100..106 {
+        put_cache(&store, &chunk(CHUNK_SIZE_MAX, seed)).expect("stored");
+    }
+    let left: Vec<_> = store.readers().kept_chunks(0, 100).expect("listed").into_iter().map(|(_, id)| id).collect();
+    assert_eq!((left.len(), left[0]), (7, kept[1].id), "the one that was asked for");
+    assert_eq!(store.readers().local_chunks(0, 100), Ok(Vec::new()));
 }
 
 #[test]

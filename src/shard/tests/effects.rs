@@ -133,6 +133,9 @@ impl ChunkStoreDriver for ColdStore {
             self.seen().failed.push(cold.slice);
         }
     }
+    fn keep(&mut self, number: u64, _: crate::base::NewChunk, shard: Handle) {
+        shard.kept(number, crate::base::Kept::Failed);
+    }
 }
 
 /// Wants slices warm, and reports each that is.

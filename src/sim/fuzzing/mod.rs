@@ -15,6 +15,7 @@ mod fetching;
 mod frames;
 mod getting;
 mod input;
+mod keeping;
 mod messages;
 mod node_peer;
 mod overlay;
@@ -51,6 +52,7 @@ pub const TARGETS: &[Target] = &[
     ("hello", messages::hello),
     ("invite", text::invite),
     ("ip", packets::ip),
+    ("keep", keeping::message),
     ("locator", messages::locator),
     ("overlay", messages::overlay),
     ("packet", messages::packet),
@@ -72,6 +74,8 @@ pub const TARGETS: &[Target] = &[
     ("stream_pair", stream_pair::pair),
     ("serve", serving::serve),
     ("fetch", fetching::fetch),
+    ("keeper", keeping::keeper),
+    ("giver", keeping::giver),
     ("get", getting::get),
     ("node_peer", node_peer::peer),
     ("onion_origin", circuits::origin),

@@ -112,6 +112,7 @@ impl Scene {
             match output {
                 Output::Train(train) => self.sent(train),
                 Output::Tun(packet) | Output::Proxied(packet) => self.world.free(packet.place.buf),
+                Output::Keep(_, chunk) => panic!("{chunk:?} is kept for somebody, and the overlay is off"),
                 Output::File(op) => self.done.push(self.files.execute(op)),
                 Output::Report(report) => self.reports.push(report),
                 Output::Cross(to, cross) => panic!("{cross:?} for shard {to}: there is one"),

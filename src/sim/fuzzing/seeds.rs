@@ -38,6 +38,8 @@ const SCRIPTS: &[&str] = &[
     "stream_pair",
     "serve",
     "fetch",
+    "keeper",
+    "giver",
     "get",
     "node_peer",
     "onion_origin",
@@ -108,6 +110,7 @@ pub fn seeds() -> Vec<Seeds> {
         ("config", configs()),
         ("relay", (0..4).map(relay_card).collect()),
         ("reserve", reservations()),
+        ("keep", keep_messages()),
         ("overlay", overlay_messages()),
         ("keyfile", vec![key_text(&worked(1)).into_bytes()]),
     ];
@@ -115,6 +118,13 @@ pub fn seeds() -> Vec<Seeds> {
         all.push((name, (0..12).map(|seed| random(seed, 40 << (seed % 6))).collect()));
     }
     all
+}
+
+fn keep_messages() -> Vec<Vec<u8>> {
+    use crate::wire::keep::{Answer, Offer};
+    let offer = Offer { chunk: crate::base::ChunkId([1; 20]), len: 70_000, root: [2; 32] };
+    let answers = [Answer::GoOn, Answer::Busy(250), Answer::Kept].map(|answer| answer.emit().to_vec());
+    answers.into_iter().chain([offer.emit().to_vec()]).collect()
 }
 
 fn ip_packets() -> Vec<Vec<u8>> {

@@ -183,7 +183,8 @@ impl Net {
             Command::Exit(rules) => format!("exit: {} rules", rules.policy.0.len()),
             Command::Circuit(want) => format!("circuit: {} hops", want.as_ref().map_or(0, |want| want.hops)),
             Command::Get(request) => format!("get, job {}", request.job.0),
-            Command::Anonymous(one) => format!("get over {} hops, job {}", one.hops, one.request.job.0),
+            Command::Anonymous(one) => format!("over {} hops, job {}", one.hops, one.job().0),
+            Command::Push { job, chunk } => format!("push {}, job {}", chunk.id, job.0),
             Command::Cancel(job) => format!("cancel job {}", job.0),
             Command::Overlay(rules) => format!("overlay: {}", rules.enabled),
             Command::Provide(chunks) => format!("provide {} chunks", chunks.len()),
@@ -212,6 +213,7 @@ impl Net {
                 | Command::Anonymous(_)
                 | Command::Cancel(_)
                 | Command::Provide(_)
+                | Command::Push { .. }
                 | Command::Restore(_)
                 | Command::Peers { .. }
                 | Command::Shutdown => Command::Shutdown,

@@ -168,7 +168,11 @@ impl SimNode {
                 shard..shard + 1
             }
             // What there is once is on the first.
-            Command::Provide(_) | Command::Restore(_) | Command::Peers { .. } | Command::Anonymous(_) => 0..1,
+            Command::Provide(_)
+            | Command::Restore(_)
+            | Command::Peers { .. }
+            | Command::Anonymous(_)
+            | Command::Push { .. } => 0..1,
             Command::Friends(_)
             | Command::Overlay(_)
             | Command::Tunnels(_)

@@ -4,7 +4,7 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 use std::net::SocketAddr;
 
-use crate::base::Time;
+use crate::base::{NewChunk, Time};
 use crate::node::Cross;
 
 /// A shard of a node in one of its lives. Whatever was meant for an earlier life is forgotten.
@@ -28,6 +28,8 @@ pub(super) enum Event {
     FileAnswer(Host),
     /// A slice is resident.
     Warmed(Host, u64, u32),
+    /// The store has a chunk that is kept for others.
+    Kept(Host, u64, Box<NewChunk>),
     /// The device gives a send buffer back that somebody waits for.
     BufferBack(Host),
     /// What one shard (the number) said reaches another.

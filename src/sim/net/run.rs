@@ -31,6 +31,11 @@ impl Net {
                 self.trace.note(self.now, Traced::Warmed(node, handle, slice));
                 self.input(node, host.shard, Input::Warmed { handle, slice });
             }
+            Event::Kept(host, number, chunk) if self.is_alive(host) => {
+                let node = host.node as usize;
+                let kept = self.nodes[node].world.store.keep_copy(chunk.id, chunk.bytes);
+                self.input(node, host.shard, Input::Kept { number, kept });
+            }
             Event::Cross(host, from, cross) if self.is_alive(host) => {
                 self.input(host.node as usize, host.shard, Input::Cross { from, cross: *cross });
             }
@@ -82,6 +87,11 @@ impl Net {
                 Some(Output::Tun(packet)) => self.tun_written(node, packet),
                 Some(Output::Proxied(packet)) => self.proxied(node, packet),
                 Some(Output::File(operation)) => _ = self.file(node, shard, operation),
+                Some(Output::Keep(number, chunk)) => {
+                    let sim = &self.nodes[node];
+                    let at = self.now + up_to(&mut self.rng, sim.delays.file);
+                    self.queue.push(at, Event::Kept(sim.host(node, shard), number, Box::new(chunk)));
+                }
                 Some(Output::Cross(to, cross)) => self.cross(node, shard, to, cross),
                 Some(Output::Report(report)) => self.report(node, report),
             }
@@ -103,6 +113,7 @@ impl Net {
         let what = match &report {
             Report::Progress(job, _) => format!("progress of job {}", job.0),
             Report::Done(job, progress) => format!("job {} done, {} B", job.0, progress.bytes_done),
+            Report::Placed(placed) => format!("{} is kept by {}", placed.chunk, placed.keepers),
             Report::Failed(job, why) => format!("job {} failed: {why}", job.0),
             Report::Warning(why) => format!("warning: {why}"),
             Report::Status(token, _) => format!("status {token}"),

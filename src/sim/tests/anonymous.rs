@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::circuits::exit;
 use super::overlay::{join, provide, rest};
 use super::*;
+use crate::base::NewChunk;
 use crate::crypto::{Identity, Secret};
-use crate::node::command::Anonymous;
+use crate::node::command::{Anonymous, Work};
 use crate::wire::reference::Reference;
 
 /// Node 0 gets; 1 to 4 relay, 4 is an exit, and 0's friends are 1, 2 and 3. 5 to 9 are the network, in which all are; 9
@@ -56,7 +57,7 @@ fn request(job: u64, reference: &Reference) -> GetRequest {
 fn get_hidden(net: &mut Net, job: u64, reference: &Reference, exit: Option<usize>, force: bool) {
     let exit = exit.map(|node| net.card(node).key);
     let one = Anonymous {
-        request: request(job, reference),
+        work: Work::Get(request(job, reference)),
         identity: passing(net.seed + job),
         hops: 3,
         exit,
@@ -126,6 +127,63 @@ fn a_relay_dies_in_the_middle_and_the_get_goes_on() {
         assert_eq!(finish(&mut net, 0, 1, 180), Ok(()), "seed {seed}, without {victim}");
         assert_restored(&net, 0, &tree);
         assert!(counter(&mut net, 0, "circuit_silent") > 0, "seed {seed}");
+    }
+}
+
+/// Gives chunks over three hops, as many at once as there may be; how many keepers each has.
+fn give_hidden(net: &mut Net, job: u64, chunks: &[NewChunk]) -> Vec<u8> {
+    let work = Work::Give(JobId(job));
+    let one = Anonymous { work, identity: passing(net.seed + job), hops: 3, exit: None, force: false };
+    net.command(0, Command::Anonymous(Box::new(one)));
+    let placed = |net: &Net| -> Vec<u8> {
+        let reports = net.nodes[0].reports.iter();
+        let placed = reports.filter_map(|report| match report {
+            Report::Placed(placed) if placed.job == JobId(job) => Some(placed.keepers),
+            _ => None,
+        });
+        placed.collect()
+    };
+    for (at, chunk) in chunks.iter().enumerate() {
+        let there = net.run_until(Duration::from_secs(300), |net| placed(net).len() + 3 >= at);
+        assert!(there, "seed {}: {:?}, {:?}", net.seed, placed(net), outcome(net, 0, job));
+        net.command(0, Command::Push { job: JobId(job), chunk: Box::new(chunk.clone()) });
+    }
+    net.run_until(Duration::from_secs(300), |net| placed(net).len() == chunks.len());
+    net.command(0, Command::Cancel(JobId(job)));
+    rest(net, Duration::from_secs(10));
+    placed(net)
+}
+
+#[test]
+fn what_is_given_over_three_hops_is_kept_by_nodes_that_never_see_whose_it_is() {
+    for seed in 50..53 {
+        let link = if seed % 2 == 0 { LinkConfig::clean(millis(10)) } else { lossy(0.01) };
+        let (mut net, ..) = world(seed, link);
+        let (tree, reference, chunks) = super::keeping::chunks(seed + 100);
+        // Of the network's nodes that are no friends none hears anything from the giver itself.
+        net.wire = Some(BTreeMap::new());
+        let keepers = give_hidden(&mut net, 1, &chunks);
+        assert!(keepers.len() == chunks.len() && keepers.iter().all(|count| *count >= 2), "seed {seed}: {keepers:?}");
+        let origin = net.nodes[0].address().ip();
+        for node in 5..10 {
+            let keeper = net.nodes[node].address().ip();
+            let bytes = passed(&net, origin, keeper);
+            assert!(bytes < 30_000, "seed {seed}: {bytes} bytes with {node}");
+        }
+        for chunk in &chunks {
+            assert!(!net.said_of(0, &chunk.id), "seed {seed}: by its own name");
+            assert!(net.nodes[0].world.store.get(&chunk.id).is_none(), "seed {seed}: it has it");
+        }
+        let shown = super::overlay::status(&mut net, 0, 78);
+        assert!(shown.job_circuits.is_empty() && shown.overlay.expect("on").provided == 0, "seed {seed}");
+        rest(&mut net, Duration::from_secs(20));
+        net.crash(0, crate::sim::Crash::Process);
+        get(&mut net, PROVIDER, 2, &reference, &[]);
+        assert_eq!(finish(&mut net, PROVIDER, 2, 180), Ok(()), "seed {seed}");
+        assert_restored(&net, PROVIDER, &tree);
+        for node in net.nodes.iter().filter(|node| node.is_up()) {
+            assert_eq!(node.world.free_buffers(), crate::limits::SEND_BUFFERS, "seed {seed}");
+        }
     }
 }
 

@@ -21,6 +21,7 @@ pub(super) fn rules(net: &Net, node: usize, entries: &[usize]) -> OverlayRules {
         bootstrap: entries.iter().map(entry).collect(),
         far: false,
         serve_strangers: true,
+        keep: Some(1 << 30),
     }
 }
 
@@ -35,7 +36,7 @@ pub(super) fn rest(net: &mut Net, time: Duration) {
 }
 
 /// Nodes that all enter by one or two that came before.
-fn network(seed: u64, shards: &[u8], link: LinkConfig) -> Net {
+pub(super) fn network(seed: u64, shards: &[u8], link: LinkConfig) -> Net {
     let mut net = Net::with_shards(seed, shards, link);
     for node in 0..shards.len() {
         let entries: Vec<usize> = [node / 2, node / 3].into_iter().filter(|entry| *entry < node).collect();
@@ -69,7 +70,7 @@ pub(super) fn status(net: &mut Net, node: usize, token: u64) -> Snapshot {
     all
 }
 
-fn counter(snapshot: &Snapshot, name: &str) -> u64 {
+pub(super) fn counter(snapshot: &Snapshot, name: &str) -> u64 {
     snapshot.counters.iter().find(|(one, ..)| *one == name).map_or(0, |(.., value)| *value)
 }
 
