@@ -32,8 +32,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 pub use backend::{
-    AnonymousPut, Backend, Busy, PutEvent, PutHandle, PutProgress, PutRequest, SocksPlan, SocksState, StoreStats,
-    TunnelPlan,
+    AnonymousPut, Backend, Busy, PutEvent, PutHandle, PutProgress, PutRequest, SocksPlan, SocksState,
+    StoreStats, TunnelPlan,
 };
 use error::ApiError;
 pub use reports::Reports;

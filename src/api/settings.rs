@@ -61,8 +61,9 @@ pub(super) async fn change(State(api): State<Arc<Api>>, request: Body) -> Result
     if keys.iter().any(|key| key.name.starts_with("limits.")) {
         api.tell_limits().await?;
     }
-    let of_overlay =
-        |name: &str| name.starts_with("overlay.") || matches!(name, "serve.strangers" | "serve.keep" | "advertise");
+    let of_overlay = |name: &str| {
+        name.starts_with("overlay.") || matches!(name, "serve.strangers" | "serve.keep" | "advertise")
+    };
     if keys.iter().any(|key| of_overlay(key.name)) {
         api.tell_overlay().await?;
     }

@@ -121,7 +121,8 @@ impl Backend for Fake {
     fn put(&self, request: PutRequest, progress: Progress) -> Result<PutHandle, Busy> {
         lock(&self.puts).push(progress);
         let PutRequest { paths, salt, skip_unreadable, anonymous } = request;
-        let anonymous = anonymous.map(|one| (one.job, one.begin.hops, one.begin.exit, one.begin.force, one.force));
+        let anonymous =
+            anonymous.map(|one| (one.job, one.begin.hops, one.begin.exit, one.begin.force, one.force));
         let _ = self.told.send(Told::Put(Asked { paths, salt, skip_unreadable, anonymous }));
         let told = self.told.clone();
         Ok(PutHandle::new(move || {

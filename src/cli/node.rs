@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::api::{
-    AnonymousPut, Backend, Busy, PutEvent, PutHandle, PutProgress, PutRequest, Reports, SocksPlan, SocksState, StoreStats,
-    TunnelPlan,
+    AnonymousPut, Backend, Busy, PutEvent, PutHandle, PutProgress, PutRequest, Reports, SocksPlan,
+    SocksState, StoreStats, TunnelPlan,
 };
 use crate::base::ChunkId;
 use crate::config::{Config, NodeDir};

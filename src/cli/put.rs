@@ -25,8 +25,12 @@ pub(super) fn put(dir: &NodeDir, put: args::Put) -> Result<(), Failure> {
         body["force"] = json!(put.force);
     }
     let interrupted = match put.hops {
-        None => "interrupted, nothing was published; the same command goes on from the chunks that are stored",
-        Some(_) => "interrupted, no reference was made; what keepers have by now they keep for as long as they have room",
+        None => {
+            "interrupted, nothing was published; the same command goes on from the chunks that are stored"
+        }
+        Some(_) => {
+            "interrupted, no reference was made; what keepers have by now they keep for as long as they have room"
+        }
     };
     let mut progress = Progress::new("putting");
     let followed = block_on(async {
@@ -71,7 +75,11 @@ fn summary(done: &Value, seconds: f64) -> String {
         show_size(n("bytes_reused")),
     );
     if n("chunks_given") > 0 {
-        text.push_str(&format!("; {} given, each kept by {} nodes or more", count(n("chunks_given"), "chunk"), n("keepers_min")));
+        text.push_str(&format!(
+            "; {} given, each kept by {} nodes or more",
+            count(n("chunks_given"), "chunk"),
+            n("keepers_min")
+        ));
     }
     if n("chunks_short") > 0 {
         text.push_str(&format!(" ({} by fewer than two)", n("chunks_short")));
@@ -109,7 +117,10 @@ mod tests {
         assert!(text.starts_with("put 1 file: 2.0 KiB in 1.0 s"), "{text}");
         let done = json!({ "files_done": 1, "bytes_done": 1, "chunks_given": 3, "keepers_min": 1, "chunks_short": 2 });
         let given = summary(&done, 1.0);
-        assert!(given.ends_with("3 chunks given, each kept by 1 nodes or more (2 by fewer than two)"), "{given}");
+        assert!(
+            given.ends_with("3 chunks given, each kept by 1 nodes or more (2 by fewer than two)"),
+            "{given}"
+        );
         assert!(text.contains("2 new chunks (1.0 MiB)") && text.ends_with("2 entries left out"), "{text}");
     }
 }

@@ -189,8 +189,7 @@ impl Node {
     }
 
     fn inner(&mut self, clock: Clock, identity: &Arc<Identity>, rules: &OverlayRules) -> Inner {
-        let mut inner =
-            Inner::new(&self.template, Arc::clone(identity), rules.clone(), clock, &mut self.rng);
+        let mut inner = Inner::new(&self.template, Arc::clone(identity), rules.clone(), clock, &mut self.rng);
         // What it gives away shall be found anywhere but here.
         inner.avoid(self.sessions.identity_card().key);
         inner

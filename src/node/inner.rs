@@ -11,8 +11,8 @@ use super::command::{CircuitRules, OverlayRules};
 use super::{Clock, Command, Config, Input, Node, Output, Train, World};
 use crate::base::fileop::JobId;
 use crate::base::{
-    BufId, ChunkId, ChunkRead, Memory, NoChunks, Path, Place, PublicKey, ReadFault, Rng, StoredChunk, Time, TunPacket,
-    UnixMs,
+    BufId, ChunkId, ChunkRead, Memory, NoChunks, Path, Place, PublicKey, ReadFault, Rng, StoredChunk, Time,
+    TunPacket, UnixMs,
 };
 use crate::crypto::{Identity, IdentityCard, Suite};
 use crate::limits::{ANONYMOUS_DATAGRAM_MAX, ANONYMOUS_SKEW_MS_MAX};

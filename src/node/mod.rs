@@ -45,8 +45,8 @@ use std::time::Duration;
 
 use crate::base::fileop::{FileDone, FileOp, JobId};
 use crate::base::{
-    ChannelId, ChunkRead, Kept, Memory, NewChunk, Offload, Path, Place, PublicKey, Rng, SlicePool, StreamId, Time, TunPacket,
-    UnixMs,
+    ChannelId, ChunkRead, Kept, Memory, NewChunk, Offload, Path, Place, PublicKey, Rng, SlicePool, StreamId,
+    Time, TunPacket, UnixMs,
 };
 use crate::limits::{
     DATAGRAM_MAX, GET_NETWORK_MS_MAX, GET_OTHERS_MS_MAX, LIAR_MS, PROGRESS_MS, RECORD_BUFFERS, SLICE_BUFFERS,

@@ -13,7 +13,9 @@ use super::overlay_finding::Finding;
 use super::overlay_keeper::Keeper;
 use super::overlay_links::Links;
 use super::peer::Meeting;
-use super::{CHUNK_CHANNEL, Clock, Cross, HELLO_CHANNEL, KEEP_CHANNEL, Node, OVERLAY_CHANNEL, RESERVE_CHANNEL, World};
+use super::{
+    CHUNK_CHANNEL, Clock, Cross, HELLO_CHANNEL, KEEP_CHANNEL, Node, OVERLAY_CHANNEL, RESERVE_CHANNEL, World,
+};
 use crate::base::{ChannelId, Time};
 use crate::crypto::{Identity, hash};
 use crate::limits::{

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::peer::Role;
-use super::{CHUNK_CHANNEL, Clock, HELLO_CHANNEL, KEEP_CHANNEL, Node, OVERLAY_CHANNEL, RESERVE_CHANNEL, World};
+use super::{
+    CHUNK_CHANNEL, Clock, HELLO_CHANNEL, KEEP_CHANNEL, Node, OVERLAY_CHANNEL, RESERVE_CHANNEL, World,
+};
 use crate::base::StreamId;
 use crate::limits::{HELLO_MS_MAX, MESSAGE_SIZE_MAX};
 use crate::service::PeerId;

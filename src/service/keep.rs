@@ -147,7 +147,14 @@ impl Keep {
     }
 
     /// A peer opened a stream on the channel. `guest`: on whose account; `None` while its address is not proven.
-    pub fn opened(&mut self, now: Time, peer: PeerId, stream: StreamId, guest: Option<Guest>, acts: &mut Vec<Act>) {
+    pub fn opened(
+        &mut self,
+        now: Time,
+        peer: PeerId,
+        stream: StreamId,
+        guest: Option<Guest>,
+        acts: &mut Vec<Act>,
+    ) {
         let open = of_session(&self.asking, peer).count() + of_session(&self.bodies, peer).count();
         let room = open < KEEP_OFFERS_PER_SESSION_MAX && self.asking.len() < KEEP_OFFERS_MAX;
         match guest {
@@ -190,7 +197,14 @@ impl Keep {
         }
     }
 
-    fn judge(&mut self, now: Time, peer: PeerId, guest: Guest, offer: &Offer, store: &mut impl ChunkRead) -> Answer {
+    fn judge(
+        &mut self,
+        now: Time,
+        peer: PeerId,
+        guest: Guest,
+        offer: &Offer,
+        store: &mut impl ChunkRead,
+    ) -> Answer {
         let Some(allowed) = self.allowed else { return Answer::Refused };
         if let Some(stored) = store.peek(&offer.chunk) {
             // A second chunk of the same address would be an attack on SHA-1.
@@ -216,7 +230,14 @@ impl Keep {
             && (!guest.is_stranger() || strangers + orphans < part(KEEP_BODIES_STRANGERS))
     }
 
-    fn accept(&mut self, now: Time, (peer, stream): (PeerId, StreamId), guest: Guest, offer: Offer, acts: &mut Vec<Act>) {
+    fn accept(
+        &mut self,
+        now: Time,
+        (peer, stream): (PeerId, StreamId),
+        guest: Guest,
+        offer: Offer,
+        acts: &mut Vec<Act>,
+    ) {
         self.forget(peer, stream);
         let until = now + Duration::from_millis(KEEP_BODY_MS_MAX);
         self.deadlines.insert((until, peer, stream));
@@ -259,7 +280,9 @@ impl Keep {
             if !self.bodies.get(&(peer, stream)).is_some_and(|body| matches!(body.state, State::Coming(..))) {
                 continue;
             }
-            let Some(Body { guest, offer, state: State::Coming(incoming, _), is_over }) = self.forget(peer, stream) else {
+            let Some(Body { guest, offer, state: State::Coming(incoming, _), is_over }) =
+                self.forget(peer, stream)
+            else {
                 continue;
             };
             let Some(chunk) = incoming.finish().filter(|_| !is_over) else {

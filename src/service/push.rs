@@ -187,7 +187,9 @@ impl Push {
     pub fn offered(&mut self, now: Time, peer: PeerId, number: u64, stream: Option<StreamId>) {
         let Some(key) = self.key_of(peer) else { return };
         let Some(one) = self.chunks.get_mut(&number) else {
-            return stream.into_iter().for_each(|stream| self.actions.push_back(Action::Withdraw(peer, stream)));
+            return stream
+                .into_iter()
+                .for_each(|stream| self.actions.push_back(Action::Withdraw(peer, stream)));
         };
         let Some(stream) = stream else { return one.answered(now, &key, Answer::Busy(0)) };
         self.counters.offers += 1;
@@ -286,8 +288,11 @@ impl Push {
                 Next::Find => action = Some(Action::Find(one.chunk.id)),
                 Next::Try(contact) => action = Some(Action::Call(contact)),
                 Next::Offer(peer) => {
-                    let offer =
-                        Offer { chunk: one.chunk.id, len: one.chunk.bytes.len() as u32, root: one.chunk.root };
+                    let offer = Offer {
+                        chunk: one.chunk.id,
+                        len: one.chunk.bytes.len() as u32,
+                        root: one.chunk.root,
+                    };
                     action = Some(Action::Offer { peer, number: *number, offer });
                 }
                 Next::Called(_) | Next::Wait => {}

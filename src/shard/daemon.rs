@@ -310,7 +310,8 @@ impl Daemon {
         let news = group.giver(job);
         let work = move || {
             let command = |command| group.command(command);
-            let one = Give { job, dir: &dir, limit, force, begin, command: &command, news, cancelled: &cancelled };
+            let one =
+                Give { job, dir: &dir, limit, force, begin, command: &command, news, cancelled: &cancelled };
             let mut progress = |made: &ImportProgress, given: &Given| {
                 tell(match given.chunks {
                     0 => ImportEvent::Progress(*made),

@@ -107,7 +107,10 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.0) {
-            tracing::warn!("what an anonymous put made stays in {} until the next start: {error}", self.0.display());
+            tracing::warn!(
+                "what an anonymous put made stays in {} until the next start: {error}",
+                self.0.display()
+            );
         }
     }
 }
@@ -193,7 +196,9 @@ impl Giving<'_> {
         const LOOK: Duration = Duration::from_millis(250);
         for _ in 0..GIVE_SILENT_MS_MAX / LOOK.as_millis() as u64 {
             if self.give.cancelled.load(Ordering::Relaxed) {
-                return Err("cancelled; what keepers have by now they keep for as long as they have room".into());
+                return Err(
+                    "cancelled; what keepers have by now they keep for as long as they have room".into()
+                );
             }
             match self.give.news.recv_timeout(LOOK) {
                 Ok(GiveNews::Placed(placed)) => return self.placed(placed, progress),
@@ -263,7 +268,10 @@ mod tests {
     }
 
     /// Gives to a node that says of each chunk what `keepers` does; what came, and the chunks that the node was given.
-    fn run(force: bool, keepers: impl Fn(usize) -> Option<u8>) -> (Result<Given, String>, Vec<ChunkId>, bool) {
+    fn run(
+        force: bool,
+        keepers: impl Fn(usize) -> Option<u8>,
+    ) -> (Result<Given, String>, Vec<ChunkId>, bool) {
         let dir = tempfile::tempdir().expect("temporary folder");
         let (told, news) = unbounded();
         let chunks = Mutex::new(Vec::new());

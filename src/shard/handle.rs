@@ -18,7 +18,9 @@ use crate::io::latency::{Board, Latencies};
 use crate::io::tally::Tally;
 use crate::io::tun::{Queue, TunCounters};
 use crate::io::udp::UdpCounters;
-use crate::limits::{CROSSINGS_MAX, DEVICE_CHANGES_MAX, FILE_OPS_MAX, KEEP_BODIES_MAX, PASSING_MAX, SHARD_INBOX_MAX};
+use crate::limits::{
+    CROSSINGS_MAX, DEVICE_CHANGES_MAX, FILE_OPS_MAX, KEEP_BODIES_MAX, PASSING_MAX, SHARD_INBOX_MAX,
+};
 use crate::node::{Command, Cross};
 use crate::sys::eventfd::EventFd;
 

@@ -255,7 +255,8 @@ fn what_is_only_looked_after_makes_room_before_what_somebody_asked_for() {
     for seed in 100..106 {
         put_cache(&store, &chunk(CHUNK_SIZE_MAX, seed)).expect("stored");
     }
-    let left: Vec<_> = store.readers().kept_chunks(0, 100).expect("listed").into_iter().map(|(_, id)| id).collect();
+    let left: Vec<_> =
+        store.readers().kept_chunks(0, 100).expect("listed").into_iter().map(|(_, id)| id).collect();
     assert_eq!((left.len(), left[0]), (7, kept[1].id), "the one that was asked for");
     assert_eq!(store.readers().local_chunks(0, 100), Ok(Vec::new()));
 }

@@ -236,7 +236,9 @@ fn memory_is_bounded_for_each_and_strangers_leave_room_for_friends() {
         }
     }
     assert!(accepted.values().all(|count| *count <= KEEP_BODIES_PER_SESSION_MAX), "{accepted:?}");
-    let of = |network| accepted.iter().filter(|((one, _), _)| *one == network).map(|(_, count)| count).sum::<usize>();
+    let of = |network| {
+        accepted.iter().filter(|((one, _), _)| *one == network).map(|(_, count)| count).sum::<usize>()
+    };
     assert_eq!(of(0), KEEP_BODIES_PER_GUEST_MAX);
     assert_eq!(keep.bodies(), KEEP_BODIES_STRANGERS);
     let friend = Guest::Friend(crate::base::PublicKey([1; 32]));

@@ -140,7 +140,11 @@ fn where_all_are_of_one_network_they_will_do_and_own_is_left_out() {
     let mut world = World::new(nodes);
     world.push.avoid(PublicKey([254; 32]));
     assert_eq!(world.give(1).keepers, 3);
-    assert_eq!((world.offered.clone(), world.lookups), (vec![0, 1, 2], 1), "two are enough where there are no more");
+    assert_eq!(
+        (world.offered.clone(), world.lookups),
+        (vec![0, 1, 2], 1),
+        "two are enough where there are no more"
+    );
 }
 
 #[test]

@@ -123,12 +123,24 @@ pub fn giver(bytes: &[u8]) {
             match input.below(8) {
                 0 | 1 => {
                     let n = input.byte();
-                    let new = NewChunk { id: ChunkId([n; 20]), root: [n; 32], bytes: vec![n; 9], list: vec![n; 32] };
+                    let new = NewChunk {
+                        id: ChunkId([n; 20]),
+                        root: [n; 32],
+                        bytes: vec![n; 9],
+                        list: vec![n; 32],
+                    };
                     given += usize::from(push.push(now, JobId(1), new).is_ok());
                 }
                 2..=4 if !open.is_empty() => {
                     let (peer, stream) = open[input.below(open.len())];
-                    let answers = [Answer::GoOn, Answer::Here, Answer::Busy(50), Answer::Refused, Answer::Kept, Answer::Wrong];
+                    let answers = [
+                        Answer::GoOn,
+                        Answer::Here,
+                        Answer::Busy(50),
+                        Answer::Refused,
+                        Answer::Kept,
+                        Answer::Wrong,
+                    ];
                     let whole = answers[input.below(answers.len())].emit();
                     let text = if input.flag() { &whole[..] } else { input.bytes(20) };
                     push.answer(now, peer, stream, text, input.flag());
@@ -145,7 +157,8 @@ pub fn giver(bytes: &[u8]) {
             match action {
                 Action::Find(chunk) => {
                     let count = input.byte() % 12;
-                    let nodes: Vec<Contact> = (0..count).map(|n| node(n.wrapping_add(chunk.0[0]) % 16)).collect();
+                    let nodes: Vec<Contact> =
+                        (0..count).map(|n| node(n.wrapping_add(chunk.0[0]) % 16)).collect();
                     push.found(now, &chunk, &nodes, &PublicKey([99; 32]));
                 }
                 Action::Call(contact) => {

@@ -163,7 +163,10 @@ fn what_is_given_over_three_hops_is_kept_by_nodes_that_never_see_whose_it_is() {
         // Of the network's nodes that are no friends none hears anything from the giver itself.
         net.wire = Some(BTreeMap::new());
         let keepers = give_hidden(&mut net, 1, &chunks);
-        assert!(keepers.len() == chunks.len() && keepers.iter().all(|count| *count >= 2), "seed {seed}: {keepers:?}");
+        assert!(
+            keepers.len() == chunks.len() && keepers.iter().all(|count| *count >= 2),
+            "seed {seed}: {keepers:?}"
+        );
         let origin = net.nodes[0].address().ip();
         for node in 5..10 {
             let keeper = net.nodes[node].address().ip();

@@ -71,7 +71,10 @@ fn what_is_given_to_keepers_is_got_when_its_giver_has_gone() {
         let (tree, reference, chunks) = chunks(seed);
         let keepers = give(&mut net, 3, &chunks);
         assert_eq!(keepers.len(), chunks.len(), "seed {seed}");
-        assert!(keepers.values().all(|count| usize::from(*count) >= PUSH_COPIES_MIN), "seed {seed}: {keepers:?}");
+        assert!(
+            keepers.values().all(|count| usize::from(*count) >= PUSH_COPIES_MIN),
+            "seed {seed}: {keepers:?}"
+        );
         for (chunk, count) in &keepers {
             let there = (0..16).filter(|node| has(&net.nodes[*node].world.store, chunk)).count();
             assert!(there >= usize::from(*count), "seed {seed}: {there} have it, {count} said so");
