@@ -54,6 +54,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
         onion::beside::CASES,
         onion::socks::CASES,
         onion::hidden::CASES,
+        onion::giving::CASES,
         overlay::CASES,
         hostile::CASES,
     ];

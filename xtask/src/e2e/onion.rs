@@ -8,6 +8,7 @@
 
 mod asking;
 pub mod beside;
+pub mod giving;
 pub mod hidden;
 mod proxying;
 pub mod socks;

@@ -31,14 +31,14 @@ const BYTES: u64 = 5 << 20;
 const ANNOUNCED: Duration = Duration::from_secs(60);
 
 /// The scene, the provider's node, and the one in the midst of the network.
-struct Hidden {
-    scene: Scene,
-    provider: Node,
-    middle: Node,
+pub(super) struct Hidden {
+    pub(super) scene: Scene,
+    pub(super) provider: Node,
+    pub(super) middle: Node,
 }
 
 impl Hidden {
-    fn new(binary: &Path) -> Result<Hidden> {
+    pub(super) fn new(binary: &Path) -> Result<Hidden> {
         let scene = Scene::with(binary, 1, MORE)?;
         let begin = |host: usize, entry: Option<&Node>| -> Result<Node> {
             let host = &scene.lab.hosts()[host];
@@ -64,7 +64,7 @@ impl Hidden {
     }
 
     /// Everybody that a node had a session with, and where it was seen.
-    fn met(node: &Node) -> Result<Vec<(String, String)>> {
+    pub(super) fn met(node: &Node) -> Result<Vec<(String, String)>> {
         let peers = node.status()?["peers"].clone();
         let one = |peer: &Value| {
             let field = |name: &str| peer[name].as_str().unwrap_or_default().to_owned();
@@ -72,6 +72,11 @@ impl Hidden {
         };
         Ok(peers.as_array().context("no peers in status")?.iter().map(one).collect())
     }
+}
+
+/// Whether an address is one of a host's.
+pub(super) fn at(address: &str, of: IpAddr) -> bool {
+    address.starts_with(&format!("{of}:"))
 }
 
 fn run(_: &mut Lab, binary: &Path) -> Result<()> {
@@ -114,7 +119,6 @@ fn run(_: &mut Lab, binary: &Path) -> Result<()> {
     // Whom the provider met: nobody at the origin's address, nobody of its name; somebody at the exit's.
     let key = scene.origin().status()?["key"].as_str().context("no key")?.to_owned();
     let exit: IpAddr = scene.lab.hosts()[4].address.into();
-    let at = |address: &str, of: IpAddr| address.starts_with(&format!("{of}:"));
     for (node, name) in [(provider, "w"), (middle, "n")] {
         let met = Hidden::met(node)?;
         let by_name = met.iter().any(|(one, _)| *one == key);
