@@ -428,6 +428,7 @@ mod tests {
             bootstrap,
             far: false,
             serve_strangers: true,
+            keep: None,
         };
         let identity = Arc::new(Identity::new(Secret::from_bytes([99; 32]), 0, 0));
         let rng = Rng::from_number(seed);

@@ -58,7 +58,9 @@ impl Group {
 
     /// A job gives nothing away any more.
     pub(super) fn gave(&self, job: JobId) {
-        self.state().givers.remove(&job);
+        let mut state = self.state();
+        state.givers.remove(&job);
+        state.jobs.remove(&job);
     }
 
     /// Hands a command to whom it concerns.
