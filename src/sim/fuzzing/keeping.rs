@@ -192,3 +192,19 @@ pub fn giver(bytes: &[u8]) {
     }
     assert!(push.is_idle() && placed == given);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Rng;
+
+    #[test]
+    fn scripts_drawn_at_random_break_nothing() {
+        for seed in 0..300 {
+            let mut script = vec![0; 20 << (seed % 8)];
+            Rng::from_number(seed).fill(&mut script);
+            keeper(&script);
+            giver(&script);
+        }
+    }
+}
