@@ -45,7 +45,11 @@ fn run(_: &mut Lab, binary: &Path) -> Result<()> {
     let left = std::fs::read_dir(&folder).map_or(0, Iterator::count);
     ensure!(status["store"]["local_chunks"] == 0 && left == 0, "{}, {left} folders", status["store"]);
     ensure!(status["overlay"]["chunks_provided"] == status["store"]["cache_chunks"], "{}", status["overlay"]);
-    ensure!(status["counters"]["push_chunks"] == 0, "it was given by the node itself: {}", status["counters"]);
+    ensure!(
+        status["counters"]["push_chunks"] == 0,
+        "it was given by the node itself: {}",
+        status["counters"]
+    );
 
     // What keepers have seen: chunks, and nobody of the giver's name or at its address.
     let key = status["key"].as_str().context("no key")?.to_owned();
