@@ -80,6 +80,8 @@ cargo xtask COMMAND
                     the same load served by one shard and by two
   bench churn [--capacity SIZE] [--factor N] [--scratch DIR] [--json FILE] [--no-judge]
                     a full cache that is written over, beside a new one
+  bench soak     [--minutes N] [--seconds S] [--json FILE] [--no-judge] [--binary PATH]
+                    applications of six kinds through a circuit and through a tunnel, at once, for an hour
   bench shaper      what a packet costs in the scheduler, with ten peers and with a hundred thousand
   lab   up [FILE | --link TEXT | --rate RATE] [--binary PATH] | check | clean
                     namespaces joined by links, to play in until Ctrl-C (docs/testing/lab.md) |

@@ -17,6 +17,7 @@ mod scale;
 mod serve;
 mod sessions;
 mod shaper;
+mod soak;
 mod tornet;
 mod transfer;
 mod tunnel;
@@ -45,6 +46,7 @@ pub fn command(mut args: Args) -> Result<()> {
         Some("scale") => scale::command(args),
         Some("serve") => serve::command(args),
         Some("shaper") => shaper::command(args),
+        Some("soak") => soak::command(args),
         _ => bail!("`cargo xtask help` lists the benchmarks and their flags"),
     }
 }

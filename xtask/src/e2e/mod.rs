@@ -7,14 +7,14 @@ mod hostile;
 mod limits;
 mod links;
 mod moving;
-mod onion;
+pub mod onion;
 mod overlay;
 mod resume;
 mod shards;
 mod store;
 mod stranger;
 mod syncs;
-mod tunnel;
+pub mod tunnel;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ use crate::lab::{Finished, Lab, Wiring, scratch};
 use crate::{setup, sh, stop};
 
 /// One case.
-struct Case {
+pub struct Case {
     name: &'static str,
     /// What must hold.
     about: &'static str,

@@ -65,14 +65,16 @@ const WEB: u16 = 8080;
 const MARKER: &str = "plaintext-that-nobody-shall-see";
 
 /// The hosts, and their nodes: o, r1, r2, r3, x.
-struct Scene {
-    nodes: Vec<Node>,
-    lab: Lab,
-    web: String,
+pub struct Scene {
+    pub nodes: Vec<Node>,
+    pub lab: Lab,
+    /// The web server's address.
+    pub web: String,
 }
 
 impl Scene {
-    fn new(binary: &Path, shards: u8) -> Result<Scene> {
+    /// All of them running, the friends connected.
+    pub fn new(binary: &Path, shards: u8) -> Result<Scene> {
         Scene::with(binary, shards, "")
     }
 
@@ -108,12 +110,12 @@ impl Scene {
     }
 
     /// Has the exit let out what the rules say.
-    fn open(&self, rules: &str) -> Result<()> {
+    pub fn open(&self, rules: &str) -> Result<()> {
         self.exit().run(&["config", "set", "exit.allow", rules], node::PROMPT).map(drop)
     }
 
     /// Brings the circuit up: what the origin's friends said of the exit may be on its way.
-    fn up(&self, hops: &str) -> Result<()> {
+    pub fn up(&self, hops: &str) -> Result<()> {
         let mut last = String::new();
         let up = stop::until(node::PROMPT, || {
             let done = self.origin().attempt(&["tunnel", "up", "--hops", hops], node::PATIENT)?;

@@ -54,7 +54,7 @@ pub(super) fn up(node: &Node, friend: &Node, addresses: [&str; 2]) -> Result<()>
     node.run(&["tunnel", "up", "--peer", &id, "--addr", &v4, "--addr", &v6], node::PROMPT).map(drop)
 }
 
-pub(super) fn id_of(node: &Node) -> Result<String> {
+pub fn id_of(node: &Node) -> Result<String> {
     let status = node.status()?;
     Ok(status["node_id"].as_str().context("status --json has no node_id")?.to_owned())
 }
