@@ -55,7 +55,7 @@ cargo xtask COMMAND
   bench transfer [--size SIZE] [--runs N] [--peers A,B] [--offloads on|off|both]
                  [--scratch DIR] [--json FILE] [--binary PATH]
                     one file between two namespaces, tornet beside its peers
-  bench onion    [--seconds N] [--json FILE] [--binary PATH]
+  bench onion    [--seconds N] [--echoes N] [--json FILE] [--binary PATH]
                     downloads through three relays, tornet beside a private Tor network
   bench tunnel   [--seconds N] [--runs N] [--peers A,B] [--loads A,B] [--echoes N] [--json FILE] [--binary PATH]
                     iperf3 and echoes through a tunnel, tornet beside WireGuard's programs; WIREGUARD_GO names a newer
@@ -74,6 +74,8 @@ cargo xtask COMMAND
                     100,000 sessions on one node: memory, handshakes, packets
   bench serve    [--downloads A,B] [--size SIZE] [--runs N] [--scratch DIR] [--json FILE] [--binary PATH] [--tool PATH]
                     one daemon's store served to 1, 10 and 1,000 downloads at once, beside its floor
+  bench circuits [--circuits N] [--rate N] [--seconds S] [--kinds A,B] [--json FILE] [--no-judge] [--binary PATH] [--tool PATH]
+                    10,000 circuits through one relay: memory; and an honest one beside a neighbour's hostile cells
   bench relay    [--runs N] [--seconds S] [--json FILE] [--binary PATH] [--tool PATH]
                     what the middle one of three relays costs per Gbit, beside its floor
   bench scale    [--sessions N] [--mbit N] [--runs N] [--seconds S] [--json FILE] [--binary PATH] [--tool PATH]

@@ -88,13 +88,13 @@ pub fn command(mut args: Args) -> Result<()> {
     println!("{}", super::machine::line(&machine));
     let plan = Plan { rate, flood: Duration::from_secs(seconds), rounds, file: 256 << 20, judge };
     let mut lab = Lab::new(Wiring::Namespaces, &scratch())?;
-    let tool = tool.map_or_else(build_tool, Ok)?;
+    let tool = tool.map_or_else(|| sh::build_example("hostile"), Ok)?;
     compete(&mut lab, &binary, &tool, &plan, only.as_deref())
 }
 
 /// All of it, in a lab.
 pub fn run(lab: &mut Lab, binary: &Path, plan: &Plan) -> Result<()> {
-    compete(lab, binary, &build_tool()?, plan, None)
+    compete(lab, binary, &sh::build_example("hostile")?, plan, None)
 }
 
 fn compete(lab: &mut Lab, binary: &Path, tool: &Path, plan: &Plan, only: Option<&str>) -> Result<()> {
@@ -153,14 +153,6 @@ fn compete(lab: &mut Lab, binary: &Path, tool: &Path, plan: &Plan, only: Option<
     scene.victim_is_well()?;
     ensure!(faults.is_empty(), "{}", faults.join("; "));
     Ok(())
-}
-
-fn build_tool() -> Result<PathBuf> {
-    let example = ["build", "--release", "--locked", "--package", "tornet", "--example", "hostile"];
-    sh::run(sh::cargo().args(example))?;
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| sh::root().join("target"), PathBuf::from);
-    Ok(sh::root().join(target).join("release/examples/hostile"))
 }
 
 struct Scene<'a> {

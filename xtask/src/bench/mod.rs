@@ -2,6 +2,7 @@
 
 mod bittorrent;
 mod churn;
+mod circuits;
 mod curl;
 mod floor;
 pub mod hostile;
@@ -37,6 +38,7 @@ pub fn command(mut args: Args) -> Result<()> {
         Some("tunnel") => tunnel::command(args),
         Some("onion") => onion::command(args),
         Some("churn") => churn::command(args),
+        Some("circuits") => circuits::command(args),
         Some("hostile") => hostile::command(args),
         Some("floor") => floor::command(args),
         Some("latency") => latency::command(args),

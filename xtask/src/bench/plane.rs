@@ -31,11 +31,7 @@ impl Tools {
         let target = sh::root().join(target);
         let plane = match plane {
             Some(path) => path,
-            None => {
-                let example = ["build", "--release", "--locked", "--package", "tornet", "--example", "plane"];
-                sh::run(sh::cargo().args(example))?;
-                target.join("release/examples/plane")
-            }
+            None => sh::build_example("plane")?,
         };
         if quinn {
             let manifest = ["build", "--release", "--locked", "--manifest-path", "benches/quinn/Cargo.toml"];

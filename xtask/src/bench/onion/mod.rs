@@ -7,6 +7,7 @@
 //!
 //! Beside these links each Tor relay needs one to each other, and the client to the first authority.
 
+mod hops;
 mod tor;
 
 use std::io::{Read, Write};
@@ -29,10 +30,14 @@ const WEB: u16 = 8080;
 const SOCKS: &str = "127.0.0.1:1080";
 /// Downloads at once, one after the other.
 const FLOWS: [usize; 2] = [1, 8];
+/// Origins with a circuit each.
+const ORIGINS: usize = 8;
+/// Their row.
+const MANY: &str = "tornet, eight origins";
 
 /// What one contestant is made of, once it carries something.
 pub struct Path {
-    /// Of o, r1, r2 and x.
+    /// Of o, r1, r2 and x; then further ones of o.
     pub processes: Vec<Process>,
     /// What curl is told, for the nth download.
     proxy: fn(usize) -> Vec<String>,
@@ -50,6 +55,7 @@ struct Row {
 /// The command.
 pub fn command(mut args: Args) -> Result<()> {
     let seconds: u64 = args.value("--seconds")?.map_or(Ok(5), |text| text.parse()).context("--seconds")?;
+    let echoes = args.number("--echoes", 500)?.clamp(20, 10_000);
     let json = args.value("--json")?.map(PathBuf::from);
     let binary = args.value("--binary")?.map(PathBuf::from);
     args.finish()?;
@@ -64,10 +70,16 @@ pub fn command(mut args: Args) -> Result<()> {
     let lab = Lab::described(Description::parse(HOSTS)?, &scratch())?;
     serve(&lab.hosts()[4])?;
     let (mut path, nodes) = tornet(&lab, &binary)?;
-    measure(&lab, "tornet", &mut path, length, &mut rows)?;
+    measure(&lab, "tornet", &mut path, length, &FLOWS, &mut rows)?;
+    let hop = hops::compare(&lab, &nodes, echoes)?;
     // The same circuit, and applications without a device.
     socks(&mut path, &nodes)?;
-    measure(&lab, "tornet, SOCKS", &mut path, length, &mut rows)?;
+    measure(&lab, "tornet, SOCKS", &mut path, length, &FLOWS, &mut rows)?;
+    drop((path, nodes, lab));
+    let lab = Lab::described(Description::parse(HOSTS)?, &scratch())?;
+    serve(&lab.hosts()[4])?;
+    let (mut path, nodes) = many(&lab, &binary)?;
+    measure(&lab, MANY, &mut path, length, &[ORIGINS], &mut rows)?;
     drop((path, nodes, lab));
     match tor::version() {
         Err(why) => println!("no Tor: {why}"),
@@ -76,13 +88,15 @@ pub fn command(mut args: Args) -> Result<()> {
             let lab = Lab::described(Description::parse(HOSTS)?, &scratch())?;
             serve(&lab.hosts()[4])?;
             let mut path = tor::up(&lab)?;
-            measure(&lab, "tor", &mut path, length, &mut rows)?;
+            measure(&lab, "tor", &mut path, length, &FLOWS, &mut rows)?;
         }
     }
     show(&rows);
+    println!("{hop}");
     if let Some(file) = json {
         let rows: Vec<Value> = rows.iter().map(row_json).collect();
-        let text = json!({ "machine": about, "seconds": seconds, "rows": rows }).to_string();
+        let text =
+            json!({ "machine": about, "seconds": seconds, "rows": rows, "hop_us": hop.json() }).to_string();
         std::fs::write(&file, text).with_context(|| file.display().to_string())?;
     }
     Ok(())
@@ -108,9 +122,13 @@ fn show(rows: &[Row]) {
             ours.gbit / eight.gbit,
             ours.cpu[2] / one.cpu[2]
         );
+        if let Some(many) = of(MANY, ORIGINS) {
+            println!("eight circuits of tornet to Tor's eight: {:.1}", many.gbit / eight.gbit);
+        }
     }
     println!(
-        "\ntornet's eight downloads share one circuit; Tor's have one each. All hosts share this machine's cores."
+        "\nEight downloads share one circuit of tornet, but in the row of eight origins; Tor's have one each. All hosts share this \
+         machine's cores."
     );
 }
 
@@ -157,6 +175,50 @@ pub fn tornet(lab: &Lab, binary: &std::path::Path) -> Result<(Path, Vec<Node>)> 
     Ok((Path { processes, proxy: |_| Vec::new() }, nodes))
 }
 
+/// Several origins on one host, with a circuit each that applications reach by a proxy.
+fn many(lab: &Lab, binary: &std::path::Path) -> Result<(Path, Vec<Node>)> {
+    let mut nodes = Vec::new();
+    for host in &lab.hosts()[1..4] {
+        nodes.push((host, host.name.clone(), 4001));
+    }
+    for n in 0..ORIGINS as u16 {
+        nodes.push((&lab.hosts()[0], format!("o{n}"), 4001 + n));
+    }
+    let mut nodes = nodes
+        .into_iter()
+        .map(|(host, name, port)| {
+            let mut node = Node::new(lab, host, &name, binary, port, lab.dir().join(&name));
+            node.init()?;
+            node.start()?;
+            Ok(node)
+        })
+        .collect::<Result<Vec<Node>>>()?;
+    let relays = [[0, 1], [0, 2], [1, 2]];
+    let pairs: Vec<[usize; 2]> = relays.into_iter().chain((3..nodes.len()).map(|n| [0, n])).collect();
+    for [a, b] in &pairs {
+        nodes[*a].befriend(&nodes[*b])?;
+        nodes[*b].befriend(&nodes[*a])?;
+    }
+    for [a, b] in &pairs {
+        nodes[*a].meets(&nodes[*b])?;
+    }
+    nodes[2]
+        .run(&["config", "set", "exit.allow", &format!("{}/32", lab.hosts()[4].address)], node::PROMPT)?;
+    for (n, origin) in nodes[3..].iter().enumerate() {
+        let words = ["tunnel", "up", "--hops", "3", "--force", "--socks", &socks_of(n)];
+        let up = stop::until(node::PROMPT, || Ok(origin.attempt(&words, node::PATIENT)?.status.success()))?;
+        ensure!(up, "no circuit of {}", origin.name);
+    }
+    let order = [3, 0, 1, 2].into_iter().chain(4..nodes.len());
+    let processes = order.map(|n| nodes[n].take_daemon()).collect::<Result<_>>()?;
+    let proxy = |n: usize| vec!["--socks5-hostname".into(), socks_of(n)];
+    Ok((Path { processes, proxy }, nodes))
+}
+
+fn socks_of(origin: usize) -> String {
+    format!("127.0.0.1:{}", 1080 + origin)
+}
+
 /// Has the origin's circuit used by way of its SOCKS proxy.
 fn socks(path: &mut Path, nodes: &[Node]) -> Result<()> {
     nodes[0].run(&["tunnel", "up", "--hops", "3", "--force", "--socks", SOCKS], node::PATIENT)?;
@@ -169,11 +231,12 @@ fn measure(
     name: &'static str,
     path: &mut Path,
     length: Duration,
+    flows: &[usize],
     rows: &mut Vec<Row>,
 ) -> Result<()> {
     // Congestion windows, and whatever is made at the first use.
-    download(lab, path, 1, Duration::from_secs(2))?;
-    for flows in FLOWS {
+    download(lab, path, flows[0], Duration::from_secs(2))?;
+    for &flows in flows {
         stop::check()?;
         let cpu = |path: &Path| path.processes.iter().map(Process::cpu_seconds).collect::<Result<Vec<f64>>>();
         let (before, began) = (cpu(path)?, Instant::now());
@@ -181,7 +244,9 @@ fn measure(
         let (took, after) = (began.elapsed().as_secs_f64(), cpu(path)?);
         let gbit = bytes * 8.0 / 1e9;
         ensure!(gbit > 0.0, "{name}: nothing came");
-        let cpu = std::array::from_fn(|n| (after[n] - before[n]) / gbit);
+        let spent = |n: usize| (after[n] - before[n]) / gbit;
+        let mut cpu: [f64; 4] = std::array::from_fn(spent);
+        cpu[0] += (4..after.len()).map(spent).sum::<f64>();
         rows.push(Row { name, flows, gbit: gbit / took, cpu });
         println!("{name}: {flows} downloads, {:.3} Gbit/s", gbit / took);
     }

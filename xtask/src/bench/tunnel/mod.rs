@@ -3,7 +3,7 @@
 
 mod forwarder;
 mod iperf;
-mod ping;
+pub mod ping;
 mod report;
 mod tornet;
 mod wireguard;
