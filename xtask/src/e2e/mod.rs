@@ -15,6 +15,7 @@ mod store;
 mod stranger;
 mod syncs;
 pub mod tunnel;
+mod wire;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -49,6 +50,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
         devices::CASES,
         stranger::CASES,
         tunnel::CASES,
+        wire::CASES,
         onion::CASES,
         onion::walls::CASES,
         onion::beside::CASES,

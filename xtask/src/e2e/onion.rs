@@ -131,7 +131,7 @@ impl Scene {
     }
 
     /// curl at the origin; its output is what the server sent.
-    fn curl(&self, more: &[&str], limit: Duration) -> Result<crate::lab::Finished> {
+    pub fn curl(&self, more: &[&str], limit: Duration) -> Result<crate::lab::Finished> {
         self.curl_at(&self.url(), more, limit)
     }
 
@@ -161,7 +161,7 @@ impl Scene {
 }
 
 /// Serves lines with the marker to everybody who asks: `bytes` of them, `pause` after each 16 KiB.
-fn serve(host: &Host, bytes: u64, pause: Duration) -> Result<()> {
+pub fn serve(host: &Host, bytes: u64, pause: Duration) -> Result<()> {
     serve_at(host, host.address.into(), bytes, pause)
 }
 
