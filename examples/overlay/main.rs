@@ -1,6 +1,9 @@
 //! The overlay's runs of docs/overlay.md: prints a table, and with `--json` the same for programs.
 #![allow(clippy::disallowed_methods, reason = "a tool at the edge: it reads the clock")]
 
+mod plot;
+
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
@@ -50,6 +53,12 @@ struct Flags {
     /// Without early data: a handshake is a round trip of its own.
     #[arg(long)]
     no_early: bool,
+    /// What `hops` or `popularity` printed with `--json`, to be drawn.
+    #[arg(long, required_if_eq("run", "plot"))]
+    from: Option<PathBuf>,
+    /// The picture.
+    #[arg(long, required_if_eq("run", "plot"))]
+    svg: Option<PathBuf>,
     /// JSON instead of tables.
     #[arg(long)]
     json: bool,
@@ -79,10 +88,15 @@ enum Run {
     Hops,
     /// The lookup alone: hops by popularity.
     Popularity,
+    /// A picture of one of the last two.
+    Plot,
 }
 
-fn main() {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     let flags = Flags::parse();
+    if let (Run::Plot, Some(from), Some(svg)) = (flags.run, &flags.from, &flags.svg) {
+        return plot::draw(from, svg);
+    }
     let skew = Duration::from_secs(flags.skew);
     let settings = Settings { early: !flags.no_early, skew, ..Settings::new(flags.seed) };
     let nodes = u32::try_from(flags.nodes).unwrap_or(u32::MAX);
@@ -115,6 +129,7 @@ fn main() {
             sizes.dedup();
             vec![million::sizes(&sizes, flags.lookups, flags.seed)]
         }
+        Run::Plot => Vec::new(),
         Run::Popularity => vec![
             million::copies(nodes, flags.lookups, flags.seed),
             million::popularity(nodes, 10, 12, flags.seed),
@@ -123,6 +138,7 @@ fn main() {
     let print = if flags.json { json } else { table };
     reports.iter().for_each(print);
     eprintln!("{:.0} s", begun.elapsed().as_secs_f64());
+    Ok(())
 }
 
 fn table(report: &Report) {
