@@ -23,7 +23,11 @@ pub(super) enum Command {
     /// Runs the node until it is told to stop; prints "ready" when it is
     Run,
     /// Prints this node's invitation, to be given to a friend
-    Invite,
+    Invite {
+        /// Shows it as a QR code, too, for a camera
+        #[arg(long)]
+        qr: bool,
+    },
     /// Adds, removes and lists friends
     #[command(subcommand)]
     Friend(Friend),
@@ -349,6 +353,7 @@ mod tests {
             "tornet --dir /d run",
             "tornet run --dir /d",
             "tornet --dir /d invite",
+            "tornet --dir /d invite --qr",
             "tornet --dir /d friend add tornet:node:x --trust 100 --name bob",
             "tornet --dir /d friend list",
             "tornet --dir /d friend remove bob",

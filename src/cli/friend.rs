@@ -1,6 +1,8 @@
 //! `invite` and `friend`: with the daemon when it runs, on `tornet.toml` itself when it does not.
 
 use hyper::Method;
+use qrcode::render::unicode::Dense1x2;
+use qrcode::{EcLevel, QrCode};
 use serde_json::{Value, json};
 
 use super::client::{ask, segment};
@@ -10,13 +12,28 @@ use crate::api::friends::{friend_json, make_invite};
 use crate::config::{ConfigError, ConfigFile, FriendEntry, NodeDir};
 use crate::wire::invite::{BadInvite, Invite};
 
-pub(super) fn invite(dir: &NodeDir) -> Result<(), Failure> {
-    if let Some(answer) = ask(dir, Method::GET, "/v1/invite", None)? {
-        return print(answer["invite"].as_str().unwrap_or_default());
+pub(super) fn invite(dir: &NodeDir, qr: bool) -> Result<(), Failure> {
+    let invite = match ask(dir, Method::GET, "/v1/invite", None)? {
+        Some(answer) => answer["invite"].as_str().unwrap_or_default().to_owned(),
+        None => {
+            let config = dir.load_config()?;
+            let identity = dir.load_identity()?;
+            make_invite(config.config(), identity.card()).map_err(Failure::new)?.to_string()
+        }
+    };
+    if qr {
+        // Not among the results: a program that reads the invitation need not know.
+        tell(qr_code(&invite)?);
     }
-    let config = dir.load_config()?;
-    let identity = dir.load_identity()?;
-    print(make_invite(config.config(), identity.card()).map_err(Failure::new)?)
+    print(invite)
+}
+
+/// As dark and light half blocks, with the margin that cameras want. Dark is drawn as nothing, for a terminal is mostly dark.
+fn qr_code(text: &str) -> Result<String, Failure> {
+    let code = QrCode::with_error_correction_level(text, EcLevel::L)
+        .map_err(|why| Failure::new(format!("the invitation makes no QR code: {why}")))?;
+    let (dark, light) = (Dense1x2::Light, Dense1x2::Dark);
+    Ok(code.render::<Dense1x2>().dark_color(dark).light_color(light).quiet_zone(true).build())
 }
 
 pub(super) fn friend(dir: &NodeDir, command: args::Friend) -> Result<(), Failure> {
@@ -101,5 +118,28 @@ fn title(friend: &Value) -> String {
     match friend["name"].as_str() {
         Some(name) => format!("{name} ({node})"),
         None => node.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::crypto::IdentityCard;
+
+    #[test]
+    fn an_invitation_fits_a_terminal_as_a_qr_code_with_a_bright_margin() {
+        let card = IdentityCard { key: crate::base::PublicKey([7; 32]), place_nonce: 9, rank_nonce: 9 };
+        let advertise = vec![
+            "203.0.113.9:4600".parse().expect("address"),
+            "[2001:db8::9]:4600".parse().expect("address"),
+        ];
+        let config = Config { advertise, ..Config::default() };
+        let code = qr_code(&make_invite(&config, &card).expect("made").to_string()).expect("it fits");
+        let lines: Vec<&str> = code.lines().collect();
+        assert!(lines.iter().all(|line| line.chars().count() == lines[0].chars().count()));
+        assert!(lines[0].chars().count() <= 80 && lines[0].chars().all(|c| c == '█'), "{code}");
+        assert!(code.contains(' '), "and dark modules:\n{code}");
+        assert!(qr_code(&"x".repeat(5000)).is_err());
     }
 }
