@@ -206,16 +206,17 @@ impl Records {
         self.chunks.contains_key(chunk)
     }
 
-    /// Some of a chunk's records, others each time.
+    /// Some of a chunk's records, others each time. Floods begin when somebody looks for a chunk, and so behind whoever provides
+    /// it: half of them are from those that were renewed, and the eldest is always told.
     pub fn of(&mut self, chunk: &ChunkId, now_s: u32, rng: &mut Rng) -> Vec<Record> {
         self.expire(now_s);
         let Some(own) = self.chunks.get(chunk) else { return Vec::new() };
         let from = rng.below(own.kept.len() as u64) as usize;
         let turned = own.kept[from..].iter().chain(&own.kept[..from]);
-        // Half of them from those that were renewed, lest a flood hides who stays.
         let first = turned.clone().filter(|kept| kept.renewed).take(ANSWER_RECORDS_MAX / 2);
         let mut told: Vec<&Kept> = first.collect();
-        for kept in turned {
+        let eldest = own.kept.iter().min_by_key(|kept| (kept.since_s, kept.provider));
+        for kept in eldest.into_iter().chain(turned) {
             if told.len() < ANSWER_RECORDS_MAX && told.iter().all(|other| other.provider != kept.provider) {
                 told.push(kept);
             }

@@ -78,6 +78,26 @@ fn who_renews_is_displaced_by_no_flood_of_identities() {
 }
 
 #[test]
+fn who_was_there_before_a_flood_is_told_by_every_answer() {
+    let mut keeper = Keeper::new();
+    let honest = record(1, NOW + 7200);
+    assert_eq!(keeper.keep(&honest, by([10, 1, 1, 1]), NOW), Verdict::Kept);
+    for n in 0..100u32 {
+        keeper.keep(&record_of(100 + n, 2, &CHUNK, NOW + 7200), by([50 + n as u8, 1, 1, 1]), NOW + 1 + n);
+    }
+    assert_eq!(keeper.records.len(), RECORDS_PER_KEY_MAX);
+    let Keeper { records, rng } = &mut keeper;
+    for _ in 0..100 {
+        let told = records.of(&CHUNK, NOW + 200, rng);
+        assert!(told.iter().any(|one| one.provider == honest.provider), "the eldest");
+        assert_eq!(told.len(), ANSWER_RECORDS_MAX);
+    }
+    let others: std::collections::BTreeSet<_> =
+        (0..100).flat_map(|_| records.of(&CHUNK, NOW + 200, rng)).map(|one| one.provider.node_id()).collect();
+    assert_eq!(others.len(), RECORDS_PER_KEY_MAX, "and the others in turn");
+}
+
+#[test]
 fn one_network_has_few_places_of_a_key_and_gives_them_to_others() {
     let mut keeper = Keeper::new();
     let one_site = (0..50)

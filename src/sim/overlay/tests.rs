@@ -42,13 +42,11 @@ fn a_fifth_that_steers_is_borne() {
     bear(&[2], 2);
 }
 
-/// Not the 99 % that the others leave (docs/overlay.md, "Forging was not borne"): this says how much is lost at least not.
+/// Found by measuring: 92 % of far-first lookups succeeded, and nearly all of the others met keepers that had the record and told
+/// of floods' instead.
 #[test]
-fn a_fifth_that_forges_leaves_most() {
-    let report = hostile(300, 120, 0.2, &[ROLES[4]], Settings::new(2));
-    for (row, values) in &report.rows {
-        assert!(values[1] >= 90.0, "{row}: {values:?}");
-    }
+fn a_fifth_that_forges_is_borne() {
+    bear(&[4], 2);
 }
 
 #[test]
