@@ -7,16 +7,20 @@
 //!    └─ n ────────┴──┘
 //! ```
 
-use std::net::IpAddr;
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use serde_json::Value;
 
 use super::{Case, Scene, counter};
 use crate::lab::node::{PATIENT, PROMPT, text};
-use crate::lab::{Lab, Node, files};
+use crate::lab::{Host, Lab, Node, files};
 use crate::stop;
 
 pub const CASES: &[Case] = &[Case {
@@ -29,6 +33,40 @@ const MORE: &str = "hosts n\nveth n-o\nveth n-x\nveth n-w\n";
 const BYTES: u64 = 5 << 20;
 /// How long the network may take to know of what was put.
 const ANNOUNCED: Duration = Duration::from_secs(60);
+
+/// Who sends to a host, by the addresses of the packets that come to it.
+struct Visitors(Arc<Mutex<BTreeMap<Ipv4Addr, u64>>>);
+
+impl Visitors {
+    fn of(host: &Host) -> Result<Visitors> {
+        let tap = host.within(|| {
+            Ok(socket(
+                AddressFamily::Packet,
+                SockType::Datagram,
+                SockFlag::SOCK_CLOEXEC,
+                SockProtocol::EthAll,
+            )?)
+        })?;
+        let seen = Visitors(Arc::default());
+        let bytes_from = seen.0.clone();
+        std::thread::spawn(move || {
+            let (mut file, mut bytes) = (std::fs::File::from(tap), vec![0; 1 << 16]);
+            while let Ok(len) = file.read(&mut bytes) {
+                // Without the link's header: IPv4 begins with its version and the length of its header.
+                if len >= 20 && bytes[0] >> 4 == 4 {
+                    let from = Ipv4Addr::new(bytes[12], bytes[13], bytes[14], bytes[15]);
+                    let mut all = bytes_from.lock().unwrap_or_else(PoisonError::into_inner);
+                    *all.entry(from).or_default() += len as u64;
+                }
+            }
+        });
+        Ok(seen)
+    }
+
+    fn all(&self) -> BTreeMap<Ipv4Addr, u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
 
 /// The scene, the provider's node, and the one in the midst of the network.
 pub(super) struct Hidden {
@@ -108,6 +146,7 @@ fn run(_: &mut Lab, binary: &Path) -> Result<()> {
     scene.open("10.77.0.0/16")?;
     let origin: IpAddr = scene.lab.hosts()[0].address.into();
     let asked = counter(scene.origin(), "overlay_lookups")?;
+    let visitors = Visitors::of(&scene.lab.hosts()[5])?;
     let done = stop::until(PATIENT, || {
         let done = scene.origin().attempt(&words, PATIENT)?;
         said = done.stderr;
@@ -118,7 +157,7 @@ fn run(_: &mut Lab, binary: &Path) -> Result<()> {
 
     // Whom the provider met: nobody at the origin's address, nobody of its name; somebody at the exit's.
     let key = scene.origin().status()?["key"].as_str().context("no key")?.to_owned();
-    let exit: IpAddr = scene.lab.hosts()[4].address.into();
+    let exit = scene.lab.hosts()[4].address;
     for (node, name) in [(provider, "w"), (middle, "n")] {
         let met = Hidden::met(node)?;
         let by_name = met.iter().any(|(one, _)| *one == key);
@@ -129,7 +168,10 @@ fn run(_: &mut Lab, binary: &Path) -> Result<()> {
     ensure!(counter(provider, "serve_strangers")? > 0, "somebody else gave it");
     ensure!(counter(scene.origin(), "overlay_lookups")? == asked, "it was looked up by the origin's name");
     ensure!(counter(scene.exit(), "exit_out_packets")? > 20, "the exit let nothing out");
-    println!("        the provider met {:?}; the exit is {exit}", Hidden::met(provider)?);
+    let seen = visitors.all();
+    println!("        the provider was sent bytes by {seen:?}; the exit is {exit}, the origin {origin}");
+    ensure!(seen.keys().all(|from| IpAddr::from(*from) != origin), "the provider saw the origin: {seen:?}");
+    ensure!(seen.get(&exit).is_some_and(|bytes| *bytes > 5_000), "not by the exit: {seen:?}");
     let status = scene.origin().status()?;
     ensure!(status["jobs"].as_array().is_some_and(Vec::is_empty), "{}", status["jobs"]);
     Ok(())
