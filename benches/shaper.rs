@@ -39,9 +39,9 @@ fn main() {
             columns.iter().map(|make| format!("{:.0}", median(|| time(make().as_mut(), packets)))).collect();
         println!("| {peers} | {} |", cells.join(" | "));
     }
-    let (per_queue, per_packet) = Queues::<u32>::BYTES;
+    let (per_queue, per_flow, per_packet) = Queues::<u32>::BYTES;
     println!(
-        "\nbytes of memory: {} per peer, {per_queue} more with a queue, {per_packet} per packet that waits",
+        "\nbytes of memory: {} per peer, {per_queue} more with a queue, {per_flow} per flow, {per_packet} per packet that waits",
         Shaper::BYTES_PER_PEER
     );
 }
@@ -105,7 +105,7 @@ impl Shaped {
         for slot in slots {
             let class = shaper.limits(slot).base;
             for number in 0..2 {
-                queues.push(Time::ZERO, slot, number, PACKET);
+                queues.push(Time::ZERO, slot, number, number, PACKET);
             }
             shaper.ready(Time::ZERO, slot, class);
         }
@@ -128,7 +128,7 @@ impl Contestant for Shaped {
             // One packet per grant: the dearest case. Whole trains cost a fraction of it.
             let popped = self.queues.pop(self.now, grant.peer, Duration::from_secs(1), |_| false);
             let (item, bytes) = popped.expect("there is backlog");
-            self.queues.push(self.now, grant.peer, black_box(item), bytes);
+            self.queues.push(self.now, grant.peer, item, black_box(item), bytes);
             self.shaper.settle(self.now, grant, u64::from(bytes), true);
             sent += 1;
         }
@@ -165,7 +165,7 @@ impl Heap {
         let gap = Duration::from_nanos(u64::from(PACKET) * 8_000_000_000 / self.rates[peer]);
         let at = self.last[peer].max(now) + gap;
         self.last[peer] = at;
-        self.queues.push(now, self.slots[peer], 0, PACKET);
+        self.queues.push(now, self.slots[peer], 0, 0, PACKET);
         self.heap.push(Reverse((at, peer as u32)));
     }
 }
@@ -200,7 +200,7 @@ impl Timers {
         let slots: Vec<Slot> =
             (0..peers).map(|_| shaper.add(Time::ZERO, Limits::default()).expect("room")).collect();
         for slot in &slots {
-            (0..2).for_each(|number| _ = queues.push(Time::ZERO, *slot, number, PACKET));
+            (0..2).for_each(|number| _ = queues.push(Time::ZERO, *slot, 0, number, PACKET));
         }
         let buckets = (0..peers).map(|peer| Bucket::new(Time::ZERO, rate(peer), None, 2_000)).collect();
         let timers = (0..peers as u32).map(|peer| (Time::ZERO, peer)).collect();
@@ -222,7 +222,7 @@ impl Contestant for Timers {
             if bucket.holds(u64::from(PACKET)) {
                 let popped = self.queues.pop(now, slot, Duration::from_secs(1), |_| false);
                 black_box(popped);
-                self.queues.push(now, slot, 0, PACKET);
+                self.queues.push(now, slot, 0, 0, PACKET);
                 bucket.take(now, u64::from(PACKET));
                 sent += 1;
             }

@@ -714,8 +714,6 @@ pub const PIPE_PACKETS_PER_TURN: usize = 128;
 pub const CIRCUIT_SHARE_MS: u64 = 10_000;
 /// How often the shard with the node's own circuit looks for friends that it has no lane to.
 pub const CIRCUIT_ENTRIES_MS: u64 = 2_000;
-/// Cells that wait for one circuit at most.
-pub const CIRCUIT_QUEUE_MAX: usize = 256;
 /// Cells that wait in a shard at most, all circuits together: 2 KiB each.
 pub const CELLS_WAITING_MAX: usize = 16_384;
 

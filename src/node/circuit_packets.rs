@@ -4,11 +4,12 @@
 use super::circuits::{Circuits, FIRST};
 use super::purposes::PurposeId;
 use super::tunnel::Tunnels;
+use super::waiting::{Datagram, must_wait, wait};
 use super::{Clock, Node, World};
 use crate::base::{Memory, Offload, Place, TunPacket};
 use crate::limits::{CELL_INNER_LARGE, HEADER_SIZE, PACKET_OVERHEAD, TAG_SIZE};
-use crate::onion::CircuitKey;
 use crate::onion::exit::CLIENT;
+use crate::onion::{CircuitKey, Onion};
 use crate::service::PeerId;
 use crate::session::{CircuitCross, PacketKind};
 use crate::tunnel::Cut;
@@ -144,6 +145,7 @@ impl Node {
         };
         let session = peer.session;
         let Some(path) = self.sessions.path(session) else { return };
+        let waits = must_wait(&self.shaping, &self.waiting, peer.slot);
         for index in 0..cut.count() {
             let len = cut.size(index);
             let class = Class::for_content(len).expect("the longest fits");
@@ -152,27 +154,44 @@ impl Node {
                 own.counters.no_budget += 1;
                 return;
             }
-            let Some(place) = self.tunnels.place_for(session, path, 0, size, world) else {
-                own.counters.no_buffer += 1;
-                return;
+            let write = |onion: &mut Onion, from: &[u8], cell: &mut [u8]| {
+                let content = &mut cell[CONTENT_AT..CONTENT_AT + len];
+                cut.write(from, index, content);
+                if cut.is_open() {
+                    complete(content, header);
+                }
+                if let Some(to) = to {
+                    readdress(content, header, Side::Destination, to);
+                }
+                onion.seal(clock.now, circuit, Inner::Packet, len, cell).is_ok()
             };
-            let (from, sealed) = world.pair(packet.place, place);
-            let cell = &mut sealed[HEADER_SIZE + 1..size - TAG_SIZE];
-            let content = &mut cell[CONTENT_AT..CONTENT_AT + len];
-            cut.write(from, index, content);
-            if cut.is_open() {
-                complete(content, header);
-            }
-            if let Some(to) = to {
-                readdress(content, header, Side::Destination, to);
-            }
-            if own.onion.seal(clock.now, circuit, Inner::Packet, len, cell).is_err()
-                || self.sessions.seal(clock.now, session, PacketKind::Cell, sealed).is_err()
-            {
+            let kind = PacketKind::Cell;
+            let sealed = if waits {
+                let mut payload = vec![0; class.size()].into_boxed_slice();
+                let sealed = write(&mut own.onion, world.bytes(packet.place), &mut payload);
+                if sealed {
+                    let flow = self.waiting.flow_of_cell(&payload);
+                    let datagram = Datagram { kind, payload, ecn: 0, came: clock.now };
+                    wait(&mut self.shaping, &mut self.waiting, peer.slot, flow, datagram, path.header());
+                }
+                sealed
+            } else {
+                let Some(place) = self.tunnels.place_for(session, path, 0, size, world) else {
+                    own.counters.no_buffer += 1;
+                    return;
+                };
+                let (from, packet) = world.pair(packet.place, place);
+                let sealed = write(&mut own.onion, from, &mut packet[HEADER_SIZE + 1..size - TAG_SIZE])
+                    && self.sessions.seal(clock.now, session, kind, packet).is_ok();
+                if sealed {
+                    self.tunnels.placed(session, 0, size);
+                }
+                sealed
+            };
+            if !sealed {
                 own.counters.no_session += 1;
                 return;
             }
-            self.tunnels.placed(session, 0, size);
             peer.sent_bytes += size as u64;
             own.counters.sent += 1;
             own.counters.sent_packets += u64::from(circuit.is_own());

@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::command::{CircuitRules, CircuitWant};
 use super::exits::Exit;
 use super::purposes::{PurposeId, Purposes};
+use super::waiting::{Datagram, must_wait, wait};
 use super::{Clock, Node, World};
 use crate::base::{Place, Prefix, PublicKey, Rng, Time};
 use crate::crypto::{IdentityCard, Suite};
@@ -331,28 +332,39 @@ impl Node {
             own.no_budget += 1;
             return;
         }
-        let Some(place) = self.tunnels.place_for(peer.session, path, 0, size, world) else {
-            own.no_buffer += 1;
-            return;
-        };
-        let payload = HEADER_SIZE + 1..size - TAG_SIZE;
-        let packet = match cell {
-            Cell::At(from) => {
-                let (from, packet) = world.pair(from, place);
-                packet[payload].copy_from_slice(from);
-                packet
+        let kind = PacketKind::Cell;
+        if must_wait(&self.shaping, &self.waiting, peer.slot) {
+            let payload: Box<[u8]> = match cell {
+                Cell::At(from) => Box::from(world.bytes(from)),
+                Cell::Bytes(bytes) => Box::from(bytes),
+            };
+            let flow = self.waiting.flow_of_cell(&payload);
+            let datagram = Datagram { kind, payload, ecn: 0, came: clock.now };
+            wait(&mut self.shaping, &mut self.waiting, peer.slot, flow, datagram, path.header());
+        } else {
+            let Some(place) = self.tunnels.place_for(peer.session, path, 0, size, world) else {
+                own.no_buffer += 1;
+                return;
+            };
+            let payload = HEADER_SIZE + 1..size - TAG_SIZE;
+            let packet = match cell {
+                Cell::At(from) => {
+                    let (from, packet) = world.pair(from, place);
+                    packet[payload].copy_from_slice(from);
+                    packet
+                }
+                Cell::Bytes(bytes) => {
+                    let packet = world.bytes_mut(place);
+                    packet[payload].copy_from_slice(bytes);
+                    packet
+                }
+            };
+            if self.sessions.seal(clock.now, peer.session, kind, packet).is_err() {
+                own.no_session += 1;
+                return;
             }
-            Cell::Bytes(bytes) => {
-                let packet = world.bytes_mut(place);
-                packet[payload].copy_from_slice(bytes);
-                packet
-            }
-        };
-        if self.sessions.seal(clock.now, peer.session, PacketKind::Cell, packet).is_err() {
-            own.no_session += 1;
-            return;
+            self.tunnels.placed(peer.session, 0, size);
         }
-        self.tunnels.placed(peer.session, 0, size);
         peer.sent_bytes += size as u64;
         own.sent += 1;
     }

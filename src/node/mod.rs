@@ -273,6 +273,7 @@ impl Node {
         let circuits = Circuits::new(config.identity.card().key, config.suite, shard, rng.fork(), now);
         let template = Template::of(&config);
         let sessions = Sessions::new(config, rng.fork(), now);
+        let waiting = Waiting::new(&mut rng.fork());
         Self {
             rng,
             sessions,
@@ -304,7 +305,7 @@ impl Node {
             passed: false,
             foreign: VecDeque::new(),
             tunnels: Tunnels::default(),
-            waiting: Waiting::default(),
+            waiting,
             circuits,
             overlay,
             template,

@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::command::{TunnelPeer, TunnelSnapshot};
+use super::waiting::{Datagram, must_wait, wait};
 use super::{Clock, Cross, Node, Train, World};
 use crate::base::{BufId, Memory, Offload, Path, Place, PublicKey, Segmentation, Time, TunPacket};
 use crate::limits::{
@@ -233,29 +234,31 @@ impl Node {
         let session = peer.session;
         let Some(path) = self.sessions.path(session) else { return };
         let kind = if cut.is_open() { PacketKind::Unsummed } else { PacketKind::Datagram };
+        let waits = must_wait(&self.shaping, &self.waiting, peer.slot)
+            .then(|| self.waiting.flow_of_packet(world.bytes(packet.place), header));
         for index in 0..cut.count() {
             let (size, left) = (cut.size(index) + PACKET_OVERHEAD, (cut.count() - index) as u64);
             if self.sessions.budget(session) < size as u64 {
                 own.counters.no_budget += left;
                 return;
             }
-            let Some(train) = own.train_for(session, path, header.ecn, size, world) else {
-                own.counters.no_buffer += left;
-                return;
-            };
-            let train = &mut own.open[train];
-            let place = Place {
-                buf: train.buf,
-                offset: Place::room(train.buf).offset + train.len as u32,
-                len: size as u32,
-            };
-            let (from, sealed) = world.pair(packet.place, place);
-            cut.write(from, index, &mut sealed[HEADER_SIZE + 1..size - TAG_SIZE]);
-            if self.sessions.seal(clock.now, session, kind, sealed).is_err() {
-                return;
+            if let Some(flow) = waits {
+                let mut payload = vec![0; size - PACKET_OVERHEAD].into_boxed_slice();
+                cut.write(world.bytes(packet.place), index, &mut payload);
+                let datagram = Datagram { kind, payload, ecn: header.ecn, came: clock.now };
+                wait(&mut self.shaping, &mut self.waiting, peer.slot, flow, datagram, path.header());
+            } else {
+                let Some(place) = own.place_for(session, path, header.ecn, size, world) else {
+                    own.counters.no_buffer += left;
+                    return;
+                };
+                let (from, sealed) = world.pair(packet.place, place);
+                cut.write(from, index, &mut sealed[HEADER_SIZE + 1..size - TAG_SIZE]);
+                if self.sessions.seal(clock.now, session, kind, sealed).is_err() {
+                    return;
+                }
+                own.placed(session, header.ecn, size);
             }
-            train.len += size;
-            train.count += 1;
             peer.sent_bytes += size as u64;
             let bytes = (size - PACKET_OVERHEAD) as u64;
             let tunnel = &mut own.list[number as usize].traffic;

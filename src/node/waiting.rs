@@ -1,27 +1,38 @@
-//! Packets of tunnels and cells of circuits that wait for leave, sealed: a queue for each peer, with CoDel at its head, and
-//! one bound for all of them, at which the longest queue pays (docs/shaping.md §3). Where nothing is limited they do not
-//! wait, and are not copied.
+//! Packets of tunnels and cells of circuits that wait for leave: a queue for each peer, in which flows take turns, with CoDel
+//! at the head of each, and one bound for all of them, at which the longest queue pays (docs/shaping.md §3). Where nothing is
+//! limited they do not wait, and are not copied.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::send::wire_bytes;
+use super::shaping::Shaping;
 use super::tunnel::MARKED;
 use super::{Clock, Node, Train, World};
-use crate::base::{BufId, Place, Time};
-use crate::limits::{TRAIN_SEGMENTS_MAX, TRAIN_SIZE_MAX};
+use crate::base::{BufId, Place, Rng, Time};
+use crate::limits::{HEADER_SIZE, PACKET_OVERHEAD, TAG_SIZE, TRAIN_SEGMENTS_MAX, TRAIN_SIZE_MAX};
 use crate::service::PeerId;
+use crate::session::PacketKind;
 use crate::shape::{Grant, QueueStats, Queues, Slot};
+use crate::tunnel::flow::Flows;
+use crate::wire::ip::Ip;
 
-/// A sealed datagram.
+/// A datagram that is not sealed yet: those that leave before it may have numbers after those that came after it
+/// (docs/decisions/0021-sealed-when-they-leave.md).
 #[derive(Debug)]
-struct Datagram {
-    bytes: Box<[u8]>,
-    ecn: u8,
-    came: Time,
+pub(super) struct Datagram {
+    pub kind: PacketKind,
+    /// What is to be sealed.
+    pub payload: Box<[u8]>,
+    pub ecn: u8,
+    pub came: Time,
 }
 
 impl Datagram {
+    fn size(&self) -> usize {
+        self.payload.len() + PACKET_OVERHEAD
+    }
+
     /// Marks it as having met congestion, if whoever sent what is in it listens to that: the other end of the tunnel takes
     /// the mark over into the packet (RFC 6040).
     fn mark(&mut self) -> bool {
@@ -34,14 +45,36 @@ impl Datagram {
 }
 
 /// What waits on one shard.
-#[derive(Default)]
 pub(super) struct Waiting {
     queues: Queues<Datagram>,
+    flows: Flows,
+    /// Odd. Times a circuit's number, it is a flow.
+    legs: u64,
     /// The head of a queue that did not fit into the train before.
     heads: BTreeMap<Slot, Datagram>,
 }
 
 impl Waiting {
+    pub fn new(rng: &mut Rng) -> Self {
+        Self {
+            queues: Queues::default(),
+            flows: Flows::new(rng),
+            legs: rng.next_u64() | 1,
+            heads: BTreeMap::new(),
+        }
+    }
+
+    /// The flow of a packet in a tunnel.
+    pub fn flow_of_packet(&self, packet: &[u8], header: &Ip) -> u32 {
+        self.flows.of(packet, header) as u32
+    }
+
+    /// The flow of a cell: its leg. Neighbours choose the numbers of legs, and shall not choose where they stand here.
+    pub fn flow_of_cell(&self, cell: &[u8]) -> u32 {
+        let leg = cell.first_chunk().map_or(0, |leg| u32::from_le_bytes(*leg));
+        (u64::from(leg).wrapping_mul(self.legs) >> 32) as u32
+    }
+
     /// Whether something waits for a peer.
     pub fn has(&self, slot: Slot) -> bool {
         self.queues.backlog(slot).0 > 0 || (!self.heads.is_empty() && self.heads.contains_key(&slot))
@@ -52,7 +85,7 @@ impl Waiting {
         let head = self.heads.get(&slot);
         let first = head.map(|datagram| datagram.came).or(self.queues.oldest(slot));
         let waited = first.map_or(Duration::ZERO, |came| now.since(came));
-        let bytes = head.map_or(0, |datagram| datagram.bytes.len() as u64);
+        let bytes = head.map_or(0, |datagram| datagram.size() as u64);
         (bytes + u64::from(self.queues.backlog(slot).1), waited, self.queues.stats_of(slot))
     }
 
@@ -73,8 +106,29 @@ impl Waiting {
     }
 }
 
+/// Whether what is for a peer has to wait, where it is known how much may leave.
+pub(super) fn must_wait(shaping: &Shaping, waiting: &Waiting, slot: Slot) -> bool {
+    !shaping.is_free(slot) || waiting.has(slot)
+}
+
+/// Has a datagram wait for leave, on a way that adds `header` bytes to each.
+pub(super) fn wait(
+    shaping: &mut Shaping,
+    waiting: &mut Waiting,
+    slot: Slot,
+    flow: u32,
+    datagram: Datagram,
+    header: u64,
+) {
+    let (now, size) = (datagram.came, datagram.size() as u64 + header);
+    if let Some((who, _)) = waiting.queues.push(now, slot, flow, datagram, size as u32) {
+        shaping.note_queue(who, 1, 0);
+    }
+    shaping.ready_data(now, slot);
+}
+
 impl Node {
-    /// The next train of tunnels and circuits that need not wait; the others enter their peers' queues.
+    /// The next train of tunnels and circuits that need not wait.
     pub(super) fn poll_unasked(&mut self, clock: Clock, world: &mut impl World) -> Option<Train> {
         while let Some((session, train)) = self.tunnels.poll_train(world) {
             let peer = self.by_session.get(&session).and_then(|id| self.peers.get(id));
@@ -82,20 +136,8 @@ impl Node {
                 world.free(train.place.buf);
                 continue;
             };
-            if self.shaping.is_free(slot) && !self.waiting.has(slot) {
-                self.shaping.charge_unasked(clock.now, slot, wire_bytes(&train));
-                return Some(train);
-            }
-            let header = train.path.header() as u32;
-            for bytes in world.bytes(train.place).chunks((train.segment as usize).max(1)) {
-                let datagram = Datagram { bytes: Box::from(bytes), ecn: train.ecn, came: clock.now };
-                let size = bytes.len() as u32 + header;
-                if let Some((who, _)) = self.waiting.queues.push(clock.now, slot, datagram, size) {
-                    self.shaping.note_queue(who, 1, 0);
-                }
-            }
-            world.free(train.place.buf);
-            self.shaping.ready_data(clock.now, slot);
+            self.shaping.charge_unasked(clock.now, slot, wire_bytes(&train));
+            return Some(train);
         }
         None
     }
@@ -118,22 +160,28 @@ impl Node {
         let path = self.sessions.path(session)?;
         let (room, header) = (Place::room(buf), path.header());
         let packet_time = self.shaping.packet_time(slot);
-        let (mut left, mut len, mut segment, mut ecn) = (grant.bytes, 0usize, 0usize, 0);
+        let (mut left, mut len, mut segment, mut ecn, mut count) = (grant.bytes, 0usize, 0usize, 0, 0);
         let before = self.waiting.queues.stats_of(slot);
-        for _ in 0..TRAIN_SEGMENTS_MAX {
+        while count < TRAIN_SEGMENTS_MAX {
             let Some(datagram) = self.waiting.take(clock.now, slot, packet_time) else { break };
-            let size = datagram.bytes.len();
+            let size = datagram.size();
             let (wire, alike) = (size as u64 + header, size <= segment && datagram.ecn == ecn);
             if wire > left || len > 0 && !alike || len + size > TRAIN_SIZE_MAX {
                 self.waiting.heads.insert(slot, datagram);
                 break;
             }
+            let place = room.part(len as u32, size as u32)?;
+            let packet = world.bytes_mut(place);
+            packet[HEADER_SIZE + 1..size - TAG_SIZE].copy_from_slice(&datagram.payload);
+            if self.sessions.seal(clock.now, session, datagram.kind, packet).is_err() {
+                self.tunnels.counters.no_budget += 1;
+                continue;
+            }
             if len == 0 {
                 (segment, ecn) = (size, datagram.ecn);
             }
-            let place = room.part(len as u32, size as u32)?;
-            world.bytes_mut(place).copy_from_slice(&datagram.bytes);
             len += size;
+            count += 1;
             left -= wire;
             if size < segment {
                 break;

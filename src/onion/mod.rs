@@ -25,7 +25,6 @@ mod origin;
 mod own;
 pub mod path;
 pub mod policy;
-pub mod queue;
 mod relay;
 mod table;
 mod types;

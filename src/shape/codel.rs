@@ -28,6 +28,9 @@ fn spaced(drops: u32) -> Duration {
 }
 
 impl Codel {
+    /// No flow is taken to need longer than this for its turn: [`Self::target`] stays within CoDel's interval.
+    pub(super) const ROUND_MAX: Duration = Duration::from_micros(CODEL_INTERVAL_US * 2 / 3);
+
     /// How long a packet may wait, for a while, in a queue whose packets take so long each.
     pub(super) fn target(packet_time: Duration) -> Duration {
         TARGET.max(packet_time + packet_time / 2)

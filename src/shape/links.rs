@@ -94,6 +94,12 @@ impl Links {
         })
     }
 
+    /// The members of a ring, in order.
+    pub(super) fn iter(&self, ring: Ring) -> impl Iterator<Item = u32> {
+        let first = (ring.0 != NONE).then_some(ring.0);
+        std::iter::successors(first, move |at| Some(self.0[*at as usize].next).filter(|next| *next != ring.0))
+    }
+
     /// The first member becomes the last.
     #[inline]
     pub(super) fn rotate(&self, ring: &mut Ring) {
@@ -133,6 +139,7 @@ mod tests {
                 }
                 prop_assert_eq!(ring.is_empty(), model.is_empty());
                 prop_assert_eq!(links.is_single(ring), model.len() == 1);
+                prop_assert_eq!(links.iter(ring).collect::<VecDeque<_>>(), model.clone());
                 prop_assert!(model.front().is_none_or(|first| *first == ring.first()));
                 prop_assert!((0..8).all(|peer| links.linked(peer) == model.contains(&peer)));
             }

@@ -18,6 +18,7 @@ mod bucket;
 mod calendar;
 mod codel;
 mod exchange;
+mod flows;
 mod histogram;
 mod lease;
 mod line;
