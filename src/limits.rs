@@ -598,6 +598,45 @@ pub const ANONYMOUS_EXITS_MAX: usize = 4;
 pub const ANONYMOUS_SKEW_MS_MAX: u64 = 4_000;
 /// Trains of the jobs in circuits that are made before those that are there leave.
 pub const ANONYMOUS_TRAINS_MAX: usize = 16;
+/// Circuits that one tunnel may have at once.
+pub const PATHS_MAX: usize = 4;
+/// Circuits of one guest of an exit that are known as one set, those that are being replaced among them.
+pub const SET_CIRCUITS_MAX: usize = 2 * PATHS_MAX + 2;
+/// Flows of one guest that are remembered at most.
+pub const SET_FLOWS_MAX: usize = 4096;
+/// For how long a flow is remembered that says nothing, milliseconds.
+pub const SET_FLOW_MS: u64 = 60_000;
+/// A circuit of several that answers nothing for so long is not used while another answers, milliseconds; two round trips
+/// at least.
+pub const PATH_DOUBT_MS: u64 = 100;
+/// Where several circuits are, the exit hears something after so long on each by which something comes, milliseconds.
+pub const PATH_SAYS_MS: u64 = 140;
+/// A packet that came before those sent earlier by other circuits waits for them no longer than this, milliseconds.
+pub const REORDER_MS_MAX: u64 = 100;
+/// What is given to any difference between circuits, milliseconds.
+pub const REORDER_MS_MIN: u64 = 5;
+/// Packets that wait so at most, of one set.
+pub const REORDER_HELD_MAX: usize = 256;
+/// A sequence that is so far from the next one is another beginning.
+pub const REORDER_AHEAD_MAX: u64 = 1024;
+/// Marks of what is under way on one circuit, at most.
+pub const SPREAD_MARKS_MAX: usize = 256;
+/// Packets between two of them.
+pub const SPREAD_MARK_PACKETS: u32 = 8;
+/// Packets that wait so on one shard at most.
+pub const REORDER_ALL_MAX: usize = 8_192;
+/// A packet's sequence among those that are spread over several circuits, bytes.
+pub const SEQUENCE_SIZE: usize = 4;
+/// The longest packet that is sent so, bytes.
+pub const SPREAD_INNER_MAX: usize = CELL_INNER_LARGE - SEQUENCE_SIZE;
+/// What is said of a circuit by which packets come that are spread one by one, bytes.
+pub const SEVERAL_SIZE: usize = 8;
+/// Who gets packets that are spread one by one says so after so long at the earliest, milliseconds.
+pub const SPREAD_REPORT_MS: u64 = 20;
+/// What a circuit carries is looked at after so long at the earliest, milliseconds.
+pub const SPREAD_RATE_MS: u64 = 100;
+/// What it is taken to carry before anything is known, bytes per second.
+pub const SPREAD_RATE_USUAL: u64 = 1_250_000;
 /// For how long each of the first two is waited for before another is begun; each next one waits twice as long.
 pub const BUILD_PATIENCE_MS: u64 = 500;
 /// Paths to the exit that a circuit had that come to nothing before another exit is taken.
@@ -1338,7 +1377,7 @@ const _: () = {
     assert!(GET_NETWORK_MS_MAX > 2 * FIND_MS_MAX && GET_NETWORK_MS_MAX < GET_STARVED_MS_MAX);
     assert!(RELAYS_TOLD_MAX * 105 + HELLO_SERVICES_MAX * 4 + HELLO_AGENT_MAX + 16 <= HELLO_SIZE_MAX);
     assert!(HELLO_SIZE_MAX as u64 <= STREAM_UNREAD_MAX);
-    assert!(CELL_INNER_LARGE >= 1280, "IPv6 passes");
+    assert!(SPREAD_INNER_MAX >= 1280, "IPv6 passes");
     assert!(CELL_EPOCH_CELLS_MIN + CELL_EPOCH_CELLS_JITTER <= EPOCH_PACKETS_MAX);
     assert!(
         BUILDS_PER_SECOND * 2 * ONION_KEY_MS / 1000 + BUILDS_BURST <= BUILDS_REMEMBERED_MAX as u64,
@@ -1352,7 +1391,12 @@ const _: () = {
     );
     assert!(ANONYMOUS_DATAGRAM_MAX >= DATAGRAM_MIN && ANONYMOUS_DATAGRAM_MAX <= DATAGRAM_MAX);
     assert!(ANONYMOUS_SKEW_MS_MAX * 2 < CLOCK_SKEW_MS_MAX && ANONYMOUS_TRAINS_MAX < TUNNEL_TRAINS_MAX);
-    assert!((1 + JOBS_ANONYMOUS_MAX) * (1 + CIRCUITS_BEFORE_MAX + CIRCUITS_BESIDE_MAX) <= CIRCUITS_OWN_MAX);
+    assert!(
+        (PATHS_MAX + JOBS_ANONYMOUS_MAX) * (1 + CIRCUITS_BEFORE_MAX + CIRCUITS_BESIDE_MAX)
+            <= CIRCUITS_OWN_MAX
+    );
+    assert!(REORDER_AHEAD_MAX < REPLAY_WINDOW && REORDER_HELD_MAX as u64 <= REORDER_AHEAD_MAX);
+    assert!(2 * PATH_SAYS_MS <= HELD_AFTER_MS, "who gets something is no silent one");
     assert!(CIRCUITS_PER_LINK_MAX < CIRCUITS_MAX && CIRCUITS_MAX.is_power_of_two());
     assert!(HELD_MS_MAX < EXIT_LEASE_MS && EXIT_SHARE_MIN <= EXIT_LEASES_MAX / EXIT_SHARES);
     assert!(SOCKS_PORT_FIRST > 1024 && SOCKS_PORT_LAST < 32_768 && SOCKS_NAME_MAX < 256);

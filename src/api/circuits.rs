@@ -17,8 +17,8 @@ use super::{Api, SocksPlan};
 use crate::base::PublicKey;
 use crate::config::keys::Key;
 use crate::config::{Config, ConfigError, FriendEntry, friends};
-use crate::limits::{CIRCUIT_WAIT_MS_MAX, LAYERS_MAX, ONION_ROUTES_MAX};
-use crate::node::command::{CircuitRules, CircuitSnapshot, CircuitWant, Command, ExitRules};
+use crate::limits::{CIRCUIT_WAIT_MS_MAX, LAYERS_MAX, ONION_ROUTES_MAX, PATHS_MAX};
+use crate::node::command::{CircuitRules, CircuitSnapshot, CircuitWant, Command, ExitRules, PathSnapshot};
 use crate::onion::policy::Policy;
 
 /// `POST /v1/circuit`.
@@ -26,6 +26,12 @@ use crate::onion::policy::Policy;
 #[serde(deny_unknown_fields)]
 struct Up {
     hops: u8,
+    /// Circuits at once.
+    #[serde(default = "one")]
+    paths: u8,
+    /// Whether packets are spread over them one by one.
+    #[serde(default)]
+    spread_packets: bool,
     #[serde(default)]
     route: Vec<String>,
     /// A friend's name, the beginning of its node id or key, or any exit's key.
@@ -36,8 +42,20 @@ struct Up {
     socks: Option<String>,
 }
 
+fn one() -> u8 {
+    1
+}
+
 /// The settings that a circuit is made of.
-const SETTINGS: [&str; 5] = ["onion.hops", "onion.routes", "onion.exit", "onion.force", "socks.listen"];
+const SETTINGS: [&str; 7] = [
+    "onion.hops",
+    "onion.paths",
+    "onion.spread",
+    "onion.routes",
+    "onion.exit",
+    "onion.force",
+    "socks.listen",
+];
 /// How long a reason must stand before it is believed: a daemon that just started has yet to meet its friends.
 const BELIEVED_MS: u64 = 3_000;
 const LOOK_MS: u64 = 100;
@@ -61,13 +79,25 @@ pub(super) fn exit_key(config: &Config, text: &str) -> Result<PublicKey, ConfigE
 /// The settings of the circuit that the texts of a person mean.
 pub fn settings(
     config: &Config,
-    hops: u8,
+    (hops, paths, packets): (u8, u8, bool),
     route: &[String],
     exit: Option<&str>,
     force: bool,
     socks: Option<&str>,
 ) -> Result<Vec<(&'static str, String)>, ConfigError> {
     check_hops(hops)?;
+    if paths == 0 || usize::from(paths) > PATHS_MAX {
+        return Err(ConfigError::Invalid(format!("--paths is a number from 1 to {PATHS_MAX}")));
+    }
+    if hops == 1 && paths > 1 {
+        return Err(ConfigError::Invalid(
+            "circuits of one hop share it: --paths wants --hops 2 or more".into(),
+        ));
+    }
+    if packets && socks.is_some() {
+        return Err(ConfigError::Invalid("--spread packet is for the device: not with --socks".into()));
+    }
+    let spread = if packets { "packet" } else { "flow" };
     if route.len() > ONION_ROUTES_MAX {
         return Err(ConfigError::Invalid(format!("at most {ONION_ROUTES_MAX} of --route")));
     }
@@ -82,13 +112,22 @@ pub fn settings(
         (false, _) => route.join(","),
     };
     let socks = socks.unwrap_or_default().to_owned();
-    Ok(SETTINGS.into_iter().zip([hops.to_string(), routes, exit, force.to_string(), socks]).collect())
+    Ok(SETTINGS
+        .into_iter()
+        .zip([hops.to_string(), paths.to_string(), spread.to_owned(), routes, exit, force.to_string(), socks])
+        .collect())
 }
 
 pub(super) async fn up(State(api): State<Arc<Api>>, request: Body) -> Result<Response, ApiError> {
     let up: Up = body(request).await?;
-    let wanted =
-        settings(&api.config(), up.hops, &up.route, up.exit.as_deref(), up.force, up.socks.as_deref())?;
+    let wanted = settings(
+        &api.config(),
+        (up.hops, up.paths, up.spread_packets),
+        &up.route,
+        up.exit.as_deref(),
+        up.force,
+        up.socks.as_deref(),
+    )?;
     let _one = api.tunnelling.lock().await;
     let before = current(&api.config());
     api.set_circuit(wanted).await?;
@@ -137,6 +176,8 @@ pub fn circuit_json(config: &Config, seen: Option<&CircuitSnapshot>) -> Value {
     }
     let mut json = json!({
         "hops": config.onion_hops,
+        "paths_wanted": config.onion_paths,
+        "spread": if config.onion_spread_packets { "packet" } else { "flow" },
         "route": config.onion_routes.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "exit": config.onion_exit.as_ref().map(|key| title(config, key)),
         "socks": config.socks_listen.map(|at| at.to_string()),
@@ -156,6 +197,19 @@ fn add_seen(json: &mut Value, config: &Config, seen: &CircuitSnapshot) {
     json["open"] = json!(!seen.path.is_empty());
     json["path"] = json!(seen.path.iter().map(|key| title(config, key)).collect::<Vec<_>>());
     json["why"] = json!(seen.why);
+    let path = |path: &PathSnapshot| {
+        json!({
+            "open": !path.path.is_empty(),
+            "path": path.path.iter().map(|key| title(config, key)).collect::<Vec<_>>(),
+            "why": path.why,
+            "rtt_us": path.rtt_us,
+            "sent_packets": path.sent_packets,
+            "sent_bytes": path.sent_bytes,
+            "received_packets": path.received_packets,
+            "received_bytes": path.received_bytes,
+        })
+    };
+    json["paths"] = seen.paths.iter().map(path).collect();
     json["rtt_us"] = json!(seen.rtt_us);
     json["circuits_opened"] = json!(seen.opened);
     json["sent_packets"] = json!(seen.sent_packets);
@@ -211,6 +265,8 @@ impl Api {
             let config = self.config();
             (config.onion_hops > 0).then(|| CircuitWant {
                 hops: config.onion_hops,
+                paths: config.onion_paths,
+                spread_packets: config.onion_spread_packets,
                 exit: config.onion_exit,
                 force: config.onion_force,
                 routes: config.onion_routes.clone(),

@@ -17,7 +17,7 @@ use super::routes::{answer, body};
 use super::{Api, SocksState, TunnelPlan};
 use crate::base::Prefix;
 use crate::config::{Config, ConfigError, FriendEntry, TunnelEntry, friends};
-use crate::limits::{CELL_INNER_LARGE, TUNNEL_LISTED_MAX};
+use crate::limits::{CELL_INNER_LARGE, SPREAD_INNER_MAX, TUNNEL_LISTED_MAX};
 use crate::node::command::{Command, TunnelPeer, TunnelSnapshot};
 use crate::onion::exit::CLIENT;
 
@@ -253,7 +253,8 @@ fn plan(config: &Config) -> Option<TunnelPlan> {
     // The device has the first address of each pool.
     addresses.extend(exit.iter().filter_map(|pool| Prefix::new(next(pool.network().address()), pool.len())));
     if has_circuit || is_exit {
-        mtu = mtu.min(CELL_INNER_LARGE as u16);
+        let packets = config.onion_spread_packets && config.onion_paths > 1;
+        mtu = mtu.min(if packets { SPREAD_INNER_MAX } else { CELL_INNER_LARGE } as u16);
     }
     for list in [&mut routes, &mut addresses] {
         list.sort();

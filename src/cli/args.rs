@@ -178,6 +178,14 @@ pub(super) enum Tunnel {
         /// it out
         #[arg(long, value_name = "N", conflicts_with = "peer", value_parser = clap::value_parser!(u8).range(1..=5))]
         hops: Option<u8>,
+        /// So many circuits at once, 1 to 4, that share no relay but the exit: flows are spread over them, and go on when
+        /// one fails
+        #[arg(long, value_name = "N", requires = "hops", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=4))]
+        paths: u8,
+        /// What is spread over them: each flow by one (flow), or each packet by the one where it arrives soonest (packet),
+        /// so that one connection has what all carry together
+        #[arg(long, value_name = "WHAT", requires = "hops", default_value = "flow", value_parser = ["flow", "packet"])]
+        spread: String,
         /// The circuit's exit: a friend's name, or any exit's key [default: chosen at random, and kept]
         #[arg(long, value_name = "NODE", requires = "hops")]
         exit: Option<String>,

@@ -14,11 +14,18 @@ use crate::config::NodeDir;
 
 pub(super) fn tunnel(dir: &NodeDir, command: args::Tunnel) -> Result<(), Failure> {
     match command {
-        args::Tunnel::Up { hops: Some(hops), addr, route, exit, force, socks, .. } => {
+        args::Tunnel::Up { hops: Some(hops), paths, spread, addr, route, exit, force, socks, .. } => {
             if !addr.is_empty() {
                 tell("--addr is not used with --hops: the address is one of the exit's");
             }
-            up_circuit(dir, hops, &route, exit.as_deref(), force, socks.as_deref())
+            up_circuit(
+                dir,
+                (hops, paths, spread == "packet"),
+                &route,
+                exit.as_deref(),
+                force,
+                socks.as_deref(),
+            )
         }
         args::Tunnel::Up { peer, addr, allow, route, .. } => {
             up(dir, &peer.unwrap_or_default(), &addr, &allow, &route)
@@ -49,20 +56,20 @@ fn up(dir: &NodeDir, peer: &str, addr: &[String], allow: &[String], route: &[Str
 
 fn up_circuit(
     dir: &NodeDir,
-    hops: u8,
+    (hops, paths, packets): (u8, u8, bool),
     route: &[String],
     exit: Option<&str>,
     force: bool,
     socks: Option<&str>,
 ) -> Result<(), Failure> {
-    let body = json!({ "hops": hops, "route": route, "exit": exit, "force": force, "socks": socks });
+    let body = json!({ "hops": hops, "paths": paths, "spread_packets": packets, "route": route, "exit": exit, "force": force, "socks": socks });
     let (circuit, state) = match ask(dir, Method::POST, "/v1/circuit", Some(&body))? {
         Some(answer) => {
             let device = answer["device"].as_str().map(|device| format!(" on {device}"));
             (answer["circuit"].clone(), format!("is up{}", device.unwrap_or_default()))
         }
         None => offline(dir, |file| {
-            let wanted = settings(file.config(), hops, route, exit, force, socks)?;
+            let wanted = settings(file.config(), (hops, paths, packets), route, exit, force, socks)?;
             let changes: Vec<_> = wanted.iter().map(|(name, text)| (*name, Some(text.as_str()))).collect();
             file.set(&changes)?;
             let state = "is saved; no daemon runs now, and it comes up when one does";
@@ -77,6 +84,11 @@ fn up_circuit(
         through.push(format!("what applications bring to the SOCKS5 proxy at {socks}"));
     }
     tell(format!("the circuit of {hops} hops {state}: {} goes through it{by}", through.join(", and ")));
+    if paths > 1 {
+        tell(format!(
+            "{paths} such circuits are wanted, with no relay on two of them but the exit: tornet tunnel list shows each"
+        ));
+    }
     let config = dir.load_config()?;
     if circuit["socks"].is_string()
         && config.config().socks_dns.is_empty()
@@ -161,6 +173,18 @@ fn list(dir: &NodeDir, as_json: bool) -> Result<(), Failure> {
             amount(circuit, "sent_bytes"),
             amount(circuit, "received_bytes"),
         ]);
+        let paths = circuit["paths"].as_array().filter(|paths| paths.len() > 1);
+        for (number, path) in (1..).zip(paths.into_iter().flatten()) {
+            let by = list_of(path, "path").replace(' ', " > ");
+            rows.push(vec![
+                format!("  path {number}"),
+                if by.is_empty() { path["why"].as_str().unwrap_or("-").to_owned() } else { by },
+                format!("{:.1} ms", path["rtt_us"].as_u64().unwrap_or(0) as f64 / 1000.0),
+                if path["open"] == true { "yes" } else { "no" }.to_owned(),
+                amount(path, "sent_bytes"),
+                amount(path, "received_bytes"),
+            ]);
+        }
     }
     print(
         table(&["FRIEND", "ADDRESS", "ALLOWED", "CONNECTED", "SENT", "RECEIVED"], &[4, 5], &rows).trim_end(),

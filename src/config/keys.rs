@@ -12,7 +12,7 @@ use crate::base::Prefix;
 use crate::base::units::{parse_size, show_size};
 use crate::limits::{
     ADDRESSES_PER_PEER_MAX, BOOTSTRAP_MAX, BUSY_POLL_US_MAX, DEVICE_NAME_MAX, EXIT_RULES_MAX, LABEL_MAX,
-    LAYERS_MAX, LIMIT_WINDOWS_MAX, LIMITED_PEERS_MAX, LISTEN_ADDRESSES_MAX, ONION_ROUTES_MAX,
+    LAYERS_MAX, LIMIT_WINDOWS_MAX, LIMITED_PEERS_MAX, LISTEN_ADDRESSES_MAX, ONION_ROUTES_MAX, PATHS_MAX,
     RESERVED_SHARE_MILLI_MAX, SHARDS_MAX, SOCKS_RESOLVERS_MAX, TUNNEL_DNS_MAX, TUNNEL_MTU_MAX,
     TUNNEL_MTU_MIN,
 };
@@ -239,6 +239,35 @@ pub const KEYS: &[Key] = &[
             _ => Err(format!("a number from 0 to {LAYERS_MAX}")),
         },
         show: |c| vec![c.onion_hops.to_string()],
+    },
+    Key {
+        name: "onion.paths",
+        kind: Kind::Number,
+        live: false,
+        what: "circuits at once, that share no relay but the exit; flows are spread over them",
+        read: |c, v| match one(v)?.parse() {
+            Ok(paths) if (1..=PATHS_MAX).contains(&usize::from(paths)) => {
+                c.onion_paths = paths;
+                Ok(())
+            }
+            _ => Err(format!("a number from 1 to {PATHS_MAX}")),
+        },
+        show: |c| vec![c.onion_paths.to_string()],
+    },
+    Key {
+        name: "onion.spread",
+        kind: Kind::Text,
+        live: false,
+        what: "what is spread over several circuits: flow (each connection by one), or packet (each packet where it is there soonest)",
+        read: |c, v| {
+            c.onion_spread_packets = match one(v)? {
+                "flow" => false,
+                "packet" => true,
+                _ => return Err("flow or packet".into()),
+            };
+            Ok(())
+        },
+        show: |c| vec![if c.onion_spread_packets { "packet" } else { "flow" }.to_owned()],
     },
     Key {
         name: "onion.routes",

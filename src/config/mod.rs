@@ -120,6 +120,10 @@ pub struct Config {
     pub exit_rate: Option<u64>,
     /// Hops of the circuit that the tunnels' device leads into; 0: there is none.
     pub onion_hops: u8,
+    /// How many such circuits there are at once.
+    pub onion_paths: u8,
+    /// Whether packets are spread over them one by one, instead of flow by flow.
+    pub onion_spread_packets: bool,
     /// What goes through it.
     pub onion_routes: Vec<Prefix>,
     /// Its exit's key, if it must be this one.
@@ -195,6 +199,8 @@ impl Default for Config {
             exit_pool: POOL.iter().filter_map(|text| text.parse().ok()).collect(),
             exit_rate: None,
             onion_hops: 0,
+            onion_paths: 1,
+            onion_spread_packets: false,
             onion_routes: EVERYTHING.iter().filter_map(|text| text.parse().ok()).collect(),
             onion_exit: None,
             onion_force: false,

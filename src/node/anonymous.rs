@@ -150,7 +150,15 @@ impl Node {
                        wait until tornet status shows contacts, then run the same command again";
             return self.fail_get(job, why.to_owned());
         }
-        let want = CircuitWant { hops, exit, force, routes: Vec::new(), proxied: false };
+        let want = CircuitWant {
+            hops,
+            exit,
+            force,
+            routes: Vec::new(),
+            proxied: false,
+            paths: 1,
+            spread_packets: false,
+        };
         if self.circuits.shard.0 != FIRST
             || !self.circuits.set_purpose(clock.now, PurposeId::Job(job), Some(&want))
         {
@@ -280,7 +288,7 @@ impl Node {
                 }
             }
             let purpose = self.circuits.purposes.get(PurposeId::Job(*id));
-            let stuck = purpose.and_then(|purpose| purpose.keeper.stuck()).map(ToString::to_string);
+            let stuck = purpose.and_then(|purpose| purpose.keeper().stuck()).map(ToString::to_string);
             match job.look(clock.now, stuck) {
                 Verdict::Wait => {}
                 other => verdicts.push((*id, other)),
@@ -312,7 +320,7 @@ impl Node {
         let own = &mut self.circuits;
         let Some(job) = self.inners.jobs.get_mut(&id) else { return };
         let purpose = own.purposes.get(PurposeId::Job(id));
-        let exit = purpose.and_then(|purpose| purpose.keeper.hops().last().copied());
+        let exit = purpose.and_then(|purpose| purpose.keeper().hops().last().copied());
         job.refused.extend(exit);
         let next = match job.pinned || job.refused.len() >= ANONYMOUS_EXITS_MAX {
             true => None,
@@ -401,7 +409,7 @@ impl Node {
     fn hint(&self, id: JobId) -> String {
         let purpose = self.circuits.purposes.get(PurposeId::Job(id));
         if let Some(keeper) =
-            purpose.map(|purpose| &purpose.keeper).filter(|keeper| keeper.circuit().is_none())
+            purpose.map(|purpose| purpose.keeper()).filter(|keeper| keeper.circuit().is_none())
         {
             let why = keeper.stuck().map_or_else(String::new, |why| format!(" ({why})"));
             return format!("; its circuit is down{why}");

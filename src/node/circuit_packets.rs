@@ -2,12 +2,13 @@
 //! cut them, each written into the train of the first neighbour and sealed there, and what comes goes to the device.
 
 use super::circuits::{Circuits, FIRST};
-use super::purposes::PurposeId;
+use super::purposes::{Purpose, PurposeId};
+use super::spreading::End;
 use super::tunnel::Tunnels;
 use super::waiting::{Datagram, must_wait, wait};
 use super::{Clock, Node, World};
 use crate::base::{Memory, Offload, Place, TunPacket};
-use crate::limits::{CELL_INNER_LARGE, HEADER_SIZE, PACKET_OVERHEAD, TAG_SIZE};
+use crate::limits::{CELL_INNER_LARGE, HEADER_SIZE, PACKET_OVERHEAD, SEQUENCE_SIZE, TAG_SIZE};
 use crate::onion::exit::CLIENT;
 use crate::onion::{CircuitKey, Onion};
 use crate::service::PeerId;
@@ -18,6 +19,16 @@ use crate::tunnel::readdress::{Side, complete, readdress};
 use crate::wire::cell::{CONTENT_AT, Class, Inner};
 use crate::wire::ip::Ip;
 use std::net::IpAddr;
+use std::ops::Range;
+
+/// A packet on its way into circuits.
+pub(super) struct Outgoing<'a> {
+    pub place: Place,
+    pub header: &'a Ip,
+    pub cut: Cut,
+    /// Its destination, where that is to be another.
+    pub to: Option<IpAddr>,
+}
 
 impl Circuits {
     /// Whether packets for an address go through our circuit.
@@ -81,6 +92,9 @@ impl Node {
         world: &mut impl World,
     ) {
         let own = &mut self.circuits;
+        if own.purposes.get(id).is_some_and(Purpose::spreads) {
+            return self.send_spread(clock, End::Own(id), packet, header, None, world);
+        }
         let Some(circuit) = own.purposes.to_send(clock.now, id, packet, header, world) else {
             own.counters.no_circuit += 1;
             return;
@@ -93,8 +107,7 @@ impl Node {
             own.counters.sent_bytes += u64::from(packet.place.len);
         }
         if let Some(purpose) = own.purposes.get_mut(id).filter(|_| sent > 0) {
-            purpose.traffic.sent_packets += sent;
-            purpose.traffic.sent_bytes += u64::from(packet.place.len);
+            purpose.count_sent(circuit, sent, packet.place.len.into());
         }
     }
 
@@ -129,46 +142,83 @@ impl Node {
         to: Option<IpAddr>,
         world: &mut impl World,
     ) {
+        if let Some(cut) = self.cut_for_circuit(packet, header, CELL_INNER_LARGE, world) {
+            let out = Outgoing { place: packet.place, header, cut, to };
+            let all = 0..out.cut.count();
+            self.send_parts(clock, circuit, &out, all, None, world);
+        }
+    }
+
+    /// How a packet is cut for circuits whose contents are so long at most; what is longer is answered.
+    pub(super) fn cut_for_circuit(
+        &mut self,
+        packet: TunPacket,
+        header: &Ip,
+        mtu: usize,
+        world: &mut impl World,
+    ) -> Option<Cut> {
         let Ok(cut) = Cut::new(world.bytes(packet.place), header, &packet.offload) else {
             self.tunnels.counters.unfit += 1;
-            return;
+            return None;
         };
-        if cut.size_max() > CELL_INNER_LARGE {
+        if cut.size_max() > mtu {
             self.tunnels.counters.too_big += 1;
-            return self.tunnels.answer_too_big(packet.place, header, CELL_INNER_LARGE as u32, world);
+            self.tunnels.answer_too_big(packet.place, header, mtu as u32, world);
+            return None;
         }
+        Some(cut)
+    }
+
+    /// Puts some of a packet's parts into a circuit, behind a sequence if there is one; false when one did not go.
+    pub(super) fn send_parts(
+        &mut self,
+        clock: Clock,
+        circuit: CircuitKey,
+        out: &Outgoing<'_>,
+        parts: Range<usize>,
+        sequence: Option<u32>,
+        world: &mut impl World,
+    ) -> bool {
+        let Outgoing { place: packet, header, cut, to } = out;
         let own = &mut self.circuits;
         let peer = own.onion.link_of(circuit).and_then(|link| self.peers.get_mut(&PeerId(link.0)));
         let Some(peer) = peer else {
             own.counters.no_session += 1;
-            return;
+            return false;
         };
         let session = peer.session;
-        let Some(path) = self.sessions.path(session) else { return };
+        let Some(path) = self.sessions.path(session) else { return false };
         let waits = must_wait(&self.shaping, &self.waiting, peer.slot);
-        for index in 0..cut.count() {
-            let len = cut.size(index);
+        let front = if sequence.is_some() { SEQUENCE_SIZE } else { 0 };
+        for index in parts {
+            let len = front + cut.size(index);
             let class = Class::for_content(len).expect("the longest fits");
             let size = class.size() + PACKET_OVERHEAD;
             if self.sessions.budget(session) < size as u64 {
                 own.counters.no_budget += 1;
-                return;
+                return false;
             }
             let write = |onion: &mut Onion, from: &[u8], cell: &mut [u8]| {
                 let content = &mut cell[CONTENT_AT..CONTENT_AT + len];
+                let mut inner = Inner::Packet;
+                if let Some(sequence) = sequence {
+                    content[..SEQUENCE_SIZE].copy_from_slice(&sequence.to_le_bytes());
+                    inner = Inner::Spread;
+                }
+                let content = &mut content[front..];
                 cut.write(from, index, content);
                 if cut.is_open() {
                     complete(content, header);
                 }
                 if let Some(to) = to {
-                    readdress(content, header, Side::Destination, to);
+                    readdress(content, header, Side::Destination, *to);
                 }
-                onion.seal(clock.now, circuit, Inner::Packet, len, cell).is_ok()
+                onion.seal(clock.now, circuit, inner, len, cell).is_ok()
             };
             let kind = PacketKind::Cell;
             let sealed = if waits {
                 let mut payload = vec![0; class.size()].into_boxed_slice();
-                let sealed = write(&mut own.onion, world.bytes(packet.place), &mut payload);
+                let sealed = write(&mut own.onion, world.bytes(*packet), &mut payload);
                 if sealed {
                     let flow = self.waiting.flow_of_cell(&payload);
                     let datagram = Datagram { kind, payload, ecn: 0, came: clock.now };
@@ -178,11 +228,11 @@ impl Node {
             } else {
                 let Some(place) = self.tunnels.place_for(session, path, 0, size, world) else {
                     own.counters.no_buffer += 1;
-                    return;
+                    return false;
                 };
-                let (from, packet) = world.pair(packet.place, place);
-                let sealed = write(&mut own.onion, from, &mut packet[HEADER_SIZE + 1..size - TAG_SIZE])
-                    && self.sessions.seal(clock.now, session, kind, packet).is_ok();
+                let (from, datagram) = world.pair(*packet, place);
+                let sealed = write(&mut own.onion, from, &mut datagram[HEADER_SIZE + 1..size - TAG_SIZE])
+                    && self.sessions.seal(clock.now, session, kind, datagram).is_ok();
                 if sealed {
                     self.tunnels.placed(session, 0, size);
                 }
@@ -190,12 +240,13 @@ impl Node {
             };
             if !sealed {
                 own.counters.no_session += 1;
-                return;
+                return false;
             }
             peer.sent_bytes += size as u64;
             own.counters.sent += 1;
             own.counters.sent_packets += u64::from(circuit.is_own());
         }
+        true
     }
 
     /// A packet that came through a circuit of ours.
@@ -220,8 +271,7 @@ impl Node {
         own.counters.received_packets += 1;
         own.counters.received_bytes += u64::from(place.len);
         if let Some(purpose) = own.purposes.get_mut(id) {
-            purpose.traffic.received_packets += 1;
-            purpose.traffic.received_bytes += u64::from(place.len);
+            purpose.count_received(circuit, place.len.into());
         }
         if let PurposeId::Job(job) = id {
             return self.anonymous_came(clock, job, place, &header, world);

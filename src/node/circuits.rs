@@ -12,15 +12,17 @@ use std::time::Duration;
 use super::command::{CircuitRules, CircuitWant};
 use super::exits::Exit;
 use super::purposes::{PurposeId, Purposes};
+use super::spreading::Spreading;
 use super::waiting::{Datagram, must_wait, wait};
 use super::{Clock, Node, World};
 use crate::base::{Place, Prefix, PublicKey, Rng, Time};
 use crate::crypto::{IdentityCard, Suite};
-use crate::limits::{HEADER_SIZE, PACKET_OVERHEAD, RELAYS_TELL_MS, TAG_SIZE};
+use crate::limits::{HEADER_SIZE, PACKET_OVERHEAD, RELAYS_TELL_MS, SEVERAL_SIZE, TAG_SIZE};
 use crate::onion::path::Relays;
 use crate::onion::{CircuitKey, Event, LinkId, Onion, Verdict};
 use crate::service::PeerId;
 use crate::session::{CircuitCross, CloseCode, PacketKind, SessionKey};
+use crate::tunnel::flow::Flows;
 use crate::wire::build::Status;
 use crate::wire::cell::{CONTENT_AT, Class, Inner};
 use crate::wire::relay::RelayCard;
@@ -31,7 +33,9 @@ pub(super) const FIRST: u8 = 0;
 const PING: u8 = 0;
 /// The answer.
 const PONG: u8 = 1;
-/// Length of either.
+/// What came by the circuit of packets that are spread one by one: the last sequence, and bytes.
+const REPORT: u8 = 2;
+/// Length of each.
 const PING_SIZE: usize = 9;
 
 /// What a node has to do with circuits.
@@ -71,6 +75,10 @@ pub(super) struct Circuits {
     /// Whether the SOCKS proxy's packets do, too.
     pub(super) proxied: bool,
     pub(super) exit: Exit,
+    /// What waits of packets that are spread one by one.
+    pub(super) spreading: Spreading,
+    /// Numbers the flows of guests.
+    pub(super) flows: Flows,
     pub(super) counters: Counters,
 }
 
@@ -146,6 +154,8 @@ impl Circuits {
             // Other shards publish the key of this one.
             published: shard.1 > 1,
             purposes: Purposes::default(),
+            flows: Flows::new(&mut rng),
+            spreading: Spreading::default(),
             rng,
             arrived: Vec::new(),
             routes: Vec::new(),
@@ -168,7 +178,8 @@ impl Circuits {
     pub(super) fn poll_timeout(&self) -> Option<Time> {
         let keys = (self.published || !self.onion.is_empty()).then(|| self.onion.poll_timeout()).flatten();
         let purposes = self.purposes.poll_timeout();
-        [keys, purposes, self.sweep_at, self.share_at, self.tell_at].into_iter().flatten().min()
+        let early = self.early_at();
+        [keys, purposes, early, self.sweep_at, self.share_at, self.tell_at].into_iter().flatten().min()
     }
 
     /// Friends are to hear of what changed.
@@ -258,7 +269,7 @@ impl Node {
         world: &mut impl World,
     ) {
         match circuit.is_own() {
-            true => self.circuits.own_heard(clock.now, circuit, kind == Inner::Packet),
+            true => self.circuits.own_heard(clock.now, circuit, kind != Inner::Message),
             false => self.guest_heard(clock, circuit, world),
         }
         if kind == Inner::Packet {
@@ -266,6 +277,9 @@ impl Node {
                 true => self.circuit_packet_came(clock, circuit, place, world),
                 false => self.guest_packet(clock, circuit, place, world),
             };
+        }
+        if kind == Inner::Spread {
+            return self.spread_came(clock, circuit, place, world);
         }
         let mut message = [0; PING_SIZE];
         let content = world.bytes(place);
@@ -281,6 +295,7 @@ impl Node {
                 self.send_message(clock, circuit, PONG, &token, world);
             }
             PONG => self.circuits.pong_came(clock.now, circuit, token),
+            REPORT => self.circuits.reported(clock.now, circuit, &token),
             _ => self.circuits.counters.unwanted += 1,
         }
     }
@@ -294,6 +309,17 @@ impl Node {
         world: &mut impl World,
     ) {
         self.send_message(clock, circuit, PING, token, world);
+    }
+
+    /// Says what came by a circuit.
+    pub(super) fn send_report(
+        &mut self,
+        clock: Clock,
+        circuit: CircuitKey,
+        report: &[u8; SEVERAL_SIZE],
+        world: &mut impl World,
+    ) {
+        self.send_message(clock, circuit, REPORT, report, world);
     }
 
     fn send_message(
@@ -411,6 +437,7 @@ impl Node {
             own.news(now);
         }
         self.watch_purposes(clock, world);
+        self.watch_spreading(clock, world);
         let own = &mut self.circuits;
         own.purposes.handle_timeout(now, &mut own.onion, &mut own.relays, &mut own.rng);
         self.sweep_links(now);

@@ -176,7 +176,7 @@ impl std::fmt::Debug for Anonymous {
 }
 
 /// What circuit is wanted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CircuitWant {
     /// Hops, the exit among them.
     pub hops: u8,
@@ -188,6 +188,10 @@ pub struct CircuitWant {
     pub routes: Vec<Prefix>,
     /// Whether a SOCKS proxy uses it, too: some local ports are the proxy's then.
     pub proxied: bool,
+    /// How many circuits there are to be at once, that share nothing but the exit: 1 to [`crate::limits::PATHS_MAX`].
+    pub paths: u8,
+    /// Whether packets are spread over them one by one, instead of flow by flow.
+    pub spread_packets: bool,
 }
 
 /// A peer trusted by the operator.
@@ -337,11 +341,32 @@ pub struct CircuitSnapshot {
     pub path: Vec<PublicKey>,
     /// Why none is, if that is known.
     pub why: Option<String>,
+    /// All that there are to be at once.
+    pub paths: Vec<PathSnapshot>,
     /// The last round trip over it that was measured, microseconds.
     pub rtt_us: u64,
     /// Circuits that were opened so far.
     pub opened: u64,
     /// IP packets sent through circuits, and their bytes.
+    pub sent_packets: u64,
+    /// Bytes sent.
+    pub sent_bytes: u64,
+    /// IP packets that came.
+    pub received_packets: u64,
+    /// Their bytes.
+    pub received_bytes: u64,
+}
+
+/// One of the circuits that a tunnel has at once.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PathSnapshot {
+    /// Its hops, the exit last; none when it is not open.
+    pub path: Vec<PublicKey>,
+    /// Why it is not, if that is known.
+    pub why: Option<String>,
+    /// The last round trip over it that was measured, microseconds.
+    pub rtt_us: u64,
+    /// IP packets sent, and their bytes.
     pub sent_packets: u64,
     /// Bytes sent.
     pub sent_bytes: u64,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::circuits::{Circuits, FIRST};
 use super::command::ExitRules;
+use super::spreading::End;
 use super::{Clock, Node, World};
 use crate::base::{Offload, Place, PublicKey, Time, TunPacket};
 use crate::limits::{CIRCUITS_MAX, EXIT_BURST_MIN};
@@ -157,7 +158,9 @@ impl Node {
 
     /// Something came on a circuit that ends here: with the first of it, what comes for its addresses is this shard's.
     pub(super) fn guest_heard(&mut self, clock: Clock, circuit: CircuitKey, world: &mut impl World) {
-        let Some(addresses) = self.circuits.exit.guests.heard(clock.now, circuit) else { return };
+        let moved = self.circuits.exit.guests.moves(clock.now, circuit);
+        let first = self.circuits.exit.guests.heard(clock.now, circuit);
+        let Some(addresses) = first.or(moved) else { return };
         // What the one before may not have delivered.
         let held = self.circuits.exit.held.take(clock.now, |to| addresses.like(to) == Some(to));
         for (offload, bytes) in held {
@@ -167,6 +170,9 @@ impl Node {
             });
         }
         let shard = self.circuits.shard.0;
+        if first.is_none() {
+            return;
+        }
         if shard == FIRST {
             self.claim(&addresses, shard);
         } else {
@@ -198,6 +204,8 @@ impl Node {
             own.counters.unwanted += 1;
             return;
         };
+        let flows = &own.flows;
+        own.exit.guests.flow_heard(clock.now, circuit, || flows.of(bytes, &header));
         let allowed = own.rules.exit && own.exit.rules.policy.allows(bytes, &header);
         let Some(source) = addresses.like(header.source).filter(|_| allowed) else {
             own.counters.exit_refused += 1;
@@ -244,7 +252,20 @@ impl Node {
     ) {
         let own = &mut self.circuits;
         let client = CLIENT.like(header.destination);
-        if let Some(circuit) = own.exit.guests.circuit(header.destination) {
+        if let Some(guest) = own.exit.guests.spreads(header.destination) {
+            if !own.exit.rate.take(clock.now, u64::from(packet.place.len)) {
+                own.counters.exit_over_rate += 1;
+                return;
+            }
+            own.counters.exit_back += 1;
+            return self.send_spread(clock, End::Guest(guest), packet, header, client, world);
+        }
+        let (flows, bytes) = (&own.flows, world.bytes(packet.place));
+        let flow = || {
+            let destination = client.unwrap_or(header.destination);
+            flows.of_answers(bytes, &Ip { destination, ..*header })
+        };
+        if let Some(circuit) = own.exit.guests.way(clock.now, header.destination, flow) {
             if !own.exit.rate.take(clock.now, u64::from(packet.place.len)) {
                 own.counters.exit_over_rate += 1;
                 return;

@@ -24,6 +24,7 @@ mod overlay_keeper;
 mod overlay_links;
 mod overlay_seen;
 mod passing;
+mod paths;
 mod peer;
 mod peers;
 mod promises;
@@ -34,8 +35,10 @@ mod relays;
 mod send;
 mod shaping;
 mod snapshot;
+mod spreading;
 mod streams;
 mod timers;
+mod trains;
 mod tunnel;
 mod waiting;
 

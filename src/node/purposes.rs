@@ -1,23 +1,23 @@
 //! What the node's own circuits are for (docs/protocol/onion.md §7): the tunnel with its device and proxy, and jobs. Each
 //! purpose has circuits of its own, that share no path and no address at an exit with another's.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use super::circuits::Circuits;
 use super::command::{CircuitSnapshot, CircuitWant};
+use super::paths::{OnePath, beside, may_begin};
 use super::{Clock, Node, Report, World};
 use crate::base::fileop::JobId;
 use crate::base::{Memory, Rng, Time, TunPacket};
-use crate::limits::JOBS_ANONYMOUS_MAX;
+use crate::limits::{JOBS_ANONYMOUS_MAX, PATHS_MAX};
 use crate::onion::alive::{Act, Alive};
-use crate::onion::held::Held;
 use crate::onion::keep::{Keeper, Kept};
 use crate::onion::path::{Relays, Want};
+use crate::onion::several::Several;
+use crate::onion::spread::by_flow;
 use crate::onion::{CircuitKey, Event, Onion};
+use crate::tunnel::flow::Flows;
 use crate::wire::ip::Ip;
-
-/// Pings whose answers are told from one another.
-const PINGS_MAX: usize = 8;
 
 /// Which purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,47 +42,104 @@ pub(super) struct Traffic {
     pub rtt_us: u64,
 }
 
-/// One purpose's circuits.
+/// One purpose's circuits: one, or several at once to one exit.
 pub(super) struct Purpose {
-    pub(super) keeper: Keeper,
-    /// Whether the circuit in use carries anything.
-    alive: Option<(CircuitKey, Alive)>,
-    /// Packets that it may not have carried.
-    held: Held,
-    /// Pings that may come back, oldest first; at most [`PINGS_MAX`].
-    pinged: VecDeque<([u8; 8], Time)>,
+    paths: Vec<OnePath>,
+    flows: Flows,
+    /// While packets are spread over the paths one by one.
+    pub(super) several: Option<Several>,
     pub(super) traffic: Traffic,
 }
 
 impl Purpose {
     fn new(now: Time, want: &CircuitWant, rng: &mut Rng) -> Self {
         let resume = rng.bytes();
+        // What is one hop long shares it.
+        let paths = if want.hops > 1 { usize::from(want.paths).clamp(1, PATHS_MAX) } else { 1 };
+        let want_packets = want.spread_packets;
         let want = Want { hops: want.hops, exit: want.exit, force: want.force, resume };
         Self {
-            keeper: Keeper::new(now, want),
-            alive: None,
-            held: Held::default(),
-            pinged: VecDeque::new(),
+            paths: (0..paths).map(|_| OnePath::new(now, want)).collect(),
+            flows: Flows::new(rng),
+            several: (want_packets && paths > 1).then(|| Several::new(rng)),
             traffic: Traffic::default(),
         }
     }
 
-    /// Whether a circuit is one of this purpose's.
-    fn has(&self, circuit: CircuitKey) -> bool {
-        self.keeper.has(circuit)
+    /// Which of its paths a circuit is one of.
+    fn path_of(&self, circuit: CircuitKey) -> Option<usize> {
+        self.paths.iter().position(|path| path.keeper.has(circuit))
     }
 
-    fn alive_of(&mut self, circuit: CircuitKey) -> Option<&mut Alive> {
-        self.alive.as_mut().filter(|(key, _)| *key == circuit).map(|(_, alive)| alive)
+    /// Who keeps its first circuit: the only one that a job has.
+    pub(super) fn keeper(&self) -> &Keeper {
+        &self.paths[0].keeper
+    }
+
+    fn is_several(&self) -> bool {
+        self.paths.len() > 1
+    }
+
+    /// The path on which a packet goes: where its flow is, while that is there.
+    fn choose(&self, now: Time, packet: &[u8], header: &Ip) -> Option<usize> {
+        if !self.is_several() {
+            return self.paths[0].keeper.circuit().map(|_| 0);
+        }
+        let open = self.paths.iter().enumerate().filter(|(_, path)| path.keeper.circuit().is_some());
+        let flow = self.flows.of(packet, header);
+        by_flow(flow, open.map(|(at, path)| (at, at as u64, path.is_good(now))))
+    }
+
+    /// Whether its packets are spread one by one.
+    pub(super) fn spreads(&self) -> bool {
+        self.several.is_some()
+    }
+
+    /// The circuit by which the next of them goes, and its sequence.
+    pub(super) fn next_spread(&mut self, now: Time, bytes: usize) -> Option<(CircuitKey, u32)> {
+        let several = self.several.as_mut()?;
+        let any_good = self.paths.iter().any(|path| path.is_good(now));
+        let usable = self.paths.iter().filter(|path| !any_good || path.is_good(now));
+        let circuit = several.choose(now, usable.filter_map(|path| path.keeper.circuit()), bytes)?;
+        let at = self.path_of(circuit)?;
+        self.paths[at].sent(now);
+        Some((circuit, self.several.as_mut()?.sent(now, circuit, bytes)))
+    }
+
+    /// What passed on a circuit of its own.
+    fn count(&mut self, circuit: CircuitKey, add: impl Fn(&mut Traffic)) {
+        add(&mut self.traffic);
+        if let Some(at) = self.path_of(circuit) {
+            add(&mut self.paths[at].traffic);
+        }
+    }
+
+    /// So many packets and bytes went out on a circuit.
+    pub(super) fn count_sent(&mut self, circuit: CircuitKey, packets: u64, bytes: u64) {
+        self.count(circuit, |traffic| {
+            traffic.sent_packets += packets;
+            traffic.sent_bytes += bytes;
+        });
+    }
+
+    /// A packet came on a circuit.
+    pub(super) fn count_received(&mut self, circuit: CircuitKey, bytes: u64) {
+        self.count(circuit, |traffic| {
+            traffic.received_packets += 1;
+            traffic.received_bytes += bytes;
+        });
     }
 
     /// For people.
     pub(super) fn snapshot(&self) -> CircuitSnapshot {
+        let first = self.paths.iter().find(|path| path.keeper.circuit().is_some());
+        let first = first.unwrap_or(&self.paths[0]);
         CircuitSnapshot {
-            hops: self.keeper.wanted(),
-            path: self.keeper.hops().to_vec(),
-            why: self.keeper.stuck().map(ToString::to_string),
-            rtt_us: self.traffic.rtt_us,
+            hops: first.keeper.wanted(),
+            path: first.keeper.hops().to_vec(),
+            why: first.keeper.stuck().map(ToString::to_string),
+            paths: self.paths.iter().map(OnePath::snapshot).collect(),
+            rtt_us: first.traffic.rtt_us,
             opened: self.traffic.opened,
             sent_packets: self.traffic.sent_packets,
             sent_bytes: self.traffic.sent_bytes,
@@ -119,20 +176,31 @@ impl Purposes {
 
     /// Whose a circuit is; `None` for one that nobody wants any more.
     pub(super) fn of(&self, circuit: CircuitKey) -> Option<PurposeId> {
-        self.all.iter().find(|(_, purpose)| purpose.has(circuit)).map(|(id, _)| *id)
+        self.all.iter().find(|(_, purpose)| purpose.path_of(circuit).is_some()).map(|(id, _)| *id)
+    }
+
+    /// One of a purpose's paths, by a circuit of it.
+    fn path_mut(&mut self, circuit: CircuitKey) -> Option<&mut OnePath> {
+        let find = |purpose: &mut Purpose| purpose.path_of(circuit);
+        self.all.values_mut().find_map(|purpose| find(purpose).map(|at| &mut purpose.paths[at]))
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Time> {
         let each = self.all.values().flat_map(|purpose| {
-            let alive = purpose.alive.as_ref().and_then(|(_, alive)| alive.poll_timeout());
-            [purpose.keeper.poll_timeout(), alive]
+            purpose.paths.iter().enumerate().flat_map(|(at, path)| {
+                let begins = path.keeper.poll_timeout().filter(|_| may_begin(&purpose.paths, at));
+                let alive = path.alive.as_ref().and_then(|(_, alive)| alive.poll_timeout());
+                let beside = path.beside_at().filter(|_| purpose.is_several());
+                [begins, alive, beside]
+            })
         });
         each.flatten().min()
     }
 
     /// News of relays came: what found no path may find one now.
     pub(super) fn hurry(&mut self, now: Time) {
-        self.all.values_mut().for_each(|purpose| purpose.keeper.hurry(now));
+        let paths = self.all.values_mut().flat_map(|purpose| &mut purpose.paths);
+        paths.for_each(|path| path.keeper.hurry(now));
     }
 
     /// Begins the circuits that are due.
@@ -143,13 +211,24 @@ impl Purposes {
         relays: &mut Relays,
         rng: &mut Rng,
     ) {
-        self.all.values_mut().for_each(|purpose| purpose.keeper.handle_timeout(now, onion, relays, rng));
+        for purpose in self.all.values_mut() {
+            for at in 0..purpose.paths.len() {
+                let due = purpose.paths[at].keeper.poll_timeout().is_some_and(|at| at <= now);
+                if !due || !may_begin(&purpose.paths, at) {
+                    continue;
+                }
+                let beside = beside(&purpose.paths, at);
+                let keeper = &mut purpose.paths[at].keeper;
+                keeper.set_beside(beside);
+                keeper.handle_timeout(now, onion, relays, rng);
+            }
+        }
     }
 
     /// Hears what happened to a circuit of ours.
     pub(super) fn handle_event(&mut self, now: Time, event: &Event, onion: &mut Onion, relays: &mut Relays) {
         for purpose in self.all.values_mut() {
-            if purpose.keeper.handle_event(now, event, onion, relays) {
+            if purpose.paths.iter_mut().any(|path| path.keeper.handle_event(now, event, onion, relays)) {
                 purpose.traffic.opened += u64::from(matches!(event, Event::Opened { .. }));
                 return;
             }
@@ -166,13 +245,14 @@ impl Purposes {
         memory: &impl Memory,
     ) -> Option<CircuitKey> {
         let purpose = self.all.get_mut(&id)?;
-        if purpose.alive.as_ref().is_none_or(|(_, alive)| alive.is_silent()) {
-            purpose.held.keep(now, header, packet.offload, memory.bytes(packet.place));
+        let bytes = memory.bytes(packet.place);
+        let at = purpose.choose(now, bytes, header);
+        let path = &mut purpose.paths[at.unwrap_or(0)];
+        if path.is_silent() {
+            path.held.keep(now, header, packet.offload, bytes);
         }
-        let circuit = purpose.keeper.circuit()?;
-        if let Some(alive) = purpose.alive_of(circuit) {
-            alive.sent(now);
-        }
+        let circuit = path.keeper.circuit().filter(|_| at.is_some())?;
+        path.sent(now);
         Some(circuit)
     }
 
@@ -185,8 +265,36 @@ impl Purposes {
         self.all.iter().filter_map(of).collect()
     }
 
-    fn poll_event(&mut self) -> Option<(PurposeId, Kept)> {
-        self.all.iter_mut().find_map(|(id, purpose)| Some((*id, purpose.keeper.poll_event()?)))
+    /// When packets that wait for others have waited long enough.
+    pub(super) fn early_at(&self) -> Option<Time> {
+        self.all.values().filter_map(|purpose| purpose.several.as_ref()?.poll_timeout()).min()
+    }
+
+    /// How many wait so.
+    pub(super) fn early(&self) -> usize {
+        self.all.values().filter_map(|purpose| purpose.several.as_ref()).map(Several::waiting).sum()
+    }
+
+    /// The purposes whose packets are spread one by one.
+    pub(super) fn spread_ids(&self) -> Vec<PurposeId> {
+        self.all.iter().filter(|(_, purpose)| purpose.spreads()).map(|(id, _)| *id).collect()
+    }
+
+    /// Whether a purpose has an open circuit.
+    fn is_open(&self, id: PurposeId) -> bool {
+        self.get(id).is_some_and(|purpose| purpose.paths.iter().any(|path| path.keeper.circuit().is_some()))
+    }
+
+    /// Whether it has one that answers.
+    fn is_good(&self, now: Time, id: PurposeId) -> bool {
+        self.get(id).is_some_and(|purpose| purpose.paths.iter().any(|path| path.is_good(now)))
+    }
+
+    fn poll_event(&mut self) -> Option<(PurposeId, usize, Kept)> {
+        self.all.iter_mut().find_map(|(id, purpose)| {
+            let mut paths = purpose.paths.iter_mut().enumerate();
+            paths.find_map(|(at, path)| Some((*id, at, path.keeper.poll_event()?)))
+        })
     }
 }
 
@@ -195,7 +303,7 @@ impl Circuits {
     pub(super) fn set_purpose(&mut self, now: Time, id: PurposeId, want: Option<&CircuitWant>) -> bool {
         let before = self.purposes.all.remove(&id);
         let traffic = before.map(|before| {
-            before.keeper.close(&mut self.onion);
+            before.paths.into_iter().for_each(|path| path.keeper.close(&mut self.onion));
             before.traffic
         });
         let Some(want) = want else { return true };
@@ -214,46 +322,52 @@ impl Circuits {
 
     /// Something authentic came through a circuit of ours; `packet`: an IP packet.
     pub(super) fn own_heard(&mut self, now: Time, circuit: CircuitKey, packet: bool) {
-        let purpose = self.purposes.all.values_mut().find(|purpose| purpose.has(circuit));
-        if let Some(alive) = purpose.and_then(|purpose| purpose.alive_of(circuit)) {
-            alive.heard(now, packet);
+        if let Some(path) = self.purposes.path_mut(circuit) {
+            path.heard(now, circuit, packet);
         }
     }
 
     /// A ping came back.
     pub(super) fn pong_came(&mut self, now: Time, circuit: CircuitKey, token: [u8; 8]) {
-        let purpose = self.purposes.all.values_mut().find(|purpose| purpose.has(circuit));
-        let Some(purpose) = purpose else { return };
-        let Some(at) = purpose.pinged.iter().position(|(sent, _)| *sent == token) else { return };
-        let (_, since) = purpose.pinged.drain(..=at).next_back().expect("it is there");
-        let rtt = now.since(since);
-        purpose.traffic.rtt_us = rtt.as_micros() as u64;
-        if let Some(alive) = purpose.alive_of(circuit) {
-            alive.measured(rtt);
-            alive.answered(now);
+        let path = self.purposes.path_mut(circuit);
+        if path.is_some_and(|path| path.pong_came(now, circuit, token)) {
+            self.counters.pongs += 1;
         }
-        self.counters.pongs += 1;
     }
 }
 
 impl Node {
     /// What keepers have to say.
     pub(super) fn settle_purposes(&mut self, clock: Clock, world: &mut impl World) {
-        while let Some((id, kept)) = self.circuits.purposes.poll_event() {
-            let Some(purpose) = self.circuits.purposes.get_mut(id) else { continue };
+        while let Some((id, at, kept)) = self.circuits.purposes.poll_event() {
+            let own = &mut self.circuits;
+            let Some(purpose) = own.purposes.get_mut(id) else { continue };
             match kept {
                 Kept::Ready(circuit) => {
-                    purpose.alive = Some((circuit, Alive::new(clock.now)));
-                    self.ping(clock, id, circuit, world);
-                    self.send_held(clock, id, world);
+                    let exit = beside(&purpose.paths, at).exit;
+                    let path = &mut purpose.paths[at];
+                    if exit.is_some() && path.keeper.exit() != exit {
+                        // The others found another exit meanwhile: a set has one.
+                        path.keeper.leave(clock.now, &mut own.onion);
+                        continue;
+                    }
+                    path.alive = Some((circuit, Alive::new(clock.now)));
+                    path.doubted = false;
+                    self.ping(clock, circuit, world);
+                    self.send_held(clock, id, at, world);
                     if let PurposeId::Job(job) = id {
                         self.anonymous_ready(clock, job);
                     }
                 }
                 Kept::Down(why) => {
-                    purpose.alive = None;
+                    purpose.paths[at].alive = None;
                     self.warn_of(id, format!("the circuit ended: {why}"));
+                    if self.circuits.purposes.is_open(id) {
+                        self.send_held(clock, id, at, world);
+                    }
                 }
+                // That there are fewer than wanted is shown, and no reason to warn again and again.
+                Kept::Stuck(_) if at > 0 => {}
                 Kept::Stuck(why) => self.warn_of(id, format!("no circuit: {why}")),
             }
         }
@@ -267,39 +381,57 @@ impl Node {
     }
 
     /// Asks the other end of a circuit of ours whether it is there.
-    fn ping(&mut self, clock: Clock, id: PurposeId, circuit: CircuitKey, world: &mut impl World) {
+    fn ping(&mut self, clock: Clock, circuit: CircuitKey, world: &mut impl World) {
         let token = self.circuits.rng.bytes();
-        let Some(purpose) = self.circuits.purposes.get_mut(id) else { return };
-        if purpose.pinged.len() >= PINGS_MAX {
-            purpose.pinged.pop_front();
-        }
-        purpose.pinged.push_back((token, clock.now));
+        let Some(path) = self.circuits.purposes.path_mut(circuit) else { return };
+        path.pings(clock.now, token);
         self.send_ping(clock, circuit, &token, world);
     }
 
-    /// Asks silent circuits, and gives up those that do not answer.
+    /// Asks silent circuits, and gives up those that do not answer. Of several, what one may not have carried goes by the
+    /// others as soon as it is silent for longer than it should be.
     pub(super) fn watch_purposes(&mut self, clock: Clock, world: &mut impl World) {
-        let mut pings = Vec::new();
+        let (mut pings, mut doubted) = (Vec::new(), Vec::new());
         let own = &mut self.circuits;
         for (id, purpose) in &mut own.purposes.all {
-            let Some((circuit, alive)) = &mut purpose.alive else { continue };
-            match alive.handle_timeout(clock.now) {
-                Some(Act::Ping) => pings.push((*id, *circuit)),
-                Some(Act::Dead) => {
-                    own.counters.dead += 1;
-                    purpose.alive = None;
-                    purpose.keeper.dead(clock.now, &mut own.onion, &mut own.relays);
+            let (several, mut doubts) = (purpose.is_several(), false);
+            for (at, path) in purpose.paths.iter_mut().enumerate() {
+                let Some((circuit, alive)) = &mut path.alive else { continue };
+                let circuit = *circuit;
+                match alive.handle_timeout(clock.now) {
+                    Some(Act::Ping) => pings.push(circuit),
+                    Some(Act::Dead) => {
+                        own.counters.dead += 1;
+                        path.alive = None;
+                        path.keeper.dead(clock.now, &mut own.onion, &mut own.relays);
+                        continue;
+                    }
+                    None if several && path.is_to_say(clock.now) => pings.push(circuit),
+                    None => {}
                 }
-                None => {}
+                if several && path.begins_doubt(clock.now) {
+                    doubted.push((*id, at));
+                    doubts = true;
+                }
+            }
+            if doubts {
+                // The exit sends what comes back by those that it hears.
+                let good = purpose.paths.iter().filter(|path| path.is_good(clock.now));
+                pings.extend(good.filter_map(|path| path.keeper.circuit()));
             }
         }
-        pings.into_iter().for_each(|(id, circuit)| self.ping(clock, id, circuit, world));
+        pings.into_iter().for_each(|circuit| self.ping(clock, circuit, world));
+        for (id, at) in doubted {
+            if self.circuits.purposes.is_good(clock.now, id) {
+                self.send_held(clock, id, at, world);
+            }
+        }
     }
 
-    /// A circuit is there again: what the one before may not have carried goes through it.
-    fn send_held(&mut self, clock: Clock, id: PurposeId, world: &mut impl World) {
+    /// What one path may not have carried goes where its flows go now.
+    fn send_held(&mut self, clock: Clock, id: PurposeId, at: usize, world: &mut impl World) {
         let Some(purpose) = self.circuits.purposes.get_mut(id) else { return };
-        for (offload, bytes) in purpose.held.take(clock.now, |_| true) {
+        for (offload, bytes) in purpose.paths[at].held.take(clock.now, |_| true) {
             self.with_copy(&bytes, offload, world, |node, packet, header, world| {
                 node.purpose_packet(clock, id, packet, header, world);
             });
@@ -318,7 +450,7 @@ mod tests {
         let now = Time::ZERO;
         let mut circuits =
             Circuits::new(PublicKey([1; 32]), Suite::ChaCha20Poly1305, (0, 1), Rng::from_number(1), now);
-        let want = CircuitWant { hops: 3, exit: None, force: false, routes: Vec::new(), proxied: false };
+        let want = CircuitWant { hops: 3, ..CircuitWant::default() };
         let job = |n: usize| PurposeId::Job(JobId(n as u64));
         for n in 0..JOBS_ANONYMOUS_MAX {
             assert!(circuits.set_purpose(now, job(n), Some(&want)));

@@ -9,12 +9,13 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::command::{TunnelPeer, TunnelSnapshot};
+use super::trains::OpenTrain;
 use super::waiting::{Datagram, must_wait, wait};
 use super::{Clock, Cross, Node, Train, World};
-use crate::base::{BufId, Memory, Offload, Path, Place, PublicKey, Segmentation, Time, TunPacket};
+use crate::base::{Memory, Offload, Path, Place, PublicKey, Segmentation, Time, TunPacket};
 use crate::limits::{
-    DATAGRAM_MAX, HEADER_SIZE, PACKET_OVERHEAD, TAG_SIZE, TRAIN_SEGMENTS_MAX, TRAIN_SIZE_MAX,
-    TUNNEL_TRAINS_MAX, TUNNEL_WAIT_MS_MAX, TUNNEL_WAITING_MAX, TUNNEL_WAITING_SIZE_MAX, TUNNELS_MAX,
+    DATAGRAM_MAX, HEADER_SIZE, PACKET_OVERHEAD, TAG_SIZE, TUNNEL_TRAINS_MAX, TUNNEL_WAIT_MS_MAX,
+    TUNNEL_WAITING_MAX, TUNNEL_WAITING_SIZE_MAX, TUNNELS_MAX,
 };
 use crate::service::PeerId;
 use crate::session::{PacketKind, SessionKey};
@@ -69,17 +70,6 @@ struct Traffic {
     sent_bytes: u64,
     received_packets: u64,
     received_bytes: u64,
-}
-
-/// A train that is being filled: sealed packets of one size.
-struct OpenTrain {
-    session: SessionKey,
-    path: Path,
-    ecn: u8,
-    buf: BufId,
-    len: usize,
-    segment: usize,
-    count: usize,
 }
 
 /// An opened packet in the train at hand.
@@ -260,12 +250,7 @@ impl Node {
                 own.placed(session, header.ecn, size);
             }
             peer.sent_bytes += size as u64;
-            let bytes = (size - PACKET_OVERHEAD) as u64;
-            let tunnel = &mut own.list[number as usize].traffic;
-            tunnel.sent_packets += 1;
-            tunnel.sent_bytes += bytes;
-            own.counters.sent_packets += 1;
-            own.counters.sent_bytes += bytes;
+            own.count_sent(number, (size - PACKET_OVERHEAD) as u64);
         }
     }
 
@@ -315,6 +300,13 @@ impl Tunnels {
     /// Whether packets came that were not looked at.
     pub(super) fn has_arrived(&self) -> bool {
         !self.arrived.is_empty()
+    }
+
+    fn count_sent(&mut self, number: u32, bytes: u64) {
+        let of = &mut self.list[number as usize].traffic;
+        (of.sent_packets, of.sent_bytes) = (of.sent_packets + 1, of.sent_bytes + bytes);
+        let all = &mut self.counters;
+        (all.sent_packets, all.sent_bytes) = (all.sent_packets + 1, all.sent_bytes + bytes);
     }
 
     /// A friend has a session.
@@ -487,17 +479,5 @@ impl Tunnel {
 impl Waiting {
     fn is_old(&self, now: Time) -> bool {
         now.since(self.since) > Duration::from_millis(TUNNEL_WAIT_MS_MAX)
-    }
-}
-
-impl OpenTrain {
-    fn takes(&self, size: usize) -> bool {
-        let whole = self.len == self.count * self.segment;
-        whole && size <= self.segment && self.count < TRAIN_SEGMENTS_MAX && self.len + size <= TRAIN_SIZE_MAX
-    }
-
-    fn closed(self) -> Train {
-        let place = Place { len: self.len as u32, ..Place::room(self.buf) };
-        Train { path: self.path, place, segment: self.segment.min(self.len) as u32, ecn: self.ecn }
     }
 }

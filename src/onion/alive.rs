@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::base::Time;
-use crate::limits::{ALIVE_MS_MAX, ALIVE_PING_MS, ALIVE_PING_MS_MAX, ALIVE_USED_MS};
+use crate::limits::{ALIVE_MS_MAX, ALIVE_PING_MS, ALIVE_PING_MS_MAX, ALIVE_USED_MS, PATH_DOUBT_MS};
 
 /// One circuit's life as its origin sees it.
 #[derive(Debug, Clone, Copy)]
@@ -60,6 +60,16 @@ impl Alive {
     /// Whether something was asked that is not answered.
     pub fn is_silent(&self) -> bool {
         self.silent.is_some()
+    }
+
+    /// When it has been silent for so long that another had better be used, if there is one.
+    pub fn doubt_at(&self) -> Option<Time> {
+        Some(self.silent? + Duration::from_millis(PATH_DOUBT_MS).max(2 * self.rtt))
+    }
+
+    /// The last round trip that was measured.
+    pub fn rtt(&self) -> Duration {
+        self.rtt
     }
 
     fn is_used(&self, now: Time) -> bool {

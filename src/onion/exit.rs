@@ -6,7 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use super::CircuitKey;
-use crate::base::Time;
+use super::set::Set;
+use super::several::Several;
+use crate::base::{Rng, Time};
 use crate::limits::HELD_AFTER_MS;
 use crate::wire::ip::Addresses;
 
@@ -21,7 +23,10 @@ pub const CLIENT: Addresses = Addresses {
 #[derive(Default)]
 pub struct Guests {
     by_circuit: BTreeMap<CircuitKey, Guest>,
-    by_address: BTreeMap<IpAddr, CircuitKey>,
+    /// Those of each guest that were heard.
+    sets: BTreeMap<Addresses, Set>,
+    /// Addresses for which this shard sends.
+    by_address: BTreeMap<IpAddr, Addresses>,
 }
 
 struct Guest {
@@ -36,16 +41,33 @@ impl Guests {
         self.by_circuit.insert(circuit, Guest { addresses, heard: None });
     }
 
-    /// Something came on a circuit. With its first cell, what comes for its addresses goes to it and no more to the one
-    /// before: those addresses then.
+    /// Something came on a circuit. With its first cell it is one of its guest's set, and what comes for its addresses is
+    /// this shard's: those addresses then.
     pub fn heard(&mut self, now: Time, circuit: CircuitKey) -> Option<Addresses> {
         let guest = self.by_circuit.get_mut(&circuit)?;
+        let addresses = guest.addresses;
+        self.sets.entry(addresses).or_default().heard(now, circuit);
         if guest.heard.replace(now).is_some() {
             return None;
         }
-        let addresses = guest.addresses;
-        addresses.iter().for_each(|address| _ = self.by_address.insert(address, circuit));
+        addresses.iter().for_each(|address| _ = self.by_address.insert(address, addresses));
         Some(addresses)
+    }
+
+    /// The guest of a circuit, if all of its circuits were silent and this one is heard again before the one that was
+    /// heard last: what was sent there meanwhile may not have arrived. Asked before [`Self::heard`].
+    pub fn moves(&self, now: Time, circuit: CircuitKey) -> Option<Addresses> {
+        let addresses = self.by_circuit.get(&circuit)?.addresses;
+        self.sets.get(&addresses)?.moves(now, circuit).then_some(addresses)
+    }
+
+    /// A packet of a flow came on a circuit; asks for the flow's number where it matters.
+    pub fn flow_heard(&mut self, now: Time, circuit: CircuitKey, flow: impl FnOnce() -> u64) {
+        let guest = self.by_circuit.get(&circuit);
+        let set = guest.and_then(|guest| self.sets.get_mut(&guest.addresses));
+        if let Some(set) = set.filter(|set| set.is_several()) {
+            set.flow_heard(now, circuit, flow());
+        }
     }
 
     /// A circuit's addresses.
@@ -59,9 +81,37 @@ impl Guests {
         heard.is_none_or(|at| now.since(at) >= Duration::from_millis(HELD_AFTER_MS))
     }
 
-    /// The circuit of an address.
-    pub fn circuit(&self, address: IpAddr) -> Option<CircuitKey> {
-        self.by_address.get(&address).copied()
+    /// The circuit for what comes back of a flow, for an address that is this shard's.
+    pub fn way(&self, now: Time, address: IpAddr, flow: impl FnOnce() -> u64) -> Option<CircuitKey> {
+        self.sets.get(self.by_address.get(&address)?)?.way(now, flow)
+    }
+
+    /// The guest of an address that is this shard's, if it spreads its packets one by one.
+    pub fn spreads(&self, address: IpAddr) -> Option<Addresses> {
+        let addresses = self.by_address.get(&address)?;
+        self.sets.get(addresses)?.several.as_ref().map(|_| *addresses)
+    }
+
+    /// Its guest spreads packets one by one from now on.
+    pub fn spread(&mut self, circuit: CircuitKey, rng: &mut Rng) -> Option<Addresses> {
+        let addresses = self.by_circuit.get(&circuit)?.addresses;
+        self.sets.get_mut(&addresses)?.several.get_or_insert_with(|| Box::new(Several::new(rng)));
+        Some(addresses)
+    }
+
+    /// What is known of a guest's packets that are spread.
+    pub fn several(&mut self, guest: &Addresses) -> Option<&mut Several> {
+        self.sets.get_mut(guest)?.several.as_deref_mut()
+    }
+
+    /// The circuit by which the next packet for such a guest goes, and its sequence.
+    pub fn next_spread(&mut self, now: Time, guest: &Addresses, bytes: usize) -> Option<(CircuitKey, u32)> {
+        self.sets.get_mut(guest)?.next_spread(now, bytes)
+    }
+
+    /// When a guest's packets have waited long enough for those before them.
+    pub fn early_at(&self, guest: &Addresses) -> Option<Time> {
+        self.sets.get(guest)?.several.as_ref()?.poll_timeout()
     }
 
     /// Addresses are another shard's now.
@@ -72,10 +122,9 @@ impl Guests {
     /// A circuit is over; the addresses that it had.
     pub fn leave(&mut self, circuit: CircuitKey) -> Option<Addresses> {
         let guest = self.by_circuit.remove(&circuit)?;
-        for address in guest.addresses.iter() {
-            if self.by_address.get(&address) == Some(&circuit) {
-                self.by_address.remove(&address);
-            }
+        if self.sets.get_mut(&guest.addresses).is_some_and(|set| set.leave(circuit)) {
+            self.sets.remove(&guest.addresses);
+            self.unclaim(&guest.addresses);
         }
         Some(guest.addresses)
     }
@@ -90,7 +139,7 @@ impl Guests {
 mod tests {
     use super::super::book::Book;
     use super::*;
-    use crate::base::{PublicKey, Rng};
+    use crate::base::PublicKey;
 
     #[test]
     fn an_address_follows_the_circuit_that_was_heard_last() {
@@ -100,19 +149,18 @@ mod tests {
         let address = addresses.iter().next().unwrap();
         let [first, second] = [1, 2].map(CircuitKey::from_number);
         guests.enter(first, addresses);
-        assert_eq!(guests.circuit(address), None, "nobody was heard");
+        let way = |guests: &Guests, ms| guests.way(Time::from_millis(ms), address, || 7);
+        assert_eq!(way(&guests, 0), None, "nobody was heard");
         assert_eq!(guests.heard(Time::ZERO, first), Some(addresses));
         assert_eq!((book.claim(&addresses, 3), book.owner(address)), (None, Some(3)));
         guests.enter(second, addresses);
-        assert_eq!((guests.heard(Time::ZERO, first), guests.circuit(address)), (None, Some(first)));
-        assert_eq!(
-            (guests.heard(Time::ZERO, second), guests.circuit(address)),
-            (Some(addresses), Some(second))
-        );
+        assert_eq!((guests.heard(Time::ZERO, first), way(&guests, 0)), (None, Some(first)));
+        assert_eq!(guests.heard(Time::from_millis(500), second), Some(addresses));
+        assert_eq!(way(&guests, 501), Some(second));
         assert_eq!(book.claim(&addresses, 1), Some(3));
         assert_eq!(guests.heard(Time::ZERO, first), None, "what comes late on the old one changes nothing");
         guests.leave(first);
-        assert_eq!(guests.circuit(address), Some(second));
-        assert_eq!((guests.leave(second), guests.circuit(address)), (Some(addresses), None));
+        assert_eq!(way(&guests, 502), Some(second));
+        assert_eq!((guests.leave(second), way(&guests, 503)), (Some(addresses), None));
     }
 }

@@ -44,9 +44,19 @@ pub enum StuckWhy {
     Build(#[from] super::BuildError),
 }
 
-/// One purpose's circuits.
+/// What is beside a circuit that shall share nothing with others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// The exit that they share.
+    pub exit: Option<PublicKey>,
+    /// Relays that are theirs.
+    pub avoid: Vec<PublicKey>,
+}
+
+/// One purpose's circuits, one after the other.
 pub struct Keeper {
     want: Want,
+    beside: Beside,
     /// The exit that the last circuit had: flows live as long as it is kept.
     pinned: Option<PublicKey>,
     current: Option<Circuit>,
@@ -78,6 +88,7 @@ impl Keeper {
     pub fn new(now: Time, want: Want) -> Self {
         Self {
             want,
+            beside: Beside::default(),
             pinned: None,
             current: None,
             before: VecDeque::new(),
@@ -103,6 +114,31 @@ impl Keeper {
     /// The hops of the one in use.
     pub fn hops(&self) -> &[PublicKey] {
         self.current.as_ref().map_or(&[], |current| &current.hops)
+    }
+
+    /// The exit of the one in use.
+    pub fn exit(&self) -> Option<PublicKey> {
+        self.hops().last().copied()
+    }
+
+    /// The relays, but for exits, of those in use and being built.
+    pub fn relays(&self) -> impl Iterator<Item = PublicKey> {
+        let all = self.current.iter().chain(&self.next);
+        all.flat_map(|circuit| circuit.hops.split_last().map_or(&[][..], |(_, before)| before)).copied()
+    }
+
+    /// What is beside its circuits, from the next one that it begins on.
+    pub fn set_beside(&mut self, beside: Beside) {
+        self.beside = beside;
+    }
+
+    /// Wants another circuit than the one in use: it does not fit to those beside it.
+    pub fn leave(&mut self, now: Time, onion: &mut Onion) {
+        if let Some(current) = self.current.take() {
+            onion.close(current.key);
+            self.pinned = None;
+            self.try_at = Some(now);
+        }
     }
 
     /// How many hops it is to have.
@@ -162,12 +198,16 @@ impl Keeper {
         rng: &mut Rng,
     ) -> Result<Circuit, StuckWhy> {
         self.pinned = self.pinned.filter(|key| relays.get(key).is_some_and(|relay| relay.exit));
-        let exit = self.want.exit.or(self.pinned);
-        let chosen = match relays.choose(now, rng, &Want { exit, ..self.want }) {
+        let given = self.want.exit.or(self.beside.exit);
+        let exit = given.or(self.pinned);
+        let avoid = &self.beside.avoid;
+        let chosen = match relays.choose_beside(now, rng, &Want { exit, ..self.want }, avoid) {
             // Better another exit than none.
-            Err(NoPath::Exit | NoPath::Relays(_)) if self.want.exit.is_none() && self.pinned.is_some() => {
+            Err(NoPath::Exit | NoPath::Relays(_) | NoPath::Disjoint)
+                if given.is_none() && self.pinned.is_some() =>
+            {
                 self.pinned = None;
-                relays.choose(now, rng, &self.want)
+                relays.choose_beside(now, rng, &self.want, avoid)
             }
             other => other,
         };

@@ -26,6 +26,10 @@ mod own;
 pub mod path;
 pub mod policy;
 mod relay;
+pub mod reorder;
+pub mod set;
+pub mod several;
+pub mod spread;
 mod table;
 mod types;
 

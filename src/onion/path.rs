@@ -56,6 +56,11 @@ pub enum NoPath {
         "the {0} known relays give no path of so many hops in different networks; add friends, or take fewer hops"
     )]
     Relays(usize),
+    /// None that shares nothing with the circuits beside it.
+    #[error(
+        "no further path shares no relay, and no network of one, with those that are open; add friends, or take fewer --paths"
+    )]
+    Disjoint,
 }
 
 /// What failed, and when; it fades.
@@ -150,6 +155,17 @@ impl Relays {
     /// Chooses a path at random: a relay's chances grow with its trust and rank and halve with each failure. The first
     /// hop is a connected friend, and no two hops lie in one prefix of the global network.
     pub fn choose(&self, now: Time, rng: &mut Rng, want: &Want) -> Result<Route, NoPath> {
+        self.choose_beside(now, rng, want, &[])
+    }
+
+    /// A path that shares no relay but the exit with others: none of `avoid`, and none in a network of theirs.
+    pub fn choose_beside(
+        &self,
+        now: Time,
+        rng: &mut Rng,
+        want: &Want,
+        avoid: &[PublicKey],
+    ) -> Result<Route, NoPath> {
         let hops = usize::from(want.hops);
         if !(1..=LAYERS_MAX).contains(&hops) {
             return Err(NoPath::Hops);
@@ -172,11 +188,19 @@ impl Relays {
             1 => vec![0],
             _ => [hops - 1, 0].into_iter().chain(1..hops - 1).collect(),
         };
+        let is_avoided = |relay: &Relay| {
+            let near = |key: &PublicKey| {
+                *key == relay.hop.hop.card.key
+                    || self.known.get(key).is_some_and(|other| are_near(other, relay))
+            };
+            avoid.iter().any(near)
+        };
         let fits = |place: usize, relay: &Relay| {
-            (place != 0 || relay.entry.is_some()) && (place != hops - 1 || may_end(relay))
+            let is_end = place == hops - 1;
+            (place != 0 || relay.entry.is_some()) && if is_end { may_end(relay) } else { !is_avoided(relay) }
         };
         if !search.fill(&places, &fits) {
-            return Err(NoPath::Relays(self.known.len()));
+            return Err(if avoid.is_empty() { NoPath::Relays(self.known.len()) } else { NoPath::Disjoint });
         }
         let chosen: Vec<&Relay> = search.chosen.into_iter().flatten().collect();
         let link = chosen[0].entry.expect("the first hop is connected");
@@ -412,7 +436,45 @@ mod tests {
                     };
                     prop_assert!(!possible, "there is a path of {hops}");
                 }
-                Err(NoPath::Hops) => prop_assert!(false),
+                Err(NoPath::Hops | NoPath::Disjoint) => prop_assert!(false),
+            }
+        }
+
+        /// As many paths as there are, to one exit: no relay but that on two of them, no network on two of them.
+        #[test]
+        fn paths_beside_one_another_share_nothing_but_the_exit(
+            seed in any::<u64>(),
+            hops in 2u8..=4,
+            specs in prop::collection::vec((0u8..30, any::<bool>(), any::<bool>()), 6..40),
+        ) {
+            let all: Vec<Relay> = specs.iter().enumerate().map(|(n, (net, entry, exit))| relay(n as u8, &global(*net), *entry, *exit)).collect();
+            let (relays, mut rng) = (relays(&all), Rng::from_number(seed));
+            let Ok(first) = relays.choose(Time::ZERO, &mut rng, &want(hops)) else { return Ok(()) };
+            let exit = first.keys().last();
+            let mut avoid: Vec<PublicKey> = first.keys().take(usize::from(hops) - 1).collect();
+            for _ in 1..4 {
+                match relays.choose_beside(Time::ZERO, &mut rng, &Want { exit, ..want(hops) }, &avoid) {
+                    Ok(route) => {
+                        let keys: Vec<PublicKey> = route.keys().collect();
+                        prop_assert!(keys.last().copied() == exit);
+                        for key in &keys[..keys.len() - 1] {
+                            let one = relays.get(key).unwrap();
+                            prop_assert!(avoid.iter().all(|other| !are_near(one, relays.get(other).unwrap())));
+                        }
+                        avoid.extend(&keys[..keys.len() - 1]);
+                    }
+                    Err(why) => {
+                        prop_assert!(why == NoPath::Disjoint);
+                        // With two hops any friend in a network of its own would do.
+                        let free = |relay: &Relay| {
+                            let exit = relays.get(&exit.unwrap()).unwrap();
+                            let near = |other: &PublicKey| are_near(relay, relays.get(other).unwrap());
+                            relay.entry.is_some() && !are_near(relay, exit) && !avoid.iter().any(near)
+                        };
+                        prop_assert!(hops > 2 || !all.iter().any(free), "there is one more");
+                        break;
+                    }
+                }
             }
         }
     }

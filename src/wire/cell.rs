@@ -201,6 +201,8 @@ pub enum Inner {
     Packet = 1,
     /// A message between the two ends of the circuit.
     Message = 2,
+    /// One IP packet of several circuits, behind its sequence of 4 bytes.
+    Spread = 3,
 }
 
 impl Inner {
@@ -211,6 +213,7 @@ impl Inner {
             0 => Self::Padding,
             1 => Self::Packet,
             2 => Self::Message,
+            3 => Self::Spread,
             _ => return Err(Malformed("cell: kind of content")),
         };
         let content = INNER_HEADER_SIZE..INNER_HEADER_SIZE + usize::from(u16::from_le_bytes([low, high]));
@@ -267,7 +270,7 @@ mod tests {
         }
 
         #[test]
-        fn contents_round_trip(kind in 0u8..3, len in 0usize..=CELL_INNER_SMALL, layers in 1u8..=5) {
+        fn contents_round_trip(kind in 0u8..4, len in 0usize..=CELL_INNER_SMALL, layers in 1u8..=5) {
             let body = Class::Small.record(layers) - LAYER_OVERHEAD;
             let mut bytes = vec![0xaa; body];
             let (kind, _) = Inner::parse(&[kind, 0, 0]).unwrap();

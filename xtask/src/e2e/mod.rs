@@ -54,6 +54,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
         onion::CASES,
         onion::walls::CASES,
         onion::beside::CASES,
+        onion::multipath::CASES,
         onion::socks::CASES,
         onion::hidden::CASES,
         onion::giving::CASES,

@@ -10,6 +10,7 @@ mod asking;
 pub mod beside;
 pub mod giving;
 pub mod hidden;
+pub mod multipath;
 mod proxying;
 pub mod socks;
 pub mod walls;

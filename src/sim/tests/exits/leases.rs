@@ -19,7 +19,15 @@ fn want(net: &mut Net, node: usize, hops: u8) {
     let routes = vec!["0.0.0.0/0".parse().expect("a network")];
     net.command(
         node,
-        Command::Circuit(Some(CircuitWant { hops, exit: None, force: true, routes, proxied: false })),
+        Command::Circuit(Some(CircuitWant {
+            hops,
+            exit: None,
+            force: true,
+            routes,
+            proxied: false,
+            paths: 1,
+            spread_packets: false,
+        })),
     );
 }
 

@@ -7,7 +7,18 @@ use crate::node::command::CircuitWant;
 
 fn want_both(net: &mut Net, proxied: bool) {
     let routes = vec!["0.0.0.0/0".parse().expect("a network")];
-    net.command(0, Command::Circuit(Some(CircuitWant { hops: 3, exit: None, force: true, routes, proxied })));
+    net.command(
+        0,
+        Command::Circuit(Some(CircuitWant {
+            hops: 3,
+            exit: None,
+            force: true,
+            routes,
+            proxied,
+            paths: 1,
+            spread_packets: false,
+        })),
+    );
     net.run_for(Duration::from_secs(8));
 }
 
