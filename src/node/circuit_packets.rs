@@ -95,7 +95,7 @@ impl Node {
         if own.purposes.get(id).is_some_and(Purpose::spreads) {
             return self.send_spread(clock, End::Own(id), packet, header, None, world);
         }
-        let Some(circuit) = own.purposes.to_send(clock.now, id, packet, header, world) else {
+        let Some(circuit) = own.purposes.circuit_for(clock.now, id, packet, header, world) else {
             own.counters.no_circuit += 1;
             return;
         };

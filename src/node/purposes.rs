@@ -236,7 +236,7 @@ impl Purposes {
     }
 
     /// The circuit on which a purpose's packet goes. What goes into silence is kept, too.
-    pub(super) fn to_send(
+    pub(super) fn circuit_for(
         &mut self,
         now: Time,
         id: PurposeId,
