@@ -18,7 +18,7 @@ use crate::tunnel::flow::Flows;
 use crate::wire::ip::Ip;
 
 /// A datagram that is not sealed yet: those that leave before it may have numbers after those that came after it
-/// (docs/decisions/0021-sealed-when-they-leave.md).
+/// (docs/decisions/0024-sealed-when-they-leave.md).
 #[derive(Debug)]
 pub(super) struct Datagram {
     pub kind: PacketKind,
