@@ -776,6 +776,90 @@ pub const FRIENDS_MAX: usize = 4096;
 /// Addresses kept for one peer at most.
 pub const ADDRESSES_PER_PEER_MAX: usize = 8;
 
+// ---- translators (docs/protocol/nat.md) --------------------------------------------------------
+
+/// Addresses at which a node says it may be reached, to one that it meets, at most.
+pub const MEETING_PLACES_MAX: usize = 8;
+/// Addresses that one session tries to get off a relayed path at once at most: those that were told, and those that the peer
+/// was heard at.
+pub const PUNCHED_MAX: usize = MEETING_PLACES_MAX + 4;
+/// When challenges go to all of them in a round, milliseconds from its begin.
+pub const PUNCH_AT_MS: [u64; 7] = [0, 20, 60, 150, 400, 900, 2000];
+/// Shortest time between two challenges to one of them beside a round, milliseconds.
+pub const PUNCH_AGAIN_MS: u64 = 100;
+/// Pauses between rounds, milliseconds; the last one is repeated.
+pub const PUNCH_ROUNDS_MS: [u64; 6] = [3_000, 10_000, 30_000, 60_000, 120_000, 300_000];
+/// A session with another path goes back to a relayed one when it said something and heard nothing for so long,
+/// milliseconds.
+pub const DIRECT_SILENT_MS: u64 = 5_000;
+/// And follows its peer there when nothing came but that way for so long, milliseconds.
+pub const RELAYED_DETOUR_MS: u64 = 1_500;
+/// One carried datagram, or half of one, at most, bytes.
+pub const CARRIED_MAX: usize = DATAGRAM_MAX;
+/// Pairs for which a shard carries at most, each direction counted.
+pub const PAIRS_MAX: usize = 2048;
+/// Of those, of one peer.
+pub const PAIRS_PER_PEER_MAX: usize = 64;
+/// A pair for which nothing was carried for so long is forgotten, milliseconds.
+pub const PAIR_IDLE_MS: u64 = 120_000;
+/// Bytes a second that are carried for one pair, each direction, when either is a friend; and at once.
+pub const CARRY_FRIEND_PER_SECOND: u32 = 2 << 20;
+/// At once.
+pub const CARRY_FRIEND_BURST: u32 = 1 << 20;
+/// The same between strangers.
+pub const CARRY_STRANGER_PER_SECOND: u32 = 128 << 10;
+/// At once.
+pub const CARRY_STRANGER_BURST: u32 = 256 << 10;
+/// Of all strangers together, a shard.
+pub const CARRY_STRANGERS_PER_SECOND: u32 = 1 << 20;
+/// At once.
+pub const CARRY_STRANGERS_BURST: u32 = 2 << 20;
+/// The same of a pair for a node that is no relay: enough to meet by.
+pub const CARRY_MEETING_PER_SECOND: u32 = 2 << 10;
+/// At once.
+pub const CARRY_MEETING_BURST: u32 = 64 << 10;
+/// Messages of channel 5 of one peer, carried datagrams aside, a second.
+pub const MEETING_PER_SECOND: u32 = 20;
+/// At once.
+pub const MEETING_BURST: u32 = 100;
+/// Carried datagrams that one relay brings a second: what it could carry for a friend, in small ones.
+pub const CARRIED_PER_SECOND: u32 = 20_000;
+/// At once.
+pub const CARRIED_BURST: u32 = 20_000;
+/// Ways that a shard knows at most.
+pub const WAYS_MAX: usize = 1024;
+/// Of those, by one relay.
+pub const WAYS_PER_RELAY_MAX: usize = 256;
+/// A way that nothing came or went for so long is forgotten when room is needed, milliseconds.
+pub const WAY_IDLE_MS: u64 = 60_000;
+/// Nodes to which a shard wants a way at most.
+pub const WANTED_WAYS_MAX: usize = 256;
+/// A handshake that was not answered for so long is helped along, milliseconds.
+pub const WAY_PATIENCE_MS: u64 = 700;
+/// And again after so long, milliseconds.
+pub const WAY_AGAIN_MS: u64 = 2_000;
+/// Whom one shard asks for a way at most.
+pub const WAY_ASKED_MAX: usize = 8;
+/// Nodes near to another that are asked for a way to it at most.
+pub const WAY_NEAR_MAX: usize = 4;
+/// Ways that one handshake tries at most.
+pub const WAYS_PER_CALL_MAX: usize = 4;
+/// Questions for a way without an answer at most, per shard.
+pub const WAY_QUESTIONS_MAX: usize = 512;
+/// A question for a way is not answered any more after this, milliseconds.
+pub const WAY_QUESTION_MS_MAX: u64 = 5_000;
+/// How often a node behind a translator says to those who hold a session for it that it is there, milliseconds: less than
+/// the half minute for which the worst translators remember.
+pub const HOLD_MS: u64 = 15_000;
+/// Nodes near to it that hold one.
+pub const HOLDERS: usize = 3;
+
+const _: () = assert!(HOLD_MS < OVERLAY_IDLE_MS && HOLD_MS < KEEPALIVE_MS);
+const _: () =
+    assert!(WAY_PATIENCE_MS + WAY_AGAIN_MS < OVERLAY_CALL_MS_MAX && OVERLAY_CALL_MS_MAX < HANDSHAKE_MS_MAX);
+const _: () = assert!(PUNCH_AT_MS[PUNCH_AT_MS.len() - 1] < PUNCH_ROUNDS_MS[0]);
+const _: () = assert!(CARRY_FRIEND_PER_SECOND as usize / DATAGRAM_MIN < CARRIED_PER_SECOND as usize);
+
 // ---- the overlay (docs/protocol/overlay.md) ----------------------------------------------------
 
 /// One message of the overlay at most, bytes: with its frame it fits in one packet of [`DATAGRAM_MIN`].

@@ -156,6 +156,8 @@ fn peer_json(peer: &PeerSnapshot, config: &Config) -> Value {
         "trust": peer.trust,
         "connected": peer.connected,
         "address": peer.address,
+        "relayed": peer.relayed,
+        "relayed_by": peer.relayed_by.map(|node| node.to_string()),
         "rtt_us": peer.rtt_us,
         "sent_bytes": peer.sent_bytes,
         "received_bytes": peer.received_bytes,

@@ -184,6 +184,8 @@ fn snapshot() -> Snapshot {
         rank: 18,
         trust: Some(50),
         address: "192.0.2.1:4600".parse().ok(),
+        relayed: false,
+        relayed_by: None,
         connected: true,
         rtt_us: 1500,
         sent_bytes: 10,
@@ -209,6 +211,8 @@ fn snapshot() -> Snapshot {
             CircuitSnapshot { hops: 2, path: vec![PublicKey([7; 32])], ..CircuitSnapshot::default() },
         )],
         tunnels: Vec::new(),
+        seen_at: Vec::new(),
+        one_port_for_all: None,
         overlay: Some(OverlaySnapshot { contacts: 12, ..OverlaySnapshot::default() }),
         classes: Class::ALL.map(|class| (class, ClassStats::default())).to_vec(),
     }

@@ -15,6 +15,7 @@ pub mod time;
 pub mod timer;
 pub mod tun;
 pub mod units;
+pub mod way;
 pub mod window;
 
 pub use content::{ChunkRead, Kept, NewChunk, NoChunks, ReadFault, StoredChunk};
@@ -27,4 +28,5 @@ pub use rng::Rng;
 pub use slicebuf::{SliceBuf, SlicePool};
 pub use time::{Time, UnixMs};
 pub use tun::{Offload, Segmentation, TunPacket};
+pub use way::Way;
 pub use window::Window;

@@ -69,6 +69,11 @@ impl Path {
     pub fn header(&self) -> u64 {
         if self.remote.is_ipv4() { 28 } else { 48 }
     }
+
+    /// Whether it leads through a peer ([`super::Way`]).
+    pub fn is_relayed(&self) -> bool {
+        super::Way::of(&self.remote).is_some()
+    }
 }
 
 #[cfg(test)]

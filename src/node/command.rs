@@ -253,6 +253,11 @@ pub struct Snapshot {
     pub job_circuits: Vec<(JobId, CircuitSnapshot)>,
     /// The overlay, if the node takes part.
     pub overlay: Option<OverlaySnapshot>,
+    /// Where peers see the first shard's socket, each address once.
+    pub seen_at: Vec<SocketAddr>,
+    /// Whether whatever translates this node's addresses gives one port to all remote ends; `None` before two peers have
+    /// said where they see it.
+    pub one_port_for_all: Option<bool>,
     /// What each class of traffic sent, and how long it waited.
     pub classes: Vec<(Class, ClassStats)>,
 }
@@ -265,6 +270,10 @@ impl Snapshot {
         self.circuit = self.circuit.take().or(other.circuit);
         self.job_circuits.extend(other.job_circuits);
         self.overlay = self.overlay.take().or(other.overlay);
+        self.one_port_for_all = self.one_port_for_all.or(other.one_port_for_all);
+        if self.seen_at.is_empty() {
+            self.seen_at = other.seen_at;
+        }
         if self.classes.is_empty() {
             self.classes = other.classes;
         } else {
@@ -389,8 +398,12 @@ pub struct PeerSnapshot {
     pub rank: u32,
     /// Trust, when a friend.
     pub trust: Option<u8>,
-    /// Where it was last heard from, when connected.
+    /// Where it was last heard from, when connected and not through another peer.
     pub address: Option<SocketAddr>,
+    /// Whether its packets go through another peer.
+    pub relayed: bool,
+    /// Through whom, as far as this shard knows.
+    pub relayed_by: Option<NodeId>,
     /// Whether a session is established.
     pub connected: bool,
     /// Smoothed round trip, microseconds.

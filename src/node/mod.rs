@@ -28,6 +28,9 @@ mod paths;
 mod peer;
 mod peers;
 mod promises;
+mod punch;
+mod punch_meet;
+mod punch_relay;
 mod purposes;
 mod pushing;
 mod receive;
@@ -73,6 +76,7 @@ use loans::Loans;
 use overlay::Overlays;
 use passing::Passing;
 use peer::Peer;
+use punch::Punch;
 use shaping::Shaping;
 use snapshot::Counters;
 use streams::{NOT_WANTED, TOO_SLOW};
@@ -89,6 +93,8 @@ pub const RESERVE_CHANNEL: ChannelId = ChannelId(3);
 pub const OVERLAY_CHANNEL: ChannelId = ChannelId(4);
 /// The channel on which chunks are given to be kept (docs/protocol/keep.md).
 pub const KEEP_CHANNEL: ChannelId = ChannelId(5);
+/// The channel by which nodes meet that do not reach each other (docs/protocol/nat.md).
+pub const MEET_CHANNEL: ChannelId = ChannelId(6);
 
 /// ECN-capable transport, code point ECT(0).
 const ECT0: u8 = 2;
@@ -240,6 +246,7 @@ pub struct Node {
     inners: Inners,
     /// UDP payload of a session's datagram at most, bytes.
     datagram_max: usize,
+    punch: Punch,
     counters: Counters,
     /// The last round trip that a peer's acknowledgement showed, until it is asked for.
     round_trip: Option<Duration>,
@@ -314,6 +321,7 @@ impl Node {
             template,
             inners: Inners::default(),
             datagram_max: DATAGRAM_MAX,
+            punch: Punch::default(),
             counters: Counters::default(),
             round_trip: None,
         }
@@ -495,6 +503,7 @@ impl Node {
             self.friends.hurry(clock.now);
         }
         self.call_friends(clock);
+        self.settle_punch(clock);
         self.send_requests(clock);
         self.send_waiting(clock, world);
         self.circuits_timeout(clock, world);

@@ -14,7 +14,8 @@ use super::overlay_keeper::Keeper;
 use super::overlay_links::Links;
 use super::peer::Meeting;
 use super::{
-    CHUNK_CHANNEL, Clock, Cross, HELLO_CHANNEL, KEEP_CHANNEL, Node, OVERLAY_CHANNEL, RESERVE_CHANNEL, World,
+    CHUNK_CHANNEL, Clock, Cross, HELLO_CHANNEL, KEEP_CHANNEL, MEET_CHANNEL, Node, OVERLAY_CHANNEL,
+    RESERVE_CHANNEL, World,
 };
 use crate::base::{ChannelId, Time};
 use crate::crypto::{Identity, hash};
@@ -127,7 +128,8 @@ impl Node {
     pub(super) fn services(&self) -> Vec<ChannelId> {
         let overlay = self.overlay.is_on().then_some(OVERLAY_CHANNEL);
         let keep = self.keep.is_on().then_some(KEEP_CHANNEL);
-        [CHUNK_CHANNEL, HELLO_CHANNEL, RESERVE_CHANNEL].into_iter().chain(overlay).chain(keep).collect()
+        let always = [CHUNK_CHANNEL, HELLO_CHANNEL, RESERVE_CHANNEL];
+        always.into_iter().chain(overlay).chain(keep).chain([MEET_CHANNEL]).collect()
     }
 
     /// What the node does in the overlay from now on.
@@ -137,6 +139,8 @@ impl Node {
         self.serve.serve_strangers(serves);
         let kept = self.keep.is_on();
         self.keep.allow(rules.keep.filter(|_| serves), self.overlay.shard.1);
+        self.set_own_addresses(&rules.addresses);
+        self.punch.hold_at = (rules.enabled && self.overlay.shard.0 == FIRST).then_some(clock.now);
         let was = self.overlay.on.as_ref().map(|on| on.tag);
         let tag = rules.enabled.then(|| tag(&rules.network));
         if was.is_some() && was != tag {
@@ -199,7 +203,9 @@ impl Node {
             return self.sessions.close(clock.now, session, CloseCode::MALFORMED, malformed.0);
         }
         let proven = self.sessions.is_confirmed(session);
-        let seen = self.sessions.path(session).filter(|_| proven).map(|path| path.remote);
+        // Where a relay brings it from says nothing of where it is.
+        let seen = self.sessions.path(session).filter(|path| proven && !path.is_relayed());
+        let seen = seen.map(|path| path.remote);
         self.overlay.counters.received += 1;
         if lane == 0 {
             self.overlay.links.heard(clock.now, id, card.key);
@@ -219,7 +225,7 @@ impl Node {
             return;
         }
         let card = peer.card;
-        if let Some(path) = self.sessions.path(peer.session) {
+        if let Some(path) = self.sessions.path(peer.session).filter(|path| !path.is_relayed()) {
             self.peers.get_mut(&id).into_iter().for_each(|peer| peer.overlay_told = true);
             self.say_to_keeper(clock, OverlayCross::Up { peer: card, at: path.remote });
         }

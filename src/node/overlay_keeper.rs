@@ -12,13 +12,13 @@ use super::{Clock, Node, World};
 use crate::base::{ChunkId, NodeId, PublicKey, Rng, Time};
 use crate::crypto::{Identity, IdentityCard};
 use crate::limits::{
-    ANONYMOUS_ENTERED_MIN, ANONYMOUS_ENTRIES_MAX, FINDS_MAX, GIVERS_MAX, OVERLAY_ENTER_MS_MAX,
+    ANONYMOUS_ENTERED_MIN, ANONYMOUS_ENTRIES_MAX, FINDS_MAX, GIVERS_MAX, HOLDERS, OVERLAY_ENTER_MS_MAX,
     OVERLAY_ENTER_MS_MIN, OVERLAY_ENTER_SAVED, OVERLAY_ENTERED_MIN, PEERS_BATCH, PUSH_LOOKUPS_OPEN_MAX,
-    SHARDS_MAX,
+    SHARDS_MAX, WAY_NEAR_MAX,
 };
 use crate::overlay::site::{Site, is_global};
 use crate::overlay::{Config, Effect, Goal, LookupId, Manner, Moment, Overlay, Peer, Standing, Wanted};
-use crate::session::OverlayCross;
+use crate::session::{MeetCross, OverlayCross};
 use crate::wire::overlay::{Contact, Endpoint, Record};
 
 /// The first shard's part.
@@ -32,6 +32,8 @@ pub(super) struct Keeper {
     finds: BTreeMap<LookupId, (u8, ChunkId)>,
     /// Lookups of nodes that may keep a chunk, likewise; at most [`PUSH_LOOKUPS_OPEN_MAX`] for each shard.
     nears: BTreeMap<LookupId, (u8, ChunkId)>,
+    /// Lookups of nodes to which a way is wanted; at most [`FINDS_MAX`].
+    near_targets: BTreeMap<LookupId, IdentityCard>,
     /// What is for shards, in order.
     pub(super) answers: Vec<(u8, OverlayCross)>,
     /// When it is looked whether the network must be entered (again), and the pause after that.
@@ -70,6 +72,7 @@ impl Keeper {
             rng,
             finds: BTreeMap::new(),
             nears: BTreeMap::new(),
+            near_targets: BTreeMap::new(),
             answers: Vec::new(),
             enter_at: now,
             pause: Duration::from_millis(OVERLAY_ENTER_MS_MIN),
@@ -253,6 +256,29 @@ impl Keeper {
         (self.rules.network.clone(), drawn)
     }
 
+    /// Looks for those that are near to a node, who may have a session with it. Those that are known already.
+    fn near(&mut self, at: Moment, card: &IdentityCard) -> Vec<Contact> {
+        let key = card.node_id().0;
+        let under_way = self.near_targets.values().any(|other| other.key == card.key);
+        if !under_way && self.near_targets.len() < FINDS_MAX {
+            let wanted = Wanted { key, goal: Goal::Nodes, manner: Manner::Near, quiet: true };
+            self.near_targets.extend(self.core.find(at, wanted).map(|lookup| (lookup, *card)));
+        }
+        let nearest =
+            self.core.table().nearest(&key, WAY_NEAR_MAX + 1).into_iter().map(|one| one.peer.contact);
+        nearest.filter(|contact| contact.card.key != card.key).take(WAY_NEAR_MAX).collect()
+    }
+
+    /// Those by whom this node is found, if others do not reach it: peers see it where it has no address of its own.
+    pub(super) fn holders(&self) -> Vec<Contact> {
+        let is_translated = self.named.iter().any(|named| !self.rules.addresses.contains(named));
+        if !is_translated {
+            return Vec::new();
+        }
+        let own = self.core.own().id.0;
+        self.core.table().nearest(&own, HOLDERS).into_iter().map(|one| one.peer.contact).collect()
+    }
+
     /// Whom to call to enter the network, if that is due and it knows too few.
     fn whom_to_call(&mut self, now: Time) -> Vec<(IdentityCard, Vec<SocketAddr>)> {
         if now < self.enter_at {
@@ -377,6 +403,11 @@ impl Node {
                     let nodes = outcome.nearest.iter().map(|peer| peer.contact).collect();
                     keeper.answers.push((shard, OverlayCross::Nearest { chunk, nodes }));
                 }
+                if let Some(target) = keeper.near_targets.remove(&lookup) {
+                    let near = outcome.nearest.iter().map(|peer| peer.contact);
+                    let near = near.filter(|contact| contact.card.key != target.key).take(WAY_NEAR_MAX);
+                    return self.ask_near(clock, near.collect(), &target);
+                }
                 if let Some((shard, chunk)) = keeper.finds.remove(&lookup) {
                     keeper.answers.push((shard, OverlayCross::Ended(chunk)));
                 }
@@ -390,6 +421,20 @@ impl Node {
                 }
             }
             Effect::Seen { by, address } => keeper.seen(clock.now, by, address),
+        }
+    }
+
+    /// Has those asked that are near to a node to which a way is wanted.
+    pub(super) fn look_near(&mut self, clock: Clock, card: &IdentityCard) {
+        let Some((keeper, at)) = self.overlay.core(clock) else { return };
+        let near = keeper.near(at, card);
+        self.ask_near(clock, near, card);
+    }
+
+    fn ask_near(&mut self, clock: Clock, near: Vec<Contact>, target: &IdentityCard) {
+        for relay in near {
+            let home = self.home_of(&relay.card.key);
+            self.meet_cross(clock, home, MeetCross::Ask { relay, target: *target });
         }
     }
 

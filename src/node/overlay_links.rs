@@ -212,6 +212,12 @@ impl Node {
             return;
         };
         calling.shards.extend(shard);
+        if shard.is_some() {
+            // Somebody waits for it: it is worth a way through others.
+            self.want_way(clock.now, card);
+        }
+        let Some(calling) = self.overlay.links.by_key.get(&key).copied() else { return };
+        let Some(calling) = self.overlay.links.calls.get_mut(&calling) else { return };
         if let Some(message) = message {
             match calling.messages.len() < OVERLAY_QUEUED_MAX {
                 true => calling.messages.push(message),
@@ -292,6 +298,7 @@ impl Node {
         let Some(calling) = links.calls.remove(&session) else { return };
         links.by_key.remove(&calling.key);
         links.enter(clock.now, id, Kind::Called);
+        self.ask_what_waits(clock.now, id);
         for message in calling.messages {
             self.say_overlay(clock, id, &message);
         }
@@ -345,6 +352,7 @@ impl Node {
         links.early.remove(&session);
         let Some(calling) = links.calls.remove(&session) else { return };
         links.by_key.remove(&calling.key);
+        self.punch.asks.retain(|(relay, _), _| *relay != calling.key);
         self.overlay.counters.calls_failed += 1;
         self.say_to_keeper(clock, OverlayCross::Failed { peer: calling.id, tried: calling.tried });
         for shard in calling.shards {

@@ -84,6 +84,9 @@ pub(super) struct Peer {
     pub overlay_told: bool,
     /// What it may say to the overlay.
     pub overlay_budget: Budget,
+    /// What it may say on channel 5, and what it may bring there.
+    pub meeting_budget: Budget,
+    pub carried_budget: Budget,
     pub sent_bytes: u64,
     pub received_bytes: u64,
 }

@@ -62,6 +62,9 @@ impl Node {
                     if let Some(peer) = self.peers.get_mut(&id) {
                         peer.connection.path_changed(clock.now);
                     }
+                    self.note_path(clock, id);
+                    // Where a peer is that came by a relay shows only now.
+                    self.overlay_met(clock, id);
                     self.touch(id);
                 }
             }
@@ -105,6 +108,8 @@ impl Node {
             given: 0,
             overlay_told: false,
             overlay_budget: Budget::default(),
+            meeting_budget: Budget::default(),
+            carried_budget: Budget::default(),
             sent_bytes: 0,
             received_bytes: 0,
         };
@@ -125,6 +130,8 @@ impl Node {
         if lane == 0 {
             self.say_hello(id);
             self.ask_promise(clock, id);
+            self.note_path(clock, id);
+            self.ask_what_waits(clock.now, id);
         }
         self.touch(id);
     }
@@ -140,7 +147,9 @@ impl Node {
         if self.friends.connected(&peer.card.key, id) {
             self.sessions.set_keepalive(peer.session, peer.lane == 0);
             self.tunnels.revive(&peer.card.key);
-            if !is_liar(&self.liars, clock.now, &peer.card.key) {
+            let key = peer.card.key;
+            self.ask_where(clock.now, id);
+            if !is_liar(&self.liars, clock.now, &key) {
                 self.fetch.peer_up(clock.now, id);
             }
         }
@@ -193,6 +202,11 @@ impl Node {
         self.circuits_failed(clock, session);
         self.overlay_confirmed(clock, session, false);
         self.overlay_down(clock, id, &peer, why);
+        self.punch.meetings.remove(&id);
+        self.ways_lost(clock, id, None);
+        if peer.lane == 0 && self.sessions.usable(&peer.card.key).is_none() {
+            self.carry_no_more(&peer.card.key);
+        }
         if let Some(at) = peer.timer {
             self.timers.remove(&(at, id));
         }
@@ -238,6 +252,9 @@ impl Node {
                 (None, _) => {}
             }
             self.friends.calling(clock.now, &friend.card.key, session);
+            if session.is_some() {
+                self.want_way(clock.now, &friend.card);
+            }
         }
     }
 

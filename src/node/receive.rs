@@ -19,6 +19,10 @@ impl Node {
     pub(super) fn handle_train(&mut self, clock: Clock, train: Train, world: &mut impl World) -> bool {
         self.counters.trains_in += 1;
         self.counters.bytes_in += u64::from(train.place.len);
+        if train.path.is_relayed() {
+            // What stands for a way is nobody's address.
+            return false;
+        }
         let segment = (train.segment as usize).max(1);
         let before = self.answered;
         let datagrams = world.bytes_mut(train.place).chunks_mut(segment);
@@ -109,6 +113,27 @@ impl Node {
         self.end_of_batch(clock, id);
     }
 
+    /// A datagram that came by a relay.
+    pub(super) fn handle_relayed(
+        &mut self,
+        clock: Clock,
+        path: Path,
+        bytes: &mut [u8],
+        world: &mut impl World,
+    ) {
+        let (_, carried) = self.handle_datagrams(clock, path, 0, std::iter::once(&mut *bytes));
+        if carried > 0 {
+            self.shaping.came(clock.now, carried, 0);
+        }
+        if self.tunnels.has_arrived() {
+            self.take_crossed(bytes, world);
+        }
+        if self.circuits.has_arrived() {
+            self.take_crossed_cells(clock, bytes, world);
+        }
+        self.session_events(clock);
+    }
+
     /// Obeys another shard; false when nothing follows from it.
     pub(super) fn handle_cross(
         &mut self,
@@ -143,6 +168,10 @@ impl Node {
             }
             Cross::Overlay(message) => {
                 self.handle_overlay_cross(clock, from, *message);
+                return true;
+            }
+            Cross::Meet(message) => {
+                self.handle_meet_cross(clock, *message);
                 return true;
             }
             Cross::Send { path, segment, ecn, bytes } => {

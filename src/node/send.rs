@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::peer::FromStore;
 use super::{Clock, Cross, ECT0, Node, Output, Train, World};
-use crate::base::{BufId, Place, Time};
+use crate::base::{BufId, Place, Time, Way};
 use crate::limits::{
     ACK_DELAY_US_MAX, DATAGRAM_MAX, HEADER_SIZE, PACKET_OVERHEAD, TAG_SIZE, TRAIN_SEGMENTS_MAX,
     TRAIN_SIZE_MAX,
@@ -23,6 +23,18 @@ pub(super) fn wire_bytes(train: &Train) -> u64 {
 impl Node {
     /// The next thing to do.
     pub fn poll(&mut self, clock: Clock, world: &mut impl World) -> Option<Output> {
+        loop {
+            let output = self.poll_next(clock, world)?;
+            // What goes by a relay is a datagram to that, and leaves with its session's.
+            let Output::Train(train) = output else { return Some(output) };
+            let Some(way) = Way::of(&train.path.remote) else { return Some(Output::Train(train)) };
+            if let Some(crossing) = self.send_by_way(clock, train, way, world) {
+                return Some(crossing);
+            }
+        }
+    }
+
+    fn poll_next(&mut self, clock: Clock, world: &mut impl World) -> Option<Output> {
         if let Some(report) = self.reports.pop_front() {
             return Some(Output::Report(report));
         }

@@ -33,13 +33,16 @@ impl Node {
             .values()
             .map(|peer| {
                 let stats = peer.connection.stats();
+                let path = self.sessions.path(peer.session);
                 PeerSnapshot {
                     node: peer.node,
                     key: peer.card.key,
                     lane: peer.lane,
                     rank: peer.card.rank(),
                     trust: peer.trust,
-                    address: self.sessions.path(peer.session).map(|path| path.remote),
+                    address: path.filter(|path| !path.is_relayed()).map(|path| path.remote),
+                    relayed: path.is_some_and(|path| path.is_relayed()),
+                    relayed_by: path.and_then(|path| self.relay_on(&path)),
                     connected: true,
                     rtt_us: stats.rtt.as_micros() as u64,
                     sent_bytes: peer.sent_bytes,
@@ -64,6 +67,8 @@ impl Node {
                     rank: friend.card.rank(),
                     trust: Some(friend.trust),
                     address: friend.addresses.first().copied(),
+                    relayed: false,
+                    relayed_by: None,
                     connected: false,
                     rtt_us: 0,
                     sent_bytes: 0,
@@ -88,6 +93,8 @@ impl Node {
             circuit: self.circuits.purposes.get(PurposeId::Tunnel).map(Purpose::snapshot),
             job_circuits: self.circuits.purposes.job_snapshots(),
             overlay,
+            seen_at: self.seen_at(),
+            one_port_for_all: self.is_mapping_endpoint_independent(),
             classes: self.shaping.classes(),
         }
     }
@@ -117,6 +124,11 @@ impl Node {
                 "What this node may send, configured or measured; 0 without a limit",
                 // It is the node's, and gauges of shards are added up.
                 self.shaping.rate().filter(|_| self.shaping.budget.shard() == OWNER).unwrap_or(0) as f64,
+            ),
+            (
+                "sessions_relayed",
+                "Sessions whose packets go through another peer",
+                self.punch.meetings.len() as f64,
             ),
             ("overlay_contacts", "Contacts in the overlay's table", overlay.contacts as f64),
             ("overlay_nodes", "Nodes of the network, estimated", overlay.nodes as f64),
@@ -149,6 +161,7 @@ impl Node {
         let (tunnel, joined) = (self.tunnels.counters, self.tunnels.joined());
         let waited = self.waiting.stats();
         let (overlay, core) = (self.overlay.counters, self.overlay.core_counters());
+        let punch = self.punch.counters;
         let (cells, onion) = (self.circuits.counters, *self.circuits.onion.counters());
         vec![
             ("node_trains_received", "Trains of datagrams handed in", trains_in),
@@ -284,6 +297,18 @@ impl Node {
             ("push_offers", "Offers made", push.offers),
             ("push_kept", "Of those, accepted and kept", push.kept),
             ("push_bytes", "Bytes of chunks sent to be kept", push.bytes),
+            ("nat_ways_asked", "Questions to peers for a way to a node that is not reached", punch.asked),
+            ("nat_ways_found", "Of those, the ones that were answered with one", punch.found),
+            ("nat_rounds", "Rounds of trying to get a session off a relayed path", punch.rounds),
+            ("nat_punched", "Sessions that got off a relayed path", session.punched),
+            ("nat_relayed_again", "Sessions that went back to a relayed path, their peers being silent", session.relayed_again),
+            ("nat_relayed_sent", "Datagrams sent through another peer", punch.relayed_out),
+            ("nat_relayed_received", "Datagrams that came through another peer", punch.relayed_in),
+            ("nat_relayed_lost", "Of those, the ones that found no room or no way", punch.relayed_lost),
+            ("nat_carried", "Datagrams carried between two peers", punch.carried),
+            ("nat_carried_bytes", "Their bytes", punch.carried_bytes),
+            ("nat_carried_lost", "Datagrams between two peers that were too many", punch.carried_lost),
+            ("nat_flooded", "Messages about ways that were too many", punch.flooded),
             ("gets_done", "Gets completed", gets_done),
             ("gets_failed", "Gets that failed", gets_failed),
         ]

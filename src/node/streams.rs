@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::peer::Role;
 use super::{
-    CHUNK_CHANNEL, Clock, HELLO_CHANNEL, KEEP_CHANNEL, Node, OVERLAY_CHANNEL, RESERVE_CHANNEL, World,
+    CHUNK_CHANNEL, Clock, HELLO_CHANNEL, KEEP_CHANNEL, MEET_CHANNEL, Node, OVERLAY_CHANNEL, RESERVE_CHANNEL,
+    World,
 };
 use crate::base::StreamId;
 use crate::limits::{HELLO_MS_MAX, MESSAGE_SIZE_MAX};
@@ -150,6 +151,9 @@ impl Node {
                 StreamEvent::StreamsAvailable => self.fetch.more_streams(id),
                 StreamEvent::Datagram { channel, bytes } if channel == OVERLAY_CHANNEL => {
                     self.overlay_datagram(clock, id, &bytes);
+                }
+                StreamEvent::Datagram { channel, bytes } if channel == MEET_CHANNEL => {
+                    self.meet_datagram(clock, id, &bytes, world);
                 }
                 StreamEvent::Writable(_) | StreamEvent::Datagram { .. } | StreamEvent::MtuChanged(_) => {}
             }

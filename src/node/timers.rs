@@ -24,6 +24,7 @@ impl Node {
             self.circuits.poll_timeout(),
             self.overlay.poll_timeout(),
             self.inners.poll_timeout(),
+            self.punch.poll_timeout(),
             self.meetings.first().map(|(until, ..)| *until),
             self.next_progress,
             lonely,

@@ -6,6 +6,7 @@ use super::home::Lanes;
 use super::knock::Belongs;
 use super::lane::Lane;
 use super::path::Paths;
+use super::punch::Relayed;
 use crate::base::{Path, Rng, Time};
 use crate::crypto::identity::header_mask;
 use crate::crypto::{IdentityCard, MaskKey};
@@ -32,6 +33,8 @@ pub(super) struct Wants {
     pub(super) lanes: bool,
     /// A packet straight to the peer's shard, past the homes.
     pub(super) knock: bool,
+    /// Challenges to where the peer may be, past a relay.
+    pub(super) punch: bool,
     pub(super) close: bool,
 }
 
@@ -77,6 +80,8 @@ pub(super) struct Session {
     pub(super) lanes: Option<Box<Lanes>>,
     /// Whose further lane this is.
     pub(super) belongs: Option<Box<Belongs>>,
+    /// While its path leads through a peer, and after that.
+    pub(super) relayed: Option<Box<Relayed>>,
     pub(super) received_bytes: u64,
     pub(super) sent_bytes: u64,
     mask: MaskKey,
@@ -117,6 +122,7 @@ impl Session {
             closing: None,
             lanes: None,
             belongs: None,
+            relayed: None,
             received_bytes: 0,
             sent_bytes: 0,
         }
@@ -154,7 +160,9 @@ impl Session {
         }
         let lanes = self.lanes.as_ref().and_then(|lanes| lanes.deadline());
         let knock = self.belongs.as_ref().and_then(|belongs| belongs.knock_at());
-        let others = [self.lane.erase_at(), self.paths.deadline(), self.confirming, lanes, knock];
+        let is_relayed = || self.paths.active().is_relayed();
+        let punch = self.relayed.as_ref().and_then(|relayed| relayed.deadline(is_relayed()));
+        let others = [self.lane.erase_at(), self.paths.deadline(), self.confirming, lanes, knock, punch];
         others.into_iter().flatten().fold(at, Time::min)
     }
 
@@ -202,6 +210,14 @@ impl Session {
             let end = PAYLOAD_AT + Control::Ping.put(&mut buf[PAYLOAD_AT..])?;
             let (len, rekeyed) = self.finish_control(now, end, buf.len(), rng, buf);
             return Some((straight, len, rekeyed));
+        }
+        if self.wants.punch {
+            if let Some((path, data)) = self.relayed.as_mut().and_then(|relayed| relayed.next(now)) {
+                let end = PAYLOAD_AT + Control::Challenge(data).put(&mut buf[PAYLOAD_AT..])?;
+                let (len, rekeyed) = self.finish_control(now, end, buf.len(), rng, buf);
+                return Some((path, len, rekeyed));
+            }
+            self.wants.punch = false;
         }
         let budget = usize::try_from(self.paths.budget()).unwrap_or(usize::MAX);
         let limit = buf.len().min(DATAGRAM_MIN).min(budget);

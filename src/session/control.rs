@@ -32,6 +32,12 @@ impl Sessions {
                         session.wants.token = true;
                         self.counters.paths_validated += 1;
                         self.events.push_back(Event::Validated { session: key });
+                    } else if let Some(path) = session.punched(&path, &data) {
+                        session.wants.token = true;
+                        self.counters.punched += 1;
+                        self.counters.paths_validated += 1;
+                        self.events.push_back(Event::Moved { session: key, path });
+                        self.events.push_back(Event::Validated { session: key });
                     }
                 }
                 Ok(Control::Token(token)) => self.tokens.keep(session.card.key, token),

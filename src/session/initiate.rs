@@ -210,7 +210,7 @@ impl Sessions {
         self.tokens.keep(card.key, reply.token);
 
         let mut paths = Paths::validated(path);
-        if reply.home_port != 0 && reply.home_port != path.remote.port() {
+        if reply.home_port != 0 && reply.home_port != path.remote.port() && !path.is_relayed() {
             let remote = SocketAddr::new(path.remote.ip(), reply.home_port);
             paths.prefer(Path { remote, ..path }, reply_len, now, &mut self.rng);
         }
@@ -222,6 +222,7 @@ impl Sessions {
         let mut session = Session::new(parts, now);
         session.wants.challenge = session.paths.challenge().is_some();
         session.lanes = Some(Box::new(lanes));
+        session.note_relayed(now);
         session.start_confirming(now);
         if let Some(slot) = self.slab.get_mut(key) {
             *slot = Slot::Live(Box::new(session));

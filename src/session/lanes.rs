@@ -228,7 +228,9 @@ impl Sessions {
         let paths = Paths::validated(path);
         let straight = Path { local: unspecified(straight), remote: straight };
         let is_there = via == self.shards.index && path.remote == straight.remote;
-        let belongs = Belongs::new(home, home_session, number, (!is_there).then_some(straight), now);
+        // Through a relay there is no other way to the peer's shard.
+        let straight = Some(straight).filter(|straight| !is_there && !straight.is_relayed());
+        let belongs = Belongs::new(home, home_session, number, straight, now);
         let opened = awaited.is_some();
         let over = Cross::LaneOver { home: home_session, lane: number };
         let (key, cid) = match awaited {

@@ -11,7 +11,7 @@ use crate::base::{Path, Rng, Time};
 use crate::crypto::IdentityCard;
 use crate::limits::{
     ADDRESSES_PER_PEER_MAX, HANDSHAKE_ADDRESS_STEP_MS, HANDSHAKE_ATTEMPTS_KEPT, HANDSHAKE_MS_MAX,
-    HANDSHAKE_RETRY_MS, HANDSHAKE_RETRY_MS_MAX,
+    HANDSHAKE_RETRY_MS, HANDSHAKE_RETRY_MS_MAX, WAYS_PER_CALL_MAX,
 };
 
 /// One first flight that was sent and may still be answered. Each has an ephemeral key, a time stamp and a
@@ -137,6 +137,19 @@ impl Pending {
         }
         self.urgent = Some(path.remote);
         true
+    }
+
+    /// The peer may be reached at this address as well: it is tried at once, and in turn with the others.
+    pub(super) fn also_at(&mut self, remote: SocketAddr) -> bool {
+        let room = self.addresses.len() < ADDRESSES_PER_PEER_MAX + WAYS_PER_CALL_MAX;
+        let known = self.addresses.contains(&remote);
+        if !known && room {
+            self.addresses.push(remote);
+        }
+        if known || room {
+            self.urgent = Some(remote);
+        }
+        known || room
     }
 
     /// The way to an address: that on which the peer was heard, if it was.

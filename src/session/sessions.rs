@@ -12,6 +12,7 @@ use super::lanes::Awaited;
 use super::path::Arrival;
 use super::peers::Peers;
 use super::pending::Pending;
+use super::punch::Crossing;
 use super::seen::Seen;
 use super::shards::{Cross, Shards};
 use super::slab::Slab;
@@ -270,6 +271,14 @@ impl Sessions {
         if session.is_detour(now, &path, len, self.config.home_port) {
             return;
         }
+        match session.cross_over(now, &path, len, &mut self.rng) {
+            Crossing::None => {}
+            Crossing::Ignored => return,
+            Crossing::Punch => {
+                session.wants.punch = true;
+                return self.talk(key);
+            }
+        }
         match session.paths.arrived(path, len, highest, now, &mut self.rng) {
             Arrival::Same => {}
             Arrival::Challenge => session.wants.challenge = true,
@@ -285,6 +294,7 @@ impl Sessions {
                 self.events.push_back(Event::Moved { session: key, path });
             }
         }
+        session.note_relayed(now);
         // Also when only the budget grew: something may have waited for it.
         if session.wants.any() {
             self.talk(key);

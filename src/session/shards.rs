@@ -8,6 +8,7 @@
 use super::circuits::CircuitCross;
 use super::home::Wanted;
 use super::lanes::Seat;
+use super::meet::MeetCross;
 use super::noise::Offered;
 use super::overlay::OverlayCross;
 use super::sessions::Sessions;
@@ -127,6 +128,8 @@ pub enum Cross {
     Circuit(Box<CircuitCross>),
     /// In matters of the overlay.
     Overlay(Box<OverlayCross>),
+    /// About ways to peers through others.
+    Meet(Box<MeetCross>),
     /// A lane has ended.
     LaneOver {
         /// The receiver's session.
@@ -148,6 +151,7 @@ impl Cross {
             Self::Datagram { .. } | Self::Send { .. } | Self::Packet { .. } => true,
             Self::Circuit(message) => message.is_packet(),
             Self::Overlay(message) => message.is_packet(),
+            Self::Meet(message) => message.is_packet(),
             _ => false,
         }
     }
@@ -162,6 +166,7 @@ impl Cross {
             Self::Packet { .. } => "packet",
             Self::Circuit(message) => message.name(),
             Self::Overlay(message) => message.name(),
+            Self::Meet(message) => message.name(),
             Self::LaneWanted { .. } => "lane wanted",
             Self::LaneAway { .. } => "lane away",
             Self::LaneSeat(_) => "lane",
@@ -315,6 +320,11 @@ impl Sessions {
         self.shards.home(peer) == self.shards.index
     }
 
+    /// The port of this shard's socket; 0 when that is not known.
+    pub fn own_port(&self) -> u16 {
+        self.config.home_port
+    }
+
     /// The home of a peer, when it is another shard.
     pub fn elsewhere(&self, peer: &PublicKey) -> Option<u8> {
         Some(self.shards.home(peer)).filter(|home| *home != self.shards.index)
@@ -378,6 +388,7 @@ impl Sessions {
             | Cross::Packet { .. }
             | Cross::Circuit(_)
             | Cross::Overlay(_)
+            | Cross::Meet(_)
             | Cross::Demand { .. }
             | Cross::Tokens { .. }
             | Cross::Line(_)

@@ -73,6 +73,12 @@ impl Sessions {
                 self.events.push_back(Event::Moved { session: key, path });
             }
         }
+        if session.back_to_relay(now) {
+            self.counters.relayed_again += 1;
+            let path = session.paths.active();
+            self.events.push_back(Event::Moved { session: key, path });
+        }
+        session.punch_due(now);
         session.knock(now, self.config.home_port);
         self.lanes_due(now, key);
         if matches!(self.slab.get(key), Some(Slot::Live(session)) if session.wants.any()) {

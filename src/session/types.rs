@@ -300,6 +300,10 @@ pub struct Counters {
     pub paths_validated: u64,
     /// New paths that were given up.
     pub paths_failed: u64,
+    /// Sessions that got off a relayed path.
+    pub punched: u64,
+    /// Sessions that went back to one, their peers being silent.
+    pub relayed_again: u64,
     /// Sessions closed for any reason.
     pub closed: u64,
     /// Further lanes that we asked for and got.

@@ -226,6 +226,8 @@ mod tests {
             rank: 0,
             trust: None,
             address: None,
+            relayed: false,
+            relayed_by: None,
             connected: true,
             rtt_us: 1 + u64::from(lane),
             sent_bytes: bytes,

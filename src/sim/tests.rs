@@ -8,6 +8,7 @@ mod keeping;
 mod limits;
 mod line;
 mod loans;
+mod nat;
 mod overlay;
 mod promises;
 mod shards;

@@ -18,6 +18,7 @@ pub mod keep;
 pub mod locator;
 pub mod overlay;
 pub mod packet;
+pub mod punch;
 pub mod reference;
 pub mod relay;
 pub mod reserve;

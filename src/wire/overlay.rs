@@ -19,7 +19,7 @@ mod announcement;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::Malformed;
-use crate::base::{ChunkId, NodeId};
+use crate::base::{ChunkId, NodeId, Way};
 use crate::crypto::{Identity, IdentityCard};
 use crate::limits::{
     ANNOUNCED_CHUNKS_MAX, ANSWER_CONTACTS_MAX, ANSWER_RECORDS_MAX, CONTACT_ADDRESSES_MAX, OVERLAY_MESSAGE_MAX,
@@ -52,10 +52,12 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// `None` for what can be nobody's: port 0, unspecified, multicast.
+    /// `None` for what can be nobody's: port 0, unspecified, multicast, and what stands for a way through a peer in the node
+    /// that says so.
     pub fn new(address: SocketAddr) -> Option<Self> {
         let ip = address.ip().to_canonical();
-        let usable = address.port() != 0 && !ip.is_unspecified() && !ip.is_multicast();
+        let usable =
+            address.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && Way::of(&address).is_none();
         let mapped = match ip {
             IpAddr::V4(ip) => ip.to_ipv6_mapped(),
             IpAddr::V6(ip) => ip,

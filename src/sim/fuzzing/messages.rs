@@ -3,9 +3,9 @@
 use super::Input;
 use crate::crypto::{MaskKey, Secret};
 use crate::limits::{
-    ADDRESS_TOKEN_SIZE_MAX, CHUNK_SIZE_MAX, CLOSE_REASON_MAX, EARLY_DATA_MAX, HELLO_AGENT_MAX,
-    HELLO_SERVICES_MAX, HELLO_SIZE_MAX, OVERLAY_MESSAGE_MAX, PACKET_OVERHEAD, RECORD_PLAIN, SLICE_SIZE,
-    TAG_SIZE,
+    ADDRESS_TOKEN_SIZE_MAX, CARRIED_MAX, CHUNK_SIZE_MAX, CLOSE_REASON_MAX, EARLY_DATA_MAX, HELLO_AGENT_MAX,
+    HELLO_SERVICES_MAX, HELLO_SIZE_MAX, MEETING_PLACES_MAX, OVERLAY_MESSAGE_MAX, PACKET_OVERHEAD,
+    RECORD_PLAIN, SLICE_SIZE, TAG_SIZE,
 };
 use crate::wire::chunkmsg::{Part, ReplyHead, ReplyLayout, SliceRequest, mask_of};
 use crate::wire::control::{Control, Controls};
@@ -16,6 +16,7 @@ use crate::wire::overlay::{self, Message};
 use crate::wire::packet::{
     Header, NUMBER_BITS, PacketKind, Series, expand_number, nonce, split_sample, toggle_mask,
 };
+use crate::wire::punch;
 use crate::wire::reserve;
 
 /// Headers and their masks; the expansion of numbers.
@@ -54,6 +55,19 @@ pub fn reserve(bytes: &[u8]) {
         assert_eq!(answer.emit()[..], *bytes);
         let promised = answer.verdict == reserve::Verdict::Promised;
         assert!(if promised { answer.most == 0 } else { answer.duration_s == 0 });
+    }
+}
+
+/// A message by which nodes meet: one form, within the bounds.
+pub fn punch(bytes: &[u8]) {
+    let Ok(message) = punch::Message::parse(bytes) else { return };
+    assert_eq!(message.emit(), bytes);
+    match message {
+        punch::Message::Carry(carry) | punch::Message::Bring(carry) => {
+            assert!((1..=CARRIED_MAX).contains(&carry.bytes.len()))
+        }
+        punch::Message::Meet { candidates, .. } => assert!(candidates.len() <= MEETING_PLACES_MAX),
+        _ => {}
     }
 }
 

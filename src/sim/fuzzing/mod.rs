@@ -56,6 +56,7 @@ pub const TARGETS: &[Target] = &[
     ("locator", messages::locator),
     ("overlay", messages::overlay),
     ("packet", messages::packet),
+    ("punch", messages::punch),
     ("reference", text::reference),
     ("relay", circuits::card),
     ("reserve", messages::reserve),

@@ -4,7 +4,7 @@
 use super::endpoint::identity;
 use super::node_peer::transfer;
 use super::trees::{Chunks, Files, content, put};
-use crate::base::{ChannelId, ChunkId, Rng, UnixMs};
+use crate::base::{ChannelId, ChunkId, NodeId, PublicKey, Rng, UnixMs};
 use crate::chunk::{PieceKey, SliceList};
 use crate::config::document::template;
 use crate::config::{Config, FriendEntry};
@@ -20,7 +20,8 @@ use crate::wire::frame::{Frame, frames};
 use crate::wire::handshake::{Init, Reply};
 use crate::wire::invite::{Invite, network_hash};
 use crate::wire::ip::{Ip, TCP, V4_HEADER, V6_HEADER};
-use crate::wire::overlay::{self, Body, Contact, Find, Message, Record};
+use crate::wire::overlay::{self, Body, Contact, Endpoint, Find, Message, Record};
+use crate::wire::punch;
 use crate::wire::reference::{Blob, Reference};
 use crate::wire::relay::RelayCard;
 use crate::wire::reserve::{Answer, Request, Verdict, Wanted};
@@ -112,6 +113,7 @@ pub fn seeds() -> Vec<Seeds> {
         ("reserve", reservations()),
         ("keep", keep_messages()),
         ("overlay", overlay_messages()),
+        ("punch", punch_messages()),
         ("keyfile", vec![key_text(&worked(1)).into_bytes()]),
     ];
     for name in SCRIPTS {
@@ -162,6 +164,22 @@ fn reservations() -> Vec<Vec<u8>> {
         answer.emit().to_vec(),
         refusal.emit().to_vec(),
     ]
+}
+
+fn punch_messages() -> Vec<Vec<u8>> {
+    let endpoint = |text: &str| Endpoint::new(text.parse().expect("an address")).expect("somebody's");
+    let (seen, node) = (endpoint("192.0.2.1:4600"), NodeId([7; 20]));
+    let candidates = vec![endpoint("[2001:db8::1]:4600"), seen];
+    let all = [
+        punch::Message::Call { number: 1, key: PublicKey([3; 32]) },
+        punch::Message::Answer { number: 1, verdict: punch::Verdict::Carried, seen },
+        punch::Message::Carry(punch::Carry { part: punch::Part::First, id: 9, node, bytes: &[5; 40] }),
+        punch::Message::Gone(node),
+        punch::Message::Meet { ask: true, candidates },
+        punch::Message::Hold { number: 2 },
+        punch::Message::Here { number: 2, seen },
+    ];
+    all.iter().map(punch::Message::emit).collect()
 }
 
 fn overlay_messages() -> Vec<Vec<u8>> {
