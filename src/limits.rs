@@ -854,6 +854,28 @@ pub const HOLD_MS: u64 = 15_000;
 /// Nodes near to it that hold one.
 pub const HOLDERS: usize = 3;
 
+/// Servers of STUN that a node asks at most.
+pub const STUN_SERVERS_MAX: usize = 8;
+/// First wait for the answer of one, milliseconds; doubles with each (RFC 8489 §6.2.1).
+pub const STUN_RETRY_MS: u64 = 500;
+/// Questions in a row without an answer.
+pub const STUN_TRIES_MAX: u32 = 5;
+/// How often each is asked, milliseconds.
+pub const STUN_AGAIN_MS: u64 = 300_000;
+/// How often names of servers are looked up again, milliseconds.
+pub const STUN_LOOKUP_MS: u64 = 3_600_000;
+/// A port is mapped for so long, seconds.
+pub const MAPPING_LIFETIME_S: u32 = 3_600;
+/// And asked for again after this, milliseconds.
+pub const MAPPING_AGAIN_MS: u64 = 1_200_000;
+/// What a router may take to answer, milliseconds.
+pub const MAPPING_WAIT_MS: u64 = 3_000;
+const _: () = assert!(2 * MAPPING_AGAIN_MS < MAPPING_LIFETIME_S as u64 * 1000);
+/// Strangers' questions of STUN that a shard answers a second.
+pub const STUN_ANSWERS_PER_SECOND: u32 = 200;
+/// At once.
+pub const STUN_ANSWERS_BURST: u32 = 400;
+
 const _: () = assert!(HOLD_MS < OVERLAY_IDLE_MS && HOLD_MS < KEEPALIVE_MS);
 const _: () =
     assert!(WAY_PATIENCE_MS + WAY_AGAIN_MS < OVERLAY_CALL_MS_MAX && OVERLAY_CALL_MS_MAX < HANDSHAKE_MS_MAX);

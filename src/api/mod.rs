@@ -15,7 +15,8 @@ pub mod friends;
 mod host;
 mod jobs;
 mod metrics;
-pub mod overlay;
+pub mod nat;
+mod overlay;
 pub mod reports;
 pub mod routes;
 pub mod server;
@@ -65,6 +66,10 @@ pub struct Api {
     /// The limits that the node was told last.
     told_limits: Mutex<NodeLimits>,
     told_overlay: Mutex<overlay::Told>,
+    /// Ports that the router maps.
+    mapped: tokio::sync::Mutex<nat::Mapped>,
+    /// The first shard's, where others reach it.
+    mapped_address: Mutex<Option<std::net::SocketAddr>>,
     /// One at a time tells the node what it does in the overlay.
     telling: tokio::sync::Mutex<()>,
     usage: Mutex<Usage>,
@@ -101,6 +106,8 @@ impl Api {
             exits: AtomicBool::new(false),
             told_limits: Mutex::default(),
             told_overlay: Mutex::default(),
+            mapped: tokio::sync::Mutex::default(),
+            mapped_address: Mutex::default(),
             telling: tokio::sync::Mutex::new(()),
             usage: Mutex::new(usage),
             saving: Mutex::new(()),

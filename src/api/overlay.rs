@@ -69,7 +69,10 @@ impl Api {
             let config = self.config();
             let own =
                 if config.overlay_enabled { make_invite(&config, &self.card) } else { Err(String::new()) };
-            rules(&config, own.map_or(Vec::new(), |invite| invite.addresses))
+            // What the router maps is where others reach it.
+            let mapped = *lock(&self.mapped_address);
+            let own = own.map_or(Vec::new(), |invite| invite.addresses);
+            rules(&config, mapped.into_iter().filter(|one| is_global(*one)).chain(own).collect())
         };
         if lock(&self.told_overlay).rules.as_ref() == Some(&rules) {
             return Ok(());

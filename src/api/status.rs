@@ -1,5 +1,6 @@
 //! The node's state as JSON.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -112,6 +113,7 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Result<Response, ApiErr
     let counter =
         |name: &str| view.counters.iter().find(|(one, ..)| *one == name).map_or(0, |(.., value)| *value);
     let overlay = overlay_json(&view.snapshot, &config, counter);
+    let mapped = *lock(&api.mapped_address);
     let store = view.store;
     let (up, down) = view.rates;
     Ok(answer(&json!({
@@ -137,6 +139,7 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Result<Response, ApiErr
             "cache_bytes_max": store.cache_bytes_max,
         },
         "overlay": overlay,
+        "nat": nat_json(&view.snapshot, mapped),
         "tunnels": tunnels,
         "jobs": jobs,
         "classes": classes,
@@ -158,6 +161,7 @@ fn peer_json(peer: &PeerSnapshot, config: &Config) -> Value {
         "address": peer.address,
         "relayed": peer.relayed,
         "relayed_by": peer.relayed_by.map(|node| node.to_string()),
+        "straight_after_us": peer.straight_after_us,
         "rtt_us": peer.rtt_us,
         "sent_bytes": peer.sent_bytes,
         "received_bytes": peer.received_bytes,
@@ -180,6 +184,16 @@ fn peer_json(peer: &PeerSnapshot, config: &Config) -> Value {
         "queue_marked": peer.shaped.queue_marked,
         "overuse_bytes": peer.shaped.overuse_bytes,
     })
+}
+
+/// What translates this node's addresses, as far as peers say.
+fn nat_json(snapshot: &Snapshot, mapped: Option<SocketAddr>) -> Value {
+    let kind = match snapshot.one_port_for_all {
+        None => "unknown",
+        Some(true) => "endpoint-independent",
+        Some(false) => "endpoint-dependent",
+    };
+    json!({ "seen_at": snapshot.seen_at, "mapping": kind, "mapped": mapped })
 }
 
 /// What the peer was asked to promise.

@@ -98,6 +98,7 @@ impl Backend for Fake {
                 return Ok(());
             }
             Command::Circuit(_) | Command::Exit(_) => return Ok(()),
+            Command::Nat(_) => return Ok(()),
             Command::Overlay(rules) => Told::Overlay(rules.enabled, rules.network, rules.bootstrap.len()),
             Command::Provide(chunks) => Told::Provide(chunks.len()),
             Command::Restore(known) => Told::Restore(known.len()),
@@ -186,6 +187,7 @@ fn snapshot() -> Snapshot {
         address: "192.0.2.1:4600".parse().ok(),
         relayed: false,
         relayed_by: None,
+        straight_after_us: None,
         connected: true,
         rtt_us: 1500,
         sent_bytes: 10,

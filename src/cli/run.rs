@@ -91,6 +91,8 @@ async fn control(
         let schedule = tokio::spawn(async move { schedule.follow_limits().await });
         let (network, path) = (api.clone(), peers.clone());
         let network = tokio::spawn(async move { network.follow_overlay(path).await });
+        let nat = api.clone();
+        let nat = tokio::spawn(async move { nat.follow_nat().await });
         outcome = tokio::select! {
             () = either(&mut terminate, &mut interrupt) => Ok(()),
             why = reports.failure() => Err(Failure::new(why)),
@@ -98,6 +100,9 @@ async fn control(
         watchdog.abort();
         schedule.abort();
         network.abort();
+        nat.abort();
+        let _ = nat.await;
+        api.end_mappings().await;
         api.save_peers(&peers).await;
     }
 
@@ -248,6 +253,7 @@ mod tests {
                 | Command::Limits(_)
                 | Command::Exit(_)
                 | Command::Overlay(_)
+                | Command::Nat(_)
                 | Command::Provide(_)
                 | Command::Restore(_)
                 | Command::Peers { .. }

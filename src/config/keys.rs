@@ -13,8 +13,8 @@ use crate::base::units::{parse_size, show_size};
 use crate::limits::{
     ADDRESSES_PER_PEER_MAX, BOOTSTRAP_MAX, BUSY_POLL_US_MAX, DEVICE_NAME_MAX, EXIT_RULES_MAX, LABEL_MAX,
     LAYERS_MAX, LIMIT_WINDOWS_MAX, LIMITED_PEERS_MAX, LISTEN_ADDRESSES_MAX, ONION_ROUTES_MAX, PATHS_MAX,
-    RESERVED_SHARE_MILLI_MAX, SHARDS_MAX, SOCKS_RESOLVERS_MAX, TUNNEL_DNS_MAX, TUNNEL_MTU_MAX,
-    TUNNEL_MTU_MIN,
+    RESERVED_SHARE_MILLI_MAX, SHARDS_MAX, SOCKS_RESOLVERS_MAX, STUN_SERVERS_MAX, TUNNEL_DNS_MAX,
+    TUNNEL_MTU_MAX, TUNNEL_MTU_MIN,
 };
 
 /// How a value is written in TOML.
@@ -337,6 +337,43 @@ pub const KEYS: &[Key] = &[
         what: "whether chunks are looked for from far (cheap, copies spread) instead of near (fast)",
         read: |c, v| parse(one(v)?, "true or false").map(|on| c.overlay_far = on),
         show: |c| vec![c.overlay_far.to_string()],
+    },
+    Key {
+        name: "nat.mapping",
+        kind: Kind::Switch,
+        live: true,
+        what: "whether the router is asked to let others in (PCP, NAT-PMP, UPnP), where this host has no global address",
+        read: |c, v| parse(one(v)?, "true or false").map(|on| c.nat_mapping = on),
+        show: |c| vec![c.nat_mapping.to_string()],
+    },
+    Key {
+        name: "nat.stun",
+        kind: Kind::List,
+        live: true,
+        what: "servers of STUN (host:port) that are asked where this node is seen",
+        read: |c, v| {
+            list(v, STUN_SERVERS_MAX, "host:port").and_then(|all: Vec<String>| {
+                let port = |one: &String| {
+                    one.rsplit_once(':').and_then(|(host, port)| {
+                        (!host.is_empty()).then_some(port)?.parse::<u16>().ok().filter(|port| *port != 0)
+                    })
+                };
+                if !all.iter().all(|one| port(one).is_some()) {
+                    return Err("servers as host:port, such as stun.example.org:3478".to_owned());
+                }
+                c.nat_stun = all;
+                Ok(())
+            })
+        },
+        show: |c| c.nat_stun.clone(),
+    },
+    Key {
+        name: "nat.answers",
+        kind: Kind::Switch,
+        live: true,
+        what: "whether anybody's question of STUN is answered: it shows that something is there",
+        read: |c, v| parse(one(v)?, "true or false").map(|on| c.nat_answers = on),
+        show: |c| vec![c.nat_answers.to_string()],
     },
     Key {
         name: "serve.strangers",

@@ -142,6 +142,12 @@ pub struct Config {
     pub serve_strangers: bool,
     /// Whether chunks of others are kept for them, in the cache.
     pub serve_keep: bool,
+    /// Whether the router is asked to let others in.
+    pub nat_mapping: bool,
+    /// Servers of STUN, `host:port`.
+    pub nat_stun: Vec<String>,
+    /// Whether anybody's question of STUN is answered.
+    pub nat_answers: bool,
     /// Where applications find the SOCKS proxy into the circuit, if there is one.
     pub socks_listen: Option<SocketAddr>,
     /// Whether that may be other than a loopback address.
@@ -210,6 +216,9 @@ impl Default for Config {
             overlay_far: false,
             serve_strangers: true,
             serve_keep: true,
+            nat_mapping: true,
+            nat_stun: Vec::new(),
+            nat_answers: false,
             socks_listen: None,
             socks_public: false,
             socks_dns: Vec::new(),

@@ -47,6 +47,8 @@ pub enum Command {
     Limits(Box<NodeLimits>),
     /// What the node does for and in the overlay from now on.
     Overlay(Box<OverlayRules>),
+    /// What is known and wanted of whatever translates this node's addresses.
+    Nat(NatRules),
     /// Chunks of the store, to be provided to the network; at most [`crate::limits::PROVIDE_BATCH`].
     Provide(Vec<ChunkId>),
     /// Peers that an earlier run met; at most [`crate::limits::PEERS_BATCH`].
@@ -100,6 +102,17 @@ pub struct OverlayRules {
     pub serve_strangers: bool,
     /// The size of the cache in which chunks are kept for others, bytes; `None`: none are.
     pub keep: Option<u64>,
+}
+
+/// What is known and wanted of whatever translates a node's addresses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NatRules {
+    /// Servers of STUN to be asked; at most [`crate::limits::STUN_SERVERS_MAX`].
+    pub stun: Vec<SocketAddr>,
+    /// Whether this node answers such questions of strangers.
+    pub answers: bool,
+    /// Where this shard's port was mapped to, by request.
+    pub mapped: Vec<SocketAddr>,
 }
 
 /// A node's part in the overlay, to be shown.
@@ -404,6 +417,8 @@ pub struct PeerSnapshot {
     pub relayed: bool,
     /// Through whom, as far as this shard knows.
     pub relayed_by: Option<NodeId>,
+    /// How long it took to get off such a path, the last time, microseconds.
+    pub straight_after_us: Option<u64>,
     /// Whether a session is established.
     pub connected: bool,
     /// Smoothed round trip, microseconds.

@@ -40,6 +40,7 @@ mod shaping;
 mod snapshot;
 mod spreading;
 mod streams;
+mod stun;
 mod timers;
 mod trains;
 mod tunnel;
@@ -80,6 +81,7 @@ use punch::Punch;
 use shaping::Shaping;
 use snapshot::Counters;
 use streams::{NOT_WANTED, TOO_SLOW};
+use stun::Stun;
 use tunnel::Tunnels;
 use waiting::Waiting;
 
@@ -247,6 +249,7 @@ pub struct Node {
     /// UDP payload of a session's datagram at most, bytes.
     datagram_max: usize,
     punch: Punch,
+    stun: Stun,
     counters: Counters,
     /// The last round trip that a peer's acknowledgement showed, until it is asked for.
     round_trip: Option<Duration>,
@@ -322,6 +325,7 @@ impl Node {
             inners: Inners::default(),
             datagram_max: DATAGRAM_MAX,
             punch: Punch::default(),
+            stun: Stun::default(),
             counters: Counters::default(),
             round_trip: None,
         }
@@ -401,6 +405,7 @@ impl Node {
             Command::Anonymous(anonymous) => self.start_anonymous(clock, *anonymous),
             Command::Limits(limits) => self.set_limits(clock, *limits),
             Command::Overlay(rules) => self.set_overlay(clock, *rules),
+            Command::Nat(rules) => self.set_nat(clock, rules),
             Command::Provide(chunks) => self.tell_keeper(clock, |keeper, at| keeper.provide(at, chunks)),
             Command::Restore(known) => self.tell_keeper(clock, |keeper, at| keeper.restore(at.now, known)),
             Command::Peers { after } => self.tell_peers(after),
@@ -504,6 +509,7 @@ impl Node {
         }
         self.call_friends(clock);
         self.settle_punch(clock);
+        self.settle_stun(clock);
         self.send_requests(clock);
         self.send_waiting(clock, world);
         self.circuits_timeout(clock, world);

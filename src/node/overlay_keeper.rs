@@ -205,6 +205,12 @@ impl Keeper {
         }
     }
 
+    /// A server of STUN says where it sees this node.
+    pub(super) fn seen_by_server(&mut self, now: Time, by: NodeId, server: SocketAddr, address: SocketAddr) {
+        self.seen.note(now, by, server, address);
+        self.tell_addresses(now);
+    }
+
     fn seen(&mut self, now: Time, by: NodeId, address: SocketAddr) {
         if let Some(path) = self.core.path_of(&by) {
             self.seen.note(now, by, path, address);

@@ -1,6 +1,7 @@
 //! One connected peer: its session's key, its stream connection, and what each stream is for.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::promises::Asking;
 use crate::base::{ChunkRead, NodeId, StreamId, Time};
@@ -87,6 +88,8 @@ pub(super) struct Peer {
     /// What it may say on channel 5, and what it may bring there.
     pub meeting_budget: Budget,
     pub carried_budget: Budget,
+    /// How long it took to get off a path through another, the last time.
+    pub straight_after: Option<Duration>,
     pub sent_bytes: u64,
     pub received_bytes: u64,
 }

@@ -110,6 +110,7 @@ impl Node {
             overlay_budget: Budget::default(),
             meeting_budget: Budget::default(),
             carried_budget: Budget::default(),
+            straight_after: None,
             sent_bytes: 0,
             received_bytes: 0,
         };

@@ -51,10 +51,18 @@ pub(super) struct Punch {
     /// Where a translator was asked to let packets through.
     pub(super) mapped: Vec<SocketAddr>,
     /// Where peers see this shard's socket.
-    pub(super) seen: BTreeMap<PublicKey, (SocketAddr, Time)>,
+    pub(super) seen: BTreeMap<Teller, (SocketAddr, Time)>,
     /// When those that hold sessions are told that this node is there.
     pub(super) hold_at: Option<Time>,
     pub(super) counters: Counters,
+}
+
+/// Who says where this shard's socket is seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Teller {
+    Peer(PublicKey),
+    /// Of STUN.
+    Server(SocketAddr),
 }
 
 /// A way of this shard.
@@ -84,6 +92,7 @@ pub(super) struct Question {
 pub(super) struct Meeting {
     pub(super) next_at: Time,
     pub(super) rounds: usize,
+    pub(super) since: Time,
     /// Whether the peer is of this node's own network, as far as both addresses say.
     pub(super) is_near: bool,
 }
@@ -325,18 +334,8 @@ impl Node {
         let Some(mut bytes) = self.punch.join(number, &carry) else { return };
         self.punch.counters.relayed_in += 1;
         let path = way(self.own_shard(), relay, number).path();
+        // It counts as used when something leaves by it: what nobody answers to keeps no way.
         self.handle_relayed(clock, path, &mut bytes, world);
-        if self.by_session_on(&path) {
-            // What nobody answers to keeps no way.
-            self.punch.ways.get_mut(&number).into_iter().for_each(|known| known.used = clock.now);
-        }
-    }
-
-    fn by_session_on(&self, path: &Path) -> bool {
-        self.punch.meetings.keys().any(|id| {
-            let session = self.peers.get(id).map(|peer| peer.session);
-            session.and_then(|session| self.sessions.path(session)).is_some_and(|of| of.remote == path.remote)
-        })
     }
 
     /// A relay, or one node behind it, is gone.

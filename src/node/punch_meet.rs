@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::circuits::FIRST;
 use super::friends::Standing;
-use super::punch::{Meeting, Question, Wanted};
+use super::punch::{Meeting, Question, Teller, Wanted};
 use super::{Clock, Node};
 use crate::base::{NodeId, Path, PublicKey, Time, Way};
 use crate::crypto::IdentityCard;
@@ -187,12 +187,17 @@ impl Node {
     pub(super) fn note_path(&mut self, clock: Clock, id: PeerId) {
         let Some(peer) = self.peers.get(&id).filter(|peer| peer.lane == 0) else { return };
         if !self.sessions.is_relayed(peer.session) {
-            self.punch.meetings.remove(&id);
+            let meeting = self.punch.meetings.remove(&id);
+            let took = meeting.map(|meeting| clock.now.since(meeting.since));
+            if let (Some(took), Some(peer)) = (took, self.peers.get_mut(&id)) {
+                peer.straight_after = Some(took);
+            }
             return;
         }
         let (is_initiator, is_near) = (self.sessions.is_initiator(peer.session), peer.trust.is_some());
-        let meeting = Meeting { next_at: clock.now, rounds: 0, is_near };
-        if self.punch.meetings.insert(id, meeting).is_none() {
+        let meeting = Meeting { next_at: clock.now, rounds: 0, since: clock.now, is_near };
+        if !self.punch.meetings.contains_key(&id) {
+            self.punch.meetings.insert(id, meeting);
             // Who came by a relay says where it is, too, without being asked; and so both begin at once.
             self.meet(clock, id, is_initiator);
         }
@@ -262,19 +267,27 @@ impl Node {
     /// A peer says where it sees this shard. What is new is told at once to those that this node tries to meet.
     pub(super) fn note_seen(&mut self, clock: Clock, by: PeerId, seen: Endpoint) {
         let Some(peer) = self.peers.get(&by) else { return };
-        let key = peer.card.key;
-        let address = seen.address();
+        self.note_told(clock, Teller::Peer(peer.card.key), seen.address());
+    }
+
+    /// Somebody says where it sees this shard.
+    pub(super) fn note_told(&mut self, clock: Clock, by: Teller, address: SocketAddr) {
         let own = &mut self.punch.seen;
         let news = !own.values().any(|(known, _)| *known == address);
-        if own.len() >= SEEN_MAX && !own.contains_key(&key) {
-            let oldest = own.iter().min_by_key(|(_, (_, at))| *at).map(|(key, _)| *key);
+        if own.len() >= SEEN_MAX && !own.contains_key(&by) {
+            let oldest = own.iter().min_by_key(|(_, (_, at))| *at).map(|(by, _)| *by);
             oldest.map(|oldest| own.remove(&oldest));
         }
-        own.insert(key, (address, clock.now));
+        own.insert(by, (address, clock.now));
         if news {
-            let all: Vec<PeerId> = self.punch.meetings.keys().copied().collect();
-            all.into_iter().for_each(|id| self.meet(clock, id, false));
+            self.tell_mapped(clock);
         }
+    }
+
+    /// What is new of where this node is reached is told at once to those that it tries to meet.
+    pub(super) fn tell_mapped(&mut self, clock: Clock) {
+        let all: Vec<PeerId> = self.punch.meetings.keys().copied().collect();
+        all.into_iter().for_each(|id| self.meet(clock, id, false));
     }
 
     /// Whether the translator before this node gives one port to all remote ends: `None` without two peers that say where

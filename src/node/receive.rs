@@ -8,6 +8,7 @@ use crate::base::Path;
 use crate::limits::{DATAGRAM_MAX, IP_HEADER_MAX, PACKET_OVERHEAD, PASSING_MAX};
 use crate::service::PeerId;
 use crate::session::{CloseCode, DropCause, PacketKind, Received, SessionKey};
+use crate::wire::stun;
 
 impl Node {
     /// Opens what came; false when nothing of it was acceptable, so that nothing follows from it.
@@ -57,6 +58,10 @@ impl Node {
             let start = next;
             next += datagram.len();
             self.counters.datagrams_in += 1;
+            if stun::is_message(datagram) && !path.is_relayed() {
+                news |= self.handle_stun(clock, path, datagram);
+                continue;
+            }
             let received = self.sessions.handle_datagram(clock.now, clock.wall, path, datagram);
             news |= !is_noise(&received);
             match received {

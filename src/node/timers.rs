@@ -25,6 +25,7 @@ impl Node {
             self.overlay.poll_timeout(),
             self.inners.poll_timeout(),
             self.punch.poll_timeout(),
+            self.stun.poll_timeout(),
             self.meetings.first().map(|(until, ..)| *until),
             self.next_progress,
             lonely,

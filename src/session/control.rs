@@ -38,6 +38,7 @@ impl Sessions {
                         self.counters.paths_validated += 1;
                         self.events.push_back(Event::Moved { session: key, path });
                         self.events.push_back(Event::Validated { session: key });
+                        self.arm(key);
                     }
                 }
                 Ok(Control::Token(token)) => self.tokens.keep(session.card.key, token),

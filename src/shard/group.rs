@@ -12,7 +12,7 @@ use crate::base::PublicKey;
 use crate::base::fileop::JobId;
 use crate::io::latency::Latencies;
 use crate::limits::API_QUESTIONS_MAX;
-use crate::node::command::{Friend, Snapshot};
+use crate::node::command::{Friend, NatRules, Snapshot};
 use crate::node::{Command, Report};
 
 /// Says which shard is a peer's home.
@@ -112,6 +112,13 @@ impl Group {
             Command::Overlay(rules) => {
                 for shard in shards {
                     shard.command(Command::Overlay(rules.clone()))?;
+                }
+            }
+            // Each has a port of its own, and was mapped apart.
+            Command::Nat(rules) => {
+                for (index, shard) in shards.iter().enumerate() {
+                    let mapped = rules.mapped.iter().skip(index).step_by(shards.len()).copied().collect();
+                    shard.command(Command::Nat(NatRules { mapped, ..rules.clone() }))?;
                 }
             }
             // The overlay's core is on the first.
@@ -228,6 +235,7 @@ mod tests {
             address: None,
             relayed: false,
             relayed_by: None,
+            straight_after_us: None,
             connected: true,
             rtt_us: 1 + u64::from(lane),
             sent_bytes: bytes,

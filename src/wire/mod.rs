@@ -23,6 +23,7 @@ pub mod reference;
 pub mod relay;
 pub mod reserve;
 pub mod socks;
+pub mod stun;
 pub mod varint;
 
 /// Bytes that are not the message that they should be. Says which part, for the log; peers that send

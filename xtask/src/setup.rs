@@ -28,6 +28,7 @@ const NEEDS: &[Need] = &[
     Need { program: "ping", package: "iputils-ping", why: "checks of the link emulator", build: false },
     Need { program: "iperf3", package: "iperf3", why: "checks of the link emulator", build: false },
     Need { program: "nft", package: "nftables", why: "the kill switch of tunnels", build: false },
+    Need { program: "conntrack", package: "conntrack", why: "translators that forget", build: false },
     Need { program: "strace", package: "strace", why: "crash tests: kills at system calls", build: false },
     Need { program: "setpriv", package: "util-linux", why: "daemons that end with their test", build: false },
 ];

@@ -18,6 +18,7 @@ use crate::wire::packet::{
 };
 use crate::wire::punch;
 use crate::wire::reserve;
+use crate::wire::stun;
 
 /// Headers and their masks; the expansion of numbers.
 pub fn packet(bytes: &[u8]) {
@@ -68,6 +69,20 @@ pub fn punch(bytes: &[u8]) {
         }
         punch::Message::Meet { candidates, .. } => assert!(candidates.len() <= MEETING_PLACES_MAX),
         _ => {}
+    }
+}
+
+/// A message of STUN: what is read is what would be written, attributes aside.
+pub fn stun(bytes: &[u8]) {
+    let Ok(message) = stun::Message::parse(bytes) else { return };
+    assert!(stun::is_message(bytes));
+    let mut out = [0; stun::RESPONSE_SIZE_MAX];
+    let len = message.emit(&mut out);
+    if let stun::Message::Response(id, mapped) = message {
+        let canonical = std::net::SocketAddr::new(mapped.ip().to_canonical(), mapped.port());
+        assert_eq!(stun::Message::parse(&out[..len]), Ok(stun::Message::Response(id, canonical)));
+    } else {
+        assert_eq!(stun::Message::parse(&out[..len]), Ok(message));
     }
 }
 

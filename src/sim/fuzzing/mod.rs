@@ -61,6 +61,7 @@ pub const TARGETS: &[Target] = &[
     ("relay", circuits::card),
     ("reserve", messages::reserve),
     ("socks", proxy::socks),
+    ("stun", messages::stun),
     ("varint", frames::varint),
     ("lookup", content::lookup),
     ("seal", content::seal),

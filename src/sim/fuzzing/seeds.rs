@@ -25,6 +25,7 @@ use crate::wire::punch;
 use crate::wire::reference::{Blob, Reference};
 use crate::wire::relay::RelayCard;
 use crate::wire::reserve::{Answer, Request, Verdict, Wanted};
+use crate::wire::stun;
 
 /// Seeds of one target.
 pub type Seeds = (&'static str, Vec<Vec<u8>>);
@@ -114,6 +115,7 @@ pub fn seeds() -> Vec<Seeds> {
         ("keep", keep_messages()),
         ("overlay", overlay_messages()),
         ("punch", punch_messages()),
+        ("stun", stun_messages()),
         ("keyfile", vec![key_text(&worked(1)).into_bytes()]),
     ];
     for name in SCRIPTS {
@@ -180,6 +182,18 @@ fn punch_messages() -> Vec<Vec<u8>> {
         punch::Message::Here { number: 2, seen },
     ];
     all.iter().map(punch::Message::emit).collect()
+}
+
+fn stun_messages() -> Vec<Vec<u8>> {
+    let of = |text: &str| stun::Message::Response([9; 12], text.parse().expect("an address"));
+    [stun::Message::Request([8; 12]), of("192.0.2.1:4600"), of("[2001:db8::1]:4600")]
+        .iter()
+        .map(|message| {
+            let mut out = [0; stun::RESPONSE_SIZE_MAX];
+            let len = message.emit(&mut out);
+            out[..len].to_vec()
+        })
+        .collect()
 }
 
 fn overlay_messages() -> Vec<Vec<u8>> {

@@ -186,6 +186,7 @@ impl Net {
             Command::Anonymous(one) => format!("over {} hops, job {}", one.hops, one.job().0),
             Command::Push { job, chunk } => format!("push {}, job {}", chunk.id, job.0),
             Command::Cancel(job) => format!("cancel job {}", job.0),
+            Command::Nat(rules) => format!("{} servers of STUN", rules.stun.len()),
             Command::Overlay(rules) => format!("overlay: {}", rules.enabled),
             Command::Provide(chunks) => format!("provide {} chunks", chunks.len()),
             Command::Restore(known) => format!("restore {} peers", known.len()),
@@ -209,6 +210,7 @@ impl Net {
                 Command::Exit(rules) => Command::Exit(rules.clone()),
                 Command::Circuit(want) => Command::Circuit(want.clone()),
                 Command::Overlay(rules) => Command::Overlay(rules.clone()),
+                Command::Nat(rules) => Command::Nat(rules.clone()),
                 Command::Get(_)
                 | Command::Anonymous(_)
                 | Command::Cancel(_)

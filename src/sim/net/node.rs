@@ -175,6 +175,7 @@ impl SimNode {
             | Command::Push { .. } => 0..1,
             Command::Friends(_)
             | Command::Overlay(_)
+            | Command::Nat(_)
             | Command::Tunnels(_)
             | Command::Relay(_)
             | Command::Exit(_)

@@ -7,6 +7,7 @@ mod hostile;
 mod limits;
 mod links;
 mod moving;
+mod nat;
 pub mod onion;
 mod overlay;
 mod resume;
@@ -59,6 +60,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
         onion::hidden::CASES,
         onion::giving::CASES,
         overlay::CASES,
+        nat::CASES,
         hostile::CASES,
     ];
     all.into_iter().flatten()

@@ -1,0 +1,422 @@
+//! Two friends behind address translators of every kind, and a friend of both outside: they reach each other straight
+//! where that can be, and through that friend where not.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::Case;
+use crate::lab::node::PROMPT;
+use crate::lab::{Description, Host, Lab, Node, Process, files, scratch};
+use crate::stop;
+
+pub const CASES: &[Case] = &[
+    Case {
+        name: "nat",
+        about: "translators of every kind before both: straight, or through a friend",
+        run: matrix,
+    },
+    Case {
+        name: "nat-moves",
+        about: "a translator forgets in mid-life; one that turns nothing round",
+        run: moves,
+    },
+    Case { name: "nat-servers", about: "miniupnpd maps a port, coturn says where one is seen", run: servers },
+];
+
+/// A link outside, one way.
+const DELAY_MS: f64 = 10.0;
+/// What the two may take to have a session, and to get off the way: daemons, a handshake that is not answered, rounds.
+const LIMIT: Duration = Duration::from_secs(25);
+/// Those that stay on the way are looked at for so long.
+const STAYS: Duration = Duration::from_secs(6);
+const PORT: u16 = 4001;
+
+/// How a translator behaves, by rules of nftables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    FullCone,
+    Restricted,
+    PortRestricted,
+    Symmetric,
+}
+
+impl Kind {
+    const ALL: [Kind; 4] = [Kind::FullCone, Kind::Restricted, Kind::PortRestricted, Kind::Symmetric];
+
+    /// Whether two such can meet.
+    fn meets(self, other: Kind) -> bool {
+        let blind =
+            |one, other| one == Kind::Symmetric && matches!(other, Kind::Symmetric | Kind::PortRestricted);
+        !blind(self, other) && !blind(other, self)
+    }
+
+    /// Rules for a translator whose outside is `out`, before the host `inside`.
+    fn rules(self, out: &str, inside: &str) -> String {
+        let masquerade = match self {
+            Kind::Symmetric => "masquerade fully-random",
+            Kind::FullCone | Kind::Restricted | Kind::PortRestricted => "masquerade",
+        };
+        let lets_in = match self {
+            Kind::FullCone => format!("iifname {out} udp dport {PORT} dnat to {inside}:{PORT};"),
+            Kind::Restricted => {
+                format!("iifname {out} udp dport {PORT} ip saddr @sent dnat to {inside}:{PORT};")
+            }
+            Kind::PortRestricted | Kind::Symmetric => String::new(),
+        };
+        format!(
+            "table ip translator {{
+                set sent {{ type ipv4_addr; flags dynamic,timeout; timeout 2m; }}
+                chain out {{ type filter hook forward priority 0; oifname {out} update @sent {{ ip daddr }}; }}
+                chain before {{ type nat hook prerouting priority -100; {lets_in} }}
+                chain after {{ type nat hook postrouting priority 100; oifname {out} {masquerade}; }}
+            }}"
+        )
+    }
+}
+
+/// Hosts `a` and `b` behind translators `na` and `nb`, and `c`, which forwards between these.
+struct World {
+    lab: Lab,
+    a: Node,
+    b: Node,
+    c: Node,
+}
+
+fn host(lab: &Lab, name: &str) -> Result<Host> {
+    lab.hosts().iter().find(|host| host.name == name).cloned().with_context(|| format!("no host {name}"))
+}
+
+fn on(lab: &Lab, name: &str, words: &[&str]) -> Result<String> {
+    crate::sh::read(host(lab, name)?.command(words[0]).args(&words[1..]))
+}
+
+/// A lab with its routes; `inside` are further hosts behind `na`.
+fn world(inside: &[&str]) -> Result<Lab> {
+    let mut text = format!("hosts a na c nb b {}\nveth a-na\nveth b-nb\n", inside.join(" "));
+    for one in inside {
+        text.push_str(&format!("veth {one}-na\n"));
+    }
+    for one in ["na", "nb"] {
+        text.push_str(&format!("link {one}-c delay={DELAY_MS}ms\n"));
+    }
+    let lab = Lab::described(Description::parse(&text)?, &scratch())?;
+    for name in ["na", "nb", "c"] {
+        on(&lab, name, &["sysctl", "-qw", "net.ipv4.ip_forward=1"])?;
+    }
+    let c = host(&lab, "c")?.address.to_string();
+    for (name, translator) in
+        [("a", "na"), ("b", "nb")].into_iter().chain(inside.iter().map(|one| (*one, "na")))
+    {
+        let by = host(&lab, translator)?.address.to_string();
+        on(&lab, name, &["ip", "route", "add", "default", "via", &by, "dev", &format!("to-{translator}")])?;
+    }
+    for name in ["na", "nb"] {
+        on(&lab, name, &["ip", "route", "add", "default", "via", &c, "dev", "to-c"])?;
+    }
+    Ok(lab)
+}
+
+fn translate(lab: &Lab, translator: &str, kind: Kind) -> Result<()> {
+    let inside = host(lab, translator.trim_start_matches('n'))?.address.to_string();
+    on(lab, translator, &["nft", &kind.rules("to-c", &inside)]).map(drop)
+}
+
+fn node(lab: &Lab, name: &str, binary: &Path) -> Result<Node> {
+    let node = Node::new(lab, &host(lab, name)?, name, binary, PORT, lab.dir().join(name));
+    node.init()?;
+    // Friends alone: nobody else helps.
+    node.run(&["config", "set", "overlay.enabled", "false"], PROMPT)?;
+    Ok(node)
+}
+
+/// All three run, and both know the third; then each other.
+fn start(lab: Lab, binary: &Path) -> Result<World> {
+    let (mut a, mut b, mut c) =
+        (node(&lab, "a", binary)?, node(&lab, "b", binary)?, node(&lab, "c", binary)?);
+    for one in [&mut c, &mut a, &mut b] {
+        one.start()?;
+    }
+    for one in [&a, &b] {
+        one.befriend(&c)?;
+        c.befriend(one)?;
+    }
+    for one in [&a, &b] {
+        one.meets(&c)?;
+    }
+    a.befriend(&b)?;
+    b.befriend(&a)?;
+    Ok(World { lab, a, b, c })
+}
+
+/// What a node says of another.
+fn seen(node: &Node, other: &Node) -> Result<Value> {
+    let (status, key) = (node.status()?, other.status()?["key"].clone());
+    let peers = status["peers"].as_array().context("status --json has no peers")?;
+    Ok(peers.iter().find(|entry| entry["key"] == key).cloned().unwrap_or_default())
+}
+
+/// How the two see each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    Straight,
+    Relayed,
+    No,
+}
+
+fn reach(one: &Node, other: &Node) -> Result<Reach> {
+    let both = [seen(one, other)?, seen(other, one)?];
+    if !both.iter().all(|entry| entry["connected"] == true) {
+        return Ok(Reach::No);
+    }
+    let relayed = both.iter().any(|entry| entry["relayed"] == true);
+    Ok(if relayed { Reach::Relayed } else { Reach::Straight })
+}
+
+/// Waits for the best that is wanted of two nodes, and says what came of it.
+fn settles(one: &Node, other: &Node, wanted: Reach) -> Result<Reach> {
+    let mut last = Reach::No;
+    stop::until(LIMIT, || {
+        last = reach(one, other)?;
+        Ok(last == wanted)
+    })?;
+    if wanted == Reach::Relayed && last == wanted {
+        let _ = stop::until(STAYS, || {
+            last = reach(one, other)?;
+            Ok(last != wanted)
+        })?;
+    }
+    Ok(last)
+}
+
+/// A file passes from one to the other.
+fn passes(lab: &Lab, from: &Node, to: &Node, name: &str) -> Result<()> {
+    let input = lab.dir().join(format!("{name}.in"));
+    files::random(&input, 256 << 10)?;
+    let (_, reference) = from.put(&input)?;
+    let out = lab.dir().join(format!("{name}.out"));
+    to.get(&reference, &out)?;
+    ensure!(files::sha256(&out)? == files::sha256(&input)?, "the file differs");
+    Ok(())
+}
+
+/// Round trips through the friend that the way off it took, as the one that was quicker measured it.
+fn trips(one: &Node, other: &Node) -> Result<Option<f64>> {
+    let took = [seen(one, other)?, seen(other, one)?];
+    let least = took.iter().filter_map(|entry| entry["straight_after_us"].as_f64()).min_by(f64::total_cmp);
+    Ok(least.map(|us| us / 1000.0 / (4.0 * DELAY_MS)))
+}
+
+fn matrix(_: &mut Lab, binary: &Path) -> Result<()> {
+    crate::lab::emulator::build()?;
+    let mut wrong = Vec::new();
+    for (at, one) in Kind::ALL.into_iter().enumerate() {
+        for other in Kind::ALL.into_iter().skip(at) {
+            stop::check()?;
+            let lab = world(&[])?;
+            translate(&lab, "na", one)?;
+            translate(&lab, "nb", other)?;
+            let world = start(lab, binary)?;
+            let began = Instant::now();
+            let wanted = if one.meets(other) { Reach::Straight } else { Reach::Relayed };
+            let got = settles(&world.a, &world.b, wanted)?;
+            let (took, trips) = (began.elapsed().as_secs_f64(), trips(&world.a, &world.b)?);
+            let shown = trips
+                .map_or(String::new(), |trips| format!(", straight {trips:.1} round trips after the way"));
+            println!("        {one:?} and {other:?}: {got:?}{shown} ({took:.1} s in all)");
+            if got != wanted {
+                wrong.push(format!("{one:?} and {other:?}: {got:?}, not {wanted:?}"));
+            } else if trips.is_some_and(|trips| trips > 3.0) {
+                wrong.push(format!("{one:?} and {other:?}: straight only after {trips:?} round trips"));
+            }
+            passes(&world.lab, &world.b, &world.a, "cell")
+                .with_context(|| format!("{one:?} and {other:?}"))?;
+            let nat = world.a.status()?["nat"].clone();
+            ensure!(nat["seen_at"].as_array().is_some_and(|seen| !seen.is_empty()), "seen nowhere: {nat}");
+        }
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("; "));
+    Ok(())
+}
+
+fn moves(_: &mut Lab, binary: &Path) -> Result<()> {
+    crate::lab::emulator::build()?;
+    let lab = world(&["a2"])?;
+    translate(&lab, "na", Kind::PortRestricted)?;
+    translate(&lab, "nb", Kind::PortRestricted)?;
+    let world = start(lab, binary)?;
+    let (lab, a, b) = (&world.lab, &world.a, &world.b);
+    ensure!(settles(a, b, Reach::Straight)? == Reach::Straight, "never straight");
+    rebinds(lab)?;
+    passes(lab, b, a, "rebound").context("after both translators forgot")?;
+    let got = settles(a, b, Reach::Straight)?;
+    ensure!(got == Reach::Straight, "{got:?} after both translators forgot");
+    println!("        both translators forgot, and gave other ports: straight again");
+
+    // A neighbour behind the same translator, which keeps the two apart and turns nothing round.
+    let apart = "table ip apart { chain between { type filter hook forward priority -1;
+        iifname to-a oifname to-a2 drop; iifname to-a2 oifname to-a drop; } }";
+    on(lab, "na", &["nft", apart])?;
+    let mut a2 = node(lab, "a2", binary)?;
+    a2.start()?;
+    for other in [&world.c, a] {
+        a2.befriend(other)?;
+        other.befriend(&a2)?;
+    }
+    let got = settles(a, &a2, Reach::Relayed)?;
+    ensure!(got == Reach::Relayed, "{got:?}, kept apart from a neighbour");
+    passes(lab, a, &a2, "apart")?;
+    println!("        neighbours that are kept apart: through their friend");
+    on(lab, "na", &["nft", "delete", "table", "ip", "apart"])?;
+    let got = settles(a, &a2, Reach::Straight)?;
+    ensure!(got == Reach::Straight, "{got:?}, no longer kept apart from a neighbour");
+    println!("        and no longer: straight");
+    Ok(())
+}
+
+/// Both translators lose what they remember, and give other ports from then on.
+fn rebinds(lab: &Lab) -> Result<()> {
+    for name in ["na", "nb"] {
+        let chain = "table ip translator { chain after { type nat hook postrouting priority 100;
+            oifname to-c meta l4proto udp masquerade to :20000-20999 random; } }";
+        on(lab, name, &["nft", "flush", "chain", "ip", "translator", "after"])?;
+        on(lab, name, &["nft", chain])?;
+        on(lab, name, &["conntrack", "-F"])?;
+    }
+    Ok(())
+}
+
+/// Of Debian's, what the case of servers runs, with the libraries that are not everywhere: fetched and unpacked, not
+/// installed.
+const PACKAGES: &[&str] = &[
+    "miniupnpd-nftables",
+    "coturn",
+    "libmnl0",
+    "libnftnl11",
+    "libevent-core-2.1-7",
+    "libevent-extra-2.1-7",
+    "libevent-openssl-2.1-7",
+    "libevent-pthreads-2.1-7",
+    "libhiredis0.14",
+    "libmariadb3",
+    "libpq5",
+];
+const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+const STUN_PORT: u16 = 3478;
+
+/// Unpacks the packages; `None` where they cannot be had.
+fn unpacked(lab: &Lab) -> Result<Option<PathBuf>> {
+    let (debs, root) = (lab.make_dir("debs")?, lab.make_dir("unpacked")?);
+    let mut download = Command::new("apt-get");
+    download.args(["-qq", "download"]).args(PACKAGES).current_dir(&debs);
+    if let Err(error) = crate::sh::read(&mut download) {
+        println!("        SKIPPED: apt-get gives no {}: {error:#}", PACKAGES.join(", "));
+        return Ok(None);
+    }
+    for deb in std::fs::read_dir(&debs)? {
+        crate::sh::read(Command::new("dpkg-deb").arg("-x").arg(deb?.path()).arg(&root))?;
+    }
+    Ok(Some(root))
+}
+
+/// A program of them on a host.
+fn serve(lab: &Lab, on: &str, root: &Path, program: &str, words: &[&str]) -> Result<Process> {
+    let mut command = host(lab, on)?.command(root.join(program));
+    command.env("LD_LIBRARY_PATH", root.join(LIBRARIES)).args(words);
+    Process::start(program.rsplit('/').next().unwrap_or(program), lab.dir(), &mut command)
+}
+
+/// A router that maps ports when it is asked: what never meets otherwise meets; and a server that says where one is seen.
+fn servers(_: &mut Lab, binary: &Path) -> Result<()> {
+    crate::lab::emulator::build()?;
+    let lab = world(&[])?;
+    let Some(root) = unpacked(&lab)? else { return Ok(()) };
+    translate(&lab, "na", Kind::Symmetric)?;
+    translate(&lab, "nb", Kind::Symmetric)?;
+    on(
+        &lab,
+        "na",
+        &[
+            "nft",
+            "add table inet filter; add chain inet filter miniupnpd;
+        add chain inet filter prerouting_miniupnpd; add chain inet filter postrouting_miniupnpd;
+        add chain inet filter before { type nat hook prerouting priority -110; };
+        add rule inet filter before jump prerouting_miniupnpd;
+        add chain inet filter after { type nat hook postrouting priority 90; };
+        add rule inet filter after jump postrouting_miniupnpd;",
+        ],
+    )?;
+    // Multicast, by which UPnP looks for routers, leaves by the one device.
+    on(&lab, "a", &["ip", "route", "add", "224.0.0.0/4", "dev", "to-na"])?;
+    let conf = lab.dir().join("miniupnpd.conf");
+    std::fs::write(
+        &conf,
+        "ext_ifname=to-c\nlistening_ip=to-a\next_allow_private_ipv4=yes\nenable_natpmp=yes\nenable_upnp=yes\n\
+         ipv6_disable=yes\nsystem_uptime=yes\nuuid=00000000-0000-0000-0000-000000000001\n\
+         allow 1024-65535 0.0.0.0/0 1024-65535\n",
+    )?;
+    let conf = crate::lab::node::text(&conf)?;
+    let pid = lab.dir().join("miniupnpd.pid");
+    let words = ["-d", "-f", conf, "-P", crate::lab::node::text(&pid)?];
+    let mut router = serve(&lab, "na", &root, "usr/sbin/miniupnpd", &words)?;
+    let there = host(&lab, "c")?.address.to_string();
+    let (port, db) = (STUN_PORT.to_string(), lab.dir().join("turn.db"));
+    let words = [
+        "-n",
+        "--no-cli",
+        "--no-tls",
+        "--no-dtls",
+        "--stun-only",
+        "-L",
+        &there,
+        "-p",
+        &port,
+        "--log-file",
+        "stdout",
+        "--db",
+        crate::lab::node::text(&db)?,
+        "--pidfile",
+        "",
+    ];
+    let mut server = serve(&lab, "c", &root, "usr/bin/turnserver", &words)?;
+
+    let mut a = node(&lab, "a", binary)?;
+    a.run(&["config", "set", "nat.stun", &format!("{there}:{STUN_PORT}")], PROMPT)?;
+    a.start()?;
+    ensure!(!router.ended()? && !server.ended()?, "{}\n{}", router.stderr().trim_end(), server.stdout());
+    let outside = host(&lab, "na")?.address.to_string();
+    let mut last = Value::Null;
+    let seen = stop::until(LIMIT, || {
+        last = a.status()?["nat"].clone();
+        let at = last["seen_at"].as_array().is_some_and(|all| {
+            all.iter().any(|one| one.as_str().is_some_and(|one| one.starts_with(&outside)))
+        });
+        let mapped = last["mapped"].as_str().is_some_and(|one| one.starts_with(&outside));
+        Ok(at && mapped)
+    })?;
+    ensure!(seen, "neither seen nor mapped at {outside}: {last}; the router: {}", router.stderr().trim_end());
+    println!("        seen by coturn and mapped by miniupnpd: {last}");
+
+    let (mut b, mut c) = (node(&lab, "b", binary)?, node(&lab, "c", binary)?);
+    b.start()?;
+    c.start()?;
+    for (one, other) in [(&a, &c), (&c, &a), (&b, &c), (&c, &b)] {
+        one.befriend(other)?;
+    }
+    a.meets(&c)?;
+    b.meets(&c)?;
+    a.befriend(&b)?;
+    b.befriend(&a)?;
+    let got = settles(&a, &b, Reach::Straight)?;
+    ensure!(got == Reach::Straight, "{got:?}, with a port that the router maps");
+    passes(&lab, &a, &b, "mapped")?;
+    a.stop(nix::sys::signal::Signal::SIGTERM)?;
+    let left = on(&lab, "na", &["nft", "list", "chain", "inet", "filter", "prerouting_miniupnpd"])?;
+    ensure!(!left.contains("dnat"), "the router still maps after the daemon's end: {left}");
+    println!("        symmetric before both, and a mapped port: straight; given back at the end");
+    drop((router, server));
+    Ok(())
+}
