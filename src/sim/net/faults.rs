@@ -122,7 +122,7 @@ impl Net {
     pub fn put_behind_nat(&mut self, nodes: &[usize], config: NatConfig) {
         let number = self.nats.len();
         let [high, low] = (number as u16).to_be_bytes();
-        let external = IpAddr::from([100, 64, high, low]);
+        let external = IpAddr::from([198, 18, high, low]);
         self.nats.push(Nat::new(external, config, self.rng.fork()));
         self.nat_of.insert(external, number);
         for &node in nodes {

@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use super::{assert_restored, finish, get, millis, put, tree};
+use crate::limits::PROVIDE_BATCH;
+use crate::node::Command;
+use crate::node::command::OverlayRules;
 use crate::sim::link::LinkConfig;
 use crate::sim::nat::{Dependence, NatConfig, Ports};
 use crate::sim::net::Net;
@@ -155,5 +158,66 @@ fn where_the_relay_dies_another_takes_its_place() {
         get(&mut net, 1, 1, &reference, &[]);
         assert_eq!(finish(&mut net, 1, 1, 150), Ok(()), "seed {seed}");
         assert_restored(&net, 1, &tree);
+    }
+}
+
+/// Strangers: nobody is a friend of anybody. Whoever is near to the provider in the network knows a way.
+#[test]
+fn a_provider_behind_a_translator_is_got_from_by_a_stranger_behind_another() {
+    const OTHERS: usize = 10;
+    for (seed, kind) in [(1, Kind::PortRestricted), (2, Kind::PortRestricted), (3, Kind::Symmetric)] {
+        let mut net = Net::new(seed, 2 + OTHERS, LinkConfig::clean(DELAY));
+        for index in 2..2 + OTHERS {
+            // Each of a network of its own, so that their words count apart.
+            net.move_to(index, ([20 + index as u8, index as u8, 0, 1], 4600).into());
+        }
+        net.put_behind_nat(&[0], Kind::PortRestricted.config().expect("a translator"));
+        net.put_behind_nat(&[1], kind.config().expect("a translator"));
+        for index in (2..2 + OTHERS).chain(0..2) {
+            let entries: &[usize] = if index == 2 { &[] } else { &[2] };
+            let bootstrap = entries.iter().map(|&entry| (net.card(entry), vec![net.nodes[entry].address()]));
+            let rules = OverlayRules {
+                enabled: true,
+                network: "test".into(),
+                addresses: vec![net.nodes[index].address()],
+                bootstrap: bootstrap.collect(),
+                far: false,
+                serve_strangers: true,
+            };
+            net.command(index, Command::Overlay(Box::new(rules)));
+        }
+        net.run_for(Duration::from_secs(30));
+        let tree = tree(seed);
+        let reference = put(&mut net, &[0], &tree);
+        for batch in net.nodes[0].world.store.ids().chunks(PROVIDE_BATCH) {
+            net.command(0, Command::Provide(batch.to_vec()));
+        }
+        net.run_for(Duration::from_secs(60));
+        assert_eq!(node(&net, 1).ways(), 0, "seed {seed}: nobody has looked for one");
+        get(&mut net, 1, 1, &reference, &[]);
+        assert_eq!(finish(&mut net, 1, 1, 120), Ok(()), "seed {seed}");
+        assert_restored(&net, 1, &tree);
+        assert!(node(&net, 1).ways() > 0, "seed {seed}: it was reached otherwise");
+    }
+}
+
+/// Ways, handshakes and what is carried cross between shards.
+#[test]
+fn nodes_of_several_shards_are_never_stuck() {
+    for seed in 1..=SEEDS {
+        let mut net = Net::with_shards(seed, &[3, 2, 3], LinkConfig::clean(DELAY));
+        net.put_behind_nat(&[0], Kind::PortRestricted.config().expect("a translator"));
+        net.put_behind_nat(&[1], Kind::Symmetric.config().expect("a translator"));
+        net.befriend(0, &[1, 2]);
+        net.befriend(1, &[0, 2]);
+        net.befriend(2, &[0, 1]);
+        let connected = |net: &Net| {
+            [0, 1].iter().all(|index| {
+                let shards = net.nodes[*index].nodes();
+                shards.map(|shard| shard.friends_connected()).sum::<usize>() >= 2
+            })
+        };
+        assert!(net.run_until(Duration::from_secs(10), connected), "seed {seed}: no session");
+        assert_usable(&mut net, 1);
     }
 }
