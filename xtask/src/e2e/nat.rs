@@ -61,20 +61,30 @@ impl Kind {
             Kind::FullCone | Kind::Restricted | Kind::PortRestricted => "masquerade",
         };
         let lets_in = match self {
-            Kind::FullCone => format!("iifname {out} udp dport {PORT} dnat to {inside}:{PORT};"),
+            Kind::FullCone => format!("iifname {out} udp dport {PORT} dnat to {inside}:{PORT}"),
             Kind::Restricted => {
-                format!("iifname {out} udp dport {PORT} ip saddr @sent dnat to {inside}:{PORT};")
+                format!("iifname {out} udp dport {PORT} ip saddr @sent dnat to {inside}:{PORT}")
             }
             Kind::PortRestricted | Kind::Symmetric => String::new(),
         };
-        format!(
-            "table ip translator {{
-                set sent {{ type ipv4_addr; flags dynamic,timeout; timeout 2m; }}
-                chain out {{ type filter hook forward priority 0; oifname {out} update @sent {{ ip daddr }}; }}
-                chain before {{ type nat hook prerouting priority -100; {lets_in} }}
-                chain after {{ type nat hook postrouting priority 100; oifname {out} {masquerade}; }}
-            }}"
-        )
+        let chain = |name: &str, what: &str, hook: &str, priority: i32, rule: &str| {
+            let rule = if rule.is_empty() {
+                String::new()
+            } else {
+                format!("add rule ip translator {name} {rule};")
+            };
+            format!(
+                "add chain ip translator {name} {{ type {what} hook {hook} priority {priority}; }};{rule}"
+            )
+        };
+        [
+            "add table ip translator;".to_string(),
+            "add set ip translator sent { type ipv4_addr; flags dynamic,timeout; timeout 2m; };".to_string(),
+            chain("out", "filter", "forward", 0, &format!("oifname {out} update @sent {{ ip daddr }}")),
+            chain("before", "nat", "prerouting", -100, &lets_in),
+            chain("after", "nat", "postrouting", 100, &format!("oifname {out} {masquerade}")),
+        ]
+        .concat()
     }
 }
 
@@ -263,8 +273,10 @@ fn moves(_: &mut Lab, binary: &Path) -> Result<()> {
     println!("        both translators forgot, and gave other ports: straight again");
 
     // A neighbour behind the same translator, which keeps the two apart and turns nothing round.
-    let apart = "table ip apart { chain between { type filter hook forward priority -1;
-        iifname to-a oifname to-a2 drop; iifname to-a2 oifname to-a drop; } }";
+    let apart = "add table ip apart;
+        add chain ip apart between { type filter hook forward priority -1; };
+        add rule ip apart between iifname to-a oifname to-a2 drop;
+        add rule ip apart between iifname to-a2 oifname to-a drop;";
     on(lab, "na", &["nft", apart])?;
     let mut a2 = node(lab, "a2", binary)?;
     a2.start()?;
@@ -286,10 +298,10 @@ fn moves(_: &mut Lab, binary: &Path) -> Result<()> {
 /// Both translators lose what they remember, and give other ports from then on.
 fn rebinds(lab: &Lab) -> Result<()> {
     for name in ["na", "nb"] {
-        let chain = "table ip translator { chain after { type nat hook postrouting priority 100;
-            oifname to-c meta l4proto udp masquerade to :20000-20999 random; } }";
+        let rule =
+            "add rule ip translator after oifname to-c meta l4proto udp masquerade to :20000-20999 random";
         on(lab, name, &["nft", "flush", "chain", "ip", "translator", "after"])?;
-        on(lab, name, &["nft", chain])?;
+        on(lab, name, &["nft", rule])?;
         on(lab, name, &["conntrack", "-F"])?;
     }
     Ok(())
@@ -312,6 +324,8 @@ const PACKAGES: &[&str] = &[
 ];
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 const STUN_PORT: u16 = 3478;
+/// An address outside of the router that maps.
+const OUTSIDE: &str = "60.0.0.1";
 
 /// Unpacks the packages; `None` where they cannot be had.
 fn unpacked(lab: &Lab) -> Result<Option<PathBuf>> {
@@ -356,12 +370,18 @@ fn servers(_: &mut Lab, binary: &Path) -> Result<()> {
     )?;
     // Multicast, by which UPnP looks for routers, leaves by the one device.
     on(&lab, "a", &["ip", "route", "add", "224.0.0.0/4", "dev", "to-na"])?;
+    // A router with a private address outside maps nothing.
+    on(&lab, "na", &["ip", "address", "add", &format!("{OUTSIDE}/32"), "dev", "to-c"])?;
+    on(&lab, "c", &["ip", "route", "add", OUTSIDE, "dev", "to-na"])?;
     let conf = lab.dir().join("miniupnpd.conf");
+    let inside = host(&lab, "na")?.address;
     std::fs::write(
         &conf,
-        "ext_ifname=to-c\nlistening_ip=to-a\next_allow_private_ipv4=yes\nenable_natpmp=yes\nenable_upnp=yes\n\
-         ipv6_disable=yes\nsystem_uptime=yes\nuuid=00000000-0000-0000-0000-000000000001\n\
-         allow 1024-65535 0.0.0.0/0 1024-65535\n",
+        format!(
+            "ext_ifname=to-c\next_ip={OUTSIDE}\nlistening_ip={inside}/24\nenable_natpmp=yes\nenable_upnp=yes\n\
+             ipv6_disable=yes\nsystem_uptime=yes\nuuid=00000000-0000-0000-0000-000000000001\n\
+             allow 1024-65535 0.0.0.0/0 1024-65535\n"
+        ),
     )?;
     let conf = crate::lab::node::text(&conf)?;
     let pid = lab.dir().join("miniupnpd.pid");
@@ -399,10 +419,14 @@ fn servers(_: &mut Lab, binary: &Path) -> Result<()> {
         let at = last["seen_at"].as_array().is_some_and(|all| {
             all.iter().any(|one| one.as_str().is_some_and(|one| one.starts_with(&outside)))
         });
-        let mapped = last["mapped"].as_str().is_some_and(|one| one.starts_with(&outside));
+        let mapped = last["mapped"].as_str().is_some_and(|one| one.starts_with(OUTSIDE));
         Ok(at && mapped)
     })?;
-    ensure!(seen, "neither seen nor mapped at {outside}: {last}; the router: {}", router.stderr().trim_end());
+    ensure!(
+        seen,
+        "not seen at {outside} and mapped at {OUTSIDE}: {last}; the router: {}",
+        router.stderr().trim_end()
+    );
     println!("        seen by coturn and mapped by miniupnpd: {last}");
 
     let (mut b, mut c) = (node(&lab, "b", binary)?, node(&lab, "c", binary)?);
