@@ -29,6 +29,7 @@ impl Node {
                         self.stranger_came(clock, id);
                         self.overlay_confirmed(clock, session, true);
                         self.overlay_met(clock, id);
+                        self.note_path(clock, id);
                         self.touch(id);
                     }
                 }

@@ -196,9 +196,15 @@ impl Node {
         }
         let (is_initiator, is_near) = (self.sessions.is_initiator(peer.session), peer.trust.is_some());
         let meeting = Meeting { next_at: clock.now, rounds: 0, since: clock.now, is_near };
+        if !is_initiator && !self.sessions.is_confirmed(peer.session) {
+            // Of several of one handshake all but one are never used. But who is called says where it is, too, without
+            // being asked; and so both begin at once.
+            let candidates = self.candidates(is_near);
+            self.say_meet(clock.now, id, &Message::Meet { ask: false, candidates });
+            return;
+        }
         if !self.punch.meetings.contains_key(&id) {
             self.punch.meetings.insert(id, meeting);
-            // Who came by a relay says where it is, too, without being asked; and so both begin at once.
             self.meet(clock, id, is_initiator);
         }
     }
@@ -234,12 +240,11 @@ impl Node {
         };
         let places: Vec<SocketAddr> = told.iter().map(Endpoint::address).filter(usable).collect();
         self.sessions.punch(clock.now, session, &places);
-        if let Some(meeting) = self.punch.meetings.get_mut(&id) {
-            let news = is_near && !std::mem::replace(&mut meeting.is_near, is_near);
-            if ask || news {
-                let candidates = self.candidates(is_near);
-                self.say_meet(clock.now, id, &Message::Meet { ask: false, candidates });
-            }
+        let meeting = self.punch.meetings.get_mut(&id);
+        let news = meeting.is_some_and(|own| is_near && !std::mem::replace(&mut own.is_near, is_near));
+        if ask || news {
+            let candidates = self.candidates(is_near);
+            self.say_meet(clock.now, id, &Message::Meet { ask: false, candidates });
         }
     }
 
