@@ -24,6 +24,9 @@ pub struct Way {
 }
 
 impl Way {
+    /// One that no node makes: what is sent there goes nowhere. For a handshake that waits for a way.
+    pub const NOWHERE: Self = Self { relay: u8::MAX, shard: u8::MAX, number: u32::MAX };
+
     /// The address that stands for it.
     pub fn address(self) -> SocketAddr {
         let mut ip = [0; 16];

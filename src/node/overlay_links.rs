@@ -9,7 +9,7 @@ use super::circuits::link;
 use super::overlay::Tag;
 use super::peer::{Meeting, Peer, Role};
 use super::{Clock, Early, Node, OVERLAY_CHANNEL};
-use crate::base::{NodeId, PublicKey, Time};
+use crate::base::{NodeId, PublicKey, Time, Way};
 use crate::crypto::IdentityCard;
 use crate::limits::{
     EARLY_DATA_MAX, EXCHANGE_MS_MAX, OVERLAY_CALL_MS_MAX, OVERLAY_CALLS_MAX, OVERLAY_CALLS_OWN,
@@ -191,6 +191,10 @@ impl Node {
             }
             return self.tell_called(clock, id, shard.into_iter().collect());
         }
+        // Whose address is not to be tried may be reached through others all the same.
+        let nowhere = [Way::NOWHERE.address()];
+        let hidden = addresses.is_empty() && shard.is_some();
+        let addresses = if hidden { &nowhere[..] } else { addresses };
         let known = self.overlay.links.by_key.get(&key).copied();
         let session = match known {
             Some(session) => Ok(session),
@@ -214,7 +218,7 @@ impl Node {
         calling.shards.extend(shard);
         if shard.is_some() {
             // Somebody waits for it: it is worth a way through others.
-            self.want_way(clock.now, card);
+            self.want_way(clock.now, card, hidden);
         }
         let Some(calling) = self.overlay.links.by_key.get(&key).copied() else { return };
         let Some(calling) = self.overlay.links.calls.get_mut(&calling) else { return };
@@ -258,7 +262,7 @@ impl Node {
             id,
             key,
             since: clock.now,
-            tried: addresses.to_vec(),
+            tried: addresses.iter().filter(|address| Way::of(address).is_none()).copied().collect(),
             messages: Vec::new(),
             shards: BTreeSet::new(),
         };

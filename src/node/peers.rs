@@ -255,7 +255,7 @@ impl Node {
             }
             self.friends.calling(clock.now, &friend.card.key, session);
             if session.is_some() {
-                self.want_way(clock.now, &friend.card);
+                self.want_way(clock.now, &friend.card, false);
             }
         }
     }

@@ -29,11 +29,11 @@ const SEEN_MAX: usize = 16;
 const LOOKED_MAX: usize = 64;
 
 impl Node {
-    /// A handshake began whose peer may not be reached straight.
-    pub(super) fn want_way(&mut self, now: Time, card: &IdentityCard) {
+    /// A handshake began whose peer may not be reached straight, or `hidden`: certainly is not.
+    pub(super) fn want_way(&mut self, now: Time, card: &IdentityCard, hidden: bool) {
         let wanted = &mut self.punch.wanted;
         if wanted.len() < WANTED_WAYS_MAX {
-            let next_at = now + Duration::from_millis(WAY_PATIENCE_MS);
+            let next_at = now + Duration::from_millis(if hidden { 0 } else { WAY_PATIENCE_MS });
             wanted.entry(card.key).or_insert(Wanted { card: *card, next_at, tries: 0 });
         }
     }
@@ -174,7 +174,7 @@ impl Node {
         self.punch.dead.retain(|way| in_use.contains(&Some(*way)));
         self.punch.dead.extend(ways.iter().filter(|way| in_use.contains(&Some(**way))));
         for card in stuck {
-            self.want_way(clock.now, &card);
+            self.want_way(clock.now, &card, true);
             if let Some(own) = self.punch.wanted.get_mut(&card.key) {
                 (own.next_at, own.tries) = (clock.now, 0);
             }
@@ -219,6 +219,9 @@ impl Node {
         let candidates = self.candidates(is_near);
         self.punch.counters.rounds += 1;
         self.say_meet(clock.now, id, &Message::Meet { ask, candidates });
+        if ask {
+            self.ask_again_where(clock.now, id);
+        }
     }
 
     /// A peer says where it may be.
@@ -338,6 +341,16 @@ impl Node {
         if self.punch.seen.len() < SEEN_MAX && !self.sessions.is_relayed(peer.session) {
             let number = self.rng.next_u64() as u32;
             self.say_meet(now, id, &Message::Hold { number });
+        }
+    }
+
+    /// Before a peer is met anew: a translator may have forgotten this node, and given it another port.
+    fn ask_again_where(&mut self, now: Time, id: PeerId) {
+        let path = self.peers.get(&id).and_then(|peer| self.sessions.path(peer.session));
+        let way = path.and_then(|path| Way::of(&path.remote)).filter(|way| way.shard == self.overlay.shard.0);
+        if let Some(relay) = way.and_then(|way| self.punch.relay_of(way)) {
+            let number = self.rng.next_u64() as u32;
+            self.say_meet(now, relay, &Message::Hold { number });
         }
     }
 
