@@ -213,8 +213,8 @@ impl Sessions {
         let parts =
             Birth { card: init.card, lane, paths, cid, remote_cid: init.cid, initiator: false, birth };
         let mut session = Session::new(parts, now);
-        session.note_relayed(now);
         session.lanes = Some(Box::new(Lanes::new(secret, suite)));
+        session.note_relayed(now);
         let key = self.slab.insert(Slot::Live(Box::new(session))).ok_or(DropCause::Full)?;
         self.cids.insert(cid, key);
         if let Some(oldest) = self.peers.add_unconfirmed(peer, key) {

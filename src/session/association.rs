@@ -6,7 +6,6 @@ use super::home::Lanes;
 use super::knock::Belongs;
 use super::lane::Lane;
 use super::path::Paths;
-use super::punch::Relayed;
 use crate::base::{Path, Rng, Time};
 use crate::crypto::identity::header_mask;
 use crate::crypto::{IdentityCard, MaskKey};
@@ -80,8 +79,6 @@ pub(super) struct Session {
     pub(super) lanes: Option<Box<Lanes>>,
     /// Whose further lane this is.
     pub(super) belongs: Option<Box<Belongs>>,
-    /// While its path leads through a peer, and after that.
-    pub(super) relayed: Option<Box<Relayed>>,
     pub(super) received_bytes: u64,
     pub(super) sent_bytes: u64,
     mask: MaskKey,
@@ -122,7 +119,6 @@ impl Session {
             closing: None,
             lanes: None,
             belongs: None,
-            relayed: None,
             received_bytes: 0,
             sent_bytes: 0,
         }
@@ -160,8 +156,8 @@ impl Session {
         }
         let lanes = self.lanes.as_ref().and_then(|lanes| lanes.deadline());
         let knock = self.belongs.as_ref().and_then(|belongs| belongs.knock_at());
-        let is_relayed = || self.paths.active().is_relayed();
-        let punch = self.relayed.as_ref().and_then(|relayed| relayed.deadline(is_relayed()));
+        let relayed = self.lanes.as_ref().and_then(|lanes| lanes.relayed.as_ref());
+        let punch = relayed.and_then(|relayed| relayed.deadline(self.paths.active().is_relayed()));
         let others = [self.lane.erase_at(), self.paths.deadline(), self.confirming, lanes, knock, punch];
         others.into_iter().flatten().fold(at, Time::min)
     }
@@ -212,7 +208,7 @@ impl Session {
             return Some((straight, len, rekeyed));
         }
         if self.wants.punch {
-            if let Some((path, data)) = self.relayed.as_mut().and_then(|relayed| relayed.next(now)) {
+            if let Some((path, data)) = self.relayed().and_then(|relayed| relayed.next(now)) {
                 let end = PAYLOAD_AT + Control::Challenge(data).put(&mut buf[PAYLOAD_AT..])?;
                 let (len, rekeyed) = self.finish_control(now, end, buf.len(), rng, buf);
                 return Some((path, len, rekeyed));

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::punch::Relayed;
 use super::types::SessionKey;
 use crate::base::Time;
 use crate::crypto::{Secret, Suite};
@@ -23,6 +24,8 @@ pub(super) struct Lanes {
     refusals: Vec<u16>,
     /// What the peer opens is used here and on no other shard.
     pub(super) stay: bool,
+    /// While the session's path leads through a peer, and after that.
+    pub(super) relayed: Option<Box<Relayed>>,
 }
 
 pub(super) struct Entry {
@@ -63,6 +66,7 @@ impl Lanes {
             list: Vec::new(),
             refusals: Vec::new(),
             stay: false,
+            relayed: None,
         }
     }
 

@@ -88,25 +88,25 @@ impl Relayed {
 }
 
 impl Session {
+    /// What it knows of a relayed path.
+    pub(super) fn relayed(&mut self) -> Option<&mut Relayed> {
+        self.lanes.as_mut()?.relayed.as_deref_mut()
+    }
+
     /// A session begins, or continues, on this path.
     pub(super) fn note_relayed(&mut self, now: Time) {
         let active = self.paths.active();
-        if active.is_relayed() {
-            match &mut self.relayed {
-                Some(relayed) => relayed.spare = active,
-                None => self.relayed = Some(Relayed::new(active, now)),
-            }
+        if let Some(lanes) = self.lanes.as_mut().filter(|_| active.is_relayed()) {
+            lanes.relayed.get_or_insert_with(|| Relayed::new(active, now)).spare = active;
         }
     }
 
     /// What the path of an authentic packet means, where one of both is relayed and the other is not.
     pub(super) fn cross_over(&mut self, now: Time, path: &Path, len: usize, rng: &mut Rng) -> Crossing {
-        if self.belongs.is_some() {
-            return Crossing::None;
-        }
+        let Some(lanes) = &mut self.lanes else { return Crossing::None };
         match (self.paths.active().is_relayed(), path.is_relayed()) {
             (true, false) => {
-                let Some(relayed) = &mut self.relayed else { return Crossing::None };
+                let Some(relayed) = &mut lanes.relayed else { return Crossing::None };
                 let again = Duration::from_millis(PUNCH_AGAIN_MS);
                 // Heard where nobody said it was: behind a translator that differs by peer.
                 match relayed.add(*path, rng) {
@@ -119,7 +119,7 @@ impl Session {
             }
             (false, true) => {
                 let all = self.received_bytes - len as u64;
-                let relayed = self.relayed.get_or_insert_with(|| Relayed::new(*path, now));
+                let relayed = lanes.relayed.get_or_insert_with(|| Relayed::new(*path, now));
                 let (since, all, detoured) = relayed.detour.get_or_insert((now, all, 0));
                 *detoured += len as u64;
                 if now.since(*since) < Duration::from_millis(RELAYED_DETOUR_MS) {
@@ -136,7 +136,7 @@ impl Session {
     /// What is due of a round.
     pub(super) fn punch_due(&mut self, now: Time) {
         let is_relayed = self.paths.active().is_relayed();
-        let Some(relayed) = &mut self.relayed else { return };
+        let Some(relayed) = self.relayed() else { return };
         if !is_relayed || relayed.round_at().is_none_or(|at| at > now) {
             return;
         }
@@ -150,7 +150,7 @@ impl Session {
         if path.is_relayed() || !self.paths.active().is_relayed() {
             return None;
         }
-        let relayed = self.relayed.as_mut()?;
+        let relayed = self.relayed()?;
         let proven = relayed.candidates.iter().find(|one| one.data == *data)?.path;
         relayed.candidates.clear();
         relayed.round = None;
@@ -161,18 +161,18 @@ impl Session {
 
     /// Whether nothing is heard any more of a peer that was talked to, off a relayed path: then it is tried there.
     pub(super) fn back_to_relay(&mut self, now: Time) -> bool {
-        let is_relayed = self.paths.active().is_relayed();
-        let Some(relayed) = self.relayed.as_mut().filter(|relayed| !is_relayed && relayed.look_at <= now)
-        else {
+        let is_off = !self.paths.active().is_relayed();
+        let silence = Duration::from_millis(DIRECT_SILENT_MS);
+        let is_silent = self.spoke > self.heard && now.since(self.heard) >= silence;
+        let Some(relayed) = self.relayed().filter(|relayed| is_off && relayed.look_at <= now) else {
             return false;
         };
-        let silence = Duration::from_millis(DIRECT_SILENT_MS);
         relayed.look_at = now + silence / 2;
-        if self.spoke <= self.heard || now.since(self.heard) < silence {
+        if !is_silent {
             return false;
         }
-        self.paths = Paths::validated(relayed.spare);
         relayed.detour = None;
+        self.paths = Paths::validated(relayed.spare);
         self.wants.ping = true;
         true
     }
@@ -186,7 +186,7 @@ impl Sessions {
             return;
         }
         session.note_relayed(now);
-        if let Some(relayed) = &mut session.relayed {
+        if let Some(relayed) = session.lanes.as_mut().and_then(|lanes| lanes.relayed.as_mut()) {
             // Those that it was heard at stay.
             relayed.candidates.retain(|one| one.path.local.port() != 0);
             for remote in candidates {
@@ -214,7 +214,7 @@ impl Sessions {
         let Some(key) = self.peers.current(peer) else { return false };
         let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return false };
         let active = session.paths.active();
-        match &mut session.relayed {
+        match session.relayed() {
             Some(relayed) if is_dead(&relayed.spare) => relayed.spare = way,
             Some(_) if !active.is_relayed() => return false,
             _ => {}

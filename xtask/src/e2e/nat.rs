@@ -81,6 +81,8 @@ impl Kind {
             "add table ip translator;".to_string(),
             "add set ip translator sent { type ipv4_addr; flags dynamic,timeout; timeout 2m; };".to_string(),
             chain("out", "filter", "forward", 0, &format!("oifname {out} update @sent {{ ip daddr }}")),
+            // What nobody asked for is not the router's either: taken in, it would keep the port from whoever sends there next.
+            chain("own", "filter", "input", 0, &format!("iifname {out} meta l4proto udp drop")),
             chain("before", "nat", "prerouting", -100, &lets_in),
             chain("after", "nat", "postrouting", 100, &format!("oifname {out} {masquerade}")),
         ]
