@@ -1,14 +1,44 @@
-//! Slices that are asked of peers: whom to ask, and what comes of it.
+//! Gets, and the slices that are asked of peers for them: whom to ask, and what comes of it.
+
+use std::time::Duration;
 
 use super::command::Report;
 use super::peer::Role;
 use super::streams::{NOT_WANTED, send_request};
 use super::{Clock, LIAR_TIME, Node, is_liar};
 use crate::base::Time;
+use crate::base::fileop::JobId;
+use crate::limits::PROGRESS_MS;
 use crate::service::fetch;
+use crate::service::get::GetRequest;
 use crate::session::CloseCode;
 
 impl Node {
+    /// Begins a get.
+    pub(super) fn start_get(&mut self, clock: Clock, request: GetRequest) {
+        let job = request.job;
+        if self.friends.len() == 0 && !self.overlay.is_on() {
+            let why = "this node has no friends to get it from, and overlay.enabled is false; add one: tornet friend add tornet:node:…";
+            return self.fail_get(job, why.to_string());
+        }
+        if self.get.is_idle() {
+            // Nothing may have woken this shard since its last one.
+            self.fed = (self.fetch.counters().slices, clock.now);
+        }
+        if let Err(why) = self.get.start(request) {
+            return self.fail_get(job, why);
+        }
+        self.friends.hurry(clock.now);
+        self.lonely_since.get_or_insert(clock.now);
+        self.next_progress.get_or_insert(clock.now + Duration::from_millis(PROGRESS_MS));
+    }
+
+    /// A get came to nothing.
+    pub(super) fn fail_get(&mut self, job: JobId, why: String) {
+        self.counters.gets_failed += 1;
+        self.reports.push_back(Report::Failed(job, why));
+    }
+
     /// Friends that are not connected and would be asked if they were.
     pub(super) fn friends_away(&self, now: Time) -> usize {
         let away = self.friends.len() - self.friends.connected_len();

@@ -50,17 +50,17 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::fileop::{FileDone, FileOp, JobId};
+use crate::base::fileop::{FileDone, FileOp};
 use crate::base::{
     ChannelId, ChunkRead, Kept, Memory, NewChunk, Offload, Path, Place, PublicKey, Rng, SlicePool, StreamId,
     Time, TunPacket, UnixMs,
 };
 use crate::limits::{
-    DATAGRAM_MAX, GET_NETWORK_MS_MAX, GET_OTHERS_MS_MAX, LIAR_MS, PROGRESS_MS, RECORD_BUFFERS, SLICE_BUFFERS,
+    DATAGRAM_MAX, GET_NETWORK_MS_MAX, GET_OTHERS_MS_MAX, LIAR_MS, RECORD_BUFFERS, SLICE_BUFFERS,
 };
 use crate::service::PeerId;
 use crate::service::fetch::Fetch;
-use crate::service::get::{Get, GetRequest};
+use crate::service::get::Get;
 use crate::service::keep::{self, Keep};
 use crate::service::push::Push;
 use crate::service::serve::{Act, Serve};
@@ -426,29 +426,6 @@ impl Node {
                 }
             }
         }
-    }
-
-    fn start_get(&mut self, clock: Clock, request: GetRequest) {
-        let job = request.job;
-        if self.friends.len() == 0 && !self.overlay.is_on() {
-            let why = "this node has no friends to get it from, and overlay.enabled is false; add one: tornet friend add tornet:node:…";
-            return self.fail_get(job, why.to_string());
-        }
-        if self.get.is_idle() {
-            // Nothing may have woken this shard since its last one.
-            self.fed = (self.fetch.counters().slices, clock.now);
-        }
-        if let Err(why) = self.get.start(request) {
-            return self.fail_get(job, why);
-        }
-        self.friends.hurry(clock.now);
-        self.lonely_since.get_or_insert(clock.now);
-        self.next_progress.get_or_insert(clock.now + Duration::from_millis(PROGRESS_MS));
-    }
-
-    fn fail_get(&mut self, job: JobId, why: String) {
-        self.counters.gets_failed += 1;
-        self.reports.push_back(Report::Failed(job, why));
     }
 
     /// Lets every part react to what the others did, until nothing moves.
