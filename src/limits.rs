@@ -818,7 +818,7 @@ pub const CARRY_STRANGERS_BURST: u32 = 2 << 20;
 pub const CARRY_MEETING_PER_SECOND: u32 = 2 << 10;
 /// At once.
 pub const CARRY_MEETING_BURST: u32 = 64 << 10;
-/// Messages of channel 5 of one peer, carried datagrams aside, a second.
+/// Messages of channel 6 of one peer, carried datagrams aside, a second.
 pub const MEETING_PER_SECOND: u32 = 20;
 /// At once.
 pub const MEETING_BURST: u32 = 100;

@@ -175,7 +175,7 @@ impl Crowd {
         let (began, mut sent, mut spent) = (Instant::now(), 0u64, 0u64);
         while began.elapsed() < length {
             let due = (began.elapsed().as_nanos() * u128::from(rate) / 1_000_000_000) as u64;
-            for _ in sent..due.min(sent + 64) {
+            for _ in 0..due.saturating_sub(sent).min(64) {
                 self.origins[0].send_marked(self.clocks, honest)?;
                 sent += 1;
                 let other = self.origins.last_mut().ok_or("no other neighbour")?;

@@ -2,13 +2,13 @@
 //!
 //! Such a path is an address like any other for whoever keeps paths: sessions know where their packets come from and go to,
 //! and need not know more. Only a node's sending and receiving take it for what it is. The addresses are of a private prefix
-//! that no socket of ours is given and none is believed from: `fd74:6f72:6e65::/48`, unique local (RFC 4193).
+//! that no socket of ours is given and none is believed from: `fd74:6f72:6e77::/48`, unique local (RFC 4193).
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::Path;
 
-const PREFIX: [u8; 6] = [0xfd, 0x74, 0x6f, 0x72, 0x6e, 0x65];
+const PREFIX: [u8; 6] = [0xfd, 0x74, 0x6f, 0x72, 0x6e, 0x77];
 /// No port has a meaning there.
 const PORT: u16 = 1;
 
@@ -62,13 +62,13 @@ mod tests {
             prop_assert_eq!(Way::of(&way.address()), Some(way));
             prop_assert!(way.path().is_relayed());
             let other = SocketAddr::new(Ipv6Addr::from(other).into(), 4600);
-            prop_assert_eq!(Way::of(&other).is_some(), other.to_string().starts_with("[fd74:6f72:6e65:"));
+            prop_assert_eq!(Way::of(&other).is_some(), other.to_string().starts_with("[fd74:6f72:6e77:"));
         }
     }
 
     #[test]
     fn other_addresses_are_none() {
-        for text in ["10.0.0.1:1", "[fd74:6f72:6e66::1]:1", "[::1]:1", "[::ffff:253.116.111.114]:1"] {
+        for text in ["10.0.0.1:1", "[fd74:6f72:6e65:7400::1]:1", "[::1]:1", "[::ffff:253.116.111.114]:1"] {
             assert_eq!(Way::of(&text.parse().unwrap()), None, "{text}");
         }
     }

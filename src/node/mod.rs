@@ -71,7 +71,7 @@ pub use crate::session::{Config, Cross};
 use anonymous::Inners;
 use circuits::Circuits;
 pub use command::{Command, Report};
-use friends::{Friends, Standing};
+use friends::Friends;
 use inner::Template;
 use loans::Loans;
 use overlay::Overlays;
@@ -380,23 +380,7 @@ impl Node {
 
     fn handle_command(&mut self, clock: Clock, command: Command) {
         match command {
-            Command::Friends(friends) => {
-                let sessions = &self.sessions;
-                for gone in self.friends.replace(clock.now, friends, |key| sessions.is_home(key)) {
-                    let session = match gone {
-                        Standing::Here(peer) => self.peers.get(&peer).map(|peer| peer.session),
-                        Standing::Calling(session) => Some(session),
-                        Standing::Away { .. } | Standing::Resting => None,
-                    };
-                    if let Some(session) = session {
-                        self.sessions.close(clock.now, session, CloseCode::UNWANTED, "no longer a friend");
-                    }
-                }
-                let friends: BTreeSet<_> = self.friends.iter().map(|(one, _)| one.card.node_id()).collect();
-                self.shaping.promises.retain(|node| friends.contains(node));
-                self.befriend_connected(clock);
-                self.know_promised(clock.now);
-            }
+            Command::Friends(friends) => self.set_friends(clock, friends),
             Command::Tunnels(tunnels) => self.set_tunnels(tunnels),
             Command::Relay(rules) => self.set_circuit_rules(clock.now, rules),
             Command::Exit(rules) => self.set_exit(clock.now, *rules),

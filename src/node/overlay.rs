@@ -140,7 +140,8 @@ impl Node {
         let kept = self.keep.is_on();
         self.keep.allow(rules.keep.filter(|_| serves), self.overlay.shard.1);
         self.set_own_addresses(&rules.addresses);
-        self.punch.hold_at = (rules.enabled && self.overlay.shard.0 == FIRST).then_some(clock.now);
+        // Who serves no strangers need not be found by them.
+        self.punch.hold_at = (serves && self.overlay.shard.0 == FIRST).then_some(clock.now);
         let was = self.overlay.on.as_ref().map(|on| on.tag);
         let tag = rules.enabled.then(|| tag(&rules.network));
         if was.is_some() && was != tag {

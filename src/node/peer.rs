@@ -85,7 +85,7 @@ pub(super) struct Peer {
     pub overlay_told: bool,
     /// What it may say to the overlay.
     pub overlay_budget: Budget,
-    /// What it may say on channel 5, and what it may bring there.
+    /// What it may say on channel 6, and what it may bring there.
     pub meeting_budget: Budget,
     pub carried_budget: Budget,
     /// How long it took to get off a path through another, the last time.

@@ -1,8 +1,9 @@
 //! Sessions become peers, and friends are called.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::command::Friend;
+use super::friends::Standing;
 use super::peer::{Meeting, Peer, Role};
 use super::streams::send_request;
 use super::{Clock, Early, Node, is_liar};
@@ -15,6 +16,25 @@ use crate::session::{CloseCode, ClosedWhy, ConnectError, Event as SessionEvent, 
 use crate::stream::{self, Connection};
 
 impl Node {
+    /// Replaces the set of friends.
+    pub(super) fn set_friends(&mut self, clock: Clock, friends: Vec<Friend>) {
+        let sessions = &self.sessions;
+        for gone in self.friends.replace(clock.now, friends, |key| sessions.is_home(key)) {
+            let session = match gone {
+                Standing::Here(peer) => self.peers.get(&peer).map(|peer| peer.session),
+                Standing::Calling(session) => Some(session),
+                Standing::Away { .. } | Standing::Resting => None,
+            };
+            if let Some(session) = session {
+                self.sessions.close(clock.now, session, CloseCode::UNWANTED, "no longer a friend");
+            }
+        }
+        let friends: BTreeSet<_> = self.friends.iter().map(|(one, _)| one.card.node_id()).collect();
+        self.shaping.promises.retain(|node| friends.contains(node));
+        self.befriend_connected(clock);
+        self.know_promised(clock.now);
+    }
+
     pub(super) fn session_events(&mut self, clock: Clock) {
         while let Some(event) = self.sessions.poll_event() {
             match event {

@@ -1,7 +1,7 @@
 //! Ways to peers through other peers, and off them: what a shard knows of it (docs/protocol/nat.md).
 //!
 //! A *way* is an address that stands for a peer of this shard, the relay, and a node behind it. Whatever leaves for such
-//! an address is handed to the relay as datagrams of channel 5, and what the relay brings comes from it; sessions know no
+//! an address is handed to the relay as datagrams of channel 6, and what the relay brings comes from it; sessions know no
 //! more of it than of any other address. [`super::punch_meet`] finds ways, and has both ends try to get off them;
 //! [`super::punch_relay`] is what this node does when it is the relay.
 
@@ -213,7 +213,7 @@ impl Node {
         Some(way(self.own_shard(), relay, number).path())
     }
 
-    /// Says something on channel 5.
+    /// Says something on channel 6.
     pub(super) fn say_meet(&mut self, now: Time, id: PeerId, message: &Message<'_>) -> bool {
         let Some(peer) = self.peers.get_mut(&id) else { return false };
         let said = peer.connection.datagram(MEET_CHANNEL, &message.emit()).is_ok();
@@ -273,7 +273,7 @@ impl Node {
         None
     }
 
-    /// A message of channel 5 came.
+    /// A message of channel 6 came.
     pub(super) fn meet_datagram(&mut self, clock: Clock, id: PeerId, bytes: &[u8], world: &mut impl World) {
         let now = clock.now;
         let message = Message::parse(bytes);

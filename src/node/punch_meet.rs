@@ -2,6 +2,7 @@
 //! §3): whom to ask for a way, where a session goes on that has lost its own, where this node may be reached, and when to
 //! try.
 
+use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -203,8 +204,8 @@ impl Node {
             self.say_meet(clock.now, id, &Message::Meet { ask: false, candidates });
             return;
         }
-        if !self.punch.meetings.contains_key(&id) {
-            self.punch.meetings.insert(id, meeting);
+        if let Entry::Vacant(vacant) = self.punch.meetings.entry(id) {
+            vacant.insert(meeting);
             self.meet(clock, id, is_initiator);
         }
     }

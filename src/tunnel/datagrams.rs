@@ -122,10 +122,10 @@ mod tests {
 
         #[test]
         fn any_bytes_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
-            if let Ok(ip) = Ip::parse(&bytes) {
-                if let Some(datagram) = unwrap(&bytes, &ip) {
-                    prop_assert!(!datagram.payload.is_empty() && datagram.payload.end == bytes.len());
-                }
+            if let Ok(ip) = Ip::parse(&bytes)
+                && let Some(datagram) = unwrap(&bytes, &ip)
+            {
+                prop_assert!(!datagram.payload.is_empty() && datagram.payload.end == bytes.len());
             }
         }
     }

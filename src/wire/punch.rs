@@ -1,4 +1,4 @@
-//! Messages of channel 5: how two nodes behind translators meet, and what is carried for them until they have
+//! Messages of channel 6: how two nodes behind translators meet, and what is carried for them until they have
 //! (docs/protocol/nat.md §2). One message per datagram.
 //!
 //! ```text

@@ -74,7 +74,7 @@ pub fn keeper(bytes: &[u8]) {
                 0 => keep.ended(at.0, at.1),
                 1 => keep.peer_down(at.0),
                 _ => {
-                    now = now + Duration::from_millis(u64::from(input.half()));
+                    now += Duration::from_millis(u64::from(input.half()));
                     keep.handle_timeout(now, &mut acts);
                 }
             },
@@ -150,7 +150,7 @@ pub fn giver(bytes: &[u8]) {
                     let (peer, stream) = open.swap_remove(input.below(open.len()));
                     push.ended(now, peer, stream);
                 }
-                _ => now = now + Duration::from_millis(u64::from(input.half())),
+                _ => now += Duration::from_millis(u64::from(input.half())),
             }
         }
         while let Some(action) = push.poll_action(now) {

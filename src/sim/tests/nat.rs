@@ -184,6 +184,7 @@ fn a_provider_behind_a_translator_is_got_from_by_a_stranger_behind_another() {
                 bootstrap: bootstrap.collect(),
                 far: false,
                 serve_strangers: true,
+                keep: None,
             };
             net.command(index, Command::Overlay(Box::new(rules)));
         }
