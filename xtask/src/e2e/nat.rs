@@ -229,11 +229,24 @@ fn trips(one: &Node, other: &Node) -> Result<Option<f64>> {
     Ok(least.map(|us| us / 1000.0 / (4.0 * DELAY_MS)))
 }
 
+/// The cells that CI runs; the simulator has them all, and so has this case with `NAT_ALL=1`.
+const OFTEN: [(Kind, Kind); 6] = [
+    (Kind::FullCone, Kind::FullCone),
+    (Kind::FullCone, Kind::Symmetric),
+    (Kind::Restricted, Kind::Symmetric),
+    (Kind::PortRestricted, Kind::PortRestricted),
+    (Kind::PortRestricted, Kind::Symmetric),
+    (Kind::Symmetric, Kind::Symmetric),
+];
+
 fn matrix(_: &mut Lab, binary: &Path) -> Result<()> {
-    let mut wrong = Vec::new();
+    let (mut wrong, all) = (Vec::new(), std::env::var_os("NAT_ALL").is_some());
     for (at, one) in Kind::ALL.into_iter().enumerate() {
         for other in Kind::ALL.into_iter().skip(at) {
             stop::check()?;
+            if !all && !OFTEN.contains(&(one, other)) {
+                continue;
+            }
             let lab = world(&[])?;
             translate(&lab, "na", one)?;
             translate(&lab, "nb", other)?;
@@ -300,10 +313,13 @@ fn moves(_: &mut Lab, binary: &Path) -> Result<()> {
 /// Both translators lose what they remember, and give other ports from then on.
 fn rebinds(lab: &Lab) -> Result<()> {
     for name in ["na", "nb"] {
-        let rule =
-            "add rule ip translator after oifname to-c meta l4proto udp masquerade to :20000-20999 random";
+        let inside = host(lab, name.trim_start_matches('n'))?.address;
+        let rule = format!(
+            "add rule ip translator after oifname to-c ip saddr {inside} meta l4proto udp masquerade to :20000;
+             add rule ip translator after oifname to-c masquerade;"
+        );
         on(lab, name, &["nft", "flush", "chain", "ip", "translator", "after"])?;
-        on(lab, name, &["nft", rule])?;
+        on(lab, name, &["nft", &rule])?;
         on(lab, name, &["conntrack", "-F"])?;
     }
     Ok(())
