@@ -851,6 +851,20 @@ pub const WAY_QUESTION_MS_MAX: u64 = 5_000;
 /// How often a node behind a translator says to those who hold a session for it that it is there, milliseconds: less than
 /// the half minute for which the worst translators remember.
 pub const HOLD_MS: u64 = 15_000;
+/// For so long a peer that is called to be asked for a way is waited for, milliseconds.
+pub const WAY_ASKS_MS_MAX: u64 = 30_000;
+/// Rounds that one peer may have this node begin at once.
+pub const ROUNDS_BURST: u32 = 8;
+/// And one more after so long, seconds.
+pub const ROUND_COST: u32 = 3;
+/// Rounds that all strangers may have a shard begin, a second.
+pub const STRANGERS_ROUNDS_PER_SECOND: u32 = 20;
+/// And at once.
+pub const STRANGERS_ROUNDS_BURST: u32 = 100;
+/// How often a shard tells those that it meets what is new of where it is, a second.
+pub const TELLINGS_PER_SECOND: u32 = 1;
+/// And at once.
+pub const TELLINGS_BURST: u32 = 6;
 /// Nodes near to it that hold one.
 pub const HOLDERS: usize = 3;
 

@@ -15,7 +15,7 @@ const PORT: u16 = 1;
 /// What such an address stands for, in the node that made it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Way {
-    /// Of the relay: a few bits, so that what is bounded by prefix is bounded for each relay.
+    /// Of the relay's network: a few bits, so that what is bounded by prefix is bounded for each of them.
     pub relay: u8,
     /// The shard that has the session with the relay.
     pub shard: u8,

@@ -36,6 +36,8 @@ struct Job {
     /// Exits that let nothing out to the network.
     refused: Vec<PublicKey>,
     identity: Arc<Identity>,
+    /// How far its clock is from ours.
+    skew_ms: i64,
     request: Option<GetRequest>,
     /// Of a job that gives: chunks that its inner node has not taken yet; at most [`PUSH_CHUNKS_MAX`].
     gives: Option<VecDeque<Box<NewChunk>>>,
@@ -176,7 +178,8 @@ impl Node {
             serve_strangers: false,
             keep: None,
         };
-        let inner = self.inner(clock, &identity, &rules);
+        let skew_ms = Inner::draw_skew(&mut self.rng);
+        let inner = self.inner(clock, &identity, &rules, skew_ms);
         let phase = self.building(clock.now);
         let pinned = exit.is_some();
         let (request, gives) = match work {
@@ -184,7 +187,8 @@ impl Node {
             Work::Give(_) => (None, Some(VecDeque::new())),
         };
         let (refused, is_over) = (Vec::new(), false);
-        let entry = Job { phase, want, pinned, refused, identity, request, gives, is_over, rules, inner };
+        let entry =
+            Job { phase, want, pinned, refused, identity, skew_ms, request, gives, is_over, rules, inner };
         self.reports.push_back(Report::Progress(job, entry.progress()));
         self.inners.jobs.insert(job, entry);
     }
@@ -196,8 +200,9 @@ impl Node {
         Phase::Building { since: now, stuck: None, patience: Duration::from_millis(patience) }
     }
 
-    fn inner(&mut self, clock: Clock, identity: &Arc<Identity>, rules: &OverlayRules) -> Inner {
-        let mut inner = Inner::new(&self.template, Arc::clone(identity), rules.clone(), clock, &mut self.rng);
+    fn inner(&mut self, clock: Clock, identity: &Arc<Identity>, rules: &OverlayRules, skew_ms: i64) -> Inner {
+        let (template, rng) = (&self.template, &mut self.rng);
+        let mut inner = Inner::new(template, Arc::clone(identity), rules.clone(), skew_ms, clock, rng);
         // What it gives away shall be found anywhere but here.
         inner.avoid(self.sessions.identity_card().key);
         inner
@@ -205,13 +210,14 @@ impl Node {
 
     /// Its circuit is open: the network is entered through it.
     pub(super) fn anonymous_ready(&mut self, clock: Clock, id: JobId) {
-        let Some(Job { phase: Phase::Building { .. }, identity, rules, .. }) = self.inners.jobs.get(&id)
+        let Some(Job { phase: Phase::Building { .. }, identity, rules, skew_ms, .. }) =
+            self.inners.jobs.get(&id)
         else {
             return;
         };
-        let (identity, rules) = (Arc::clone(identity), rules.clone());
+        let (identity, rules, skew_ms) = (Arc::clone(identity), rules.clone(), *skew_ms);
         // What it had to say while there was no circuit is lost, and would be said again late.
-        let inner = self.inner(clock, &identity, &rules);
+        let inner = self.inner(clock, &identity, &rules, skew_ms);
         let Some(job) = self.inners.jobs.get_mut(&id) else { return };
         job.inner = inner;
         job.phase = Phase::Entering { since: clock.now, met: None };
@@ -284,7 +290,11 @@ impl Node {
             }
             if matches!(job.phase, Phase::Getting) {
                 for chunk in job.gives.iter_mut().flat_map(|gives| gives.drain(..)) {
-                    job.inner.handle(clock, Input::Command(Command::Push { job: *id, chunk }), world);
+                    job.inner.handle(
+                        clock,
+                        Input::Command(Command::Push { job: *id, chunk, anonymous: false }),
+                        world,
+                    );
                 }
             }
             let purpose = self.circuits.purposes.get(PurposeId::Job(*id));

@@ -34,6 +34,8 @@ pub enum Command {
         job: JobId,
         /// The chunk.
         chunk: Box<NewChunk>,
+        /// By the job's own node and its circuits, or not at all.
+        anonymous: bool,
     },
     /// What this node does for circuits of others from now on.
     Relay(CircuitRules),

@@ -122,6 +122,7 @@ impl Inner {
         template: &Template,
         identity: Arc<Identity>,
         rules: OverlayRules,
+        skew_ms: i64,
         clock: Clock,
         rng: &mut Rng,
     ) -> Self {
@@ -140,12 +141,16 @@ impl Inner {
         node.overlay.hidden = true;
         node.circuits.rules = CircuitRules { relay: false, exit: false, named: false };
         let port = PORT_FIRST + rng.below(PORTS) as u16;
-        let skew_ms = rng.below(2 * ANONYMOUS_SKEW_MS_MAX + 1) as i64 - ANONYMOUS_SKEW_MS_MAX as i64;
         let mut inner = Self { node, port, skew_ms, dirty: true, heard: 0, prohibited: BTreeSet::new() };
         let rules = OverlayRules { addresses: Vec::new(), serve_strangers: false, enabled: true, ..rules };
         let command = Command::Overlay(Box::new(rules));
         inner.node.handle_command(inner.clock(clock), command);
         inner
+    }
+
+    /// A clock of its own for a job: one, since several would tell more of ours.
+    pub(super) fn draw_skew(rng: &mut Rng) -> i64 {
+        rng.below(2 * ANONYMOUS_SKEW_MS_MAX + 1) as i64 - ANONYMOUS_SKEW_MS_MAX as i64
     }
 
     fn clock(&self, clock: Clock) -> Clock {

@@ -3,7 +3,9 @@
 use super::peer::{Role, ToServices};
 use super::streams::{NOT_WANTED, TOO_SLOW};
 use super::{Clock, Node};
-use crate::base::StreamId;
+use std::net::Ipv6Addr;
+
+use crate::base::{StreamId, Way};
 use crate::service::PeerId;
 use crate::service::keep::Act;
 use crate::service::keep::guests::Guest;
@@ -26,7 +28,16 @@ impl Node {
     fn guest(&self, id: PeerId) -> Option<Guest> {
         let peer = self.peers.get(&id)?;
         let path = self.sessions.path(peer.session).filter(|_| self.sessions.is_confirmed(peer.session))?;
-        Some(Guest::of(peer.trust.map(|_| peer.card.key), path.remote))
+        // Whoever comes by way of another is on the account of that one's network.
+        let relay = Way::of(&path.remote).and_then(|way| self.punch.relay_of(way));
+        let relay =
+            relay.and_then(|relay| self.peers.get(&relay)).and_then(|peer| self.sessions.path(peer.session));
+        let remote = match (path.is_relayed(), relay) {
+            (false, _) => path.remote,
+            (true, Some(relay)) => relay.remote,
+            (true, None) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        Some(Guest::of(peer.trust.map(|_| peer.card.key), remote))
     }
 
     /// Judges what came, does what keeping wants, and has what is kept provided.

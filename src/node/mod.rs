@@ -393,7 +393,7 @@ impl Node {
             Command::Provide(chunks) => self.tell_keeper(clock, |keeper, at| keeper.provide(at, chunks)),
             Command::Restore(known) => self.tell_keeper(clock, |keeper, at| keeper.restore(at.now, known)),
             Command::Peers { after } => self.tell_peers(after),
-            Command::Push { job, chunk } => self.give_away(clock, job, chunk),
+            Command::Push { job, chunk, anonymous } => self.give_away(clock, job, chunk, anonymous),
             Command::Cancel(job) if self.cancel_anonymous(clock, job) => {}
             Command::Cancel(job) => {
                 self.push.cancel(job);

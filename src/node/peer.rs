@@ -87,6 +87,12 @@ pub(super) struct Peer {
     pub overlay_budget: Budget,
     /// What it may say on channel 6, and what it may bring there.
     pub meeting_budget: Budget,
+    /// How often it may have this node try where it may be.
+    pub rounds_budget: Budget,
+    /// When it last asked this node to keep the session.
+    pub held_at: Option<Time>,
+    /// What it was asked likewise, and has not answered.
+    pub hold_asked: Option<u32>,
     pub carried_budget: Budget,
     /// How long it took to get off a path through another, the last time.
     pub straight_after: Option<Duration>,

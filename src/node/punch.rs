@@ -6,7 +6,7 @@
 //! [`super::punch_relay`] is what this node does when it is the relay.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::punch_relay::Pair;
@@ -39,7 +39,7 @@ pub(super) struct Punch {
     /// Peers that were asked for a way; at most [`crate::limits::WAY_QUESTIONS_MAX`].
     pub(super) questions: BTreeMap<u32, Question>,
     /// What peers are to be asked for as soon as there is a session; as many.
-    pub(super) asks: BTreeMap<(PublicKey, PublicKey), IdentityCard>,
+    pub(super) asks: BTreeMap<(PublicKey, PublicKey), (IdentityCard, Time)>,
     /// Peers on relayed paths, and when the next round begins with each.
     pub(super) meetings: BTreeMap<PeerId, Meeting>,
     /// For whom this node carries: from whom, to whom; at most [`crate::limits::PAIRS_MAX`].
@@ -54,6 +54,10 @@ pub(super) struct Punch {
     pub(super) seen: BTreeMap<Teller, (SocketAddr, Time)>,
     /// When those that hold sessions are told that this node is there.
     pub(super) hold_at: Option<Time>,
+    /// How often what is new of where this shard is seen is told to those that it meets.
+    pub(super) telling: Budget,
+    /// Rounds that strangers may have it begin.
+    pub(super) strangers_rounds: Budget,
     pub(super) counters: Counters,
 }
 
@@ -69,6 +73,8 @@ pub(super) enum Teller {
 struct Known {
     relay: PeerId,
     node: NodeId,
+    /// Of the relay's network, some bits: what is bounded by prefix is bounded for each network with relays.
+    network: u8,
     used: Time,
     /// The half of a datagram whose other half did not come yet.
     half: Option<(u16, Part, Vec<u8>)>,
@@ -120,7 +126,7 @@ pub(super) struct Counters {
 
 impl Punch {
     /// The number of the way to a node by a relay. `None` for want of room.
-    fn number(&mut self, now: Time, relay: PeerId, node: NodeId) -> Option<u32> {
+    fn number(&mut self, now: Time, (relay, network): (PeerId, u8), node: NodeId) -> Option<u32> {
         if let Some(number) = self.ends.get(&(relay, node)) {
             return Some(*number);
         }
@@ -138,9 +144,14 @@ impl Punch {
         }
         let number = self.next_way;
         self.next_way = self.next_way.wrapping_add(1);
-        self.ways.insert(number, Known { relay, node, used: now, half: None });
+        self.ways.insert(number, Known { relay, node, network, used: now, half: None });
         self.ends.insert((relay, node), number);
         Some(number)
+    }
+
+    fn way(&self, shard: u8, number: u32) -> Option<Way> {
+        let known = self.ways.get(&number)?;
+        Some(Way { relay: known.network, shard, number })
     }
 
     fn forget(&mut self, number: u32) {
@@ -182,12 +193,9 @@ impl Punch {
     pub(super) fn lose(&mut self, shard: u8, relay: PeerId, node: Option<NodeId>) -> Vec<SocketAddr> {
         let of = |(_, way): &(&u32, &Known)| way.relay == relay && node.is_none_or(|node| node == way.node);
         let lost: Vec<u32> = self.ways.iter().filter(of).map(|(number, _)| *number).collect();
-        lost.into_iter()
-            .map(|number| {
-                self.forget(number);
-                way(shard, relay, number).address()
-            })
-            .collect()
+        let addresses = lost.iter().filter_map(|number| self.way(shard, *number)).map(Way::address).collect();
+        lost.into_iter().for_each(|number| self.forget(number));
+        addresses
     }
 
     /// When something is due.
@@ -198,19 +206,25 @@ impl Punch {
     }
 }
 
-fn way(shard: u8, relay: PeerId, number: u32) -> Way {
-    Way { relay: relay.0 as u8, shard, number }
-}
-
 impl Node {
     fn own_shard(&self) -> u8 {
         self.overlay.shard.0
     }
 
+    /// Some bits of a peer's network: an IPv4 /16 or IPv6 /32.
+    fn network_bits(&self, id: PeerId) -> u8 {
+        let path = self.peers.get(&id).and_then(|peer| self.sessions.path(peer.session));
+        match path.map(|path| path.remote.ip().to_canonical()) {
+            Some(IpAddr::V4(ip)) => ip.octets()[..2].iter().fold(0, |all, byte| all ^ byte),
+            Some(IpAddr::V6(ip)) => ip.octets()[..4].iter().fold(0, |all, byte| all ^ byte),
+            None => 0,
+        }
+    }
+
     /// A path to a node by a peer, if there is room for one.
     pub(super) fn way_by(&mut self, now: Time, relay: PeerId, node: NodeId) -> Option<Path> {
-        let number = self.punch.number(now, relay, node)?;
-        Some(way(self.own_shard(), relay, number).path())
+        let number = self.punch.number(now, (relay, self.network_bits(relay)), node)?;
+        self.punch.way(self.own_shard(), number).map(Way::path)
     }
 
     /// Says something on channel 6.
@@ -219,6 +233,15 @@ impl Node {
         let said = peer.connection.datagram(MEET_CHANNEL, &message.emit()).is_ok();
         self.queue(now, id);
         said
+    }
+
+    /// Asks a peer to keep its session with this node, and where it sees it.
+    pub(super) fn say_hold(&mut self, now: Time, id: PeerId) {
+        let number = self.rng.next_u64() as u32;
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.hold_asked = Some(number);
+            self.say_meet(now, id, &Message::Hold { number });
+        }
     }
 
     /// Hands a datagram, or a half of one, to a peer: to be carried, or as what was; in halves where it does not fit and
@@ -311,9 +334,19 @@ impl Node {
                 if self.overlay.is_on() {
                     self.overlay.links.heard(now, id, key);
                 }
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.held_at = Some(now);
+                }
                 self.say_meet(now, id, &Message::Here { number, seen });
             }
-            Message::Here { seen, .. } => self.note_seen(clock, id, seen),
+            // What nobody asked for says nothing.
+            Message::Here { number, seen } => {
+                let asked =
+                    self.peers.get_mut(&id).and_then(|peer| peer.hold_asked.take_if(|own| *own == number));
+                if asked.is_some() {
+                    self.note_seen(clock, id, seen);
+                }
+            }
             Message::Carry(carry) => self.hear_carry(clock, id, carry),
             Message::Bring(carry) => self.carried_here(clock, id, carry, world),
             Message::Meet { .. } => {}
@@ -323,17 +356,18 @@ impl Node {
     /// Something came for this node by a relay.
     fn carried_here(&mut self, clock: Clock, relay: PeerId, carry: Carry<'_>, world: &mut impl World) {
         let is_new = !self.punch.ends.contains_key(&(relay, carry.node));
-        let Some(number) = self.punch.number(clock.now, relay, carry.node) else {
+        let network = self.network_bits(relay);
+        let Some(number) = self.punch.number(clock.now, (relay, network), carry.node) else {
             self.punch.counters.relayed_lost += 1;
             return;
         };
         if is_new {
             // By what address this node may be met is soon worth knowing.
-            self.say_meet(clock.now, relay, &Message::Hold { number });
+            self.say_hold(clock.now, relay);
         }
         let Some(mut bytes) = self.punch.join(number, &carry) else { return };
         self.punch.counters.relayed_in += 1;
-        let path = way(self.own_shard(), relay, number).path();
+        let Some(path) = self.punch.way(self.own_shard(), number).map(Way::path) else { return };
         // It counts as used when something leaves by it: what nobody answers to keeps no way.
         self.handle_relayed(clock, path, &mut bytes, world);
     }

@@ -13,8 +13,9 @@ use super::{Clock, Node};
 use crate::base::{NodeId, Path, PublicKey, Time, Way};
 use crate::crypto::IdentityCard;
 use crate::limits::{
-    HOLD_MS, MEETING_PLACES_MAX, PUNCH_ROUNDS_MS, WANTED_WAYS_MAX, WAY_AGAIN_MS, WAY_ASKED_MAX,
-    WAY_PATIENCE_MS, WAY_QUESTION_MS_MAX, WAY_QUESTIONS_MAX,
+    HOLD_MS, MEETING_PLACES_MAX, PUNCH_ROUNDS_MS, ROUND_COST, ROUNDS_BURST, STRANGERS_ROUNDS_BURST,
+    STRANGERS_ROUNDS_PER_SECOND, TELLINGS_BURST, TELLINGS_PER_SECOND, WANTED_WAYS_MAX, WAY_AGAIN_MS,
+    WAY_ASKED_MAX, WAY_ASKS_MS_MAX, WAY_PATIENCE_MS, WAY_QUESTION_MS_MAX, WAY_QUESTIONS_MAX,
 };
 use crate::overlay::site::{Realm, is_global, realm};
 use crate::service::PeerId;
@@ -91,8 +92,11 @@ impl Node {
         if let Some(id) = self.link_with(&relay.card.key) {
             return self.ask_way(clock.now, id, target);
         }
+        // A call that was not even begun says nothing of its end.
+        let late = Duration::from_millis(WAY_ASKS_MS_MAX);
+        self.punch.asks.retain(|_, (_, at)| clock.now.since(*at) < late);
         if self.overlay.is_on() && self.punch.asks.len() < WAY_QUESTIONS_MAX {
-            self.punch.asks.insert((relay.card.key, target.key), *target);
+            self.punch.asks.insert((relay.card.key, target.key), (*target, clock.now));
             let addresses: Vec<SocketAddr> = relay.addresses().collect();
             self.call_for_overlay(clock, &relay.card, &addresses, None, None);
         }
@@ -144,7 +148,7 @@ impl Node {
     pub(super) fn ask_what_waits(&mut self, now: Time, id: PeerId) {
         let Some(key) = self.peers.get(&id).map(|peer| peer.card.key) else { return };
         let of = (key, PublicKey([0; 32]))..=(key, PublicKey([0xff; 32]));
-        let targets: Vec<IdentityCard> = self.punch.asks.range(of).map(|(_, target)| *target).collect();
+        let targets: Vec<IdentityCard> = self.punch.asks.range(of).map(|(_, (target, _))| *target).collect();
         for target in targets {
             self.punch.asks.remove(&(key, target.key));
             self.ask_way(now, id, &target);
@@ -227,8 +231,16 @@ impl Node {
 
     /// A peer says where it may be.
     pub(super) fn hear_meet(&mut self, clock: Clock, id: PeerId, ask: bool, told: &[Endpoint]) {
-        let Some(peer) = self.peers.get(&id).filter(|peer| peer.lane == 0) else { return };
+        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.lane == 0) else { return };
         let (session, is_friend) = (peer.session, peer.trust.is_some());
+        // Each costs whoever is named some packets: nobody has this node send many.
+        let own = &mut self.punch.strangers_rounds;
+        let may = peer.rounds_budget.take(ROUND_COST, 1, ROUNDS_BURST * ROUND_COST, clock.now)
+            && (is_friend || own.take(1, STRANGERS_ROUNDS_PER_SECOND, STRANGERS_ROUNDS_BURST, clock.now));
+        if !may {
+            self.punch.counters.flooded += 1;
+            return;
+        }
         let own: Vec<Endpoint> = self.candidates(true);
         let global = |one: &Endpoint| is_global(one.address());
         // Behind one translator, or in a network that has no others.
@@ -295,8 +307,15 @@ impl Node {
 
     /// What is new of where this node is reached is told at once to those that it tries to meet.
     pub(super) fn tell_mapped(&mut self, clock: Clock) {
-        let all: Vec<PeerId> = self.punch.meetings.keys().copied().collect();
-        all.into_iter().for_each(|id| self.meet(clock, id, false));
+        if !self.punch.telling.take(1, TELLINGS_PER_SECOND, TELLINGS_BURST, clock.now) {
+            return;
+        }
+        let all: Vec<(PeerId, bool)> =
+            self.punch.meetings.iter().map(|(id, meeting)| (*id, meeting.is_near)).collect();
+        for (id, is_near) in all {
+            let candidates = self.candidates(is_near);
+            self.say_meet(clock.now, id, &Message::Meet { ask: false, candidates });
+        }
     }
 
     /// Whether the translator before this node gives one port to all remote ends: `None` without two peers that say where
@@ -340,8 +359,7 @@ impl Node {
     pub(super) fn ask_where(&mut self, now: Time, id: PeerId) {
         let Some(peer) = self.peers.get(&id).filter(|peer| peer.lane == 0) else { return };
         if self.punch.seen.len() < SEEN_MAX && !self.sessions.is_relayed(peer.session) {
-            let number = self.rng.next_u64() as u32;
-            self.say_meet(now, id, &Message::Hold { number });
+            self.say_hold(now, id);
         }
     }
 
@@ -350,8 +368,7 @@ impl Node {
         let path = self.peers.get(&id).and_then(|peer| self.sessions.path(peer.session));
         let way = path.and_then(|path| Way::of(&path.remote)).filter(|way| way.shard == self.overlay.shard.0);
         if let Some(relay) = way.and_then(|way| self.punch.relay_of(way)) {
-            let number = self.rng.next_u64() as u32;
-            self.say_meet(now, relay, &Message::Hold { number });
+            self.say_hold(now, relay);
         }
     }
 
@@ -373,9 +390,8 @@ impl Node {
     pub(super) fn hold_with(&mut self, clock: Clock, holder: &Contact) {
         match self.link_with(&holder.card.key) {
             Some(id) => {
-                let number = self.rng.next_u64() as u32;
                 self.overlay.links.used(clock.now, id);
-                self.say_meet(clock.now, id, &Message::Hold { number });
+                self.say_hold(clock.now, id);
             }
             None => {
                 let addresses: Vec<SocketAddr> = holder.addresses().collect();

@@ -3,19 +3,23 @@
 
 use std::time::Duration;
 
+use super::peer::Peer;
 use super::{Clock, Node};
 use crate::base::{NodeId, PublicKey, Time};
 use crate::crypto::IdentityCard;
 use crate::limits::{
     CARRY_FRIEND_BURST, CARRY_FRIEND_PER_SECOND, CARRY_MEETING_BURST, CARRY_MEETING_PER_SECOND,
     CARRY_STRANGER_BURST, CARRY_STRANGER_PER_SECOND, CARRY_STRANGERS_BURST, CARRY_STRANGERS_PER_SECOND,
-    PAIR_IDLE_MS, PAIRS_MAX, PAIRS_PER_PEER_MAX,
+    HOLD_MS, PAIR_IDLE_MS, PAIRS_MAX, PAIRS_PER_PEER_MAX,
 };
 use crate::overlay::quota::Budget;
 use crate::service::PeerId;
 use crate::session::MeetCross;
 use crate::wire::overlay::Endpoint;
 use crate::wire::punch::{Carry, Message, Verdict};
+
+/// For so long a peer that said *hold* is one that wants to be found.
+const HELD_FOR: Duration = Duration::from_millis(2 * HOLD_MS);
 
 /// What may be carried from one peer to another.
 pub(super) struct Pair {
@@ -59,6 +63,9 @@ impl Node {
     ) {
         let Some(peer) = self.peers.get(&id) else { return };
         let (asker, is_friend) = (peer.card, peer.trust.is_some());
+        if self.overlay.hidden {
+            return;
+        }
         if target == asker.key || target == self.sessions.identity_card().key {
             let verdict = Verdict::Refused;
             self.say_meet(clock.now, id, &Message::Answer { number, verdict, seen });
@@ -79,12 +86,14 @@ impl Node {
     ) {
         let there = self.sessions.current(target).filter(|session| !self.sessions.is_relayed(*session));
         let peer = there.and_then(|session| self.by_session.get(&session)).and_then(|id| self.peers.get(id));
-        let found = peer.map(|peer| (peer.card, is_friend || peer.trust.is_some()));
+        // Of others than those that want to be found by strangers, strangers do not learn who is here.
+        let held = |peer: &Peer| peer.held_at.is_some_and(|at| clock.now.since(at) < HELD_FOR);
+        let found = peer.filter(|peer| is_friend || held(peer)).map(|peer| peer.card);
         let (verdict, target) = match found {
             None => (Verdict::Away, None),
-            Some((_, false)) if !self.overlay.is_on() => (Verdict::Refused, None),
-            Some((card, friends)) => match self.join_pair(clock.now, card.key, asker, friends) {
-                true => (Verdict::Carried, Some((card, friends))),
+            Some(_) if !is_friend && !self.overlay.is_on() => (Verdict::Away, None),
+            Some(card) => match self.join_pair(clock.now, card.key, asker, is_friend) {
+                true => (Verdict::Carried, Some((card, is_friend))),
                 false => (Verdict::Refused, None),
             },
         };
@@ -131,11 +140,19 @@ impl Node {
         let of = |pairs: &std::collections::BTreeMap<_, Pair>| {
             pairs.range((from, NodeId([0; 20]))..=(from, NodeId([0xff; 20]))).count()
         };
-        if of(pairs) >= PAIRS_PER_PEER_MAX {
+        // Strangers leave half of the places to friends, and make room for them.
+        let most = if kind == Kind::Friend { PAIRS_PER_PEER_MAX } else { PAIRS_PER_PEER_MAX / 2 };
+        if of(pairs) >= most {
             let idle = Duration::from_millis(PAIR_IDLE_MS);
             pairs.retain(|(of, _), pair| *of != from || now.since(pair.used) < idle);
         }
-        let room = pairs.len() < PAIRS_MAX && of(pairs) < PAIRS_PER_PEER_MAX;
+        if of(pairs) >= most && kind == Kind::Friend {
+            let own = pairs.range((from, NodeId([0; 20]))..=(from, NodeId([0xff; 20])));
+            let strangers = own.filter(|(_, pair)| pair.kind != Kind::Friend);
+            let oldest = strangers.min_by_key(|(_, pair)| pair.used).map(|(key, _)| *key);
+            oldest.map(|oldest| pairs.remove(&oldest));
+        }
+        let room = pairs.len() < PAIRS_MAX && of(pairs) < most;
         if room {
             pairs.insert(key, Pair { to: to.key, kind, budget: Budget::default(), used: now });
         }
@@ -147,6 +164,9 @@ impl Node {
         let (now, size) = (clock.now, carry.bytes.len() as u32);
         let Some(peer) = self.peers.get(&id) else { return };
         let card = peer.card;
+        if self.overlay.hidden {
+            return;
+        }
         let Some(pair) = self.punch.pairs.get_mut(&(card.key, carry.node)) else {
             self.say_meet(now, id, &Message::Gone(carry.node));
             return;

@@ -14,12 +14,16 @@ use crate::wire::keep::Offer;
 use crate::wire::overlay::Contact;
 
 impl Node {
-    /// Takes a chunk to give it to others. A node that takes no part in the overlay knows nobody who could keep it.
-    pub(super) fn give_away(&mut self, clock: Clock, job: JobId, chunk: Box<NewChunk>) {
-        // An anonymous job's are given by a node of its own.
-        let Some(chunk) = self.give_anonymous(job, chunk) else { return };
-        let (id, chunk) = (chunk.id, *chunk);
-        if !self.overlay.is_on() || self.push.push(clock.now, job, chunk).is_err() {
+    /// Takes a chunk to give it to others: by a node of the job's own, or by nobody, where it is an anonymous one's. A node that takes no
+    /// part in the overlay knows nobody who could keep it.
+    pub(super) fn give_away(&mut self, clock: Clock, job: JobId, chunk: Box<NewChunk>, anonymous: bool) {
+        let id = chunk.id;
+        let taken = match anonymous {
+            // What comes when the job is over goes no other way.
+            true => self.give_anonymous(job, chunk).is_none(),
+            false => self.overlay.is_on() && self.push.push(clock.now, job, *chunk).is_ok(),
+        };
+        if !taken {
             self.reports.push_back(Report::Placed(Placed { job, chunk: id, keepers: 0 }));
         }
     }

@@ -201,9 +201,10 @@ impl Node {
         for id in self.circuits.purposes.spread_ids() {
             self.take_early(clock, End::Own(id), world);
         }
-        if self.circuits.spreading.early.is_empty() {
-            let own = self.circuits.purposes.early();
-            self.circuits.spreading.waiting = own;
-        }
+        // Guests may have ended with what waited for them.
+        let own = &mut self.circuits;
+        let early = own.spreading.early.iter();
+        let waiting = early.filter_map(|guest| own.exit.guests.waiting(guest)).sum::<usize>();
+        own.spreading.waiting = waiting + own.purposes.early();
     }
 }

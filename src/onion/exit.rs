@@ -99,6 +99,11 @@ impl Guests {
         Some(addresses)
     }
 
+    /// Packets of a guest that wait for others.
+    pub fn waiting(&self, guest: &Addresses) -> Option<usize> {
+        self.sets.get(guest)?.several.as_deref().map(Several::waiting)
+    }
+
     /// What is known of a guest's packets that are spread.
     pub fn several(&mut self, guest: &Addresses) -> Option<&mut Several> {
         self.sets.get_mut(guest)?.several.as_deref_mut()

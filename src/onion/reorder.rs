@@ -77,12 +77,14 @@ impl<T> Reorder<T> {
     pub fn came(&mut self, now: Time, sequence: u32) -> Came {
         if !self.is_begun {
             // So that what is a little before the first is no negative number.
-            (self.next, self.is_begun) = ((1 << 32) + u64::from(sequence), true);
+            self.restart(sequence);
+            self.is_begun = true;
         }
-        let number = self.whole(sequence);
-        if number > self.next + REORDER_AHEAD_MAX || number + REORDER_AHEAD_MAX < self.next {
+        let mut number = self.whole(sequence);
+        if number.abs_diff(self.next) > REORDER_AHEAD_MAX {
             // The other end began anew; what waits is of before and passes with the next look.
-            self.restart(number);
+            self.restart(sequence);
+            number = self.next;
         }
         if !self.seen.is_new(number) {
             return Came::Again;
@@ -104,8 +106,10 @@ impl<T> Reorder<T> {
         Came::Pass
     }
 
-    fn restart(&mut self, number: u64) {
-        (self.next, self.seen, self.given_up) = (number, Window::new(), None);
+    fn restart(&mut self, sequence: u32) {
+        // Far from both ends of the numbers, however often it happens.
+        let next = (1 << 32) + u64::from(sequence);
+        (self.next, self.seen, self.given_up) = (next, Window::new(), None);
     }
 
     /// One was that late beside those that overtook it: the next is given as much, and somewhat more.

@@ -97,8 +97,11 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn make(dir: &Path, job: JobId) -> Result<Self, String> {
-        let path = dir.join(FOLDER).join(job.0.to_string());
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        let above = dir.join(FOLDER);
+        let path = above.join(job.0.to_string());
+        // What an earlier job left there is not this one's to give.
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(above);
+        let made = made.and_then(|()| DirBuilder::new().mode(0o700).create(&path));
         made.map_err(|error| format!("making {}: {error}", path.display()))?;
         Ok(Self(path))
     }
@@ -159,7 +162,11 @@ impl Giving<'_> {
             }
         };
         let made = import(request, &readers, &store.handle(), cancelled, &mut imported);
-        let (reference, made) = made.map_err(|why| failed.unwrap_or(why))?;
+        // It may have failed while the import was about to end well.
+        let (reference, made) = match failed {
+            Some(why) => return Err(why),
+            None => made?,
+        };
         self.run(&readers, &mut |given| progress(&made, given))?;
         // Before its folder.
         drop(store);
@@ -177,11 +184,12 @@ impl Giving<'_> {
                 while self.out.len() >= PUSH_CHUNKS_MAX || self.out_bytes + CHUNK_SIZE_MAX > PUSH_BYTES_MAX {
                     self.hear(progress)?;
                 }
+                self.check()?;
                 let chunk = read(&mut reader, &id)?;
                 self.out_bytes += chunk.bytes.len();
                 self.out.insert(id, chunk.bytes.len());
                 // A daemon whose inbox is full at four thousand commands has other troubles: the put ends.
-                let push = Command::Push { job: self.give.job, chunk: Box::new(chunk) };
+                let push = Command::Push { job: self.give.job, chunk: Box::new(chunk), anonymous: true };
                 (self.give.command)(push).map_err(|full| full.to_string())?;
             }
         }
@@ -191,15 +199,18 @@ impl Giving<'_> {
         Ok(())
     }
 
+    fn check(&self) -> Result<(), String> {
+        match self.give.cancelled.load(Ordering::Relaxed) {
+            true => Err("cancelled; what keepers have by now they keep for as long as they have room".into()),
+            false => Ok(()),
+        }
+    }
+
     /// Waits for what comes next.
     fn hear(&mut self, progress: &mut dyn FnMut(&Given)) -> Result<(), String> {
         const LOOK: Duration = Duration::from_millis(250);
         for _ in 0..GIVE_SILENT_MS_MAX / LOOK.as_millis() as u64 {
-            if self.give.cancelled.load(Ordering::Relaxed) {
-                return Err(
-                    "cancelled; what keepers have by now they keep for as long as they have room".into()
-                );
-            }
+            self.check()?;
             match self.give.news.recv_timeout(LOOK) {
                 Ok(GiveNews::Placed(placed)) => return self.placed(placed, progress),
                 Ok(GiveNews::Failed(why)) => return Err(why),
@@ -278,7 +289,8 @@ mod tests {
         let ended = AtomicBool::new(false);
         let command = |command: Command| {
             match command {
-                Command::Push { job, chunk } => {
+                Command::Push { job, chunk, anonymous } => {
+                    assert!(anonymous, "by nobody's name");
                     let mut chunks = chunks.lock().expect("unpoisoned");
                     let said = keepers(chunks.len());
                     chunks.push(chunk.id);

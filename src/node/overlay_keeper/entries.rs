@@ -11,13 +11,18 @@ use crate::overlay::site::{Site, is_global};
 use crate::wire::overlay::Endpoint;
 
 impl Keeper {
-    /// The network's name, and by whom another identity may enter it without anybody being led to this node by that: some
-    /// drawn among all that are known, none in a network of ours or twice in another as far as there are enough, and friends
+    /// The network's name, and by whom another identity may enter it without anybody being led to this node by that: those of
+    /// the configuration, whose addresses many know, as far as they are no friends; else some drawn among all that are known, none in a network of ours or twice in another as far as there are enough, and friends
     /// only when there is nobody else (docs/threat-model.md).
     pub(in crate::node) fn entries(
         &mut self,
         is_friend: impl Fn(&PublicKey) -> bool,
     ) -> (String, Vec<(IdentityCard, Vec<SocketAddr>)>) {
+        let named = self.rules.bootstrap.iter().filter(|(card, at)| !at.is_empty() && !is_friend(&card.key));
+        let named: Vec<_> = named.take(ANONYMOUS_ENTRIES_MAX).cloned().collect();
+        if !named.is_empty() {
+            return (self.rules.network.clone(), named);
+        }
         let known = self.core.peers().iter().map(|(_, known)| known);
         let met = known.filter(|known| known.errors_since == 0).map(|known| known.contact);
         let met = met.chain(self.core.table().entries().map(|entry| entry.peer.contact));

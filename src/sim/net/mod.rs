@@ -184,7 +184,7 @@ impl Net {
             Command::Circuit(want) => format!("circuit: {} hops", want.as_ref().map_or(0, |want| want.hops)),
             Command::Get(request) => format!("get, job {}", request.job.0),
             Command::Anonymous(one) => format!("over {} hops, job {}", one.hops, one.job().0),
-            Command::Push { job, chunk } => format!("push {}, job {}", chunk.id, job.0),
+            Command::Push { job, chunk, .. } => format!("push {}, job {}", chunk.id, job.0),
             Command::Cancel(job) => format!("cancel job {}", job.0),
             Command::Nat(rules) => format!("{} servers of STUN", rules.stun.len()),
             Command::Overlay(rules) => format!("overlay: {}", rules.enabled),

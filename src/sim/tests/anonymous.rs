@@ -146,7 +146,7 @@ fn give_hidden(net: &mut Net, job: u64, chunks: &[NewChunk]) -> Vec<u8> {
     for (at, chunk) in chunks.iter().enumerate() {
         let there = net.run_until(Duration::from_secs(300), |net| placed(net).len() + 3 >= at);
         assert!(there, "seed {}: {:?}, {:?}", net.seed, placed(net), outcome(net, 0, job));
-        net.command(0, Command::Push { job: JobId(job), chunk: Box::new(chunk.clone()) });
+        net.command(0, Command::Push { job: JobId(job), chunk: Box::new(chunk.clone()), anonymous: true });
     }
     net.run_until(Duration::from_secs(300), |net| placed(net).len() == chunks.len());
     net.command(0, Command::Cancel(JobId(job)));

@@ -54,7 +54,7 @@ fn give(net: &mut Net, node: usize, chunks: &[NewChunk]) -> BTreeMap<ChunkId, u8
             net.seed,
             placed(net, node).len()
         );
-        net.command(node, Command::Push { job: JOB, chunk: Box::new(chunk.clone()) });
+        net.command(node, Command::Push { job: JOB, chunk: Box::new(chunk.clone()), anonymous: false });
     }
     net.run_until(Duration::from_secs(300), |net| placed(net, node).len() == before + chunks.len());
     placed(net, node)
