@@ -2,6 +2,8 @@
 //! inner node that asks the network and its providers through them. Here they are brought to an end: a circuit first, then
 //! the network, then the content; another exit where one lets nothing out.
 
+mod look;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +17,9 @@ use crate::base::fileop::{FileDone, JobId};
 use crate::base::{NewChunk, Place, PublicKey, Time};
 use crate::crypto::Identity;
 use crate::limits::{
-    ANONYMOUS_ENTER_MS, ANONYMOUS_ENTERED_MIN, ANONYMOUS_EXITS_MAX, ANONYMOUS_PROHIBITED_MS,
-    ANONYMOUS_SILENT_MS, ANONYMOUS_STUCK_LANES_MS, ANONYMOUS_STUCK_MS, ANONYMOUS_TRAINS_MAX,
-    CIRCUIT_WAIT_MS_MAX, JOBS_ANONYMOUS_MAX, PUSH_CHUNKS_MAX,
+    ANONYMOUS_ENTER_MS, ANONYMOUS_EXITS_MAX, ANONYMOUS_PROHIBITED_MS, ANONYMOUS_SILENT_MS,
+    ANONYMOUS_STUCK_LANES_MS, ANONYMOUS_STUCK_MS, ANONYMOUS_TRAINS_MAX, CIRCUIT_WAIT_MS_MAX,
+    JOBS_ANONYMOUS_MAX, PUSH_CHUNKS_MAX,
 };
 use crate::wire::ip::Ip;
 
@@ -128,7 +130,7 @@ impl Inners {
 fn another_exit(prohibited: bool) -> &'static str {
     match prohibited {
         true => {
-            "lets nothing out to the network's nodes: its operator has to allow it (exit.allow, UDP to any port)"
+            "lets nothing out to the network's nodes: its operator has to allow it (exit.allow, UDP to any port; networks that are not global by their own names)"
         }
         false => "brings no answer of the network's nodes: it may not let UDP out to them (its exit.allow)",
     }
@@ -452,52 +454,5 @@ impl Node {
         }
         self.end_anonymous(clock, id);
         self.settle_circuits(clock, world);
-    }
-}
-
-impl Job {
-    fn look(&mut self, now: Time, why: Option<String>) -> Verdict {
-        if self.is_over {
-            return Verdict::End;
-        }
-        let passed = |since: Time, ms: u64| now.since(since) >= Duration::from_millis(ms);
-        match &mut self.phase {
-            Phase::Building { since, stuck, patience } => {
-                let believed = match &why {
-                    Some(_) => now.since(*stuck.get_or_insert(now)) >= *patience,
-                    None => {
-                        *stuck = None;
-                        false
-                    }
-                };
-                if !believed && !passed(*since, CIRCUIT_WAIT_MS_MAX) {
-                    return Verdict::Wait;
-                }
-                // An exit of our own choice that cannot be reached is one more to be left out.
-                if !self.pinned && self.want.exit.is_some() {
-                    self.refused.extend(self.want.exit);
-                    return Verdict::OtherExit { prohibited: false };
-                }
-                // The words are the tunnel's, whose --force is another flag of a get.
-                let why = why.map(|why| why.replace("--force", "--one-friend"));
-                let why = why.unwrap_or_else(|| "the relays do not answer; try again, or see the log".into());
-                Verdict::Fail(format!("no circuit: {why}"))
-            }
-            Phase::Entering { since, met } => {
-                let contacts = self.inner.contacts();
-                if contacts > 0 {
-                    let enough = contacts >= ANONYMOUS_ENTERED_MIN.min(self.rules.bootstrap.len());
-                    let waited = passed(*met.get_or_insert(now), ANONYMOUS_ENTER_MS);
-                    return if enough || waited { Verdict::Begin } else { Verdict::Wait };
-                }
-                let prohibited = self.inner.is_shut_in(&self.rules.bootstrap);
-                let patience = if prohibited { ANONYMOUS_PROHIBITED_MS } else { ANONYMOUS_SILENT_MS };
-                match passed(*since, patience) {
-                    true => Verdict::OtherExit { prohibited },
-                    false => Verdict::Wait,
-                }
-            }
-            Phase::Getting => Verdict::Wait,
-        }
     }
 }

@@ -404,7 +404,7 @@ impl Node {
     /// Obeys a shard.
     pub(super) fn handle_meet_cross(&mut self, clock: Clock, message: MeetCross) {
         match message {
-            MeetCross::Wanted(card) => self.look_for_way(clock, &card),
+            MeetCross::Wanted { card, strangers } => self.look_for_way(clock, &card, strangers),
             MeetCross::Ask { relay, target } => self.ask_by_contact(clock, &relay, &target),
             MeetCross::Hold(holder) => self.hold_with(clock, &holder),
             MeetCross::Way { peer, way } => self.take_way(&peer, way),

@@ -58,8 +58,9 @@ impl Node {
             };
             own.next_at = now + Duration::from_millis(WAY_AGAIN_MS << own.tries);
             own.tries += 1;
-            let card = own.card;
-            self.tell_shards(clock, || MeetCross::Wanted(card));
+            // A common friend carries more than strangers do: it has the first word.
+            let (card, strangers) = (own.card, own.tries > 1 || self.friends.get(&key).is_none());
+            self.tell_shards(clock, || MeetCross::Wanted { card, strangers });
         }
         let due = |(_, meeting): &(&PeerId, &Meeting)| meeting.next_at <= now;
         let due: Vec<PeerId> = self.punch.meetings.iter().filter(due).map(|(id, _)| *id).collect();
@@ -72,7 +73,7 @@ impl Node {
     // ---- whom to ask ----
 
     /// Friends may have a session with it; and whoever is near to it in the network, if it keeps one with them.
-    pub(super) fn look_for_way(&mut self, clock: Clock, card: &IdentityCard) {
+    pub(super) fn look_for_way(&mut self, clock: Clock, card: &IdentityCard, strangers: bool) {
         let friends = self.friends.iter().filter_map(|(friend, standing)| match standing {
             Standing::Here(id) if friend.card.key != card.key => Some(id),
             _ => None,
@@ -82,7 +83,7 @@ impl Node {
             friends.swap_remove(self.rng.below(friends.len() as u64) as usize);
         }
         friends.into_iter().for_each(|id| self.ask_way(clock.now, id, card));
-        if self.overlay.shard.0 == FIRST {
+        if strangers && self.overlay.shard.0 == FIRST {
             self.look_near(clock, card);
         }
     }

@@ -57,7 +57,8 @@ impl Purpose {
         // What is one hop long shares it.
         let paths = if want.hops > 1 { usize::from(want.paths).clamp(1, PATHS_MAX) } else { 1 };
         let want_packets = want.spread_packets;
-        let want = Want { hops: want.hops, exit: want.exit, force: want.force, resume };
+        let several = paths > 1;
+        let want = Want { hops: want.hops, exit: want.exit, force: want.force, resume, several };
         Self {
             paths: (0..paths).map(|_| OnePath::new(now, want)).collect(),
             flows: Flows::new(rng),

@@ -35,6 +35,8 @@ pub struct Want {
     pub force: bool,
     /// What the exit knows an address by.
     pub resume: [u8; 32],
+    /// Whether further paths are to share nothing with it: friends are left for their first hops.
+    pub several: bool,
 }
 
 /// Why there is no path.
@@ -199,7 +201,14 @@ impl Relays {
             let is_end = place == hops - 1;
             (place != 0 || relay.entry.is_some()) && if is_end { may_end(relay) } else { !is_avoided(relay) }
         };
-        if !search.fill(&places, &fits) {
+        let spares = |place: usize, relay: &Relay| {
+            let is_middle = place != 0 && place != hops - 1;
+            fits(place, relay) && !(is_middle && relay.entry.is_some())
+        };
+        // As far as others will do.
+        let spared = want.several && search.fill(&places, &spares);
+        search.steps = 0;
+        if !spared && !search.fill(&places, &fits) {
             return Err(if avoid.is_empty() { NoPath::Relays(self.known.len()) } else { NoPath::Disjoint });
         }
         let chosen: Vec<&Relay> = search.chosen.into_iter().flatten().collect();
@@ -314,11 +323,31 @@ mod tests {
     }
 
     fn want(hops: u8) -> Want {
-        Want { hops, exit: None, force: false, resume: [0; 32] }
+        Want { hops, exit: None, force: false, resume: [0; 32], several: false }
     }
 
     fn global(n: u8) -> String {
         format!("{}.{}.0.1:4600", 20 + n / 100, n)
+    }
+
+    /// Found by a user: of two friends the first path took both, and there was no second.
+    #[test]
+    fn a_path_that_others_are_to_stand_beside_leaves_them_friends_to_begin_with() {
+        let all: Vec<Relay> = (0..6).map(|n| relay(n, &global(n), n < 2, n == 5)).collect();
+        let known = relays(&all);
+        for seed in 0..200 {
+            let want = Want { several: true, ..want(3) };
+            let route = known.choose(Time::ZERO, &mut Rng::from_number(seed), &want).expect("a path");
+            let friends = route.hops.iter().filter(|hop| hop.hop.card.key.0[0] < 2).count();
+            assert_eq!(friends, 1, "seed {seed}");
+            let beside: Vec<PublicKey> = route.hops[..2].iter().map(|hop| hop.hop.card.key).collect();
+            let second = known.choose_beside(Time::ZERO, &mut Rng::from_number(seed), &want, &beside);
+            assert!(second.is_ok(), "seed {seed}: {second:?}");
+        }
+        // Where there is nobody else, friends will do.
+        let few = relays(&[all[0], all[1], all[5]]);
+        let want = Want { several: true, ..want(3) };
+        assert!(few.choose(Time::ZERO, &mut Rng::from_number(1), &want).is_ok());
     }
 
     #[test]

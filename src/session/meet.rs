@@ -14,7 +14,12 @@ use crate::wire::punch::{Part, Verdict};
 /// One message. Losing one is like losing a datagram.
 pub enum MeetCross {
     /// A way to this node is wanted: ask whom you have a session with.
-    Wanted(IdentityCard),
+    Wanted {
+        /// To whom.
+        card: IdentityCard,
+        /// Whether strangers are asked, too.
+        strangers: bool,
+    },
     /// To a peer's home: ask it for a way.
     Ask {
         /// Whom.
@@ -88,7 +93,7 @@ impl MeetCross {
     /// What it is, for traces.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Wanted(_) => "way wanted",
+            Self::Wanted { .. } => "way wanted",
             Self::Ask { .. } => "ask for a way",
             Self::Hold(_) => "hold",
             Self::Way { .. } => "way",

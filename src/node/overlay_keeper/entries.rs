@@ -68,14 +68,22 @@ mod tests {
     use super::*;
     use crate::base::{Rng, Time};
     use crate::crypto::{Identity, Secret};
-    use crate::node::command::OverlayRules;
+    use crate::node::command::{Known, OverlayRules};
+    use crate::overlay::rtt::Rtt;
+    use crate::wire::overlay::Contact;
 
     fn entry(n: u8, address: &str) -> (IdentityCard, Vec<SocketAddr>) {
         let card = IdentityCard { key: PublicKey([n; 32]), place_nonce: 0, rank_nonce: 0 };
         (card, vec![address.parse().expect("an address")])
     }
 
-    fn drawn(seed: u64, bootstrap: Vec<(IdentityCard, Vec<SocketAddr>)>, friends: &[u8]) -> BTreeSet<u8> {
+    type Entries = Vec<(IdentityCard, Vec<SocketAddr>)>;
+
+    fn drawn(seed: u64, met: Entries, friends: &[u8]) -> BTreeSet<u8> {
+        drawn_of(seed, Vec::new(), met, friends)
+    }
+
+    fn drawn_of(seed: u64, bootstrap: Entries, met: Entries, friends: &[u8]) -> BTreeSet<u8> {
         let rules = OverlayRules {
             enabled: true,
             network: "test".into(),
@@ -89,6 +97,17 @@ mod tests {
         let rng = Rng::from_number(seed);
         let mut keeper = Keeper::new(identity, 0, false, rules, Time::ZERO, rng);
         keeper.tell_addresses(Time::ZERO);
+        let known = |(card, at): (IdentityCard, Vec<SocketAddr>)| Known {
+            contact: Contact::new(card, at),
+            first_s: 1,
+            last_s: 1,
+            answered: 1,
+            errors: 0,
+            errors_since: 0,
+            rtt: Rtt::default(),
+            bandwidth: 0,
+        };
+        keeper.restore(Time::ZERO, met.into_iter().map(known).collect());
         let (network, entries) = keeper.entries(|key| friends.contains(&key.0[0]));
         assert_eq!(network, "test");
         entries.iter().map(|(card, _)| card.key.0[0]).collect()
@@ -114,5 +133,18 @@ mod tests {
         assert_eq!(friends, BTreeSet::from([50]), "nobody else is there");
         let many = (1..40).map(|n| entry(n, &format!("{}.7.0.1:1", 40 + n))).collect();
         assert_eq!(drawn(1, many, &[]).len(), ANONYMOUS_ENTRIES_MAX);
+    }
+
+    /// Found by review: whoever is known to this node alone, by a key or a port that it was shown, knows whose identity comes.
+    #[test]
+    fn who_is_configured_is_known_to_many_and_comes_before_who_was_met() {
+        let met = || (1..20).map(|n| entry(n, &format!("{}.7.0.1:1", 40 + n))).collect::<Entries>();
+        let named = vec![entry(30, "90.1.0.1:1"), entry(50, "91.1.0.1:1")];
+        assert_eq!(drawn_of(1, named.clone(), met(), &[50]), BTreeSet::from([30]));
+        assert_eq!(
+            drawn_of(1, named[1..].to_vec(), met(), &[50]).len(),
+            ANONYMOUS_ENTRIES_MAX,
+            "a friend is no entry"
+        );
     }
 }

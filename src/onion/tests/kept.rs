@@ -28,7 +28,7 @@ impl Scene {
             let entry = (n < friends).then_some(LinkId(n as u64 + 1));
             relays.learn(Relay { hop, trust: 50, exit: n == 2, entry });
         }
-        let want = Want { hops: 2, exit: None, force, resume: [7; 32] };
+        let want = Want { hops: 2, exit: None, force, resume: [7; 32], several: false };
         let keeper = Keeper::new(net.now, want);
         Self { net, keeper, relays, heard: 0, kept: Vec::new() }
     }

@@ -92,7 +92,7 @@ fn a_get_over_three_hops_brings_what_a_stranger_put_and_the_two_never_meet() {
         let bytes = tree.values().map(|bytes| bytes.len() as u64).sum::<u64>();
         assert!(passed(&net, exit, provider) > bytes, "seed {seed}: not by the exit");
         // They know each other as nodes of the network, and see now and then whether the other is there.
-        assert!(passed(&net, origin, provider) < 20_000, "seed {seed}: {}", passed(&net, origin, provider));
+        assert!(passed(&net, origin, provider) < 40_000, "seed {seed}: {}", passed(&net, origin, provider));
         let chunks = net.nodes[PROVIDER].world.store.ids();
         assert!(chunks.len() > 2 && chunks.iter().all(|chunk| !net.said_of(0, chunk)), "seed {seed}");
         assert!(chunks.iter().any(|chunk| net.said_of(PROVIDER, chunk)), "what is said is noted");
