@@ -27,6 +27,7 @@ pub mod path;
 pub mod policy;
 mod relay;
 pub mod reorder;
+mod search;
 pub mod set;
 pub mod several;
 pub mod spread;

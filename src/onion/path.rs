@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::search::Search;
 use super::{HopInfo, LinkId, Route};
 use crate::base::{PublicKey, Rng, Time};
 use crate::limits::{
-    BLAME_HALF_LIFE_MS, BLAMED_MAX, ENTRIES_MIN, IMAGINARY_LAYERS_MAX, LAYERS_MAX, PATH_STEPS_MAX,
-    RELAYS_KNOWN_MAX,
+    BLAME_HALF_LIFE_MS, BLAMED_MAX, ENTRIES_MIN, IMAGINARY_LAYERS_MAX, LAYERS_MAX, RELAYS_KNOWN_MAX,
 };
 
 /// A relay as it is known here.
@@ -245,37 +245,8 @@ fn weight(relay: &Relay) -> f64 {
     f64::from(5 + relay.trust) * f64::from(relay.hop.hop.card.rank())
 }
 
-struct Search<'a> {
-    order: Vec<&'a Relay>,
-    chosen: Vec<Option<&'a Relay>>,
-    steps: usize,
-}
-
-impl<'a> Search<'a> {
-    /// Fills these places, trying relays in their order; gives up after [`PATH_STEPS_MAX`] steps.
-    fn fill(&mut self, places: &[usize], fits: &impl Fn(usize, &Relay) -> bool) -> bool {
-        let Some((&place, rest)) = places.split_first() else { return true };
-        for index in 0..self.order.len() {
-            self.steps += 1;
-            if self.steps > PATH_STEPS_MAX {
-                return false;
-            }
-            let relay = self.order[index];
-            if !fits(place, relay) || self.chosen.iter().flatten().any(|other| are_near(other, relay)) {
-                continue;
-            }
-            self.chosen[place] = Some(relay);
-            if self.fill(rest, fits) {
-                return true;
-            }
-            self.chosen[place] = None;
-        }
-        false
-    }
-}
-
 /// Whether two may not be hops of one path: the same, or in one prefix of the global network.
-fn are_near(a: &Relay, b: &Relay) -> bool {
+pub(super) fn are_near(a: &Relay, b: &Relay) -> bool {
     let prefix_of = |relay: &Relay| relay.hop.hop.address.and_then(|address| global_prefix(address.ip()));
     a.hop.hop.card.key == b.hop.hop.card.key
         || prefix_of(a).is_some_and(|prefix| prefix_of(b) == Some(prefix))
