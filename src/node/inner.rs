@@ -132,7 +132,7 @@ impl Inner {
             place_floor_bits: template.place_floor_bits,
             suite: template.suite,
             home_port: 0,
-            // It answers nobody's first flight: nobody knows where it is.
+            // It takes no requests with first flights: nobody knows where it is.
             refuse_early_until: UnixMs(u64::MAX),
             shard: (FIRST, 1),
         };
