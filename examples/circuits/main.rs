@@ -31,6 +31,8 @@ type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 const EACH: usize = 240;
 /// Circuits of one neighbour that are being built at once.
 const BESIDE: usize = 8;
+/// Hops in which circuits end.
+const ENDS: usize = 12;
 /// A neighbour asks for so many a second at most, fewer than the relay takes of one.
 const BUILDS_PER_SECOND: u32 = 18;
 /// How long building may take beyond what the rates say.
@@ -88,8 +90,9 @@ struct Crowd {
     rng: Rng,
     /// The first is honest, the last is not.
     origins: Vec<Neighbour>,
-    end: Neighbour,
-    route: Option<Route>,
+    /// Each takes no more builds of the relay than of any neighbour, so there are several.
+    ends: Vec<Neighbour>,
+    routes: Vec<Route>,
 }
 
 impl Crowd {
@@ -97,8 +100,9 @@ impl Crowd {
         let (clocks, mut rng) = (Clocks::start(), Rng::from_number(std::process::id().into()));
         let to = *relay.addresses.first().ok_or("the invitation names no address")?;
         let mut new = || Neighbour::new(network.as_bytes(), to, &mut rng, clocks);
-        let (end, origins) = (new()?, (0..origins).map(|_| new()).collect::<Fallible<Vec<_>>>()?);
-        Ok(Self { clocks, rng, origins, end, route: None })
+        let ends = (0..ENDS).map(|_| new()).collect::<Fallible<Vec<_>>>()?;
+        let origins = (0..origins).map(|_| new()).collect::<Fallible<Vec<_>>>()?;
+        Ok(Self { clocks, rng, origins, ends, routes: Vec::new() })
     }
 
     fn open(&self) -> usize {
@@ -107,9 +111,9 @@ impl Crowd {
 
     /// Everybody does what is to be done; whether anything came.
     fn turn(&mut self) -> Fallible<bool> {
-        let mut moved = self.end.turn(self.clocks)?;
-        for origin in &mut self.origins {
-            moved |= origin.turn(self.clocks)?;
+        let mut moved = false;
+        for one in self.ends.iter_mut().chain(&mut self.origins) {
+            moved |= one.turn(self.clocks)?;
         }
         Ok(moved)
     }
@@ -129,7 +133,8 @@ impl Crowd {
 
     /// Sessions, and what the relay says of itself to its friend.
     fn meet(&mut self, relay: &Invite) -> Fallible<()> {
-        for origin in &mut self.origins {
+        // Its friend the relay calls itself.
+        for origin in &mut self.origins[1..] {
             origin.call(self.clocks, relay)?;
         }
         self.until(PATIENCE, |crowd| {
@@ -138,17 +143,20 @@ impl Crowd {
         })?;
         let told = self.origins[0].relay().ok_or("the relay names no onion key")?;
         let first = HopInfo { hop: NextHop { card: relay.card, address: None }, onion: told.onion };
-        let onion = self.end.onion.onion_key().ok_or("an end has a key")?;
-        let at = self.end.addresses().first().copied();
-        let last = HopInfo { hop: NextHop { card: self.end.card(), address: at }, onion };
-        self.route = Some(Route { link: RELAY, hops: vec![first, last], imaginary: 1, resume: [7; 32] });
+        for end in &self.ends {
+            let onion = end.onion.onion_key().ok_or("an end has a key")?;
+            let at = end.addresses().first().copied();
+            let last = HopInfo { hop: NextHop { card: end.card(), address: at }, onion };
+            self.routes.push(Route { link: RELAY, hops: vec![first, last], imaginary: 1, resume: [7; 32] });
+        }
         Ok(())
     }
 
     /// Builds circuits until there are so many.
     fn build(&mut self, count: usize) -> Fallible<Duration> {
         let (began, clocks) = (Instant::now(), self.clocks);
-        let route = self.route.clone().ok_or("nobody was met")?;
+        let routes = self.routes.clone();
+        let mut turn = 0;
         let slowest = PATIENCE + Duration::from_secs((count as u64).div_ceil(100));
         let most = count.div_ceil(self.origins.len());
         self.until(slowest, |crowd| {
@@ -156,7 +164,8 @@ impl Crowd {
             for origin in &mut crowd.origins {
                 let fits = origin.open.len() + origin.building.len() < most && origin.building.len() < BESIDE;
                 if left > 0 && fits && origin.may_build(BUILDS_PER_SECOND) {
-                    let circuit = origin.onion.build(clocks.now(), &route)?;
+                    let circuit = origin.onion.build(clocks.now(), &routes[turn % ENDS])?;
+                    turn += 1;
                     origin.building.insert(circuit);
                 }
                 left = left.saturating_sub(origin.building.len());
@@ -171,7 +180,10 @@ impl Crowd {
     fn flow(&mut self, kind: &str, rate: u64, length: Duration) -> Fallible<(u64, u64, u64, u64)> {
         let honest = *self.origins[0].open.first().ok_or("no circuit is open")?;
         let mut hostile = Hostile::new(kind)?;
-        let (came_before, strange_before) = (self.end.marked, self.end.unmarked);
+        let came = |crowd: &Self| {
+            crowd.ends.iter().fold((0, 0), |sum, end| (sum.0 + end.marked, sum.1 + end.unmarked))
+        };
+        let before = came(self);
         let (began, mut sent, mut spent) = (Instant::now(), 0u64, 0u64);
         while began.elapsed() < length {
             let due = (began.elapsed().as_nanos() * u128::from(rate) / 1_000_000_000) as u64;
@@ -179,7 +191,7 @@ impl Crowd {
                 self.origins[0].send_marked(self.clocks, honest)?;
                 sent += 1;
                 let other = self.origins.last_mut().ok_or("no other neighbour")?;
-                spent += u64::from(hostile.send(other, self.clocks, &mut self.rng, self.route.as_ref())?);
+                spent += u64::from(hostile.send(other, self.clocks, &mut self.rng, self.routes.first())?);
             }
             if !self.turn()? {
                 std::thread::sleep(Duration::from_micros(100));
@@ -188,7 +200,8 @@ impl Crowd {
         // What is on its way.
         let last = Instant::now();
         self.until(PATIENCE, |_| Ok(last.elapsed() > Duration::from_millis(300)))?;
-        Ok((sent, self.end.marked - came_before, spent, self.end.unmarked - strange_before))
+        let after = came(self);
+        Ok((sent, after.0 - before.0, spent, after.1 - before.1))
     }
 }
 
