@@ -167,6 +167,20 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Found by review: some jumps back led below zero, and the next sum beyond the last number.
+    #[test]
+    fn whoever_begins_anew_again_and_again_leads_nowhere() {
+        let (mut reorder, mut out) = (Reorder::default(), Vec::new());
+        let mut sequence = 5u32;
+        for turn in 0..1000u64 {
+            take(&mut reorder, Time::from_millis(turn), sequence, &mut out);
+            take(&mut reorder, Time::from_millis(turn), sequence.wrapping_add(2), &mut out);
+            sequence = sequence.wrapping_sub(1 << 31);
+        }
+        assert!(reorder.next >= 1 << 32 && reorder.next < 3 << 32, "{}", reorder.next);
+        assert!(out.len() >= 1000 && reorder.len() <= 1);
+    }
+
     /// What passes at a time.
     fn take(reorder: &mut Reorder<u32>, now: Time, sequence: u32, out: &mut Vec<(Time, u32)>) {
         match reorder.came(now, sequence) {

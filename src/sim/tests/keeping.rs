@@ -91,6 +91,22 @@ fn what_is_given_to_keepers_is_got_when_its_giver_has_gone() {
     }
 }
 
+/// Found by review: what an anonymous job had left to give when it failed was given by the node's own name.
+#[test]
+fn an_anonymous_jobs_chunk_goes_no_other_way_when_there_is_no_job() {
+    let (_, _, chunks) = chunks(9);
+    let mut net = network(9, &[1; 8], LinkConfig::clean(millis(10)));
+    for chunk in &chunks {
+        let chunk = Box::new(chunk.clone());
+        net.command(0, Command::Push { job: JOB, chunk, anonymous: true });
+    }
+    net.run_for(Duration::from_secs(20));
+    assert_eq!(placed(&net, 0).values().max(), Some(&0), "each is said to be kept by nobody");
+    assert_eq!(placed(&net, 0).len(), chunks.len());
+    let offers = super::overlay::counter(&status(&mut net, 0, 9), "push_offers");
+    assert_eq!(offers, 0, "and nobody was asked");
+}
+
 #[test]
 fn keepers_that_die_meanwhile_are_replaced_by_others() {
     for seed in [94, 95] {
