@@ -884,6 +884,9 @@ pub const MAPPING_LIFETIME_S: u32 = 3_600;
 pub const MAPPING_AGAIN_MS: u64 = 1_200_000;
 /// What a router may take to answer, milliseconds.
 pub const MAPPING_WAIT_MS: u64 = 3_000;
+/// What mapping one port may take, by all three protocols one after the other, milliseconds: a router that takes the connection
+/// and says nothing would hold everything else that is done about addresses.
+pub const MAPPING_ALL_MS: u64 = 30_000;
 const _: () = assert!(2 * MAPPING_AGAIN_MS < MAPPING_LIFETIME_S as u64 * 1000);
 /// Strangers' questions of STUN that a shard answers a second.
 pub const STUN_ANSWERS_PER_SECOND: u32 = 200;

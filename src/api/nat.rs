@@ -16,7 +16,8 @@ use tokio::time::Instant;
 use super::error::ApiError;
 use super::{Api, lock};
 use crate::limits::{
-    MAPPING_AGAIN_MS, MAPPING_LIFETIME_S, MAPPING_WAIT_MS, OWN_ADDRESSES_MS, STUN_LOOKUP_MS, STUN_SERVERS_MAX,
+    MAPPING_AGAIN_MS, MAPPING_ALL_MS, MAPPING_LIFETIME_S, MAPPING_WAIT_MS, OWN_ADDRESSES_MS, STUN_LOOKUP_MS,
+    STUN_SERVERS_MAX,
 };
 use crate::node::command::{Command, NatRules};
 use crate::overlay::site::is_global;
@@ -221,7 +222,7 @@ impl Api {
         for shard in 0..shards {
             let at = usize::from(shard);
             let kept = match mapped.mappings.get_mut(at) {
-                Some(mapping) => mapping.renew().await,
+                Some(mapping) => within(mapping.renew()).await,
                 None => Err(String::new()),
             };
             if kept.is_ok() {
@@ -229,7 +230,7 @@ impl Api {
             }
             // What was there is not there any more, and so those behind it are made anew, too.
             mapped.mappings.truncate(at);
-            match map(port.saturating_add(shard)).await {
+            match within(map(port.saturating_add(shard))).await {
                 Ok(mapping) => mapped.mappings.push(mapping),
                 Err(why) => {
                     line = format!(
@@ -257,9 +258,15 @@ impl Api {
     }
 }
 
+/// What is asked of the router, given up after [`MAPPING_ALL_MS`].
+async fn within<T>(asked: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let done = tokio::time::timeout(Duration::from_millis(MAPPING_ALL_MS), asked).await;
+    done.unwrap_or_else(|_| Err("the router takes too long to answer".into()))
+}
+
 async fn end(mapped: &mut Mapped) {
     for mapping in std::mem::take(&mut mapped.mappings) {
-        if let Err(why) = mapping.end().await {
+        if let Err(why) = within(mapping.end()).await {
             tracing::warn!("the router keeps a mapped port until its time is over: {why}");
         }
     }
