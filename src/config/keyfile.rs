@@ -209,15 +209,12 @@ fn judge(path: &Path, owner: u32, mode: u32, me: u32, credential: bool) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypto::rank::{place, place_work};
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     fn identity() -> Identity {
-        let identity = Identity::new(Secret::from_bytes([9; 32]), 0, 0);
-        let key = identity.card().key;
-        let nonce = (0..).find(|nonce| place_work(&key, &place(&key, *nonce)) >= PLACE_FLOOR_BITS);
-        identity.with_nonces(nonce.expect("found"), 77)
+        let identity = Identity::passing(Secret::from_bytes([9; 32]), 0, PLACE_FLOOR_BITS);
+        identity.with_nonces(identity.card().place_nonce, 77)
     }
 
     fn refusal(path: &Path) -> String {

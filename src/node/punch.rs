@@ -327,6 +327,8 @@ impl Node {
         let seen = self.sessions.path(session).and_then(|path| Endpoint::new(path.remote));
         let Some(seen) = seen.filter(|_| !is_relayed && is_session) else { return };
         match message {
+            // Of whom nobody is to hear is nobody's relay.
+            Message::Call { .. } | Message::Carry(_) if self.overlay.hidden => {}
             Message::Call { number, key } => self.hear_call(clock, id, number, key, seen),
             Message::Answer { number, verdict, seen } => self.hear_way(clock, id, number, verdict, seen),
             Message::Gone(node) => self.ways_lost(clock, id, Some(node)),

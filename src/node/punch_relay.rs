@@ -63,9 +63,6 @@ impl Node {
     ) {
         let Some(peer) = self.peers.get(&id) else { return };
         let (asker, is_friend) = (peer.card, peer.trust.is_some());
-        if self.overlay.hidden {
-            return;
-        }
         if target == asker.key || target == self.sessions.identity_card().key {
             let verdict = Verdict::Refused;
             self.say_meet(clock.now, id, &Message::Answer { number, verdict, seen });
@@ -164,9 +161,6 @@ impl Node {
         let (now, size) = (clock.now, carry.bytes.len() as u32);
         let Some(peer) = self.peers.get(&id) else { return };
         let card = peer.card;
-        if self.overlay.hidden {
-            return;
-        }
         let Some(pair) = self.punch.pairs.get_mut(&(card.key, carry.node)) else {
             self.say_meet(now, id, &Message::Gone(carry.node));
             return;

@@ -266,26 +266,28 @@ impl Daemon {
         request: ImportRequest,
         mut tell: Box<dyn FnMut(ImportEvent) + Send>,
     ) -> Result<Cancel, Full> {
-        let imports = Arc::clone(&self.imports);
-        if imports.fetch_add(1, Ordering::Relaxed) >= IMPORTS_MAX {
-            imports.fetch_sub(1, Ordering::Relaxed);
-            return Err(Full);
-        }
-        let cancel: Cancel = Arc::new(AtomicBool::new(false));
-        let (readers, store, cancelled) = (self.readers.clone(), self.store_handle.clone(), cancel.clone());
-        let work = move || {
+        let (readers, store) = (self.readers.clone(), self.store_handle.clone());
+        self.on_import_thread(move |cancelled, imported| {
             let mut progress = |progress: &ImportProgress| tell(ImportEvent::Progress(*progress));
-            let result = import(request, &readers, &store, &cancelled, &mut progress);
-            imports.fetch_sub(1, Ordering::Relaxed);
+            let result = import(request, &readers, &store, cancelled, &mut progress);
+            drop(imported);
             tell(match result {
                 Ok((reference, progress)) => ImportEvent::Done(Box::new(reference), progress),
                 Err(why) => ImportEvent::Failed(why),
             });
-        };
-        if spawn("import", work).is_err() {
-            self.imports.fetch_sub(1, Ordering::Relaxed);
-            return Err(Full);
-        }
+        })
+    }
+
+    /// Does something on a thread of its own, of which there are [`IMPORTS_MAX`] at once. It is given what says that it is to give
+    /// up, and the place that it has, to be dropped before anybody hears that it is done.
+    fn on_import_thread(
+        &self,
+        work: impl FnOnce(&AtomicBool, Importing) + Send + 'static,
+    ) -> Result<Cancel, Full> {
+        let place = Importing::begin(&self.imports)?;
+        let cancel: Cancel = Arc::new(AtomicBool::new(false));
+        let cancelled = cancel.clone();
+        spawn("import", move || work(&cancelled, place)).map_err(|_| Full)?;
         Ok(cancel)
     }
 
@@ -299,19 +301,12 @@ impl Daemon {
         force: bool,
         mut tell: Box<dyn FnMut(ImportEvent) + Send>,
     ) -> Result<Cancel, Full> {
-        let imports = Arc::clone(&self.imports);
-        if imports.fetch_add(1, Ordering::Relaxed) >= IMPORTS_MAX {
-            imports.fetch_sub(1, Ordering::Relaxed);
-            return Err(Full);
-        }
-        let cancel: Cancel = Arc::new(AtomicBool::new(false));
-        let (group, cancelled) = (self.shards.clone(), cancel.clone());
+        let group = self.shards.clone();
         let (dir, limit) = (self.dir.clone(), self.local_limit);
-        let news = group.giver(job);
-        let work = move || {
+        self.on_import_thread(move |cancelled, imported| {
             let command = |command| group.command(command);
-            let one =
-                Give { job, dir: &dir, limit, force, begin, command: &command, news, cancelled: &cancelled };
+            let news = group.giver(job);
+            let one = Give { job, dir: &dir, limit, force, begin, command: &command, news, cancelled };
             let mut progress = |made: &ImportProgress, given: &Given| {
                 tell(match given.chunks {
                     0 => ImportEvent::Progress(*made),
@@ -319,19 +314,13 @@ impl Daemon {
                 });
             };
             let result = give(request, one, &mut progress);
-            imports.fetch_sub(1, Ordering::Relaxed);
+            drop(imported);
             group.gave(job);
             tell(match result {
                 Ok((reference, made, given)) => ImportEvent::Given(Box::new(reference), made, given),
                 Err(why) => ImportEvent::Failed(why),
             });
-        };
-        if spawn("import", work).is_err() {
-            self.imports.fetch_sub(1, Ordering::Relaxed);
-            self.shards.gave(job);
-            return Err(Full);
-        }
-        Ok(cancel)
+        })
     }
 
     /// Makes the host's device and what leads to it as the plan says; `None` takes it away. Blocks until the kernel and
@@ -471,6 +460,25 @@ fn core_of(listen: &[SocketAddr], index: usize) -> Option<usize> {
 fn home_of(identity: &Identity, count: usize) -> HomeOf {
     let homes = Homes::new(identity, count.try_into().unwrap_or(SHARDS_MAX));
     Box::new(move |peer| homes.of(peer))
+}
+
+/// One of the [`IMPORTS_MAX`] places of imports, until it is dropped.
+struct Importing(Arc<AtomicUsize>);
+
+impl Importing {
+    fn begin(under_way: &Arc<AtomicUsize>) -> Result<Self, Full> {
+        let place = Self(Arc::clone(under_way));
+        if under_way.fetch_add(1, Ordering::Relaxed) >= IMPORTS_MAX {
+            return Err(Full);
+        }
+        Ok(place)
+    }
+}
+
+impl Drop for Importing {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, String> {

@@ -70,7 +70,14 @@ impl Endpoint {
         SocketAddr::new(Ipv6Addr::from(self.ip).to_canonical(), self.port)
     }
 
-    fn put(&self, out: &mut Vec<u8>) {
+    /// As it was read. One form for each: an IPv4 address is never written as one of IPv6.
+    pub(super) fn read(ip: IpAddr, port: u16) -> Option<Self> {
+        let address = SocketAddr::new(ip, port);
+        Self::new(address).filter(|endpoint| endpoint.address() == address)
+    }
+
+    /// Writes it: `family 1 | address 4 or 16 | port 2`.
+    pub(super) fn put(&self, out: &mut Vec<u8>) {
         match self.address().ip() {
             IpAddr::V4(ip) => {
                 out.push(4);
@@ -388,9 +395,7 @@ impl Reader<'_> {
             6 => IpAddr::from(self.take::<16>()?),
             _ => return Err(Malformed("overlay: address family")),
         };
-        let address = SocketAddr::new(ip, u16::from_le_bytes(self.take()?));
-        // One form: IPv4 is not written as IPv6.
-        let endpoint = Endpoint::new(address).filter(|endpoint| endpoint.address() == address);
+        let endpoint = Endpoint::read(ip, u16::from_le_bytes(self.take()?));
         endpoint.map(Some).ok_or(Malformed("overlay: address"))
     }
 

@@ -13,7 +13,7 @@
 //! endpoint | family 1 | address 4 or 16 | port 2 |
 //! ```
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use super::Malformed;
 use super::overlay::Endpoint;
@@ -179,7 +179,7 @@ impl<'a> Message<'a> {
                 out.push(ANSWER);
                 out.extend_from_slice(&number.to_le_bytes());
                 out.push(*verdict as u8);
-                put(&mut out, seen);
+                seen.put(&mut out);
             }
             Self::Carry(carry) | Self::Bring(carry) => {
                 let kind = if matches!(self, Self::Carry(_)) { CARRY } else { BRING };
@@ -196,7 +196,7 @@ impl<'a> Message<'a> {
             Self::Meet { ask, candidates } => {
                 let count = candidates.len().min(MEETING_PLACES_MAX);
                 out.extend_from_slice(&[MEET, u8::from(*ask) * ASK, count as u8]);
-                candidates[..count].iter().for_each(|one| put(&mut out, one));
+                candidates[..count].iter().for_each(|one| one.put(&mut out));
             }
             Self::Hold { number } => {
                 out.push(HOLD);
@@ -205,26 +205,11 @@ impl<'a> Message<'a> {
             Self::Here { number, seen } => {
                 out.push(HERE);
                 out.extend_from_slice(&number.to_le_bytes());
-                put(&mut out, seen);
+                seen.put(&mut out);
             }
         }
         out
     }
-}
-
-fn put(out: &mut Vec<u8>, endpoint: &Endpoint) {
-    let address = endpoint.address();
-    match address.ip() {
-        IpAddr::V4(ip) => {
-            out.push(4);
-            out.extend_from_slice(&ip.octets());
-        }
-        IpAddr::V6(ip) => {
-            out.push(6);
-            out.extend_from_slice(&ip.octets());
-        }
-    }
-    out.extend_from_slice(&address.port().to_le_bytes());
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -250,15 +235,14 @@ impl Reader<'_> {
             6 => self.take::<16>()?.into(),
             _ => return Err(Malformed("address family")),
         };
-        let address = SocketAddr::new(ip, u16::from_le_bytes(self.take()?));
-        // One form for each: an IPv4 address is never written as one of IPv6.
-        let endpoint = Endpoint::new(address).filter(|endpoint| endpoint.address() == address);
-        endpoint.ok_or(Malformed("address of nobody"))
+        Endpoint::read(ip, u16::from_le_bytes(self.take()?)).ok_or(Malformed("address of nobody"))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
     use proptest::prelude::*;
 

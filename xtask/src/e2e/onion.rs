@@ -117,14 +117,20 @@ impl Scene {
 
     /// Brings the circuit up: what the origin's friends said of the exit may be on its way.
     pub fn up(&self, hops: &str) -> Result<()> {
+        self.up_with(hops, &[]).map(drop)
+    }
+
+    /// The same with more words; what the command said beside.
+    fn up_with(&self, hops: &str, more: &[&str]) -> Result<String> {
         let mut last = String::new();
+        let words = [&["tunnel", "up", "--hops", hops], more].concat();
         let up = stop::until(node::PROMPT, || {
-            let done = self.origin().attempt(&["tunnel", "up", "--hops", hops], node::PATIENT)?;
+            let done = self.origin().attempt(&words, node::PATIENT)?;
             last = done.stderr;
             Ok(done.status.success())
         })?;
         ensure!(up, "no circuit of {hops} hops: {last}");
-        Ok(())
+        Ok(last)
     }
 
     fn url(&self) -> String {

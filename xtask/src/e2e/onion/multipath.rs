@@ -21,14 +21,7 @@ const BYTES: u64 = 8_000_000;
 
 /// Brings circuits of two hops up, and waits until all of them are open.
 fn up(scene: &Scene, paths: &str, spread: &str) -> Result<()> {
-    let words = ["tunnel", "up", "--hops", "2", "--paths", paths, "--spread", spread];
-    let mut last = String::new();
-    let up = stop::until(node::PROMPT, || {
-        let done = scene.origin().attempt(&words, node::PATIENT)?;
-        last = done.stderr;
-        Ok(done.status.success())
-    })?;
-    ensure!(up, "no circuit: {last}");
+    scene.up_with("2", &["--paths", paths, "--spread", spread])?;
     all_open(scene)
 }
 

@@ -79,15 +79,7 @@ fn demote(daemon: &mut Node) -> Result<()> {
 }
 
 fn up(scene: &Scene, more: &[&str]) -> Result<String> {
-    let mut last = String::new();
-    let words = [&["tunnel", "up", "--hops", "3", "--socks", "127.0.0.1:1080"], more].concat();
-    let up = stop::until(node::PROMPT, || {
-        let done = scene.origin().attempt(&words, node::PATIENT)?;
-        last = done.stderr;
-        Ok(done.status.success())
-    })?;
-    ensure!(up, "no circuit: {last}");
-    Ok(last)
+    scene.up_with("3", &[&["--socks", "127.0.0.1:1080"], more].concat())
 }
 
 /// curl by the proxy, which finds the name, too.
