@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::response::Response;
 use serde_json::{Map, Value, json};
 
-use super::circuits::job_circuit_json;
+use super::circuits::{circuit_json, job_circuit_json};
 use super::error::ApiError;
 use super::overlay::overlay_json;
 use super::routes::answer;
@@ -141,6 +141,7 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Result<Response, ApiErr
         "overlay": overlay,
         "nat": nat_json(&view.snapshot, mapped),
         "tunnels": tunnels,
+        "circuit": circuit_json(&config, view.snapshot.circuit.as_ref()),
         "jobs": jobs,
         "classes": classes,
         "counters": counters,

@@ -82,6 +82,8 @@ fn page(status: &Value, earlier: Option<(Duration, &Value)>) -> String {
         out.push_str("overlay: off (overlay.enabled); only friends are known and served\n");
     }
 
+    out.push_str(&circuit_line(&status["circuit"]));
+    out.push_str(&relay_line(&status["counters"]));
     if let Some(socks) = status["socks"].as_object().map(|_| &status["socks"]) {
         out.push_str(&socks_line(socks));
     }
@@ -131,6 +133,42 @@ fn circuit_of(job: &Value) -> String {
         (hops, true) => format!("{hops} hops, being built"),
         (_, false) => path.join(" > "),
     }
+}
+
+/// The node's own circuit; nothing where none is wanted.
+fn circuit_line(circuit: &Value) -> String {
+    if !circuit.is_object() {
+        return String::new();
+    }
+    let path: Vec<&str> =
+        circuit["path"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let state = match (path.is_empty(), circuit["why"].as_str()) {
+        (false, _) => format!("{}  {:.1} ms", path.join(" > "), number(circuit, "rtt_us") as f64 / 1000.0),
+        (true, Some(why)) => format!("none is open: {why}"),
+        (true, None) => "being built".to_owned(),
+    };
+    format!(
+        "circuit of {}: {state}; {} opened, {} sent, {} received\n",
+        count(number(circuit, "hops"), "hop"),
+        number(circuit, "circuits_opened"),
+        show_size(number(circuit, "sent_bytes")),
+        show_size(number(circuit, "received_bytes")),
+    )
+}
+
+/// What is done for circuits of others; nothing as long as nobody asked.
+fn relay_line(counters: &Value) -> String {
+    let n = |name: &str| number(counters, name);
+    let (led, ended) = (n("circuits_relayed"), n("circuits_accepted"));
+    if led + ended == 0 {
+        return String::new();
+    }
+    format!(
+        "relay: {} led on and {ended} ended here since the start; {} out for them, {} back\n",
+        count(led, "circuit"),
+        count(n("exit_out_packets"), "packet"),
+        n("exit_back_packets"),
+    )
 }
 
 /// What the SOCKS proxy does.
@@ -248,6 +286,23 @@ mod tests {
         assert!(text.contains("bob") && text.contains("1.5 ms") && text.contains("not connected"), "{text}");
         assert!(text.contains("1.0 KiB of ?"), "{text}");
         assert!(!page(&second, None).contains("Mbit/s"));
+    }
+
+    #[test]
+    fn circuits_are_shown_where_there_are_some() {
+        assert_eq!(circuit_line(&json!(null)), "");
+        let open = json!({ "hops": 2, "path": ["bob", "aa"], "rtt_us": 12_300, "circuits_opened": 4, "sent_bytes": 2048 });
+        assert_eq!(
+            circuit_line(&open),
+            "circuit of 2 hops: bob > aa  12.3 ms; 4 opened, 2.0 KiB sent, 0 B received\n"
+        );
+        let none = json!({ "hops": 1, "path": [], "why": "no friend relays" });
+        assert!(circuit_line(&none).starts_with("circuit of 1 hop: none is open: no friend relays;"));
+        assert_eq!(relay_line(&json!({})), "");
+        let busy = json!({ "circuits_relayed": 3, "circuits_accepted": 1, "exit_out_packets": 9, "exit_back_packets": 7 });
+        let text =
+            "relay: 3 circuits led on and 1 ended here since the start; 9 packets out for them, 7 back\n";
+        assert_eq!(relay_line(&busy), text);
     }
 
     #[test]

@@ -75,6 +75,8 @@ use friends::Friends;
 use inner::Template;
 use loans::Loans;
 use overlay::Overlays;
+#[cfg(any(test, feature = "sim"))]
+pub use overlay::tag as overlay_tag;
 use passing::Passing;
 use peer::Peer;
 use punch::Punch;

@@ -118,7 +118,8 @@ pub(super) fn moment(clock: Clock) -> Moment {
     Moment { now: clock.now, wall: clock.wall }
 }
 
-fn tag(network: &str) -> Tag {
+/// What stands before each message of a network (docs/protocol/overlay.md §2).
+pub fn tag(network: &str) -> [u8; OVERLAY_TAG_SIZE] {
     let name = hash::blake3(&[b"tornet overlay network v1", network.as_bytes()]);
     std::array::from_fn(|index| name[index])
 }

@@ -226,18 +226,19 @@ impl Giving<'_> {
         self.out_bytes -= len;
         self.given.note(placed.keepers);
         progress(&self.given);
-        if usize::from(placed.keepers) < PUSH_COPIES_MIN && !self.give.force {
-            let keepers = match placed.keepers {
-                0 => "nobody who could be reached keeps",
-                _ => "one node alone keeps",
-            };
-            return Err(format!(
-                "{keepers} chunk {}, and {PUSH_COPIES_MIN} are to: the network may be too small or too full; \
-                 --force prints the reference all the same",
-                placed.chunk
-            ));
+        let chunk = placed.chunk;
+        match usize::from(placed.keepers) {
+            // A reference to what nobody has is worth nothing, whatever was meant.
+            0 => Err(format!(
+                "nobody who could be reached keeps chunk {chunk}, so nobody could ever get it: the network may be too \
+                 small or too full; try again later"
+            )),
+            few if few < PUSH_COPIES_MIN && !self.give.force => Err(format!(
+                "one node alone keeps chunk {chunk}, and {PUSH_COPIES_MIN} are to: the network may be too small or too \
+                 full; --force prints the reference all the same"
+            )),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Has the node end the job, waiting while it is busy.
@@ -335,6 +336,8 @@ mod tests {
         assert!(given.expect_err("too few").contains("--force") && ended);
         let (given, ..) = run(false, |_| Some(0));
         assert!(given.expect_err("none").contains("nobody"));
+        let (given, ..) = run(true, |at| Some(u8::from(at == 0)));
+        assert!(given.expect_err("nobody has the second").contains("nobody"), "whatever is forced");
         let (given, chunks, _) = run(true, |_| Some(1));
         assert_eq!(given.expect("forced").short, chunks.len() as u64);
         let (given, _, ended) = run(true, |_| None);

@@ -17,6 +17,7 @@ mod getting;
 mod input;
 mod keeping;
 mod messages;
+mod node_overlay;
 mod node_peer;
 mod overlay;
 mod packets;
@@ -79,6 +80,7 @@ pub const TARGETS: &[Target] = &[
     ("keeper", keeping::keeper),
     ("giver", keeping::giver),
     ("get", getting::get),
+    ("node_overlay", node_overlay::peer),
     ("node_peer", node_peer::peer),
     ("onion_origin", circuits::origin),
     ("onion_relay", circuits::relay),

@@ -8,7 +8,7 @@ use super::endpoint::{Endpoint, NETWORK, address, identity, wall};
 use super::stream_peer;
 use super::trees::{Files, content, put};
 use crate::base::fileop::{FileDone, JobId};
-use crate::base::{ChannelId, Memory, Path, Place, StreamId, Time, UnixMs};
+use crate::base::{ChannelId, ChunkId, Memory, Path, Place, StreamId, Time, UnixMs};
 use crate::crypto::Suite;
 use crate::limits::{BUFFER_HEAD_ROOM, SEND_BUFFERS};
 use crate::node::command::Friend;
@@ -26,34 +26,40 @@ use crate::wire::hello::Hello;
 use crate::wire::reference::Reference;
 
 const STEPS_MAX: usize = 80;
+/// Datagrams in sessions that are remembered.
+const SAID_MAX: usize = 16;
 /// What a node has to do after one thing happened, at most.
 const OUTPUTS_MAX: usize = 5000;
 
 /// The node, what is around it, and its peer.
 pub(super) struct Scene {
-    node: Node,
+    pub(super) node: Node,
     world: SimWorld,
     files: SimFiles,
     done: Vec<FileDone>,
-    reports: Vec<Report>,
-    hostile: Endpoint,
+    pub(super) reports: Vec<Report>,
+    pub(super) hostile: Endpoint,
     key: Option<SessionKey>,
-    now: Time,
-    at: std::net::SocketAddr,
+    pub(super) now: Time,
+    pub(super) at: std::net::SocketAddr,
     /// Requests of the node: stream and what it asks.
     asked: Vec<(StreamId, SliceRequest)>,
     heard: u64,
     tree: Files,
     reference: Reference,
     /// Chunks of the tree, which the node may not have.
-    chunks: super::trees::Chunks,
+    pub(super) chunks: super::trees::Chunks,
     next_job: u64,
+    /// With the overlay on, chunks that the node keeps for others: offered to the store and not answered.
+    pub(super) keeping: Option<Vec<(u64, ChunkId)>>,
+    /// Datagrams that the node sent in its sessions, the last ones: channel and content.
+    pub(super) said: std::collections::VecDeque<(ChannelId, Vec<u8>)>,
     /// Payloads of both sides, when somebody wants to keep them.
     pub(super) heard_payloads: Option<Vec<Vec<u8>>>,
 }
 
 impl Scene {
-    fn new(input: &mut Input<'_>) -> Self {
+    pub(super) fn new(input: &mut Input<'_>) -> Self {
         let now = Time::from_millis(60_000);
         let mut rng = input.rng();
         let hostile = Endpoint::new(2, 2, Suite::Aes256Gcm, 0, rng.fork(), now);
@@ -89,15 +95,17 @@ impl Scene {
             reference,
             chunks,
             next_job: 1,
+            keeping: None,
+            said: std::collections::VecDeque::new(),
             heard_payloads: None,
         }
     }
 
-    fn clock(&self) -> Clock {
+    pub(super) fn clock(&self) -> Clock {
         Clock { now: self.now, wall: wall(self.now) }
     }
 
-    fn input(&mut self, input: NodeInput) {
+    pub(super) fn input(&mut self, input: NodeInput) {
         let clock = self.clock();
         self.node.handle(clock, input, &mut self.world);
         self.drain();
@@ -112,7 +120,10 @@ impl Scene {
             match output {
                 Output::Train(train) => self.sent(train),
                 Output::Tun(packet) | Output::Proxied(packet) => self.world.free(packet.place.buf),
-                Output::Keep(_, chunk) => panic!("{chunk:?} is kept for somebody, and the overlay is off"),
+                Output::Keep(number, chunk) => match &mut self.keeping {
+                    Some(keeping) => keeping.push((number, chunk.id)),
+                    None => panic!("{chunk:?} is kept for somebody, and the overlay is off"),
+                },
                 Output::File(op) => self.done.push(self.files.execute(op)),
                 Output::Report(report) => self.reports.push(report),
                 Output::Cross(to, cross) => panic!("{cross:?} for shard {to}: there is one"),
@@ -136,9 +147,14 @@ impl Scene {
                 let payload = self.hostile.opened[payload].to_vec();
                 self.keep(&payload);
                 for frame in frames(&payload) {
-                    let Ok(Frame::Stream(frame)) = frame else {
-                        assert!(frame.is_ok(), "a node sends frames");
-                        continue;
+                    let frame = match frame.expect("a node sends frames") {
+                        Frame::Stream(frame) => frame,
+                        Frame::Datagram { channel, bytes } => {
+                            self.said.push_back((channel, bytes.to_vec()));
+                            self.said.drain(..self.said.len().saturating_sub(SAID_MAX));
+                            continue;
+                        }
+                        _ => continue,
                     };
                     if frame.channel == Some(CHUNK_CHANNEL)
                         && let Ok(Some(request)) = SliceRequest::parse(frame.bytes)
@@ -176,7 +192,7 @@ impl Scene {
     }
 
     /// What the hostile side's sessions have to say goes to the node.
-    fn exchange(&mut self) {
+    pub(super) fn exchange(&mut self) {
         for _ in 0..8 {
             let sent = std::mem::take(&mut self.hostile.sent);
             if sent.is_empty() {
@@ -188,7 +204,7 @@ impl Scene {
         }
     }
 
-    fn say(&mut self, input: &mut Input<'_>, payload: &[u8]) {
+    pub(super) fn say(&mut self, input: &mut Input<'_>, payload: &[u8]) {
         let Some(key) = self.key else { return };
         let kind = if input.one_in(32) { PacketKind::Datagram } else { PacketKind::Stream };
         if let Some((_, packet)) = self.hostile.sealed(self.now, key, kind, payload) {
@@ -231,7 +247,7 @@ impl Scene {
         }
     }
 
-    fn step(&mut self, input: &mut Input<'_>) {
+    pub(super) fn step(&mut self, input: &mut Input<'_>) {
         match input.below(12) {
             0..=2 => {
                 let payload = stream_peer::frames(input, 8, self.heard);
@@ -333,7 +349,7 @@ impl Scene {
     }
 
     /// Whatever is finished is right.
-    fn check(&self) {
+    pub(super) fn check(&self) {
         for (path, entry) in self.files.below(b"/out") {
             let Entry::File(bytes, ..) = entry else { continue };
             let Some(name) = path.rsplit(|byte| *byte == b'/').next() else { continue };
@@ -363,16 +379,7 @@ fn stream_payload(
 pub fn peer(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let mut scene = Scene::new(&mut input);
-    // Who calls whom.
-    if input.flag() {
-        let node = identity(1);
-        scene.key = scene.hostile.connect(scene.now, &node, &[scene.at], b"");
-    } else {
-        let card = *scene.hostile.identity.card();
-        let friend = Friend { card, addresses: vec![scene.hostile.address], trust: 50 };
-        scene.input(NodeInput::Command(Command::Friends(vec![friend])));
-    }
-    scene.exchange();
+    scene.begin(&mut input);
     for _ in 0..STEPS_MAX {
         if input.is_empty() {
             break;
@@ -380,28 +387,49 @@ pub fn peer(bytes: &[u8]) {
         scene.step(&mut input);
         scene.check();
     }
-    // Left alone, it gives up what it cannot have, and comes to rest.
-    let jobs = scene.next_job;
-    scene.hostile.sent.clear();
-    for _ in 0..3000 {
-        let done = std::mem::take(&mut scene.done);
-        done.into_iter().for_each(|done| scene.input(NodeInput::FileDone(done)));
-        for (handle, slice) in scene.world.store.take_faulted() {
-            scene.input(NodeInput::Warmed { handle, slice });
+    scene.end();
+}
+
+impl Scene {
+    /// Who calls whom.
+    pub(super) fn begin(&mut self, input: &mut Input<'_>) {
+        if input.flag() {
+            let node = identity(1);
+            self.key = self.hostile.connect(self.now, &node, &[self.at], b"");
+        } else {
+            let card = *self.hostile.identity.card();
+            let friend = Friend { card, addresses: vec![self.hostile.address], trust: 50 };
+            self.input(NodeInput::Command(Command::Friends(vec![friend])));
         }
-        let ended =
-            scene.reports.iter().filter(|report| matches!(report, Report::Done(..) | Report::Failed(..)));
-        if ended.count() as u64 >= jobs - 1 {
-            break;
-        }
-        let next = scene.node.poll_timeout().expect("a running job has a timer");
-        scene.now = scene.now.max(next).max(scene.now + Duration::from_millis(50));
-        scene.tick();
-        scene.hostile.sent.clear();
+        self.exchange();
     }
-    scene.check();
-    let ended = scene.reports.iter().filter(|report| matches!(report, Report::Done(..) | Report::Failed(..)));
-    assert_eq!(ended.count() as u64, jobs - 1, "every job ends");
+
+    /// Left alone, the node gives up what it cannot have, and comes to rest.
+    pub(super) fn end(&mut self) {
+        let jobs = self.next_job;
+        self.hostile.sent.clear();
+        for _ in 0..3000 {
+            let done = std::mem::take(&mut self.done);
+            done.into_iter().for_each(|done| self.input(NodeInput::FileDone(done)));
+            for (handle, slice) in self.world.store.take_faulted() {
+                self.input(NodeInput::Warmed { handle, slice });
+            }
+            if self.ended() >= jobs - 1 {
+                break;
+            }
+            let next = self.node.poll_timeout().expect("a running job has a timer");
+            self.now = self.now.max(next).max(self.now + Duration::from_millis(50));
+            self.tick();
+            self.hostile.sent.clear();
+        }
+        self.check();
+        assert_eq!(self.ended(), jobs - 1, "every job ends");
+    }
+
+    fn ended(&self) -> u64 {
+        let is_end = |report: &&Report| matches!(report, Report::Done(..) | Report::Failed(..));
+        self.reports.iter().filter(is_end).count() as u64
+    }
 }
 
 /// The payloads of an honest transfer in both directions.

@@ -43,6 +43,7 @@ const SCRIPTS: &[&str] = &[
     "keeper",
     "giver",
     "get",
+    "node_overlay",
     "node_peer",
     "onion_origin",
     "onion_relay",

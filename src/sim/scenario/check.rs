@@ -32,9 +32,9 @@ pub const STARTS_MAX: u64 = {
 /// Why a get need not be complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Excuse {
-    /// No friend of its node has a chunk of it.
+    /// Nobody who may be asked has a chunk of it: friends, and in the overlay everybody.
     Nobody,
-    /// Those that have it are behind translators, and so is its node.
+    /// Those that have it are behind translators, and so is its node, and nobody outside knows both.
     Apart,
     /// Those that have it have it damaged.
     Damaged,
@@ -45,10 +45,10 @@ pub enum Excuse {
 impl Excuse {
     /// All of them, with what a person calls them.
     pub const ALL: [(Self, &'static str); 4] = [
-        (Self::Nobody, "no friend has it"),
-        (Self::Apart, "both behind translators"),
+        (Self::Nobody, "nobody has it"),
+        (Self::Apart, "both behind translators, and nobody between"),
         (Self::Damaged, "damaged on the disk"),
-        (Self::Liars, "friends that lie"),
+        (Self::Liars, "those who lie"),
     ];
 
     /// The share of all gets that may be excused so: half as many again as in the worse of seeds 0 to 249 and 1000 to
@@ -70,33 +70,42 @@ impl World {
         !(self.liars[server] || self.is_apart(server, by))
     }
 
+    /// Whether two are behind translators and nobody outside can be a way from one to the other: a friend of both, or in
+    /// the overlay anybody.
     fn is_apart(&self, one: usize, other: usize) -> bool {
-        self.plan.nats[one].is_some() && self.plan.nats[other].is_some()
+        let is_behind = |node: usize| self.plan.nats[node].is_some();
+        let knows = |relay: usize, node: usize| self.plan.overlay || self.plan.friends[relay].contains(&node);
+        let mut relays = (0..self.plan.nats.len()).filter(|&relay| !is_behind(relay));
+        is_behind(one) && is_behind(other) && !relays.any(|relay| knows(relay, one) && knows(relay, other))
     }
 
-    /// What excuses a get: `None` when each chunk that it needs lies undamaged at a friend who can be reached and
-    /// does not lie.
+    /// What excuses a get: `None` when each chunk that it needs lies undamaged at somebody who may be asked, can be
+    /// reached and does not lie.
     pub(super) fn excuse(&self, number: usize) -> Option<Excuse> {
+        self.excuse_by(number, &self.asked(self.plan.gets[number].node))
+    }
+
+    /// The same, were these alone asked.
+    pub(super) fn excuse_by(&self, number: usize, asked: &[usize]) -> Option<Excuse> {
         let planned = &self.plan.gets[number];
         let Some(imported) = &self.puts[planned.put].done else { return Some(Excuse::Nobody) };
         let needed = needs::chunks(&imported.reference, &planned.inside, &self.pristine);
-        needed.iter().find_map(|chunk| self.excuse_for(planned.node, chunk))
+        needed.iter().find_map(|chunk| self.excuse_for(planned.node, chunk, asked))
     }
 
-    fn excuse_for(&self, node: usize, chunk: &ChunkId) -> Option<Excuse> {
-        // The nearest that any friend comes to serving it.
-        let of_friend = |friend: usize| {
-            let store = &self.net.nodes[friend].world.store;
+    fn excuse_for(&self, node: usize, chunk: &ChunkId, asked: &[usize]) -> Option<Excuse> {
+        // The nearest that any of them comes to serving it.
+        let of = |other: usize| {
+            let store = &self.net.nodes[other].world.store;
             match () {
                 () if store.get(chunk).is_none() => Some(Excuse::Nobody),
-                () if self.is_apart(friend, node) => Some(Excuse::Apart),
-                () if self.liars[friend] => Some(Excuse::Liars),
+                () if self.is_apart(other, node) => Some(Excuse::Apart),
+                () if self.liars[other] => Some(Excuse::Liars),
                 () if !store.is_sound(chunk) => Some(Excuse::Damaged),
                 () => None,
             }
         };
-        let friends = self.plan.friends[node].iter();
-        let mut excuses: Vec<_> = friends.map(|&friend| of_friend(friend)).collect();
+        let mut excuses: Vec<_> = asked.iter().map(|&other| of(other)).collect();
         excuses.push(Some(Excuse::Nobody));
         if excuses.contains(&None) { None } else { excuses.into_iter().flatten().max() }
     }

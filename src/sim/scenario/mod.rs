@@ -12,6 +12,7 @@ mod light;
 mod lures;
 mod model;
 mod needs;
+mod overlay;
 mod plan;
 mod statistics;
 #[cfg(test)]
@@ -250,6 +251,7 @@ impl World {
         let faults = std::mem::take(&mut world.plan.faults);
         faults.into_iter().for_each(|(at, fault)| world.later(at, Action::Fault(fault)));
         world.later(TROUBLE, Action::Heal);
+        world.join();
         world
     }
 
@@ -363,6 +365,7 @@ impl World {
             Some(Ok(imported)) => {
                 self.net.note(Some(node), &format!("put {number} is acknowledged"));
                 self.puts[number].import = None;
+                self.provide(node, &imported.chunks);
                 self.puts[number].done = Some(imported);
                 self.check(node);
                 if self.healed.is_none() && self.rng.chance(0.25) {
@@ -475,6 +478,7 @@ impl World {
         let first = get.done.is_none();
         get.done.get_or_insert(self.net.now);
         get.again = false;
+        self.count_beyond(number);
         self.check(node);
         if self.healed.is_none() && self.rng.chance(0.3) {
             self.soon(50, Action::Fault(Fault::Crash(node, Crash::Power, Duration::from_millis(500))));

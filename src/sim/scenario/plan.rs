@@ -25,6 +25,8 @@ pub struct Plan {
     pub friends: Vec<Vec<usize>>,
     /// Who is behind a translator.
     pub nats: Vec<Option<NatConfig>>,
+    /// Whether all take part in the overlay, and so may get from each other beyond friends.
+    pub overlay: bool,
     /// How many shards each node has.
     pub shards: Vec<u8>,
     /// Whose slices must be faulted in before they are read.
@@ -194,6 +196,7 @@ impl Plan {
             coalesce: (0..count)
                 .map(|_| rng.chance(0.4).then(|| Duration::from_micros(rng.below(300))))
                 .collect(),
+            overlay: rng.chance(0.5),
             lures: Vec::new(),
             puts: Vec::new(),
             gets: Vec::new(),

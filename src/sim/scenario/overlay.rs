@@ -1,0 +1,60 @@
+//! The overlay in random runs: in half of them everybody takes part, and then a path leads from everybody who has
+//! something to everybody who wants it, friends or not.
+
+use super::World;
+use crate::base::ChunkId;
+use crate::limits::PROVIDE_BATCH;
+use crate::node::Command;
+use crate::node::command::OverlayRules;
+use crate::sim::effects::Effect;
+
+/// What a node may keep for others, bytes.
+const KEPT_MAX: u64 = 1 << 24;
+
+impl World {
+    /// All nodes enter the network, by one that was there before each of them, and by their friends.
+    pub(super) fn join(&mut self) {
+        if !self.plan.overlay {
+            return;
+        }
+        for node in 0..self.net.nodes.len() {
+            let entry =
+                (node > 0).then(|| (self.net.card(node / 2), vec![self.net.nodes[node / 2].address()]));
+            let rules = OverlayRules {
+                enabled: true,
+                network: "sim".into(),
+                addresses: vec![self.net.nodes[node].address()],
+                bootstrap: entry.into_iter().collect(),
+                far: node % 3 == 0,
+                serve_strangers: true,
+                keep: Some(KEPT_MAX),
+            };
+            self.net.command(node, Command::Overlay(Box::new(rules)));
+        }
+    }
+
+    /// What was put is provided, as the control thread says when it finds it in the store.
+    pub(super) fn provide(&mut self, node: usize, chunks: &[ChunkId]) {
+        if self.plan.overlay {
+            for batch in chunks.chunks(PROVIDE_BATCH) {
+                self.net.command(node, Command::Provide(batch.to_vec()));
+            }
+        }
+    }
+
+    /// Who may be asked by a node: its friends, and in the overlay everybody.
+    pub(super) fn asked(&self, node: usize) -> Vec<usize> {
+        match self.plan.overlay {
+            true => (0..self.net.nodes.len()).filter(|other| *other != node).collect(),
+            false => self.plan.friends[node].clone(),
+        }
+    }
+
+    /// Counts a complete get that friends alone could not have served.
+    pub(super) fn count_beyond(&mut self, number: usize) {
+        let friends = &self.plan.friends[self.plan.gets[number].node];
+        if self.plan.overlay && self.excuse_by(number, friends).is_some() {
+            self.effects.add(Effect::Beyond, 1);
+        }
+    }
+}
