@@ -233,7 +233,7 @@ impl Node {
     /// A peer says where it may be.
     pub(super) fn hear_meet(&mut self, clock: Clock, id: PeerId, ask: bool, told: &[Endpoint]) {
         let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.lane == 0) else { return };
-        let (session, is_friend) = (peer.session, peer.trust.is_some());
+        let (session, key, is_friend) = (peer.session, peer.card.key, peer.trust.is_some());
         // Each costs whoever is named some packets: nobody has this node send many.
         let own = &mut self.punch.strangers_rounds;
         let may = peer.rounds_budget.take(ROUND_COST, 1, ROUNDS_BURST * ROUND_COST, clock.now)
@@ -242,6 +242,7 @@ impl Node {
             self.punch.counters.flooded += 1;
             return;
         }
+        let friend = self.friends.get(&key).map(|friend| friend.addresses.clone());
         let own: Vec<Endpoint> = self.candidates(true);
         let global = |one: &Endpoint| is_global(one.address());
         // Behind one translator, or in a network that has no others.
@@ -255,7 +256,11 @@ impl Node {
             Some(Realm::Local) => is_near,
             Some(Realm::Machine) | None => false,
         };
-        let places: Vec<SocketAddr> = told.iter().map(Endpoint::address).filter(usable).collect();
+        let mut places: Vec<SocketAddr> = told.iter().map(Endpoint::address).filter(usable).collect();
+        // Where an invitation says that a friend is, it may be again, whatever it knows of that itself.
+        places.extend(
+            friend.into_iter().flatten().filter(|one| !told.iter().any(|told| told.address() == *one)),
+        );
         self.sessions.punch(clock.now, session, &places);
         let meeting = self.punch.meetings.get_mut(&id);
         let news = meeting.is_some_and(|own| is_near && !std::mem::replace(&mut own.is_near, is_near));

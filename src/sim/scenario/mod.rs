@@ -214,8 +214,11 @@ impl World {
         }
         net.drop_timers = if options.canary == Some(Canary::DropTimers) { 0.3 } else { 0.0 };
         for (node, nat) in plan.nats.iter().enumerate() {
-            if let Some(nat) = nat {
-                net.put_behind_nat(&[node], *nat);
+            match nat {
+                Some(nat) => net.put_behind_nat(&[node], *nat),
+                // Of a network of its own, as hosts of the Internet: nobody is told a stranger's private address.
+                None if plan.overlay => net.move_to(node, ([20 + node as u8, node as u8, 0, 1], 4600).into()),
+                None => {}
             }
         }
         for (node, friends) in plan.friends.iter().enumerate() {
@@ -276,6 +279,12 @@ impl World {
     }
 
     fn run(&mut self) {
+        let Plan { friends, nats, shards, overlay, .. } = &self.plan;
+        for (node, friends) in friends.iter().enumerate() {
+            let behind = nats[node].map(|nat| format!(", behind {nat:?}")).unwrap_or_default();
+            let what = format!("friends {friends:?}, {} shards, overlay {overlay}{behind}", shards[node]);
+            self.net.note(Some(node), &what);
+        }
         let deadline = self.net.now + TROUBLE + PATIENCE;
         while !self.is_over() && self.failures.is_empty() {
             if let Some(what) = self.net.nonces.take_reused() {

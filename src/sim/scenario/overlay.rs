@@ -11,20 +11,22 @@ use crate::sim::effects::Effect;
 /// What a node may keep for others, bytes.
 const KEPT_MAX: u64 = 1 << 24;
 
+/// Nodes by whom everybody may enter.
+const ENTRIES: usize = 2;
+
 impl World {
-    /// All nodes enter the network, by one that was there before each of them, and by their friends.
+    /// All nodes hear what their hosts' addresses are, and enter the network, if there is one: by their friends, and by
+    /// those that their operators were told of, which anybody reaches.
     pub(super) fn join(&mut self) {
-        if !self.plan.overlay {
-            return;
-        }
+        let open = (0..self.net.nodes.len()).filter(|node| self.plan.nats[*node].is_none());
+        let entries: Vec<usize> = open.take(ENTRIES).collect();
         for node in 0..self.net.nodes.len() {
-            let entry =
-                (node > 0).then(|| (self.net.card(node / 2), vec![self.net.nodes[node / 2].address()]));
+            let entry = |&entry: &usize| (self.net.card(entry), vec![self.net.nodes[entry].address()]);
             let rules = OverlayRules {
-                enabled: true,
+                enabled: self.plan.overlay,
                 network: "sim".into(),
                 addresses: vec![self.net.nodes[node].address()],
-                bootstrap: entry.into_iter().collect(),
+                bootstrap: entries.iter().filter(|entry| **entry != node).map(entry).collect(),
                 far: node % 3 == 0,
                 serve_strangers: true,
                 keep: Some(KEPT_MAX),
