@@ -50,17 +50,28 @@ impl Seen {
         self.words.insert(key, (address, now));
     }
 
-    /// The address of a family that most networks named lately, the last named of several; `None` with too few.
+    /// The address of a family that most networks named lately, the last named of several; `None` with too few. Where each
+    /// named another port, as before a translator that gives one to each remote end, those that agree on the machine do:
+    /// nobody reaches it at that port, but by it records name the machine that their provider speaks from.
     fn best(&self, now: Time, v4: bool) -> Option<SocketAddr> {
+        self.most_named(now, v4, |address| address)
+            .or_else(|| self.most_named(now, v4, |address| SocketAddr::new(address.ip(), 0)))
+    }
+
+    /// The last word among those that most networks share, as far as `what` of it says.
+    fn most_named(&self, now: Time, v4: bool, what: fn(SocketAddr) -> SocketAddr) -> Option<SocketAddr> {
         let age = Duration::from_millis(OVERLAY_SEEN_MS_MAX);
-        let mut counts: BTreeMap<SocketAddr, (usize, Time)> = BTreeMap::new();
+        let mut counts: BTreeMap<SocketAddr, (usize, Time, SocketAddr)> = BTreeMap::new();
         let lately = self.words.iter().filter(|((family, _), (_, at))| *family == v4 && now.since(*at) < age);
         for (_, (address, at)) in lately {
-            let (count, last) = counts.entry(*address).or_insert((0, *at));
-            (*count, *last) = (*count + 1, (*last).max(*at));
+            let (count, last, named) = counts.entry(what(*address)).or_insert((0, *at, *address));
+            *count += 1;
+            if *at >= *last {
+                (*last, *named) = (*at, *address);
+            }
         }
-        counts.retain(|_, (count, _)| *count >= OVERLAY_WITNESSES_MIN);
-        counts.into_iter().max_by_key(|(_, score)| *score).map(|(address, _)| address)
+        counts.retain(|_, (count, ..)| *count >= OVERLAY_WITNESSES_MIN);
+        counts.into_values().max_by_key(|(count, last, _)| (*count, *last)).map(|(.., named)| named)
     }
 
     /// Where this node is reached, one of each family: what its operator or host says, if that is global, else what
@@ -121,6 +132,21 @@ mod tests {
             note(&mut seen, 6, by, &format!("{}.{by}.1.1:1", 20 + by / 8), &format!("1.2.3.{by}:1"));
         }
         assert!(seen.words.len() <= OVERLAY_SEEN_MAX);
+    }
+
+    /// Regression: what such a node provided was announced by nobody, since it named the address of its host.
+    #[test]
+    fn before_a_translator_that_gives_each_another_port_the_machine_is_named() {
+        let (mut seen, own) = (Seen::default(), [address("192.168.1.2:4600")]);
+        note(&mut seen, 1, 1, "7.7.7.7:1", "203.0.113.5:1111");
+        assert_eq!(seen.addresses(Time::from_millis(2_000), &own), own, "one word is none");
+        note(&mut seen, 2, 2, "8.8.8.8:1", "203.0.113.5:2222");
+        note(&mut seen, 1, 3, "9.9.9.9:1", "1.1.1.1:3");
+        let now = Time::from_millis(3_000);
+        assert_eq!(seen.addresses(now, &own), [address("203.0.113.5:2222")]);
+        // A port that two agree on is better.
+        note(&mut seen, 1, 4, "11.9.9.9:1", "203.0.113.5:1111");
+        assert_eq!(seen.addresses(now, &own), [address("203.0.113.5:1111")]);
     }
 
     /// Found by review: such a node named its private IPv4 address, and never its public one.

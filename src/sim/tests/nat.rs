@@ -163,13 +163,13 @@ fn where_the_relay_dies_another_takes_its_place() {
 
 /// Strangers: nobody is a friend of anybody. 0 and 1 are behind translators that keep them apart, the others are open and
 /// each of a network of its own, so that their words count apart.
-fn strangers(seed: u64) -> Net {
+fn strangers(seed: u64, provider: Kind) -> Net {
     const OTHERS: usize = 10;
     let mut net = Net::new(seed, 2 + OTHERS, LinkConfig::clean(DELAY));
     for index in 2..2 + OTHERS {
         net.move_to(index, ([20 + index as u8, index as u8, 0, 1], 4600).into());
     }
-    net.put_behind_nat(&[0], Kind::PortRestricted.config().expect("a translator"));
+    net.put_behind_nat(&[0], provider.config().expect("a translator"));
     // Those that let each other in meet by chance, since both look for each other.
     net.put_behind_nat(&[1], Kind::Symmetric.config().expect("a translator"));
     for index in (2..2 + OTHERS).chain(0..2) {
@@ -209,13 +209,13 @@ fn got_from_behind(net: &mut Net, tree: &Tree) -> Duration {
 /// Whoever is near to the provider in the network knows a way, which carries about as fast as it may.
 #[test]
 fn a_provider_behind_a_translator_is_got_from_by_a_stranger_behind_another() {
-    for seed in 1..=3 {
-        let mut net = strangers(seed);
+    for (seed, provider) in [(1, Kind::PortRestricted), (2, Kind::PortRestricted), (3, Kind::Symmetric)] {
+        let mut net = strangers(seed, provider);
         let tree = tree(seed);
         let bytes: usize = tree.values().map(Vec::len).sum();
         let allowed = bytes as f64 / f64::from(CARRY_STRANGER_PER_SECOND);
         let took = got_from_behind(&mut net, &tree).as_secs_f64();
-        assert!(took < 1.5 * allowed, "seed {seed}: {took:.1} s, where the rate allows {allowed:.1}");
+        assert!(took < 2.0 * allowed, "seed {seed}: {took:.1} s, where the rate allows {allowed:.1}");
     }
 }
 

@@ -4,7 +4,6 @@
 mod neighbours;
 mod servers;
 mod six;
-mod strangers;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -42,11 +41,6 @@ pub const CASES: &[Case] = &[
         name: "nat-six",
         about: "translators that never let the two meet, and IPv6 behind firewalls beside them",
         run: six::run,
-    },
-    Case {
-        name: "nat-strangers",
-        about: "content between two strangers that never meet, by way of a third",
-        run: strangers::run,
     },
 ];
 
