@@ -279,11 +279,8 @@ impl World {
     }
 
     fn run(&mut self) {
-        let Plan { friends, nats, shards, overlay, .. } = &self.plan;
-        for (node, friends) in friends.iter().enumerate() {
-            let behind = nats[node].map(|nat| format!(", behind {nat:?}")).unwrap_or_default();
-            let what = format!("friends {friends:?}, {} shards, overlay {overlay}{behind}", shards[node]);
-            self.net.note(Some(node), &what);
+        for (node, about) in self.plan.about().enumerate() {
+            self.net.note(Some(node), &about);
         }
         let deadline = self.net.now + TROUBLE + PATIENCE;
         while !self.is_over() && self.failures.is_empty() {

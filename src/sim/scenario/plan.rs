@@ -208,6 +208,15 @@ impl Plan {
         plan
     }
 
+    /// What there is to say of each node.
+    pub fn about(&self) -> impl Iterator<Item = String> {
+        let Self { friends, nats, shards, overlay, .. } = self;
+        friends.iter().enumerate().map(move |(node, friends)| {
+            let behind = nats[node].map(|nat| format!(", behind {nat:?}")).unwrap_or_default();
+            format!("friends {friends:?}, {} shards, overlay {overlay}{behind}", shards[node])
+        })
+    }
+
     fn traffic(&mut self, rng: &mut Rng) {
         let count = self.friends.len();
         for _ in 0..1 + rng.below(4) {
