@@ -161,6 +161,25 @@ fn where_the_relay_dies_another_takes_its_place() {
     }
 }
 
+/// A session that began by a way, since the friend was not reached just then, does not stay there.
+#[test]
+fn a_friend_that_was_cut_off_is_reached_straight_again() {
+    for seed in 1..=SEEDS {
+        let mut net = Net::with_shards(seed, &[3, 2, 3], LinkConfig::clean(DELAY));
+        net.put_behind_nat(&[1], Kind::Symmetric.config().expect("a translator"));
+        net.cut(0, 1);
+        net.cut(1, 0);
+        net.befriend(0, &[1, 2]);
+        net.befriend(1, &[0, 2]);
+        net.befriend(2, &[0, 1]);
+        let relayed = |net: &Net| net.nodes[1].nodes().map(crate::node::Node::relayed).sum::<usize>() == 1;
+        assert!(net.run_until(Duration::from_secs(10), relayed), "seed {seed}: no way");
+        net.heal(0, 1);
+        net.heal(1, 0);
+        assert!(net.run_until(Duration::from_secs(120), |net| !relayed(net)), "seed {seed}: not straight");
+    }
+}
+
 /// Strangers: nobody is a friend of anybody. 0 and 1 are behind translators that keep them apart, the others are open and
 /// each of a network of its own, so that their words count apart.
 fn strangers(seed: u64, provider: Kind) -> Net {
