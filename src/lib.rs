@@ -18,6 +18,7 @@ pub mod overlay;
 pub mod session;
 pub mod shape;
 pub mod stream;
+pub mod trust;
 pub mod tunnel;
 
 pub mod service;

@@ -773,6 +773,37 @@ pub const GET_OTHERS_MS_MAX: u64 = 15_000;
 pub const LIAR_MS: u64 = 600_000;
 /// Friends of a node at most.
 pub const FRIENDS_MAX: usize = 4096;
+
+// ---- introductions (docs/protocol/introductions.md) --------------------------------------------
+
+/// Nodes that a node tells a friend of, at most, itself among them.
+pub const INTRODUCTIONS_TOLD_MAX: usize = 64;
+/// A message of introductions at most, bytes.
+pub const INTRODUCTIONS_SIZE_MAX: usize = 2 + INTRODUCTIONS_TOLD_MAX * 158;
+/// Introductions that a shard keeps of what all friends told, about 250 bytes each; each friend has the same share.
+pub const INTRODUCTIONS_KNOWN_MAX: usize = 4096;
+/// Hands that an introduction goes beyond the node's friends, at most.
+pub const INTRODUCTION_HANDS_MAX: u8 = 2;
+/// For how long an introduction holds, seconds; it is signed anew when half of that is over.
+pub const INTRODUCTION_S: u32 = 6 * 3600;
+/// Clocks may differ by so much, seconds: what holds for longer than [`INTRODUCTION_S`] and this is nobody's word.
+pub const INTRODUCTION_SKEW_S: u32 = 3600;
+/// Of 100 that a friend asserts of another, so much counts; and so for each further hand.
+pub const TRUST_PER_HAND: u8 = 75;
+/// Wait before friends are told of news, milliseconds: more may follow.
+pub const INTRODUCTIONS_TELL_MS: u64 = 2_000;
+/// What is no news but a later date is told once in so long, milliseconds; and shards tell each other what they may have missed.
+pub const INTRODUCTIONS_AGAIN_MS: u64 = 15 * 60 * 1000;
+/// Time that a friend has to send a whole message, milliseconds.
+pub const INTRODUCTIONS_MS_MAX: u64 = 10_000;
+/// Messages that a friend may send, per second and at once.
+pub const INTRODUCTIONS_PER_SECOND: u32 = 1;
+/// See [`INTRODUCTIONS_PER_SECOND`].
+pub const INTRODUCTIONS_BURST: u32 = 4;
+/// Offered nodes with which a node keeps sessions, at most.
+pub const ACQUAINTANCES_MAX: usize = 64;
+/// Offers that are shown at most.
+pub const OFFERS_SHOWN_MAX: usize = 256;
 /// Addresses kept for one peer at most.
 pub const ADDRESSES_PER_PEER_MAX: usize = 8;
 
@@ -1500,6 +1531,9 @@ const _: () = {
     assert!(GET_NETWORK_MS_MAX > 2 * FIND_MS_MAX && GET_NETWORK_MS_MAX < GET_STARVED_MS_MAX);
     assert!(RELAYS_TOLD_MAX * 105 + HELLO_SERVICES_MAX * 4 + HELLO_AGENT_MAX + 16 <= HELLO_SIZE_MAX);
     assert!(HELLO_SIZE_MAX as u64 <= STREAM_UNREAD_MAX);
+    assert!(INTRODUCTIONS_SIZE_MAX <= MESSAGE_SIZE_MAX && INTRODUCTIONS_TOLD_MAX <= u8::MAX as usize);
+    assert!(INTRODUCTIONS_KNOWN_MAX >= FRIENDS_MAX, "every friend at least tells of itself");
+    assert!(INTRODUCTIONS_AGAIN_MS * 4 < INTRODUCTION_S as u64 * 1000 / 2, "a later date comes in time");
     assert!(SPREAD_INNER_MAX >= 1280, "IPv6 passes");
     assert!(CELL_EPOCH_CELLS_MIN + CELL_EPOCH_CELLS_JITTER <= EPOCH_PACKETS_MAX);
     assert!(

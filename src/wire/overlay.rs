@@ -131,7 +131,8 @@ impl Contact {
         IdentityCard::LEN + 1 + self.endpoints().map(address).sum::<usize>()
     }
 
-    fn put(&self, out: &mut Vec<u8>) {
+    /// Writes it: `card 48 | count 1 | addresses`.
+    pub(super) fn put(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.card.to_bytes());
         out.push(self.endpoints().count() as u8);
         self.endpoints().for_each(|endpoint| endpoint.put(out));
@@ -375,16 +376,17 @@ impl Answer {
     }
 }
 
-struct Reader<'a>(&'a [u8]);
+/// What is left to be read of a message.
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl Reader<'_> {
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+    pub(super) fn take<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
         let (taken, rest) = self.0.split_first_chunk::<N>().ok_or(Malformed("overlay: cut"))?;
         self.0 = rest;
         Ok(*taken)
     }
 
-    fn byte(&mut self) -> Result<u8, Malformed> {
+    pub(super) fn byte(&mut self) -> Result<u8, Malformed> {
         self.take::<1>().map(|[byte]| byte)
     }
 
@@ -399,7 +401,7 @@ impl Reader<'_> {
         endpoint.map(Some).ok_or(Malformed("overlay: address"))
     }
 
-    fn contact(&mut self) -> Result<Contact, Malformed> {
+    pub(super) fn contact(&mut self) -> Result<Contact, Malformed> {
         let card = IdentityCard::from_bytes(&self.take()?);
         let count = usize::from(self.byte()?);
         let mut addresses = [None; CONTACT_ADDRESSES_MAX];

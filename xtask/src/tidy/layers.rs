@@ -13,19 +13,19 @@ struct Layer {
 
 const CORES: &[&str] = &["limits", "base", "crypto", "wire"];
 const BELOW_NODE: &[&str] = &[
-    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay",
+    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay", "trust",
     "service",
 ];
 const SHARD: &[&str] = &[
-    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay",
+    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay", "trust",
     "service", "node", "sys", "io",
 ];
 const SOCKS: &[&str] = &[
-    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay",
+    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay", "trust",
     "service", "node", "sys", "io", "shard",
 ];
 const ALL: &[&str] = &[
-    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay",
+    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay", "trust",
     "service", "node", "sys", "io", "shard", "socks", "config", "api", "cli",
 ];
 
@@ -41,11 +41,12 @@ const LAYERS: &[Layer] = &[
     Layer { module: "chunk", may: CORES },
     Layer { module: "tunnel", may: CORES },
     Layer { module: "overlay", may: CORES },
+    Layer { module: "trust", may: CORES },
     Layer {
         module: "service",
         may: &[
             "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel",
-            "overlay",
+            "overlay", "trust",
         ],
     },
     Layer { module: "node", may: BELOW_NODE },
@@ -58,7 +59,7 @@ const LAYERS: &[Layer] = &[
         module: "api",
         may: &[
             "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel",
-            "overlay", "service", "node", "sys", "io", "shard", "config",
+            "overlay", "trust", "service", "node", "sys", "io", "shard", "config",
         ],
     },
     Layer { module: "cli", may: ALL },
@@ -67,7 +68,7 @@ const LAYERS: &[Layer] = &[
         module: "sim",
         may: &[
             "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel",
-            "overlay", "service", "node", "config", "api", "cli",
+            "overlay", "trust", "service", "node", "config", "api", "cli",
         ],
     },
 ];
@@ -77,7 +78,7 @@ const ROOT: &str = "src/lib.rs";
 
 /// The modules in which no clock, socket, file, thread or async is named.
 pub const PURE: &[&str] = &[
-    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay",
+    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay", "trust",
     "service", "node", "sim",
 ];
 
