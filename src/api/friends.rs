@@ -57,6 +57,26 @@ pub(super) async fn add(State(api): State<Arc<Api>>, request: Body) -> Result<Re
     Ok(answer(&json!({ "friend": friend_json(&entry), "new": new })))
 }
 
+/// `PATCH /v1/friends/WHO`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Change {
+    trust: Option<u8>,
+    name: Option<String>,
+    introduce: Option<bool>,
+}
+
+pub(super) async fn change(
+    State(api): State<Arc<Api>>,
+    Path(who): Path<String>,
+    request: Body,
+) -> Result<Response, ApiError> {
+    let Change { trust, name, introduce } = body(request).await?;
+    let entry = api.edit(move |file| file.change_friend(&who, trust, name, introduce)).await?;
+    api.tell_friends().await?;
+    Ok(answer(&json!({ "friend": friend_json(&entry) })))
+}
+
 pub(super) async fn remove(
     State(api): State<Arc<Api>>,
     Path(who): Path<String>,
@@ -74,6 +94,7 @@ pub fn friend_json(friend: &FriendEntry) -> Value {
         "key": friend.card.key.to_string(),
         "rank": friend.card.rank(),
         "trust": friend.trust,
+        "introduce": friend.introduce,
         "addresses": friend.addresses,
     })
 }

@@ -13,6 +13,7 @@ pub mod circuits;
 pub mod error;
 pub mod friends;
 mod host;
+mod introductions;
 mod jobs;
 mod metrics;
 pub mod nat;
@@ -47,7 +48,9 @@ use crate::config::{Config, ConfigError, ConfigFile, FriendEntry, Usage};
 use crate::crypto::IdentityCard;
 use crate::io::clock::wall;
 use crate::limits::API_ANSWER_MS_MAX;
-use crate::node::command::{Asked, Command, Friend, NodeLimits, PeerLimits, Snapshot};
+use crate::node::command::{
+    Asked, Command, Friend, IntroductionRules, NodeLimits, PeerLimits, Snapshot,
+};
 
 /// What the handlers share.
 pub struct Api {
@@ -66,6 +69,7 @@ pub struct Api {
     /// The limits that the node was told last.
     told_limits: Mutex<NodeLimits>,
     told_overlay: Mutex<overlay::Told>,
+    told_introductions: Mutex<Option<IntroductionRules>>,
     /// Ports that the router maps.
     mapped: tokio::sync::Mutex<nat::Mapped>,
     /// The first shard's, where others reach it.
@@ -106,6 +110,7 @@ impl Api {
             exits: AtomicBool::new(false),
             told_limits: Mutex::default(),
             told_overlay: Mutex::default(),
+            told_introductions: Mutex::default(),
             mapped: tokio::sync::Mutex::default(),
             mapped_address: Mutex::default(),
             telling: tokio::sync::Mutex::new(()),
@@ -142,6 +147,7 @@ impl Api {
             card: entry.card,
             addresses: entry.addresses.clone(),
             trust: entry.trust,
+            introduce: entry.introduce,
         };
         let friends: Vec<Friend> = self.config().friends.iter().map(friend).collect();
         self.command(|| Command::Friends(friends.clone())).await

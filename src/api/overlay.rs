@@ -61,18 +61,21 @@ fn load_peers(path: &Path, network: &str) -> Vec<Known> {
 }
 
 impl Api {
+    /// Where others reach this node: by what the router maps, then what the settings or the host say.
+    pub(super) fn own_addresses(&self, config: &Config) -> Vec<SocketAddr> {
+        let mapped = *lock(&self.mapped_address);
+        let own = make_invite(config, &self.card).map_or(Vec::new(), |invite| invite.addresses);
+        mapped.into_iter().filter(|one| is_global(*one)).chain(own).collect()
+    }
+
     /// Tells the node what it does in the overlay, unless it knows.
     pub async fn tell_overlay(&self) -> Result<(), ApiError> {
         // One after another, or an older word could be the last.
         let _one = self.telling.lock().await;
         let rules = {
             let config = self.config();
-            let own =
-                if config.overlay_enabled { make_invite(&config, &self.card) } else { Err(String::new()) };
-            // What the router maps is where others reach it.
-            let mapped = *lock(&self.mapped_address);
-            let own = own.map_or(Vec::new(), |invite| invite.addresses);
-            rules(&config, mapped.into_iter().filter(|one| is_global(*one)).chain(own).collect())
+            let own = if config.overlay_enabled { self.own_addresses(&config) } else { Vec::new() };
+            rules(&config, own)
         };
         if lock(&self.told_overlay).rules.as_ref() == Some(&rules) {
             return Ok(());
@@ -115,6 +118,9 @@ impl Api {
                 // The host may have other addresses than a while ago.
                 if let Err(error) = self.tell_overlay().await {
                     tracing::warn!("telling the overlay of this host's addresses: {}", error.line);
+                }
+                if let Err(error) = self.tell_introductions().await {
+                    tracing::warn!("telling the node of this host's addresses: {}", error.line);
                 }
             }
             if let Err(error) = self.provide_more().await {
@@ -246,7 +252,7 @@ fn rules(config: &Config, addresses: Vec<SocketAddr>) -> OverlayRules {
     };
     let first_v4 = addresses.first().is_none_or(SocketAddr::is_ipv4);
     OverlayRules {
-        enabled: config.overlay_enabled,
+        enabled: config.overlay_enabled && !config.friends_only,
         network: config.overlay_network.clone(),
         addresses: [of(first_v4), of(!first_v4)].into_iter().flatten().collect(),
         bootstrap: config

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::error::ApiError;
-use super::{Api, circuits, friends, host, jobs, metrics, settings, status, tunnels};
+use super::{Api, circuits, friends, host, introductions, jobs, metrics, settings, status, tunnels};
 use crate::limits::{API_BODY_MAX, API_BODY_MS_MAX};
 
 /// How a request came in.
@@ -38,7 +38,9 @@ pub fn router(api: Arc<Api>, door: Door) -> Router {
         Door::Tcp => shown,
         Door::Unix => shown
             .route("/v1/friends", get(friends::list).post(friends::add))
-            .route("/v1/friends/{who}", delete(friends::remove))
+            .route("/v1/friends/{who}", delete(friends::remove).patch(friends::change))
+            .route("/v1/offers", get(introductions::list))
+            .route("/v1/offers/{node}", post(introductions::adopt))
             .route("/v1/tunnels", get(tunnels::list).post(tunnels::up).delete(tunnels::down))
             .route("/v1/tunnels/{who}", delete(tunnels::down))
             .route("/v1/circuit", post(circuits::up).delete(circuits::down))

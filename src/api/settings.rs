@@ -62,8 +62,13 @@ pub(super) async fn change(State(api): State<Arc<Api>>, request: Body) -> Result
         api.tell_limits().await?;
     }
     let of_overlay = |name: &str| {
-        name.starts_with("overlay.") || matches!(name, "serve.strangers" | "serve.keep" | "advertise")
+        name.starts_with("overlay.")
+            || matches!(name, "serve.strangers" | "serve.keep" | "advertise" | "friends.only")
     };
+    // First, so that a door that is to be closed is.
+    if keys.iter().any(|key| key.name.starts_with("friends.") || key.name == "advertise") {
+        api.tell_introductions().await?;
+    }
     if keys.iter().any(|key| of_overlay(key.name)) {
         api.tell_overlay().await?;
     }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::circuits::{circuit_json, job_circuit_json};
 use super::error::ApiError;
+use super::introductions::introductions_json;
 use super::overlay::overlay_json;
 use super::routes::answer;
 use super::tunnels::{socks_json, tunnels_json};
@@ -139,6 +140,7 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Result<Response, ApiErr
             "cache_bytes_max": store.cache_bytes_max,
         },
         "overlay": overlay,
+        "introductions": introductions_json(&view.snapshot, &config),
         "nat": nat_json(&view.snapshot, mapped),
         "tunnels": tunnels,
         "circuit": circuit_json(&config, view.snapshot.circuit.as_ref()),
@@ -158,6 +160,7 @@ fn peer_json(peer: &PeerSnapshot, config: &Config) -> Value {
         "name": name,
         "rank": peer.rank,
         "trust": peer.trust,
+        "introduced": peer.introduced,
         "connected": peer.connected,
         "address": peer.address,
         "relayed": peer.relayed,

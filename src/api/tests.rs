@@ -98,7 +98,7 @@ impl Backend for Fake {
                 return Ok(());
             }
             Command::Circuit(_) | Command::Exit(_) => return Ok(()),
-            Command::Nat(_) => return Ok(()),
+            Command::Nat(_) | Command::Introductions(_) => return Ok(()),
             Command::Overlay(rules) => Told::Overlay(rules.enabled, rules.network, rules.bootstrap.len()),
             Command::Provide(chunks) => Told::Provide(chunks.len()),
             Command::Restore(known) => Told::Restore(known.len()),
@@ -184,6 +184,7 @@ fn snapshot() -> Snapshot {
         lane: 0,
         rank: 18,
         trust: Some(50),
+        introduced: None,
         address: "192.0.2.1:4600".parse().ok(),
         relayed: false,
         relayed_by: None,
@@ -199,6 +200,7 @@ fn snapshot() -> Snapshot {
         shaped: crate::node::command::ShapedSnapshot::default(),
     };
     Snapshot {
+        introductions: None,
         circuit: Some(CircuitSnapshot {
             hops: 3,
             path: vec![PublicKey([7; 32])],

@@ -90,6 +90,40 @@ pub(super) enum Friend {
         #[arg(long)]
         json: bool,
     },
+    /// Changes what is said of a friend
+    Set {
+        /// Its name, or the beginning of its node id or key
+        node: String,
+        /// How far it is trusted, 0 to 100
+        #[arg(long, value_name = "0-100", value_parser = clap::value_parser!(u8).range(0..=100))]
+        trust: Option<u8>,
+        /// What to call it
+        #[arg(long)]
+        name: Option<String>,
+        /// Whether it is told of other friends, and they of it
+        #[arg(long, value_name = "true|false")]
+        introduce: Option<bool>,
+    },
+    /// Lists nodes that friends introduced
+    Offers {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Makes a node that friends introduced a friend
+    Adopt {
+        /// The beginning of its node id or key
+        node: String,
+        /// What to call it
+        #[arg(long)]
+        name: Option<String>,
+        /// How far it is trusted, 0 to 100 [default: what friends' words make it worth]
+        #[arg(long, value_name = "0-100", value_parser = clap::value_parser!(u8).range(0..=100))]
+        trust: Option<u8>,
+        /// Also when that is more than friends' words make it worth
+        #[arg(long)]
+        force: bool,
+    },
     /// Removes a friend
     Remove {
         /// Its name, or the beginning of its node id or key

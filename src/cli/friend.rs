@@ -5,7 +5,7 @@ use qrcode::render::unicode::Dense1x2;
 use qrcode::{EcLevel, QrCode};
 use serde_json::{Value, json};
 
-use super::client::{ask, segment};
+use super::client::{ask, not_running, segment};
 use super::show::table;
 use super::{Failure, args, print, tell};
 use crate::api::friends::{friend_json, make_invite};
@@ -40,6 +40,9 @@ pub(super) fn friend(dir: &NodeDir, command: args::Friend) -> Result<(), Failure
     match command {
         args::Friend::Add { invitation, trust, name } => add(dir, &invitation, trust, name),
         args::Friend::List { json } => list(dir, json),
+        args::Friend::Set { node, trust, name, introduce } => set(dir, &node, trust, name, introduce),
+        args::Friend::Offers { json } => offers(dir, json),
+        args::Friend::Adopt { node, name, trust, force } => adopt(dir, &node, name, trust, force),
         args::Friend::Remove { node } => remove(dir, &node),
     }
 }
@@ -84,6 +87,73 @@ fn list(dir: &NodeDir, as_json: bool) -> Result<(), Failure> {
     };
     let rows: Vec<Vec<String>> = friends.iter().map(row).collect();
     print(table(&["NAME", "NODE", "RANK", "TRUST", "ADDRESSES"], &[2, 3], &rows).trim_end())
+}
+
+fn set(
+    dir: &NodeDir,
+    who: &str,
+    trust: Option<u8>,
+    name: Option<String>,
+    introduce: Option<bool>,
+) -> Result<(), Failure> {
+    let path = format!("/v1/friends/{}", segment(who));
+    let body = json!({ "trust": trust, "name": name, "introduce": introduce });
+    let friend = match ask(dir, Method::PATCH, &path, Some(&body))? {
+        Some(answer) => answer["friend"].clone(),
+        None => offline(dir, |file| Ok(friend_json(&file.change_friend(who, trust, name, introduce)?)))?,
+    };
+    let hidden = if friend["introduce"] == false { ", introduced to nobody" } else { "" };
+    tell(format!("changed {} (trust {}{hidden})", title(&friend), friend["trust"]));
+    Ok(())
+}
+
+fn offers(dir: &NodeDir, as_json: bool) -> Result<(), Failure> {
+    let answer = ask(dir, Method::GET, "/v1/offers", None)?.ok_or_else(|| not_running(dir))?;
+    if as_json {
+        return print(answer);
+    }
+    let texts = |list: &Value| {
+        let texts = list.as_array().map(Vec::as_slice).unwrap_or_default();
+        texts.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ")
+    };
+    let row = |offer: &Value| {
+        let standing = match (&offer["acquaintance"], &offer["connected"]) {
+            (_, Value::Bool(true)) => "connected",
+            (Value::Bool(true), _) => "called",
+            _ => "-",
+        };
+        vec![
+            offer["node_id"].as_str().unwrap_or_default().to_owned(),
+            offer["rank"].to_string(),
+            offer["hand"].to_string(),
+            offer["trust"].to_string(),
+            texts(&offer["by"]),
+            standing.to_owned(),
+            texts(&offer["addresses"]),
+        ]
+    };
+    let rows: Vec<Vec<String>> =
+        answer["offers"].as_array().map(Vec::as_slice).unwrap_or_default().iter().map(row).collect();
+    print(table(&["NODE", "RANK", "HAND", "TRUST", "BY", "SESSION", "ADDRESSES"], &[1, 2, 3], &rows).trim_end())
+}
+
+fn adopt(
+    dir: &NodeDir,
+    node: &str,
+    name: Option<String>,
+    trust: Option<u8>,
+    force: bool,
+) -> Result<(), Failure> {
+    let path = format!("/v1/offers/{}", segment(node));
+    let body = json!({ "trust": trust, "name": name, "force": force });
+    let answer = ask(dir, Method::POST, &path, Some(&body))?.ok_or_else(|| not_running(dir))?;
+    let friend = &answer["friend"];
+    tell(format!(
+        "added {} (trust {}); it is a friend's friend until its operator adds this node, too",
+        title(friend),
+        friend["trust"]
+    ));
+    Ok(())
 }
 
 fn remove(dir: &NodeDir, who: &str) -> Result<(), Failure> {

@@ -38,6 +38,7 @@ pub(super) fn start(
         identity,
         network: config.network.clone(),
         place_floor_bits: PLACE_FLOOR_BITS,
+        only_friends: config.friends_only,
         listen: config.listen.iter().map(|ip| SocketAddr::new(*ip, config.port)).collect(),
         shards: config.shards_count.min(SHARDS_MAX.into()) as u8,
         pin: config.shards_pin,

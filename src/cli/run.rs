@@ -69,6 +69,7 @@ async fn control(
 
     let begun = async {
         api.tell_relay().await.map_err(|error| Failure::new(error.line))?;
+        api.tell_introductions().await.map_err(|error| Failure::new(error.line))?;
         api.tell_overlay().await.map_err(|error| Failure::new(error.line))?;
         let known = api.load_peers(&peers);
         api.restore_peers(&known).await.map_err(|error| Failure::new(error.line))?;
@@ -250,6 +251,7 @@ mod tests {
                 | Command::Cancel(_)
                 | Command::Tunnels(_)
                 | Command::Relay(_)
+                | Command::Introductions(_)
                 | Command::Limits(_)
                 | Command::Exit(_)
                 | Command::Overlay(_)

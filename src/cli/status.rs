@@ -84,6 +84,20 @@ fn page(status: &Value, earlier: Option<(Duration, &Value)>) -> String {
 
     out.push_str(&circuit_line(&status["circuit"]));
     out.push_str(&relay_line(&status["counters"]));
+    let introduced = &status["introductions"];
+    if introduced["only_friends"] == true {
+        out.push_str("only friends are answered, and nobody else hears of this node (friends.only)\n");
+    }
+    if number(introduced, "once") + number(introduced, "twice") > 0 {
+        out.push_str(&format!(
+            "introduced by friends: {} of theirs, {} one hand farther; {} of {} connected (tornet friend offers)\n",
+            number(introduced, "once"),
+            number(introduced, "twice"),
+            number(introduced, "acquaintances_connected"),
+            number(introduced, "acquaintances"),
+        ));
+    }
+
     if let Some(socks) = status["socks"].as_object().map(|_| &status["socks"]) {
         out.push_str(&socks_line(socks));
     }

@@ -74,6 +74,30 @@ impl ConfigFile {
         self.edit(|document, config| friends::enter(document, config, friend))
     }
 
+    /// Changes what is said of a friend, and writes the file.
+    pub fn change_friend(
+        &mut self,
+        who: &str,
+        trust: Option<u8>,
+        name: Option<String>,
+        introduce: Option<bool>,
+    ) -> Result<FriendEntry, ConfigError> {
+        if trust.is_some_and(|trust| trust > 100) {
+            return Err(ConfigError::Invalid("trust must be 0 to 100".into()));
+        }
+        self.edit(|document, config| {
+            let known = &config.friends[friends::find(&config.friends, who)?];
+            let friend = FriendEntry {
+                name: name.or_else(|| known.name.clone()),
+                trust: trust.unwrap_or(known.trust),
+                introduce: introduce.unwrap_or(known.introduce),
+                ..known.clone()
+            };
+            friends::enter(document, config, &friend)?;
+            Ok(friend)
+        })
+    }
+
     /// Takes a friend out and writes the file.
     pub fn remove_friend(&mut self, who: &str) -> Result<FriendEntry, ConfigError> {
         self.edit(|document, config| friends::remove(document, config, who))
@@ -269,7 +293,7 @@ mod tests {
 
     fn friend(seed: u8, name: Option<&str>) -> FriendEntry {
         let addresses = vec!["[2001:db8::1]:4600".parse().expect("address")];
-        FriendEntry { name: name.map(str::to_owned), card: card(seed), addresses, trust: 70 }
+        FriendEntry { name: name.map(str::to_owned), card: card(seed), addresses, trust: 70, introduce: true }
     }
 
     fn parse(text: &str) -> Result<Config, String> {

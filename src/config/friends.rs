@@ -27,6 +27,8 @@ pub struct FriendEntry {
     pub addresses: Vec<SocketAddr>,
     /// 0 to 100.
     pub trust: u8,
+    /// Whether it is told of others, and others of it.
+    pub introduce: bool,
 }
 
 impl FriendEntry {
@@ -59,6 +61,7 @@ impl FriendEntry {
             card: invite.card,
             addresses: invite.addresses,
             trust: trust.or(known.map(|friend| friend.trust)).unwrap_or(DEFAULT_TRUST),
+            introduce: known.is_none_or(|friend| friend.introduce),
         })
     }
 
@@ -71,7 +74,7 @@ impl FriendEntry {
         let wrong = |field: &str, wanted: &str| {
             ConfigError::Invalid(format!("friend {number}: {field} must be {wanted}"))
         };
-        let known = ["key", "place_nonce", "rank_nonce", "addresses", "trust", "name"];
+        let known = ["key", "place_nonce", "rank_nonce", "addresses", "trust", "name", "introduce"];
         if let Some((name, _)) = table.iter().find(|(name, _)| !known.contains(name)) {
             return Err(unknown(&format!("friend.{name}")));
         }
@@ -112,7 +115,11 @@ impl FriendEntry {
                 Some(label(text).map_err(|wanted| wrong("name", &wanted))?)
             }
         };
-        Ok(Self { name, card, addresses, trust })
+        let introduce = match table.get("introduce") {
+            None => true,
+            Some(item) => item.as_bool().ok_or_else(|| wrong("introduce", "true or false"))?,
+        };
+        Ok(Self { name, card, addresses, trust, introduce })
     }
 
     fn write(&self, table: &mut Table) {
@@ -131,6 +138,12 @@ impl FriendEntry {
         let addresses: Array = self.addresses.iter().map(SocketAddr::to_string).collect();
         set(table, "addresses", value(addresses));
         set(table, "trust", value(i64::from(self.trust)));
+        // The usual is not written out.
+        if self.introduce {
+            table.remove("introduce");
+        } else {
+            set(table, "introduce", value(false));
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::{Config, ConfigError, limits};
 use crate::base::Prefix;
 use crate::base::units::{parse_size, show_size};
 use crate::limits::{
-    ADDRESSES_PER_PEER_MAX, BOOTSTRAP_MAX, BUSY_POLL_US_MAX, DEVICE_NAME_MAX, EXIT_RULES_MAX, LABEL_MAX,
+    ACQUAINTANCES_MAX, ADDRESSES_PER_PEER_MAX, INTRODUCTION_HANDS_MAX, BOOTSTRAP_MAX, BUSY_POLL_US_MAX, DEVICE_NAME_MAX, EXIT_RULES_MAX, LABEL_MAX,
     LAYERS_MAX, LIMIT_WINDOWS_MAX, LIMITED_PEERS_MAX, LISTEN_ADDRESSES_MAX, ONION_ROUTES_MAX, PATHS_MAX,
     RESERVED_SHARE_MILLI_MAX, SHARDS_MAX, SOCKS_RESOLVERS_MAX, STUN_SERVERS_MAX, TUNNEL_DNS_MAX,
     TUNNEL_MTU_MAX, TUNNEL_MTU_MIN,
@@ -42,6 +42,14 @@ pub struct Key {
     pub what: &'static str,
     read: fn(&mut Config, &[String]) -> Result<(), String>,
     show: fn(&Config) -> Vec<String>,
+}
+
+/// What `friends.introduce` may be, by the number of hands.
+const HANDS: [&str; 1 + INTRODUCTION_HANDS_MAX as usize] = ["nobody", "once", "twice"];
+
+/// How far a node agrees to be introduced, in a word.
+pub fn show_hands(hands: u8) -> &'static str {
+    HANDS.get(usize::from(hands)).copied().unwrap_or(HANDS[0])
 }
 
 /// Every setting but the friends, in the order in which they are shown.
@@ -302,6 +310,41 @@ pub const KEYS: &[Key] = &[
         what: "whether one connected friend that relays is enough to begin with",
         read: |c, v| parse(one(v)?, "true or false").map(|on| c.onion_force = on),
         show: |c| vec![c.onion_force.to_string()],
+    },
+    Key {
+        name: "friends.only",
+        kind: Kind::Switch,
+        live: true,
+        what: "whether nobody but friends is answered, called, served or told of this node; the overlay is off then",
+        read: |c, v| parse(one(v)?, "true or false").map(|on| c.friends_only = on),
+        show: |c| vec![c.friends_only.to_string()],
+    },
+    Key {
+        name: "friends.introduce",
+        kind: Kind::Text,
+        live: true,
+        what: "to whom friends may introduce this node: nobody, once (to their friends) or twice (to the friends of these)",
+        read: |c, v| {
+            let text = one(v)?;
+            let hands = HANDS.iter().position(|name| *name == text);
+            c.friends_introduce = hands.ok_or("nobody, once or twice")? as u8;
+            Ok(())
+        },
+        show: |c| vec![show_hands(c.friends_introduce).to_owned()],
+    },
+    Key {
+        name: "friends.adopt",
+        kind: Kind::Number,
+        live: true,
+        what: "with how many nodes that friends introduced to keep sessions",
+        read: |c, v| match one(v)?.parse() {
+            Ok(count) if usize::from(count) <= ACQUAINTANCES_MAX => {
+                c.friends_adopt = count;
+                Ok(())
+            }
+            _ => Err(format!("0 to {ACQUAINTANCES_MAX}")),
+        },
+        show: |c| vec![c.friends_adopt.to_string()],
     },
     Key {
         name: "overlay.enabled",

@@ -130,6 +130,12 @@ pub struct Config {
     pub onion_exit: Option<PublicKey>,
     /// Whether one possible first hop will do.
     pub onion_force: bool,
+    /// Whether nobody but friends is heard, called, served or told of this node.
+    pub friends_only: bool,
+    /// How many hands farther than to its friends this node agrees to be introduced.
+    pub friends_introduce: u8,
+    /// With how many offered nodes to keep sessions.
+    pub friends_adopt: u8,
     /// Whether the node takes part in the overlay.
     pub overlay_enabled: bool,
     /// The overlay's name: those of another are not understood.
@@ -210,6 +216,9 @@ impl Default for Config {
             onion_routes: EVERYTHING.iter().filter_map(|text| text.parse().ok()).collect(),
             onion_exit: None,
             onion_force: false,
+            friends_only: false,
+            friends_introduce: 1,
+            friends_adopt: 0,
             overlay_enabled: true,
             overlay_network: DEFAULT_NETWORK.to_owned(),
             overlay_bootstrap: Vec::new(),

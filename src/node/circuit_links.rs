@@ -165,6 +165,7 @@ impl Node {
             own.called.remove(&id);
             if let Some(peer) = self.peers.get(&id)
                 && (peer.trust.is_none() || peer.lane > 0)
+                && !self.introducing.acquaintances.is_here(&peer.card.key, id)
             {
                 self.sessions.set_keepalive(peer.session, false);
             }

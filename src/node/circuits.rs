@@ -454,8 +454,9 @@ impl Node {
                 .map(|(id, _)| *id)
                 .collect();
             for id in friends {
-                self.say_hello(id);
-                self.touch(id);
+                self.say_hello(clock, id);
+                // Nobody looks at those that were touched any more in this turn.
+                self.queue(now, id);
             }
         }
         self.settle_circuits(clock, world);

@@ -21,6 +21,8 @@ pub use crate::wire::reserve::Verdict;
 pub enum Command {
     /// Replaces the set of friends: new ones are connected, missing ones closed.
     Friends(Vec<Friend>),
+    /// Who hears of whom through friends from now on, and whether anybody but friends is heard.
+    Introductions(Box<IntroductionRules>),
     /// Replaces the set of tunnels. Packets for friends alone are carried.
     Tunnels(Vec<TunnelPeer>),
     /// Fetches content into files.
@@ -218,6 +220,52 @@ pub struct Friend {
     pub addresses: Vec<SocketAddr>,
     /// 0 to 100.
     pub trust: u8,
+    /// Whether it is told of others and others of it, as far as they agree.
+    pub introduce: bool,
+}
+
+/// Who hears of whom through friends.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IntroductionRules {
+    /// Sessions are had with friends alone: nobody else gets an answer, is called, or hears of this node.
+    pub only: bool,
+    /// How many hands farther than to its friends this node agrees to be introduced: 0 to
+    /// [`crate::limits::INTRODUCTION_HANDS_MAX`].
+    pub hands: u8,
+    /// With how many offered nodes to keep sessions; at most [`crate::limits::ACQUAINTANCES_MAX`].
+    pub adopt: usize,
+    /// Where others reach this node, best first.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// What friends told of other nodes, to be shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IntroductionSnapshot {
+    /// Friends' friends.
+    pub once: u64,
+    /// Those one hand farther.
+    pub twice: u64,
+    /// Of all of them, those with which sessions are to be kept.
+    pub acquaintances: u64,
+    /// Those that are worth most, at most [`crate::limits::OFFERS_SHOWN_MAX`].
+    pub offers: Vec<OfferSnapshot>,
+}
+
+/// A node that friends introduced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OfferSnapshot {
+    /// Who.
+    pub card: IdentityCard,
+    /// Where, in its own word.
+    pub addresses: Vec<SocketAddr>,
+    /// 1: a friend's friend; 2: one hand farther.
+    pub hand: u8,
+    /// What the best word of a friend is worth.
+    pub trust: u8,
+    /// Which friends told of it, those first whose word is worth most.
+    pub by: Vec<PublicKey>,
+    /// Whether a session with it is to be kept.
+    pub is_acquaintance: bool,
 }
 
 /// A tunnel to a friend.
@@ -268,6 +316,8 @@ pub struct Snapshot {
     pub job_circuits: Vec<(JobId, CircuitSnapshot)>,
     /// The overlay, if the node takes part.
     pub overlay: Option<OverlaySnapshot>,
+    /// What friends told of other nodes.
+    pub introductions: Option<IntroductionSnapshot>,
     /// Where peers see the first shard's socket, each address once.
     pub seen_at: Vec<SocketAddr>,
     /// Whether whatever translates this node's addresses gives one port to all remote ends; `None` before two peers have
@@ -285,6 +335,7 @@ impl Snapshot {
         self.circuit = self.circuit.take().or(other.circuit);
         self.job_circuits.extend(other.job_circuits);
         self.overlay = self.overlay.take().or(other.overlay);
+        self.introductions = self.introductions.take().or(other.introductions);
         self.one_port_for_all = self.one_port_for_all.or(other.one_port_for_all);
         if self.seen_at.is_empty() {
             self.seen_at = other.seen_at;
@@ -413,6 +464,8 @@ pub struct PeerSnapshot {
     pub rank: u32,
     /// Trust, when a friend.
     pub trust: Option<u8>,
+    /// Trust by friends' words, when sessions with it are kept for these.
+    pub introduced: Option<u8>,
     /// Where it was last heard from, when connected and not through another peer.
     pub address: Option<SocketAddr>,
     /// Whether its packets go through another peer.

@@ -130,6 +130,11 @@ impl Friends {
         self.entries.get(key).is_some_and(|entry| !matches!(entry.standing, Standing::Here(_)))
     }
 
+    /// Whose handshake this is.
+    pub(super) fn called_by(&self, session: SessionKey) -> Option<PublicKey> {
+        self.calling.get(&session).copied()
+    }
+
     /// The peer that a friend is, when it is connected.
     pub(super) fn here(&self, key: &PublicKey) -> Option<PeerId> {
         match self.entries.get(key)?.standing {
@@ -256,7 +261,7 @@ mod tests {
         let mut key = [0; 32];
         key[..2].copy_from_slice(&n.to_le_bytes());
         let card = IdentityCard { key: PublicKey(key), place_nonce: 0, rank_nonce: 0 };
-        Friend { card, addresses: vec![([10, 0, 0, 1], n).into()], trust: 50 }
+        Friend { card, addresses: vec![([10, 0, 0, 1], n).into()], trust: 50, introduce: true }
     }
 
     /// What the queue and the indexes must be, from the entries alone.

@@ -11,8 +11,8 @@ use crate::wire::hello::Hello;
 
 impl Node {
     /// Introduces this node to a peer that just connected.
-    pub(super) fn say_hello(&mut self, id: PeerId) {
-        let (relays, services) = (self.relays_to_tell(id), self.services());
+    pub(super) fn say_hello(&mut self, clock: Clock, id: PeerId) {
+        let (relays, services) = (self.relays_to_tell(clock, id), self.services());
         let Some(peer) = self.peers.get_mut(&id) else { return };
         // A peer that gives no stream at all is not told; nothing depends on it.
         let Ok(stream) = peer.connection.open(HELLO_CHANNEL, RecvMode::Ordered) else { return };
@@ -34,6 +34,7 @@ impl Node {
             peer.connection.stop(stream, TOO_SLOW);
             peer.connection.reset(stream, TOO_SLOW);
             if peer.request.take_if(|(own, _)| *own == stream).is_none()
+                && peer.telling.take_if(|(own, _)| *own == stream).is_none()
                 && let Meeting::Listening(text) = &mut peer.hello
             {
                 text.clear();
@@ -72,6 +73,7 @@ impl Node {
                 }
                 self.learn_relays(clock, id);
                 self.overlay_met(clock, id);
+                self.introduce_met(clock.now, id);
             }
             Err(malformed) => {
                 self.counters.violations += 1;

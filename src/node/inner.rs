@@ -133,6 +133,7 @@ impl Inner {
             suite: template.suite,
             home_port: 0,
             // It takes no requests with first flights: nobody knows where it is.
+            only_friends: false,
             refuse_early_until: UnixMs(u64::MAX),
             shard: (FIRST, 1),
         };

@@ -3,6 +3,7 @@
 //! After every [`Node::handle`], call [`Node::poll`] until it returns `None`, then wait for the next input
 //! or for [`Node::poll_timeout`].
 
+mod acquaintances;
 mod anonymous;
 mod budget;
 mod circuit_links;
@@ -15,6 +16,7 @@ mod fetching;
 mod friends;
 mod hello;
 mod inner;
+mod introductions;
 mod keeping;
 mod line;
 mod loans;
@@ -73,6 +75,7 @@ use circuits::Circuits;
 pub use command::{Command, Report};
 use friends::Friends;
 use inner::Template;
+use introductions::Introducing;
 use loans::Loans;
 use overlay::Overlays;
 #[cfg(any(test, feature = "sim"))]
@@ -99,6 +102,8 @@ pub const OVERLAY_CHANNEL: ChannelId = ChannelId(4);
 pub const KEEP_CHANNEL: ChannelId = ChannelId(5);
 /// The channel by which nodes meet that do not reach each other (docs/protocol/nat.md).
 pub const MEET_CHANNEL: ChannelId = ChannelId(6);
+/// The channel on which friends tell of other nodes (docs/protocol/introductions.md).
+pub const INTRODUCE_CHANNEL: ChannelId = ChannelId(8);
 
 /// ECN-capable transport, code point ECT(0).
 const ECT0: u8 = 2;
@@ -206,6 +211,7 @@ pub struct Node {
     by_session: BTreeMap<SessionKey, PeerId>,
     next_peer: u64,
     friends: Friends,
+    introducing: Introducing,
     serve: Serve,
     keep: Keep,
     push: Push,
@@ -285,6 +291,8 @@ impl Node {
     pub fn new(config: Config, mut rng: Rng, now: Time) -> Self {
         let shard = config.shard;
         let overlay = Overlays::new(shard, Arc::clone(&config.identity), config.place_floor_bits);
+        let own = config.identity.card().key;
+        let introducing = Introducing::new(own, config.place_floor_bits, config.only_friends);
         let circuits = Circuits::new(config.identity.card().key, config.suite, shard, rng.fork(), now);
         let template = Template::of(&config);
         let sessions = Sessions::new(config, rng.fork(), now);
@@ -296,6 +304,7 @@ impl Node {
             by_session: BTreeMap::new(),
             next_peer: 0,
             friends: Friends::default(),
+            introducing,
             serve: Serve::default(),
             keep: Keep::default(),
             push: Push::default(),
@@ -383,6 +392,7 @@ impl Node {
     fn handle_command(&mut self, clock: Clock, command: Command) {
         match command {
             Command::Friends(friends) => self.set_friends(clock, friends),
+            Command::Introductions(rules) => self.set_introductions(clock, *rules),
             Command::Tunnels(tunnels) => self.set_tunnels(tunnels),
             Command::Relay(rules) => self.set_circuit_rules(clock.now, rules),
             Command::Exit(rules) => self.set_exit(clock.now, *rules),
@@ -402,7 +412,7 @@ impl Node {
                 self.get.cancel(job, "cancelled; the same get resumes");
             }
             Command::Status { token } => {
-                let snapshot = self.snapshot(clock.now);
+                let snapshot = self.snapshot(clock);
                 self.reports.push_back(Report::Status(token, Box::new(snapshot)));
             }
             Command::Shutdown => {
@@ -471,6 +481,7 @@ impl Node {
             self.friends.hurry(clock.now);
         }
         self.call_friends(clock);
+        self.settle_introductions(clock);
         self.settle_punch(clock);
         self.settle_stun(clock);
         self.send_requests(clock);

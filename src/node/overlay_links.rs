@@ -75,6 +75,11 @@ impl Links {
         self.used.get(&id).is_some_and(|(_, kind)| *kind == Kind::Called)
     }
 
+    /// Whether a session carried something of the overlay lately.
+    pub(super) fn is_used(&self, id: PeerId) -> bool {
+        self.used.get(&id).is_some_and(|(_, kind)| *kind != Kind::Quiet)
+    }
+
     /// A session carried something just now.
     pub(super) fn used(&mut self, now: Time, id: PeerId) {
         let kind = if self.is_called(id) { Kind::Called } else { Kind::Came };
@@ -394,6 +399,7 @@ impl Node {
             && !self.circuits.onion.uses(link(id))
             && !self.overlay.finding.is_source(id)
             && !self.sessions.has_lanes(peer.session)
+            && !self.introducing.acquaintances.is_here(&peer.card.key, id)
     }
 
     /// Sessions of a kind that this shard keeps at most, unless others than the overlay need them.
@@ -465,7 +471,9 @@ impl Node {
         for (session, key) in late.map(|(session, calling)| (*session, calling.key)).collect::<Vec<_>>() {
             self.overlay_call_failed(clock, session);
             // A friend's handshake goes on.
-            if self.friends.get(&key).is_none() && !self.circuits.calling.contains_key(&session) {
+            let is_known =
+                self.friends.get(&key).is_some() || self.introducing.acquaintances.get(&key).is_some();
+            if !is_known && !self.circuits.calling.contains_key(&session) {
                 self.sessions.close(clock.now, session, CloseCode::UNWANTED, "");
             }
         }

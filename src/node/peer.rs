@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::introductions::WasTold;
 use super::promises::Asking;
 use crate::base::{ChunkRead, NodeId, StreamId, Time};
 use crate::crypto::IdentityCard;
@@ -32,6 +33,10 @@ pub(super) enum Role {
     Introducing,
     /// The peer's introduction, which must be whole by then.
     Meeting(Time),
+    /// What we tell a friend of other nodes.
+    Telling,
+    /// A friend tells of other nodes, which must be whole by then.
+    Told(Time),
     /// We asked for a promise.
     Asking,
     /// The peer asks for a promise; the request must be whole by then.
@@ -69,6 +74,13 @@ pub(super) struct Peer {
     pub asking: Option<Asking>,
     /// What it asks for: the bytes so far, and where they come.
     pub request: Option<(StreamId, Vec<u8>)>,
+    /// What it tells of other nodes, as a friend: the bytes so far, and where they come.
+    pub telling: Option<(StreamId, Vec<u8>)>,
+    /// How often it may.
+    pub telling_budget: Budget,
+    /// What it was told of other nodes, and whether it did not take that.
+    pub was_told: Option<WasTold>,
+    pub tells_in_vain: bool,
     /// The deadline under which it stands in the node's timers.
     pub timer: Option<Time>,
     /// Whether what waits in its queue is next, or its streams.

@@ -32,6 +32,7 @@ impl Node {
         let friends: BTreeSet<_> = self.friends.iter().map(|(one, _)| one.card.node_id()).collect();
         self.shaping.promises.retain(|node| friends.contains(node));
         self.befriend_connected(clock);
+        self.introduce_friends(clock);
         self.know_promised(clock.now);
     }
 
@@ -74,6 +75,7 @@ impl Node {
                             self.overlay_call_failed(clock, session);
                             self.provider_lane(clock.now, session, None);
                             self.friends.failed(clock.now, session, &mut self.rng);
+                            self.acquaintance_failed(clock, session);
                         }
                     }
                 }
@@ -121,6 +123,10 @@ impl Node {
             lent: false,
             asking: None,
             request: None,
+            telling: None,
+            telling_budget: Budget::default(),
+            was_told: None,
+            tells_in_vain: false,
             timer: None,
             queue_turn: false,
             arrived: 0,
@@ -147,13 +153,14 @@ impl Node {
             self.befriend(clock, id);
         } else if lane == 0 {
             self.friends.expected(clock.now, &card.key);
+            self.introducing.acquaintances.expected(clock.now, &card.key);
         }
         if initiator {
             self.overlay_called(clock, session, id);
             self.provider_lane(clock.now, session, Some(id));
         }
         if lane == 0 {
-            self.say_hello(id);
+            self.say_hello(clock, id);
             self.ask_promise(clock, id);
             self.note_path(clock, id);
             self.ask_what_waits(clock.now, id);
@@ -177,6 +184,8 @@ impl Node {
             if !is_liar(&self.liars, clock.now, &key) {
                 self.fetch.peer_up(clock.now, id);
             }
+        } else {
+            self.acquainted(clock, id);
         }
     }
 
@@ -215,6 +224,7 @@ impl Node {
         let Some(id) = self.by_session.remove(&session) else { return };
         self.source_down(clock, id);
         self.friends.gone(clock.now, id);
+        self.introducing.acquaintances.gone(clock.now, id);
         self.fetch.peer_down(id);
         self.serve.peer_down(id);
         self.keep.peer_down(id);
@@ -236,7 +246,7 @@ impl Node {
             self.timers.remove(&(at, id));
         }
         for (stream, role) in peer.streams {
-            if let Role::Meeting(until) | Role::Asked(until) = role {
+            if let Role::Meeting(until) | Role::Asked(until) | Role::Told(until) = role {
                 self.meetings.remove(&(until, id, stream));
             }
         }

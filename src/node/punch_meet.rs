@@ -83,6 +83,11 @@ impl Node {
             friends.swap_remove(self.rng.below(friends.len() as u64) as usize);
         }
         friends.into_iter().for_each(|id| self.ask_way(clock.now, id, card));
+        if strangers {
+            let acquaintances = self.introducing.acquaintances.here().filter(|(key, _)| *key != card.key);
+            let acquaintances: Vec<PeerId> = acquaintances.take(WAY_ASKED_MAX).map(|(_, id)| id).collect();
+            acquaintances.into_iter().for_each(|id| self.ask_way(clock.now, id, card));
+        }
         if strangers && self.overlay.shard.0 == FIRST {
             self.look_near(clock, card);
         }

@@ -179,6 +179,10 @@ impl Node {
                 self.handle_meet_cross(clock, *message);
                 return true;
             }
+            Cross::Introduce(message) => {
+                self.handle_introduce_cross(clock, *message);
+                return true;
+            }
             Cross::Send { path, segment, ecn, bytes } => {
                 if self.foreign.len() < PASSING_MAX {
                     self.foreign.push_back(Foreign { path, segment, ecn, bytes });
@@ -293,6 +297,7 @@ fn is_noise(received: &Received) -> bool {
         | DropCause::Replayed
         | DropCause::Skewed
         | DropCause::Refused
+        | DropCause::Uninvited
         | DropCause::RateLimited
         | DropCause::Full => true,
         DropCause::Malformed | DropCause::Late => false,

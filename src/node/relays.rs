@@ -20,18 +20,26 @@ impl Circuits {
 }
 
 impl Node {
-    /// What this node tells a friend of relays: itself, and friends that agreed.
-    pub(super) fn relays_to_tell(&mut self, to: PeerId) -> Vec<RelayCard> {
+    /// What this node tells a friend of relays: itself, and friends that agreed. Whom friends introduced hears of this node
+    /// alone, if friends may name it.
+    pub(super) fn relays_to_tell(&mut self, clock: Clock, to: PeerId) -> Vec<RelayCard> {
         let own = &mut self.circuits;
         let Some(peer) = self.peers.get(&to) else { return Vec::new() };
-        if !own.rules.relay || peer.trust.is_none() || peer.lane != 0 {
+        let is_named = own.rules.named && !self.introducing.rules.only;
+        let is_friend = peer.trust.is_some();
+        let hears = is_friend
+            || (is_named && self.introducing.core.worth(clock.wall, &peer.card.key).is_some());
+        if !own.rules.relay || !hears || peer.lane != 0 {
             return Vec::new();
         }
         let Some(onion) = own.onion.onion_key() else { return Vec::new() };
         own.published = true;
         let rules = own.rules;
         let card = *self.sessions.identity_card();
-        let ours = RelayCard { card, onion, address: None, exit: rules.exit, named: rules.named, trust: 0 };
+        let ours = RelayCard { card, onion, address: None, exit: rules.exit, named: is_named, trust: 0 };
+        if !is_friend {
+            return vec![ours];
+        }
         let others = own.heard.values().filter(|card| card.named && card.card.key != peer.card.key);
         let others = others.filter_map(|card| {
             let friend = self.friends.get(&card.card.key)?;
@@ -43,7 +51,10 @@ impl Node {
     /// Learns of the relays that a friend named.
     pub(super) fn learn_relays(&mut self, clock: Clock, id: PeerId) {
         let Some(peer) = self.peers.get(&id) else { return };
-        let (Meeting::Met(hello), Some(_), 0) = (&peer.hello, peer.trust, peer.lane) else { return };
+        let (Meeting::Met(hello), 0) = (&peer.hello, peer.lane) else { return };
+        if peer.trust.is_none() && self.introducing.acquaintances.get(&peer.card.key).is_none() {
+            return;
+        }
         let (card, relays) = (peer.card, hello.relays.clone());
         self.learn_from(clock, &card, &relays, Some(link(id)));
         self.share_relays(card, &relays);
@@ -61,7 +72,7 @@ impl Node {
         let Some((trust, address)) =
             self.friends.get(&key).map(|friend| (friend.trust, friend.addresses.first().copied()))
         else {
-            return;
+            return self.learn_acquaintance(clock, friend, relays);
         };
         let own = &mut self.circuits;
         let info = |card: &RelayCard, address| HopInfo {
@@ -92,6 +103,20 @@ impl Node {
             is_news |= own.learn(relay);
         }
         if is_news {
+            own.purposes.hurry(clock.now);
+        }
+    }
+
+    /// Learns what an acquaintance says of itself. It is no first hop: those are friends.
+    fn learn_acquaintance(&mut self, clock: Clock, card: &IdentityCard, relays: &[RelayCard]) {
+        let Some(one) = self.introducing.acquaintances.get(&card.key) else { return };
+        let Some(said) = relays.first().filter(|said| said.card == *card) else { return };
+        let (trust, address) = (one.trust, one.addresses.first().copied());
+        let hop = HopInfo { hop: NextHop { card: *card, address }, onion: said.onion };
+        let own = &mut self.circuits;
+        // A friend may have told of it, too, and the better word counts.
+        let trust = own.relays.get(&card.key).map_or(trust, |known| known.trust.max(trust));
+        if own.learn(Relay { hop, trust, exit: said.exit, entry: None }) {
             own.purposes.hurry(clock.now);
         }
     }

@@ -72,7 +72,7 @@ impl Shaping {
         trust: Option<u8>,
         lane: u16,
     ) -> Option<Slot> {
-        let slot = self.shaper.add(now, self.limits_of(node, trust))?;
+        let slot = self.shaper.add(now, self.limits_of(node, trust, None))?;
         self.shaper.set_borrowing(now, slot, lane > 0);
         if self.peers.len() <= slot.index() {
             self.peers.resize(slot.index() + 1, id);
@@ -92,8 +92,15 @@ impl Shaping {
     }
 
     /// What is known of a peer may have changed.
-    fn know(&mut self, now: Time, slot: Slot, node: &NodeId, trust: Option<u8>, last: bool) {
-        let mut limits = self.limits_of(node, trust);
+    fn know(
+        &mut self,
+        now: Time,
+        slot: Slot,
+        node: &NodeId,
+        (trust, introduced): (Option<u8>, Option<u8>),
+        last: bool,
+    ) {
+        let mut limits = self.limits_of(node, trust, introduced);
         if last && trust.is_none() {
             limits.base = Class::Background;
         }
@@ -129,9 +136,11 @@ impl Shaping {
         self.promises.revoke(&self.limits)
     }
 
-    fn limits_of(&self, node: &NodeId, trust: Option<u8>) -> Limits {
+    fn limits_of(&self, node: &NodeId, trust: Option<u8>, introduced: Option<u8>) -> Limits {
         let own = self.limits.get(node).copied().unwrap_or_default();
-        let standing = trust.map_or(WEIGHT_USUAL, |trust| u16::from(trust) * WEIGHT_USUAL / TRUST_USUAL);
+        // Whom friends introduced is no friend, but more than anybody: up to twice as much.
+        let others = WEIGHT_USUAL + u16::from(introduced.unwrap_or(0)) * WEIGHT_USUAL / 100;
+        let standing = trust.map_or(others, |trust| u16::from(trust) * WEIGHT_USUAL / TRUST_USUAL);
         let base = match trust {
             _ if own.background => Class::Background,
             Some(_) => Class::Friend,
@@ -390,7 +399,8 @@ impl Node {
         let Some(peer) = self.peers.get(&id) else { return };
         // Chunks for strangers are what can wait; circuits of theirs are not.
         let last = peer.asks && !self.circuits.called.contains(&id) && !self.circuits.onion.uses(link(id));
-        self.shaping.know(now, peer.slot, &peer.node, peer.trust, last);
+        let introduced = self.introducing.acquaintances.trust(&peer.card.key);
+        self.shaping.know(now, peer.slot, &peer.node, (peer.trust, introduced), last);
         if peer.lane == 0 {
             // What has a limit is best kept to in one place.
             let limited = self.shaping.is_limited(peer.slot);

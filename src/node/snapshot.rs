@@ -1,6 +1,7 @@
 //! What a node shows of itself.
 
-use super::Node;
+use super::circuits::FIRST;
+use super::{Clock, Node};
 use super::budget::OWNER;
 use super::command::{OverlaySnapshot, PeerSnapshot, ShapedSnapshot, Snapshot};
 use super::friends::Standing;
@@ -27,7 +28,8 @@ pub(super) struct Counters {
 
 impl Node {
     /// The node's state now.
-    pub(super) fn snapshot(&self, now: Time) -> Snapshot {
+    pub(super) fn snapshot(&self, clock: Clock) -> Snapshot {
+        let now = clock.now;
         let mut peers: Vec<PeerSnapshot> = self
             .peers
             .values()
@@ -40,6 +42,7 @@ impl Node {
                     lane: peer.lane,
                     rank: peer.card.rank(),
                     trust: peer.trust,
+                    introduced: self.introducing.acquaintances.trust(&peer.card.key),
                     address: path.filter(|path| !path.is_relayed()).map(|path| path.remote),
                     relayed: path.is_some_and(|path| path.is_relayed()),
                     relayed_by: path.and_then(|path| self.relay_on(&path)),
@@ -67,6 +70,7 @@ impl Node {
                     lane: 0,
                     rank: friend.card.rank(),
                     trust: Some(friend.trust),
+                    introduced: None,
                     address: friend.addresses.first().copied(),
                     relayed: false,
                     relayed_by: None,
@@ -86,15 +90,19 @@ impl Node {
         let jobs = self.get.progress().map(|(id, progress)| (id, progress.clone()));
         let jobs = jobs.chain(self.inners.progress()).collect();
         let overlay = self.overlay.snapshot();
+        let introductions =
+            (self.overlay.shard.0 == FIRST).then(|| self.introduction_snapshot(clock.wall));
+        let offered = introductions.as_ref().map_or([0; 3], |own| [own.once, own.twice, own.acquaintances]);
         Snapshot {
             peers,
             counters: self.counters(),
-            gauges: self.gauges(overlay.unwrap_or_default()),
+            gauges: self.gauges(overlay.unwrap_or_default(), offered),
             jobs,
             tunnels: self.tunnels.snapshot(),
             circuit: self.circuits.purposes.get(PurposeId::Tunnel).map(Purpose::snapshot),
             job_circuits: self.circuits.purposes.job_snapshots(),
             overlay,
+            introductions,
             seen_at: self.seen_at(),
             one_port_for_all: self.is_mapping_endpoint_independent(),
             classes: self.shaping.classes(),
@@ -113,7 +121,7 @@ impl Node {
         }
     }
 
-    fn gauges(&self, overlay: OverlaySnapshot) -> Vec<(&'static str, &'static str, f64)> {
+    fn gauges(&self, overlay: OverlaySnapshot, offered: [u64; 3]) -> Vec<(&'static str, &'static str, f64)> {
         let connected = self.peers.values().filter(|peer| peer.lane == 0 && peer.trust.is_some()).count();
         let sessions = self.peers.values().filter(|peer| peer.lane == 0).count();
         vec![
@@ -121,6 +129,14 @@ impl Node {
             ("lanes", "Further lanes of sessions", (self.peers.len() - sessions) as f64),
             ("friends", "Friends configured", self.friends.home_len() as f64),
             ("friends_connected", "Friends with a session", connected as f64),
+            ("introduced_once", "Friends' friends that are offered", offered[0] as f64),
+            ("introduced_twice", "Nodes one hand farther that are offered", offered[1] as f64),
+            ("acquaintances", "Offered nodes with which sessions are to be kept", offered[2] as f64),
+            (
+                "acquaintances_connected",
+                "Of those, the ones with a session",
+                self.introducing.acquaintances.here().count() as f64,
+            ),
             (
                 "line_bits_per_second",
                 "What this node may send, configured or measured; 0 without a limit",
@@ -163,7 +179,7 @@ impl Node {
         let (tunnel, joined) = (self.tunnels.counters, self.tunnels.joined());
         let waited = self.waiting.stats();
         let (overlay, core) = (self.overlay.counters, self.overlay.core_counters());
-        let punch = self.punch.counters;
+        let (punch, told) = (self.punch.counters, self.introducing.counters);
         let (cells, onion) = (self.circuits.counters, *self.circuits.onion.counters());
         vec![
             ("node_trains_received", "Trains of datagrams handed in", trains_in),
@@ -182,6 +198,7 @@ impl Node {
             ("session_malformed", "Authentic messages that were not what they should be", session.malformed),
             ("session_skewed", "First flights whose clock was too far from ours", session.skewed),
             ("session_refused", "First flights whose card was refused", session.refused),
+            ("session_uninvited", "First flights of strangers that got no answer, only friends being wanted", session.uninvited),
             ("session_rate_limited", "First flights above a rate limit", session.rate_limited),
             ("session_full", "First flights or answers that found a table full", session.full),
             ("session_late", "Handshake datagrams that came too late", session.late),
@@ -315,6 +332,13 @@ impl Node {
             ("stun_given", "Questions of strangers answered", self.stun.counters.given),
             ("stun_refused", "Questions of strangers that were too many", self.stun.counters.refused),
             ("nat_flooded", "Messages about ways that were too many", punch.flooded),
+            ("introductions_sent", "Messages to friends of other nodes", told.sent),
+            ("introductions_received", "Messages of friends of other nodes", told.received),
+            ("introductions_forged", "Of what friends told, what is nobody's word", told.forged),
+            ("introductions_lost", "Of what friends told, what found no room", told.lost),
+            ("introductions_flooded", "Messages of friends of other nodes that were too many", told.flooded),
+            ("introductions_calls", "Handshakes begun with nodes that friends told of", told.calls),
+            ("introductions_calls_vain", "Of those, the ones that did not come about", told.calls_vain),
             ("gets_done", "Gets completed", gets_done),
             ("gets_failed", "Gets that failed", gets_failed),
         ]

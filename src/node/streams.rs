@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::peer::Role;
 use super::{
-    CHUNK_CHANNEL, Clock, HELLO_CHANNEL, KEEP_CHANNEL, MEET_CHANNEL, Node, OVERLAY_CHANNEL, RESERVE_CHANNEL,
-    World,
+    CHUNK_CHANNEL, Clock, HELLO_CHANNEL, INTRODUCE_CHANNEL, KEEP_CHANNEL, MEET_CHANNEL, Node,
+    OVERLAY_CHANNEL, RESERVE_CHANNEL, World,
 };
 use crate::base::StreamId;
 use crate::limits::{HELLO_MS_MAX, MESSAGE_SIZE_MAX};
@@ -50,6 +50,14 @@ impl Node {
                         peer.connection.reset(stream, NOT_WANTED);
                     }
                 }
+                StreamEvent::Opened { stream, channel } if channel == INTRODUCE_CHANNEL => {
+                    if !self.begin_telling(clock, id, stream)
+                        && let Some(peer) = self.peers.get_mut(&id)
+                    {
+                        peer.connection.stop(stream, NOT_WANTED);
+                        peer.connection.reset(stream, NOT_WANTED);
+                    }
+                }
                 StreamEvent::Opened { stream, channel } if channel == KEEP_CHANNEL && self.keep.is_on() => {
                     self.keep_opened(clock, id, stream);
                 }
@@ -74,10 +82,13 @@ impl Node {
                         Some(Role::Meeting(_)) => self.hear_hello(clock, id, stream, &text, finished),
                         Some(Role::Asked(_)) => self.hear_request(clock, id, stream, &text, finished),
                         Some(Role::Asking) => self.hear_promise(clock, id, stream, &text, finished),
-                        Some(Role::Introducing) if finished => {
+                        Some(Role::Told(_)) => {
+                            self.hear_introductions(clock, id, stream, &text, finished);
+                        }
+                        Some(Role::Introducing | Role::Telling) if finished => {
                             peer.streams.remove(&stream);
                         }
-                        Some(Role::Introducing | Role::Fetching) | None => {}
+                        Some(Role::Introducing | Role::Telling | Role::Fetching) | None => {}
                     }
                 }
                 StreamEvent::Finished { stream, .. } | StreamEvent::Reset { stream, .. } => {
@@ -103,13 +114,18 @@ impl Node {
                             peer.connection.reset(stream, NOT_WANTED);
                             self.push.ended(clock.now, id, stream);
                         }
-                        Some(&(Role::Meeting(until) | Role::Asked(until)))
+                        Some(&(Role::Meeting(until) | Role::Asked(until) | Role::Told(until)))
                             if matches!(event, StreamEvent::Reset { .. }) =>
                         {
                             peer.streams.remove(&stream);
                             peer.request.take_if(|(own, _)| *own == stream);
+                            peer.telling.take_if(|(own, _)| *own == stream);
                             self.meetings.remove(&(until, id, stream));
                             peer.connection.reset(stream, NOT_WANTED);
+                        }
+                        Some(Role::Telling) if matches!(event, StreamEvent::Reset { .. }) => {
+                            peer.streams.remove(&stream);
+                            self.told_in_vain(id);
                         }
                         Some(Role::Introducing | Role::Asking)
                             if matches!(event, StreamEvent::Reset { .. }) =>
@@ -121,6 +137,8 @@ impl Node {
                             | Role::Giving
                             | Role::Introducing
                             | Role::Meeting(_)
+                            | Role::Telling
+                            | Role::Told(_)
                             | Role::Asking
                             | Role::Asked(_),
                         )

@@ -93,7 +93,7 @@ impl Node {
     /// A message of STUN came; whether anything follows from it.
     pub(super) fn handle_stun(&mut self, clock: Clock, path: Path, datagram: &[u8]) -> bool {
         match Message::parse(datagram) {
-            Ok(Message::Request(id)) if self.stun.answers => {
+            Ok(Message::Request(id)) if self.stun.answers && !self.introducing.rules.only => {
                 let own = &mut self.stun;
                 let may = own.given.take(1, STUN_ANSWERS_PER_SECOND, STUN_ANSWERS_BURST, clock.now);
                 *(if may { &mut own.counters.given } else { &mut own.counters.refused }) += 1;

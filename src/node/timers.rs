@@ -17,6 +17,7 @@ impl Node {
             self.shaping.poll_timeout(),
             self.loans.poll_timeout(),
             self.friends.poll_timeout(),
+            self.introducing.poll_timeout(),
             self.fetch.poll_timeout(),
             self.serve.poll_timeout(),
             self.keep.poll_timeout(),

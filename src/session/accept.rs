@@ -57,6 +57,8 @@ impl Sessions {
         let proven = match self.gate.admit(now, path.remote, cookie, &mut self.rng) {
             Admission::Admit { proven } => proven,
             Admission::Refuse => return Err(DropCause::RateLimited),
+            // It would show that somebody is here to whoever has our identity.
+            Admission::Cookie(_) if self.door.is_some() => return Err(DropCause::RateLimited),
             Admission::Cookie(cookie) => return self.send_cookie(path, &nonce, &cookie),
         };
         if self.replies.len() >= HANDSHAKE_QUEUE_MAX || self.slab.is_full() || !self.peers.has_room() {
@@ -119,6 +121,10 @@ impl Sessions {
         offered: noise::Offered,
     ) -> Result<Option<SessionKey>, DropCause> {
         let Flight { path, from, proven, len, .. } = flight;
+        // The shard that it came to may have heard later than this one.
+        if !self.is_admitted(&init.card.key) {
+            return Err(DropCause::Uninvited);
+        }
         self.yield_or_insist(now, path, &init)?;
         let ip = path.remote.ip();
         let paths = if proven {
@@ -141,7 +147,7 @@ impl Sessions {
         if ourselves || !same_key || init.card.check(self.config.place_floor_bits).is_err() {
             return Err(DropCause::Refused);
         }
-        Ok(())
+        if self.is_admitted(&init.card.key) { Ok(()) } else { Err(DropCause::Uninvited) }
     }
 
     /// Simultaneous open: of two handshakes at once between the same peers, that of the lower public key

@@ -46,6 +46,9 @@ impl Sessions {
         if card.key == self.config.identity.card().key || dh::montgomery(&card.key).is_none() {
             return Err(ConnectError::BadKey);
         }
+        if !self.is_admitted(&card.key) {
+            return Err(ConnectError::Uninvited);
+        }
         if let Some(pending) = self.peers.pending(&card.key) {
             return Err(ConnectError::Connecting(pending));
         }

@@ -1,7 +1,7 @@
 //! Which sessions belong to which peer: at most one that counts, one handshake of ours, and a few that the
 //! peer has begun and not confirmed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::types::SessionKey;
 use crate::base::PublicKey;
@@ -81,6 +81,16 @@ impl Peers {
         if entry.current.is_none() && entry.pending.is_none() && entry.unconfirmed.is_empty() {
             self.peers.remove(peer);
         }
+    }
+
+    /// The sessions and handshakes of all peers but these.
+    pub(super) fn of_others(&self, admitted: &BTreeSet<PublicKey>) -> Vec<SessionKey> {
+        let others = self.peers.iter().filter(|(key, _)| !admitted.contains(*key)).map(|(_, peer)| peer);
+        let own = |peer: &Peer| {
+            let all = peer.current.into_iter().chain(peer.pending).chain(peer.unconfirmed.iter().copied());
+            all.collect::<Vec<_>>()
+        };
+        others.flat_map(own).collect()
     }
 
     /// Number of peers with any session; for tests of growth.

@@ -63,6 +63,8 @@ pub struct Sessions {
     pub(super) crossings: VecDeque<(u8, Cross)>,
     pub(super) counters: Counters,
     pub(super) births: u64,
+    /// Who alone is heard and called, if not everybody is.
+    pub(super) door: Option<BTreeSet<PublicKey>>,
 }
 
 /// What a key names.
@@ -98,6 +100,7 @@ impl Sessions {
             gate: Gate::new(now, &mut rng),
             seen: Seen::new(now),
             shards: Shards::new(config.shard.0, config.shard.1, &config.identity),
+            door: config.only_friends.then(BTreeSet::new),
             config,
             rng,
             cids: HashMap::default(),
@@ -114,6 +117,21 @@ impl Sessions {
             counters: Counters::default(),
             births: 0,
         }
+    }
+
+    /// From now on sessions are had with these peers alone, or with everybody (`None`). Those with others are closed. Whoever
+    /// else sends a first flight gets no answer, not even a cookie.
+    pub fn set_door(&mut self, now: Time, door: Option<BTreeSet<PublicKey>>) {
+        let others = door.as_ref().map_or(Vec::new(), |admitted| self.peers.of_others(admitted));
+        self.door = door;
+        for key in others {
+            self.close(now, key, CloseCode::UNWANTED, "only friends");
+        }
+    }
+
+    /// Whether sessions are had with a peer.
+    pub(super) fn is_admitted(&self, peer: &PublicKey) -> bool {
+        self.door.as_ref().is_none_or(|admitted| admitted.contains(peer))
     }
 
     /// Has the processor fetch what opening these datagrams will need, of all of them at once, while nothing waits for

@@ -26,6 +26,8 @@ pub struct Config {
     pub refuse_early_until: UnixMs,
     /// Which shard this is, and of how many: below it, and at most [`crate::limits::SHARDS_MAX`].
     pub shard: (u8, u8),
+    /// Whether nobody is heard until it is said who may be ([`super::Sessions::set_door`]).
+    pub only_friends: bool,
 }
 
 impl Config {
@@ -40,6 +42,7 @@ impl Config {
             home_port: 0,
             refuse_early_until: UnixMs(started.0.saturating_add(CLOCK_SKEW_MS_MAX)),
             shard: (0, 1),
+            only_friends: false,
         }
     }
 }
@@ -204,6 +207,9 @@ pub enum ConnectError {
     /// The card's key is unusable, or it is our own.
     #[error("the peer's key is unusable")]
     BadKey,
+    /// Sessions are had with friends alone, and it is none.
+    #[error("only friends are called")]
+    Uninvited,
     /// Early data is longer than [`crate::limits::EARLY_DATA_MAX`].
     #[error("early data too long")]
     EarlyTooLong,
@@ -241,6 +247,8 @@ pub enum DropCause {
     Skewed,
     /// Its sender's card is not acceptable here.
     Refused,
+    /// Its sender is none of those with whom sessions are had.
+    Uninvited,
     /// Too many handshakes, in all or from its prefix.
     RateLimited,
     /// A table is full.
@@ -264,6 +272,8 @@ pub struct Counters {
     pub skewed: u64,
     /// First flights whose card was refused.
     pub refused: u64,
+    /// First flights of others than those with whom sessions are had.
+    pub uninvited: u64,
     /// First flights above a rate limit.
     pub rate_limited: u64,
     /// First flights, or answers to be sent, that found a table full.
@@ -323,6 +333,7 @@ impl Counters {
             DropCause::Malformed => &mut self.malformed,
             DropCause::Skewed => &mut self.skewed,
             DropCause::Refused => &mut self.refused,
+            DropCause::Uninvited => &mut self.uninvited,
             DropCause::RateLimited => &mut self.rate_limited,
             DropCause::Full => &mut self.full,
             DropCause::Late => &mut self.late,

@@ -99,6 +99,8 @@ pub struct DaemonConfig {
     pub network: String,
     /// Work that every place must show, zero bits.
     pub place_floor_bits: u32,
+    /// Whether nobody is heard until the node was told of its friends.
+    pub only_friends: bool,
     /// Where to listen.
     pub listen: Vec<SocketAddr>,
     /// How many shards: 1 to [`crate::limits::SHARDS_MAX`].
@@ -224,6 +226,7 @@ impl Daemon {
         let shard_readers = self.readers.clone();
         let (identity, network) = (Arc::clone(&config.identity), config.network.clone());
         let (place_floor_bits, count) = (config.place_floor_bits, handles.len());
+        let only_friends = config.only_friends;
         let make = move |around: super::Surroundings<'_>, rng: Rng| {
             let config = node::Config {
                 identity,
@@ -234,6 +237,7 @@ impl Daemon {
                 // A first flight that an earlier run has answered could still be fresh.
                 refuse_early_until: UnixMs(around.clock.wall.0 + CLOCK_SKEW_MS_MAX),
                 shard: (index as u8, count as u8),
+                only_friends,
             };
             (Node::new(config, rng, around.clock.now), shard_readers.reader())
         };

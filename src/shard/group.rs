@@ -75,6 +75,11 @@ impl Group {
                     shard.command(Command::Tunnels(tunnels.clone()))?;
                 }
             }
+            Command::Introductions(rules) => {
+                for shard in shards {
+                    shard.command(Command::Introductions(rules.clone()))?;
+                }
+            }
             Command::Relay(rules) => {
                 for shard in shards {
                     shard.command(Command::Relay(rules))?;
@@ -232,6 +237,7 @@ mod tests {
             lane,
             rank: 0,
             trust: None,
+            introduced: None,
             address: None,
             relayed: false,
             relayed_by: None,

@@ -4,6 +4,7 @@ mod anonymous;
 mod circuits;
 mod exits;
 mod faults;
+mod introductions;
 mod keeping;
 mod limits;
 mod line;

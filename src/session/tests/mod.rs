@@ -1,5 +1,6 @@
 //! Two `Sessions` under a virtual clock.
 
+mod door;
 mod handshake;
 mod hostile;
 mod life;

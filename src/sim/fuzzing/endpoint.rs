@@ -60,6 +60,7 @@ impl Endpoint {
             place_floor_bits: 0,
             suite,
             home_port,
+            only_friends: false,
             refuse_early_until: UnixMs(0),
             shard: (0, 1),
         };

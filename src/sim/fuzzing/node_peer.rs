@@ -69,6 +69,7 @@ impl Scene {
             place_floor_bits: 0,
             suite: Suite::Aes256Gcm,
             home_port: 0,
+            only_friends: false,
             refuse_early_until: UnixMs(0),
             shard: (0, 1),
         };
@@ -327,7 +328,7 @@ impl Scene {
             0 => Command::Friends(Vec::new()),
             1 | 2 => {
                 let card = *self.hostile.identity.card();
-                Command::Friends(vec![Friend { card, addresses: vec![self.hostile.address], trust: 50 }])
+                Command::Friends(vec![Friend { card, addresses: vec![self.hostile.address], trust: 50, introduce: true }])
             }
             3 | 4 if self.next_job < 4 => {
                 self.next_job += 1;
@@ -398,7 +399,7 @@ impl Scene {
             self.key = self.hostile.connect(self.now, &node, &[self.at], b"");
         } else {
             let card = *self.hostile.identity.card();
-            let friend = Friend { card, addresses: vec![self.hostile.address], trust: 50 };
+            let friend = Friend { card, addresses: vec![self.hostile.address], trust: 50, introduce: true };
             self.input(NodeInput::Command(Command::Friends(vec![friend])));
         }
         self.exchange();
@@ -438,7 +439,7 @@ pub(super) fn transfer() -> Vec<Vec<u8>> {
     let mut scene = Scene::new(&mut zeros);
     scene.heard_payloads = Some(Vec::new());
     let card = *scene.hostile.identity.card();
-    let friend = Friend { card, addresses: vec![scene.hostile.address], trust: 50 };
+    let friend = Friend { card, addresses: vec![scene.hostile.address], trust: 50, introduce: true };
     scene.input(NodeInput::Command(Command::Friends(vec![friend])));
     scene.exchange();
     // It gets a tree …
@@ -477,7 +478,7 @@ mod tests {
     fn an_introduction_that_is_not_whole_in_time_is_given_up() {
         let mut scene = Scene::new(&mut Input::new(&[0; 8]));
         let card = *scene.hostile.identity.card();
-        let friend = Friend { card, addresses: vec![scene.hostile.address], trust: 50 };
+        let friend = Friend { card, addresses: vec![scene.hostile.address], trust: 50, introduce: true };
         scene.input(NodeInput::Command(Command::Friends(vec![friend])));
         scene.exchange();
         let hello = Hello::ours(&[CHUNK_CHANNEL]).emit();

@@ -351,7 +351,7 @@ fn key_text(identity: &Identity) -> String {
 
 fn configs() -> Vec<Vec<u8>> {
     let addresses = vec![([192, 0, 2, 1], 4600).into()];
-    let friend = FriendEntry { name: Some("cellar".into()), card: *worked(2).card(), addresses, trust: 70 };
+    let friend = FriendEntry { name: Some("cellar".into()), card: *worked(2).card(), addresses, trust: 70, introduce: true };
     let entry = format!(
         "[[friend]]\nkey = \"{}\"\nplace_nonce = \"{:016x}\"\nrank_nonce = \"{:016x}\"\naddresses = [\"192.0.2.1:4600\"]\n\
          trust = {}\nname = \"cellar\"\n",

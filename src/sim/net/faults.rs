@@ -179,11 +179,14 @@ impl Net {
         let wall = sim.clock(self.now).wall;
         sim.boot(self.now, rng, UnixMs(wall.0 + CLOCK_SKEW_MS_MAX));
         let (friends, tunnels) = (sim.friends.clone(), sim.tunnels.clone());
-        let overlay = sim.overlay.clone();
+        let (overlay, introductions) = (sim.overlay.clone(), sim.introductions.clone());
         let provided = sim.world.store.ids();
         for shard in 0..sim.shard_count {
             if let Some(rules) = &overlay {
                 self.input(node, shard, Input::Command(Command::Overlay(rules.clone())));
+            }
+            if let Some(rules) = &introductions {
+                self.input(node, shard, Input::Command(Command::Introductions(rules.clone())));
             }
             self.input(node, shard, Input::Command(Command::Friends(friends.clone())));
             self.input(node, shard, Input::Command(Command::Tunnels(tunnels.clone())));
@@ -212,5 +215,17 @@ impl Net {
         self.crash(node, Crash::Power);
         self.run_for(off);
         self.start(node);
+    }
+
+    /// A node says anything to its friends on the channel of introductions.
+    #[cfg(test)]
+    pub(in crate::sim) fn tell_raw(&mut self, node: usize, bytes: &[u8]) {
+        let clock = self.nodes[node].clock(self.now);
+        for shard in 0..self.nodes[node].shard_count {
+            if let Some(running) = self.nodes[node].shards.get_mut(usize::from(shard)) {
+                running.core.tell_raw(clock, bytes);
+            }
+            self.drain(node, shard);
+        }
     }
 }

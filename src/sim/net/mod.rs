@@ -153,7 +153,7 @@ impl Net {
     pub fn befriend(&mut self, node: usize, friends: &[usize]) {
         let friends = friends.iter().map(|&index| {
             let friend = &self.nodes[index];
-            Friend { card: *friend.card(), addresses: vec![friend.address], trust: 50 }
+            Friend { card: *friend.card(), addresses: vec![friend.address], trust: 50, introduce: true }
         });
         let friends = friends.collect();
         self.command(node, Command::Friends(friends));
@@ -176,8 +176,12 @@ impl Net {
         if let Command::Overlay(rules) = &command {
             self.nodes[node].overlay = Some(rules.clone());
         }
+        if let Command::Introductions(rules) = &command {
+            self.nodes[node].introductions = Some(rules.clone());
+        }
         let what = match &command {
             Command::Friends(friends) => format!("{} friends", friends.len()),
+            Command::Introductions(rules) => format!("introductions: {} hands", rules.hands),
             Command::Tunnels(tunnels) => format!("{} tunnels", tunnels.len()),
             Command::Relay(rules) => format!("relay: {}", rules.relay),
             Command::Exit(rules) => format!("exit: {} rules", rules.policy.0.len()),
@@ -203,6 +207,7 @@ impl Net {
         for shard in shards.start + 1..shards.end {
             let same = match &command {
                 Command::Friends(friends) => Command::Friends(friends.clone()),
+                Command::Introductions(rules) => Command::Introductions(rules.clone()),
                 Command::Tunnels(tunnels) => Command::Tunnels(tunnels.clone()),
                 Command::Relay(rules) => Command::Relay(*rules),
                 Command::Status { token } => Command::Status { token: *token },

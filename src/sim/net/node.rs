@@ -10,7 +10,9 @@ use super::queue::Host;
 use crate::base::fileop::{FileDone, FileOp, JobId};
 use crate::base::{Offload, Rng, Time, UnixMs};
 use crate::crypto::{Identity, IdentityCard, Suite};
-use crate::node::command::{Friend, GetProgress, GetRequest, OverlayRules, TunnelPeer};
+use crate::node::command::{
+    Friend, GetProgress, GetRequest, IntroductionRules, OverlayRules, TunnelPeer,
+};
 use crate::node::{Clock, Command, Config, Node, Report};
 use crate::sim::files::SimFiles;
 use crate::sim::world::SimWorld;
@@ -94,6 +96,8 @@ pub struct SimNode {
     pub(super) tunnels: Vec<TunnelPeer>,
     /// And of the overlay.
     pub(super) overlay: Option<Box<OverlayRules>>,
+    /// And of introductions.
+    pub(super) introductions: Option<Box<IntroductionRules>>,
     /// How far its wall clock is ahead, milliseconds.
     pub(super) skew_ms: i64,
     /// Its buffers and chunks.
@@ -131,6 +135,7 @@ impl SimNode {
             friends: Vec::new(),
             tunnels: Vec::new(),
             overlay: None,
+            introductions: None,
             skew_ms: 0,
             world,
             files: SimFiles::default(),
@@ -174,6 +179,7 @@ impl SimNode {
             | Command::Anonymous(_)
             | Command::Push { .. } => 0..1,
             Command::Friends(_)
+            | Command::Introductions(_)
             | Command::Overlay(_)
             | Command::Nat(_)
             | Command::Tunnels(_)
@@ -223,6 +229,7 @@ impl SimNode {
                 suite: Suite::Aes256Gcm,
                 home_port: self.address_of(shard).port(),
                 refuse_early_until,
+                only_friends: self.introductions.as_ref().is_some_and(|rules| rules.only),
                 shard: (shard, self.shard_count),
             };
             let core = Node::new(config, rng, now);

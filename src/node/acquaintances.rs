@@ -1,0 +1,183 @@
+//! Offered nodes with which this node keeps sessions, as many as the operator allows: called as friends are, and trusted as far
+//! as friends' words go. They are no friends: no first hop, no tunnel, nothing that is for friends alone.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::command::Friend;
+use super::friends::{Friends, Standing};
+use super::{Clock, Cross, Node};
+use crate::base::{PublicKey, Rng, Time, Way};
+use crate::limits::{ACQUAINTANCES_MAX, INTRODUCTIONS_AGAIN_MS};
+use crate::service::PeerId;
+use crate::session::{CloseCode, ConnectError, IntroduceCross, SessionKey};
+
+/// For how long others are tried instead of one that does not answer.
+const VAIN: Duration = Duration::from_millis(INTRODUCTIONS_AGAIN_MS);
+
+/// Those of this node; each shard calls those whose home it is.
+#[derive(Default)]
+pub(super) struct Acquaintances {
+    chosen: Friends,
+    /// Who did not answer, and when; of those that are offered.
+    vain: BTreeMap<PublicKey, Time>,
+}
+
+impl Acquaintances {
+    /// One by key.
+    pub(super) fn get(&self, key: &PublicKey) -> Option<&Friend> {
+        self.chosen.get(key)
+    }
+
+    /// How far one is trusted.
+    pub(super) fn trust(&self, key: &PublicKey) -> Option<u8> {
+        self.chosen.get(key).map(|one| one.trust)
+    }
+
+    /// Whether its handshake is under way, or it is connected by this session's peer.
+    pub(super) fn is_here(&self, key: &PublicKey, id: PeerId) -> bool {
+        self.chosen.here(key) == Some(id)
+    }
+
+    /// How many were chosen, by all shards.
+    pub(super) fn len(&self) -> usize {
+        self.chosen.len()
+    }
+
+    /// Those that are connected to this shard.
+    pub(super) fn here(&self) -> impl Iterator<Item = (PublicKey, PeerId)> + '_ {
+        self.chosen.iter().filter_map(|(one, standing)| match standing {
+            Standing::Here(id) => Some((one.card.key, id)),
+            _ => None,
+        })
+    }
+
+    pub(super) fn expected(&mut self, now: Time, key: &PublicKey) {
+        self.chosen.expected(now, key);
+    }
+
+    pub(super) fn gone(&mut self, now: Time, id: PeerId) {
+        self.chosen.gone(now, id);
+    }
+
+    /// A handshake failed: whose, if an acquaintance's.
+    fn failed(&mut self, now: Time, session: SessionKey, rng: &mut Rng) -> Option<PublicKey> {
+        let key = self.chosen.called_by(session)?;
+        self.chosen.failed(now, session, rng);
+        Some(key)
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Time> {
+        self.chosen.poll_timeout()
+    }
+}
+
+impl Node {
+    /// Chooses those that are worth most, of others than did not answer lately if there are any.
+    pub(super) fn choose_acquaintances(&mut self, clock: Clock) {
+        let own = &mut self.introducing;
+        let most = if own.rules.only { 0 } else { own.rules.adopt.min(ACQUAINTANCES_MAX) };
+        let mut offers = if most == 0 { Vec::new() } else { own.core.offers(clock.wall) };
+        offers.retain(|offer| offer.trust > 0);
+        let known = &mut own.acquaintances;
+        known.vain.retain(|key, at| {
+            clock.now.since(*at) < VAIN && offers.iter().any(|offer| offer.contact.card.key == *key)
+        });
+        // The order is by worth already.
+        offers.sort_by_key(|offer| known.vain.contains_key(&offer.contact.card.key));
+        let chosen = offers.into_iter().take(most).map(|offer| Friend {
+            card: offer.contact.card,
+            addresses: offer.contact.addresses().collect(),
+            trust: offer.trust,
+            introduce: false,
+        });
+        let sessions = &self.sessions;
+        let gone = known.chosen.replace(clock.now, chosen.collect(), |key| sessions.is_home(key));
+        for standing in gone {
+            match standing {
+                Standing::Here(id) => self.leave_acquaintance(clock, id),
+                // What others wait for as well goes on.
+                Standing::Calling(_) | Standing::Away { .. } | Standing::Resting => {}
+            }
+        }
+        self.greet_acquaintances(clock);
+    }
+
+    /// One is none any more: its session ends unless something else needs it.
+    fn leave_acquaintance(&mut self, clock: Clock, id: PeerId) {
+        let Some(peer) = self.peers.get(&id).filter(|peer| peer.trust.is_none()) else { return };
+        let session = peer.session;
+        self.know(clock.now, id);
+        if self.is_spare(id) && !self.overlay.links.is_used(id) {
+            self.sessions.close(clock.now, session, CloseCode::UNWANTED, "not needed now");
+        } else if !self.circuits.called.contains(&id) {
+            self.sessions.set_keepalive(session, false);
+        }
+    }
+
+    /// With some there may be sessions already, and what they are worth may be something else.
+    fn greet_acquaintances(&mut self, clock: Clock) {
+        let known = self.introducing.acquaintances.chosen.iter().map(|(one, _)| one.card.key);
+        let known: Vec<PublicKey> = known.filter(|key| self.sessions.is_home(key)).collect();
+        for key in known {
+            if let Some(id) = self.link_with(&key) {
+                self.acquainted(clock, id);
+            }
+        }
+    }
+
+    /// A session that both sides have may be an acquaintance's.
+    pub(super) fn acquainted(&mut self, clock: Clock, id: PeerId) {
+        let Some(peer) = self.peers.get(&id).filter(|peer| peer.lane == 0 && peer.trust.is_none()) else {
+            return;
+        };
+        let (key, session) = (peer.card.key, peer.session);
+        if !self.sessions.is_initiator(session) && !self.sessions.is_confirmed(session) {
+            return;
+        }
+        if self.introducing.acquaintances.chosen.connected(&key, id) {
+            self.introducing.acquaintances.vain.remove(&key);
+            self.sessions.set_keepalive(session, true);
+            self.know(clock.now, id);
+            self.learn_relays(clock, id);
+        }
+    }
+
+    /// A handshake came to nothing: others may take the place.
+    pub(super) fn acquaintance_failed(&mut self, clock: Clock, session: SessionKey) {
+        let Some(key) = self.introducing.acquaintances.failed(clock.now, session, &mut self.rng) else { return };
+        self.introducing.counters.calls_vain += 1;
+        let (own, count) = self.overlay.shard;
+        for shard in (0..count).filter(|shard| *shard != own) {
+            self.pass(shard, Cross::Introduce(Box::new(IntroduceCross::Vain(key))));
+        }
+        self.called_in_vain(clock, &key);
+    }
+
+    pub(super) fn called_in_vain(&mut self, clock: Clock, key: &PublicKey) {
+        if self.introducing.acquaintances.get(key).is_some() {
+            self.introducing.acquaintances.vain.insert(*key, clock.now);
+            self.choose_acquaintances(clock);
+        }
+    }
+
+    /// Calls those that are due.
+    pub(super) fn call_acquaintances(&mut self, clock: Clock) {
+        while let Some(one) = self.introducing.acquaintances.chosen.due(clock.now) {
+            // Who is reached by no address may be reached through the friend who told of it.
+            let hidden = one.addresses.is_empty();
+            let nowhere = [Way::NOWHERE.address()];
+            let addresses = if hidden { &nowhere[..] } else { &one.addresses };
+            let started = self.sessions.connect(clock.now, clock.wall, &one.card, addresses, b"");
+            let session = match started {
+                Ok(session) | Err(ConnectError::Connecting(session)) => Some(session),
+                Err(_) => None,
+            };
+            self.introducing.counters.calls += u64::from(started.is_ok());
+            self.introducing.acquaintances.chosen.calling(clock.now, &one.card.key, session);
+            if session.is_some() {
+                self.want_way(clock.now, &one.card, hidden);
+            }
+        }
+    }
+}
