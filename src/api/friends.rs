@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::Api;
 use super::error::ApiError;
 use super::routes::{answer, body};
-use crate::config::{Config, FriendEntry};
+use crate::config::{Config, FriendChange, FriendEntry};
 use crate::crypto::IdentityCard;
 use crate::limits::ADDRESSES_PER_PEER_MAX;
 use crate::overlay::site::{Realm, realm};
@@ -72,7 +72,8 @@ pub(super) async fn change(
     request: Body,
 ) -> Result<Response, ApiError> {
     let Change { trust, name, introduce } = body(request).await?;
-    let entry = api.edit(move |file| file.change_friend(&who, trust, name, introduce)).await?;
+    let change = FriendChange { trust, name, introduce };
+    let entry = api.edit(move |file| file.change_friend(&who, change)).await?;
     api.tell_friends().await?;
     Ok(answer(&json!({ "friend": friend_json(&entry) })))
 }

@@ -115,8 +115,13 @@ fn find<'a>(offers: &'a [OfferSnapshot], node: &str) -> Result<&'a OfferSnapshot
     let found: Vec<&OfferSnapshot> = offers.iter().filter(named).collect();
     match found[..] {
         [offer] => Ok(offer),
-        [] => Err(ApiError::from(ConfigError::Missing(format!("nobody offers {shown:?}: see `tornet friend offers`")))),
-        _ => Err(ApiError::from(ConfigError::Conflict(format!("{} offers begin with {shown:?}: give more digits", found.len())))),
+        [] => Err(ApiError::from(ConfigError::Missing(format!(
+            "nobody offers {shown:?}: see `tornet friend offers`"
+        )))),
+        _ => Err(ApiError::from(ConfigError::Conflict(format!(
+            "{} offers begin with {shown:?}: give more digits",
+            found.len()
+        )))),
     }
 }
 

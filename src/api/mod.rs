@@ -48,9 +48,7 @@ use crate::config::{Config, ConfigError, ConfigFile, FriendEntry, Usage};
 use crate::crypto::IdentityCard;
 use crate::io::clock::wall;
 use crate::limits::API_ANSWER_MS_MAX;
-use crate::node::command::{
-    Asked, Command, Friend, IntroductionRules, NodeLimits, PeerLimits, Snapshot,
-};
+use crate::node::command::{Asked, Command, Friend, IntroductionRules, NodeLimits, PeerLimits, Snapshot};
 
 /// What the handlers share.
 pub struct Api {

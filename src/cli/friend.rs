@@ -9,7 +9,7 @@ use super::client::{ask, not_running, segment};
 use super::show::table;
 use super::{Failure, args, print, tell};
 use crate::api::friends::{friend_json, make_invite};
-use crate::config::{ConfigError, ConfigFile, FriendEntry, NodeDir};
+use crate::config::{ConfigError, ConfigFile, FriendChange, FriendEntry, NodeDir};
 use crate::wire::invite::{BadInvite, Invite};
 
 pub(super) fn invite(dir: &NodeDir, qr: bool) -> Result<(), Failure> {
@@ -40,7 +40,9 @@ pub(super) fn friend(dir: &NodeDir, command: args::Friend) -> Result<(), Failure
     match command {
         args::Friend::Add { invitation, trust, name } => add(dir, &invitation, trust, name),
         args::Friend::List { json } => list(dir, json),
-        args::Friend::Set { node, trust, name, introduce } => set(dir, &node, trust, name, introduce),
+        args::Friend::Set { node, trust, name, introduce } => {
+            set(dir, &node, FriendChange { trust, name, introduce })
+        }
         args::Friend::Offers { json } => offers(dir, json),
         args::Friend::Adopt { node, name, trust, force } => adopt(dir, &node, name, trust, force),
         args::Friend::Remove { node } => remove(dir, &node),
@@ -89,18 +91,12 @@ fn list(dir: &NodeDir, as_json: bool) -> Result<(), Failure> {
     print(table(&["NAME", "NODE", "RANK", "TRUST", "ADDRESSES"], &[2, 3], &rows).trim_end())
 }
 
-fn set(
-    dir: &NodeDir,
-    who: &str,
-    trust: Option<u8>,
-    name: Option<String>,
-    introduce: Option<bool>,
-) -> Result<(), Failure> {
+fn set(dir: &NodeDir, who: &str, change: FriendChange) -> Result<(), Failure> {
     let path = format!("/v1/friends/{}", segment(who));
-    let body = json!({ "trust": trust, "name": name, "introduce": introduce });
+    let body = json!({ "trust": change.trust, "name": change.name, "introduce": change.introduce });
     let friend = match ask(dir, Method::PATCH, &path, Some(&body))? {
         Some(answer) => answer["friend"].clone(),
-        None => offline(dir, |file| Ok(friend_json(&file.change_friend(who, trust, name, introduce)?)))?,
+        None => offline(dir, |file| Ok(friend_json(&file.change_friend(who, change)?)))?,
     };
     let hidden = if friend["introduce"] == false { ", introduced to nobody" } else { "" };
     tell(format!("changed {} (trust {}{hidden})", title(&friend), friend["trust"]));
@@ -134,7 +130,9 @@ fn offers(dir: &NodeDir, as_json: bool) -> Result<(), Failure> {
     };
     let rows: Vec<Vec<String>> =
         answer["offers"].as_array().map(Vec::as_slice).unwrap_or_default().iter().map(row).collect();
-    print(table(&["NODE", "RANK", "HAND", "TRUST", "BY", "SESSION", "ADDRESSES"], &[1, 2, 3], &rows).trim_end())
+    print(
+        table(&["NODE", "RANK", "HAND", "TRUST", "BY", "SESSION", "ADDRESSES"], &[1, 2, 3], &rows).trim_end(),
+    )
 }
 
 fn adopt(

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use toml_edit::{Array, DocumentMut, Item, Table, TableLike, Value};
 
 use super::keys::{KEYS, Key, Kind, unknown};
-use super::{Config, ConfigError, FriendEntry, TunnelEntry, atomic, friends, tunnels};
+use super::{Config, ConfigError, FriendChange, FriendEntry, TunnelEntry, atomic, friends, tunnels};
 use crate::base::PublicKey;
 use crate::limits::CONFIG_SIZE_MAX;
 
@@ -75,27 +75,8 @@ impl ConfigFile {
     }
 
     /// Changes what is said of a friend, and writes the file.
-    pub fn change_friend(
-        &mut self,
-        who: &str,
-        trust: Option<u8>,
-        name: Option<String>,
-        introduce: Option<bool>,
-    ) -> Result<FriendEntry, ConfigError> {
-        if trust.is_some_and(|trust| trust > 100) {
-            return Err(ConfigError::Invalid("trust must be 0 to 100".into()));
-        }
-        self.edit(|document, config| {
-            let known = &config.friends[friends::find(&config.friends, who)?];
-            let friend = FriendEntry {
-                name: name.or_else(|| known.name.clone()),
-                trust: trust.unwrap_or(known.trust),
-                introduce: introduce.unwrap_or(known.introduce),
-                ..known.clone()
-            };
-            friends::enter(document, config, &friend)?;
-            Ok(friend)
-        })
+    pub fn change_friend(&mut self, who: &str, change: FriendChange) -> Result<FriendEntry, ConfigError> {
+        self.edit(|document, config| friends::change(document, config, who, change))
     }
 
     /// Takes a friend out and writes the file.

@@ -228,6 +228,38 @@ pub(super) fn enter(
     Ok(true)
 }
 
+/// What is to be said of a friend from now on; what is `None` stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FriendChange {
+    /// How far it is trusted.
+    pub trust: Option<u8>,
+    /// What the operator calls it.
+    pub name: Option<String>,
+    /// Whether it is told of others, and others of it.
+    pub introduce: Option<bool>,
+}
+
+/// Changes what is said of a friend.
+pub(super) fn change(
+    document: &mut DocumentMut,
+    config: &Config,
+    who: &str,
+    change: FriendChange,
+) -> Result<FriendEntry, ConfigError> {
+    if change.trust.is_some_and(|trust| trust > 100) {
+        return Err(ConfigError::Invalid("trust must be 0 to 100".into()));
+    }
+    let known = &config.friends[find(&config.friends, who)?];
+    let friend = FriendEntry {
+        name: change.name.or_else(|| known.name.clone()),
+        trust: change.trust.unwrap_or(known.trust),
+        introduce: change.introduce.unwrap_or(known.introduce),
+        ..known.clone()
+    };
+    enter(document, config, &friend)?;
+    Ok(friend)
+}
+
 /// Takes the friend out that `who` names: its name, or the beginning (4 digits or more) of its node id
 /// or key.
 pub(super) fn remove(

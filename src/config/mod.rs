@@ -31,7 +31,7 @@ use crate::wire::invite::Invite;
 
 pub use dir::NodeDir;
 pub use document::ConfigFile;
-pub use friends::FriendEntry;
+pub use friends::{FriendChange, FriendEntry};
 pub use limits::Promise;
 pub use tunnels::TunnelEntry;
 pub use usage::Usage;

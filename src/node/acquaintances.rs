@@ -145,7 +145,9 @@ impl Node {
 
     /// A handshake came to nothing: others may take the place.
     pub(super) fn acquaintance_failed(&mut self, clock: Clock, session: SessionKey) {
-        let Some(key) = self.introducing.acquaintances.failed(clock.now, session, &mut self.rng) else { return };
+        let Some(key) = self.introducing.acquaintances.failed(clock.now, session, &mut self.rng) else {
+            return;
+        };
         self.introducing.counters.calls_vain += 1;
         let (own, count) = self.overlay.shard;
         for shard in (0..count).filter(|shard| *shard != own) {

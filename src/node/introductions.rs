@@ -176,7 +176,9 @@ impl Node {
         let now_s = u32::try_from(clock.wall.0 / 1000).unwrap_or(u32::MAX);
         let holds = |own: &Introduction| {
             let left = own.expires.saturating_sub(now_s);
-            own.hands == hands && own.contact == contact && (INTRODUCTION_S / 2..=INTRODUCTION_S).contains(&left)
+            own.hands == hands
+                && own.contact == contact
+                && (INTRODUCTION_S / 2..=INTRODUCTION_S).contains(&left)
         };
         if !self.introducing.own.as_ref().is_some_and(holds) {
             let expires = now_s.saturating_add(INTRODUCTION_S);
@@ -210,8 +212,9 @@ impl Node {
             })
             .map(|(id, peer)| (*id, peer.card.key))
             .collect();
+        let tellings = self.introducing.core.tellings(clock.wall);
         for (id, key) in friends {
-            let others = self.introducing.core.tell(clock.wall, &key);
+            let others = tellings.to(&key);
             let is_open = self.friends.get(&key).is_some_and(|friend| friend.introduce);
             let own = own.filter(|_| is_open);
             let own = own.map(|introduction| Told { hand: 0, trust: 0, introduction });

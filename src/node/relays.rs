@@ -27,8 +27,8 @@ impl Node {
         let Some(peer) = self.peers.get(&to) else { return Vec::new() };
         let is_named = own.rules.named && !self.introducing.rules.only;
         let is_friend = peer.trust.is_some();
-        let hears = is_friend
-            || (is_named && self.introducing.core.worth(clock.wall, &peer.card.key).is_some());
+        let hears =
+            is_friend || (is_named && self.introducing.core.worth(clock.wall, &peer.card.key).is_some());
         if !own.rules.relay || !hears || peer.lane != 0 {
             return Vec::new();
         }

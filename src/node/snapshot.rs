@@ -1,12 +1,12 @@
 //! What a node shows of itself.
 
-use super::circuits::FIRST;
-use super::{Clock, Node};
 use super::budget::OWNER;
+use super::circuits::FIRST;
 use super::command::{OverlaySnapshot, PeerSnapshot, ShapedSnapshot, Snapshot};
 use super::friends::Standing;
 use super::peer::{Meeting, Peer};
 use super::purposes::{Purpose, PurposeId};
+use super::{Clock, Node};
 use crate::base::Time;
 
 /// Totals of a node that no part of it counts itself.
@@ -90,8 +90,7 @@ impl Node {
         let jobs = self.get.progress().map(|(id, progress)| (id, progress.clone()));
         let jobs = jobs.chain(self.inners.progress()).collect();
         let overlay = self.overlay.snapshot();
-        let introductions =
-            (self.overlay.shard.0 == FIRST).then(|| self.introduction_snapshot(clock.wall));
+        let introductions = (self.overlay.shard.0 == FIRST).then(|| self.introduction_snapshot(clock.wall));
         let offered = introductions.as_ref().map_or([0; 3], |own| [own.once, own.twice, own.acquaintances]);
         Snapshot {
             peers,

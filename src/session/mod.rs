@@ -14,6 +14,7 @@ mod association;
 mod circuits;
 mod control;
 mod disguise;
+mod door;
 #[cfg(any(test, feature = "sim"))]
 pub mod forge;
 mod gate;

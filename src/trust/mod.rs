@@ -5,6 +5,7 @@
 //! that friend.
 
 mod offers;
+mod tell;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +18,7 @@ use crate::limits::{
 use crate::wire::introduction::{Introduction, Introductions, Told};
 
 pub use offers::Offer;
+pub use tell::Tellings;
 
 /// What a friend's word of a node is worth: the product of both trusts, less for the hand. At the second hand the friend
 /// tells what it derived itself in this way, so that more than this leaves of 100 is cut.
@@ -118,48 +120,6 @@ impl Introduced {
             said.told.retain(|told| !told.introduction.is_over(wall));
         }
         self.len() != before
-    }
-
-    /// What there is to be told to a friend, behind what this node says of itself: friends that agreed, then their friends
-    /// that agreed to go that far, those first that are trusted most.
-    pub fn tell(&self, wall: UnixMs, to: &PublicKey) -> Vec<Told> {
-        if !self.said.get(to).is_some_and(|said| said.friend.introduce) {
-            return Vec::new();
-        }
-        let mut best: BTreeMap<PublicKey, Told> = BTreeMap::new();
-        for (from, said) in self.said.iter().filter(|(key, _)| *key != to) {
-            for told in said.told.iter().filter(|told| !told.introduction.is_over(wall)) {
-                let key = told.introduction.contact.card.key;
-                let (hand, trust) = match told.hand {
-                    0 => (1, said.friend.trust),
-                    1 if key != *to && !self.said.contains_key(&key) => {
-                        (2, derived(said.friend.trust, told.trust, 1))
-                    }
-                    _ => continue,
-                };
-                debug_assert!(hand == 2 || key == *from);
-                // What a node said last is what it agreed to.
-                let introduction = self.latest(&key).unwrap_or(told.introduction);
-                if hand > introduction.hands {
-                    continue;
-                }
-                let told = Told { hand, trust, introduction };
-                let entry = best.entry(key).or_insert(told);
-                if told.trust > entry.trust {
-                    *entry = told;
-                }
-            }
-        }
-        let mut all: Vec<Told> = best.into_values().collect();
-        all.sort_by_key(|told| (told.hand, 100 - told.trust, told.introduction.contact.card.key));
-        all
-    }
-
-    /// The latest word of a node, of all that came.
-    fn latest(&self, key: &PublicKey) -> Option<Introduction> {
-        let told = self.said.values().flat_map(|said| &said.told);
-        let own = told.map(|told| told.introduction).filter(|one| one.contact.card.key == *key);
-        own.max_by_key(|one| one.expires)
     }
 
     /// Introductions that are kept.

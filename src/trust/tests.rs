@@ -104,7 +104,7 @@ fn what_is_told_goes_two_hands_far_and_not_to_whom_it_is_about() {
     introduced.hear(NOW, &key(1), &[told(1, 0, 0), told(3, 1, 50), told(4, 2, 50), told(2, 1, 50)], false);
     introduced.hear(NOW, &key(2), &[told(2, 0, 0)], false);
     let tell = |to: u16| -> Vec<(PublicKey, u8, u8)> {
-        let all = introduced.tell(NOW, &key(to));
+        let all = introduced.tellings(NOW).to(&key(to));
         all.iter().map(|told| (told.introduction.contact.card.key, told.hand, told.trust)).collect()
     };
     // The first hears of the second alone: what it told itself is no news to it.
@@ -123,13 +123,13 @@ fn agreement_bounds_how_far_it_goes_and_the_latest_word_counts() {
     let mut introduced = with_friends(&[80, 40, 30]);
     let once = Told { hand: 0, trust: 0, introduction: word(1, 1, SOON) };
     introduced.hear(NOW, &key(1), &[once, Told { hand: 1, trust: 9, introduction: word(7, 1, SOON) }], false);
-    let all = introduced.tell(NOW, &key(2));
+    let all = introduced.tellings(NOW).to(&key(2));
     assert_eq!(all.len(), 1, "a friend's friend agreed to one hand: {all:?}");
     // A friend goes on telling what was agreed to before.
     introduced.hear(NOW, &key(3), &[Told { hand: 1, trust: 9, introduction: word(7, 2, SOON - 9) }], false);
-    assert_eq!(introduced.tell(NOW, &key(2)).len(), 1);
+    assert_eq!(introduced.tellings(NOW).to(&key(2)).len(), 1);
     introduced.hear(NOW, &key(1), &[once], false);
-    assert_eq!(introduced.tell(NOW, &key(2)).len(), 2, "nothing later is known");
+    assert_eq!(introduced.tellings(NOW).to(&key(2)).len(), 2, "nothing later is known");
 }
 
 #[test]
@@ -164,12 +164,42 @@ fn it_is_forgotten_in_time_and_with_the_friendship() {
     let at = |s: u32| UnixMs(u64::from(s) * 1000);
     assert!(!introduced.expire(at(SOON - 1)));
     assert!(introduced.expire(at(SOON)) && introduced.len() == 1);
-    assert_eq!((introduced.worth(at(SOON), &key(3)), introduced.worth(at(SOON + 60), &key(3))), (Some(30), None));
+    assert_eq!(
+        (introduced.worth(at(SOON), &key(3)), introduced.worth(at(SOON + 60), &key(3))),
+        (Some(30), None)
+    );
     assert!(introduced.hear(NOW, &key(1), &[], false).news, "nobody agrees any more");
     introduced.hear(NOW, &key(1), &[told(3, 1, 50)], false);
     introduced.set_friends([(key(2), Friend { trust: 40, introduce: true })]);
     assert!(introduced.is_empty());
     introduced.set_friends([(key(2), Friend { trust: 40, introduce: false })]);
     introduced.hear(NOW, &key(2), &[told(3, 1, 50)], false);
-    assert!(introduced.is_empty() && introduced.tell(NOW, &key(2)).is_empty());
+    assert!(introduced.is_empty() && introduced.tellings(NOW).to(&key(2)).is_empty());
+}
+
+proptest! {
+    /// The way in which all are told at once says what telling each by itself would.
+    #[test]
+    fn each_is_told_the_best_words_of_others(
+        words in prop::collection::vec((0u16..5, 10u16..30, 0u8..=100), 0..60),
+        to in 0u16..5,
+    ) {
+        let trusts = [90, 70, 50, 30, 10];
+        let mut introduced = with_friends(&trusts);
+        for friend in 0..5u16 {
+            let own = words.iter().filter(|(by, ..)| *by == friend);
+            let told: Vec<Told> = own.map(|(_, n, trust)| told(*n, 1, *trust)).collect();
+            introduced.hear(NOW, &key(friend + 1), &told, true);
+        }
+        let told = introduced.tellings(NOW).to(&key(to + 1));
+        let mut expected = BTreeMap::new();
+        for (friend, trust) in (1u16..).zip(trusts).filter(|(friend, _)| *friend != to + 1) {
+            for one in introduced.told_by(&key(friend)) {
+                let entry = expected.entry(one.introduction.contact.card.key).or_insert(0);
+                *entry = derived(trust, one.trust, 1).max(*entry);
+            }
+        }
+        let told: BTreeMap<PublicKey, u8> = told.iter().map(|one| (one.introduction.contact.card.key, one.trust)).collect();
+        prop_assert_eq!(told, expected);
+    }
 }

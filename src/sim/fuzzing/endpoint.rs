@@ -9,6 +9,8 @@ use crate::base::{Path, Rng, Time, UnixMs};
 use crate::crypto::{Identity, Secret, Suite};
 use crate::limits::{AMPLIFICATION_MAX, DATAGRAM_MAX, DATAGRAM_MIN, PACKET_OVERHEAD};
 use crate::session::{Config, Event, PacketKind, Received, SealError, SessionKey, Sessions};
+use crate::wire::introduction::{Introduction, Introductions, Told};
+use crate::wire::overlay::Contact;
 use crate::wire::packet::{PAYLOAD_AT, Series};
 
 pub(super) const NETWORK: &[u8] = b"fuzz";
@@ -27,6 +29,19 @@ pub(super) fn wall(now: Time) -> UnixMs {
 
 pub(super) fn address(host: u8) -> SocketAddr {
     ([10, 0, host, 1], 4600).into()
+}
+
+/// What a friend tells of a few others.
+pub(super) fn introductions(now: Time, count: u8) -> Vec<u8> {
+    let expires = (wall(now).0 / 1000) as u32 + 60;
+    let told = (0..count).map(|n| {
+        let identity = identity(2 + n);
+        let contact = Contact::new(*identity.card(), [address(20 + n)]);
+        let hand = n.min(2);
+        let introduction = Introduction::sign(&identity, contact, 2, expires);
+        Told { hand, trust: if hand == 0 { 0 } else { 40 }, introduction }
+    });
+    Introductions(told.collect()).emit()
 }
 
 /// What was received from and sent to one address, bytes.

@@ -4,13 +4,15 @@ use super::Input;
 use crate::crypto::{MaskKey, Secret};
 use crate::limits::{
     ADDRESS_TOKEN_SIZE_MAX, CARRIED_MAX, CHUNK_SIZE_MAX, CLOSE_REASON_MAX, EARLY_DATA_MAX, HELLO_AGENT_MAX,
-    HELLO_SERVICES_MAX, HELLO_SIZE_MAX, MEETING_PLACES_MAX, OVERLAY_MESSAGE_MAX, PACKET_OVERHEAD,
-    RECORD_PLAIN, SLICE_SIZE, TAG_SIZE,
+    HELLO_SERVICES_MAX, HELLO_SIZE_MAX, INTRODUCTION_HANDS_MAX, INTRODUCTIONS_SIZE_MAX,
+    INTRODUCTIONS_TOLD_MAX, MEETING_PLACES_MAX, OVERLAY_MESSAGE_MAX, PACKET_OVERHEAD, RECORD_PLAIN,
+    SLICE_SIZE, TAG_SIZE,
 };
 use crate::wire::chunkmsg::{Part, ReplyHead, ReplyLayout, SliceRequest, mask_of};
 use crate::wire::control::{Control, Controls};
 use crate::wire::handshake::{Init, Reply};
 use crate::wire::hello::Hello;
+use crate::wire::introduction::Introductions;
 use crate::wire::locator::{self, Locator};
 use crate::wire::overlay::{self, Message};
 use crate::wire::packet::{
@@ -69,6 +71,19 @@ pub fn punch(bytes: &[u8]) {
         }
         punch::Message::Meet { candidates, .. } => assert!(candidates.len() <= MEETING_PLACES_MAX),
         _ => {}
+    }
+}
+
+/// What friends tell of others: one form, within the bounds, no farther than they agreed; and nobody signed what the fuzzer made.
+pub fn introduction(bytes: &[u8]) {
+    let Ok(message) = Introductions::parse(bytes) else { return };
+    assert!(bytes.len() <= INTRODUCTIONS_SIZE_MAX && message.0.len() <= INTRODUCTIONS_TOLD_MAX);
+    assert_eq!(message.emit(), bytes);
+    for told in message.0 {
+        let own = told.introduction;
+        assert!(told.hand <= own.hands && own.hands <= INTRODUCTION_HANDS_MAX && told.trust <= 100);
+        // One hand more or less than was signed is nobody's word.
+        assert!(!(own.verify() && own.altered(own.contact, 3 - own.hands).verify()));
     }
 }
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::Input;
-use super::endpoint::{Endpoint, NETWORK, address, identity, wall};
+use super::endpoint::{Endpoint, NETWORK, address, identity, introductions, wall};
 use super::stream_peer;
 use super::trees::{Files, content, put};
 use crate::base::fileop::{FileDone, JobId};
@@ -13,7 +13,8 @@ use crate::crypto::Suite;
 use crate::limits::{BUFFER_HEAD_ROOM, SEND_BUFFERS};
 use crate::node::command::Friend;
 use crate::node::{
-    CHUNK_CHANNEL, Clock, Command, Config, HELLO_CHANNEL, Input as NodeInput, Node, Output, Report, Train,
+    CHUNK_CHANNEL, Clock, Command, Config, HELLO_CHANNEL, INTRODUCE_CHANNEL, Input as NodeInput, Node,
+    Output, Report, Train,
 };
 use crate::service::get::GetRequest;
 use crate::session::{PacketKind, Received, SessionKey};
@@ -267,18 +268,18 @@ impl Scene {
                 self.say(input, &payload);
             }
             5 => {
-                let hello = Hello {
-                    version: input.word(),
-                    agent: "x".into(),
-                    services: vec![ChannelId(1 + u16::from(input.byte() % 2))],
-                    relays: Vec::new(),
-                };
-                let mut bytes = hello.emit();
+                let (version, kind) = (input.word(), input.byte());
+                let services = vec![ChannelId(1 + u16::from(kind % 2)), INTRODUCE_CHANNEL];
+                let hello = Hello { version, agent: "x".into(), services, relays: Vec::new() };
+                // Some tell of others, too.
+                let tells = kind % 8 == 7;
+                let channel = if tells { INTRODUCE_CHANNEL } else { HELLO_CHANNEL };
+                let mut bytes = if tells { introductions(self.now, kind >> 3) } else { hello.emit() };
                 if input.flag() {
                     input.mutate(&mut bytes);
                 }
                 let stream = StreamId(u64::from(input.byte() % 32));
-                let payload = stream_payload(stream, Some(HELLO_CHANNEL), 0, true, &bytes);
+                let payload = stream_payload(stream, Some(channel), 0, true, &bytes);
                 self.say(input, &payload);
             }
             6 => {
@@ -328,7 +329,12 @@ impl Scene {
             0 => Command::Friends(Vec::new()),
             1 | 2 => {
                 let card = *self.hostile.identity.card();
-                Command::Friends(vec![Friend { card, addresses: vec![self.hostile.address], trust: 50, introduce: true }])
+                Command::Friends(vec![Friend {
+                    card,
+                    addresses: vec![self.hostile.address],
+                    trust: 50,
+                    introduce: true,
+                }])
             }
             3 | 4 if self.next_job < 4 => {
                 self.next_job += 1;

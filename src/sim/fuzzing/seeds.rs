@@ -18,6 +18,7 @@ use crate::wire::directory::{DirectoryView, Node};
 use crate::wire::dns::{Family, question};
 use crate::wire::frame::{Frame, frames};
 use crate::wire::handshake::{Init, Reply};
+use crate::wire::introduction::{Introduction, Introductions, Told};
 use crate::wire::invite::{Invite, network_hash};
 use crate::wire::ip::{Ip, TCP, V4_HEADER, V6_HEADER};
 use crate::wire::overlay::{self, Body, Contact, Endpoint, Find, Message, Record};
@@ -115,6 +116,7 @@ pub fn seeds() -> Vec<Seeds> {
         ("reserve", reservations()),
         ("keep", keep_messages()),
         ("overlay", overlay_messages()),
+        ("introduction", introductions()),
         ("punch", punch_messages()),
         ("stun", stun_messages()),
         ("keyfile", vec![key_text(&worked(1)).into_bytes()]),
@@ -195,6 +197,18 @@ fn stun_messages() -> Vec<Vec<u8>> {
             out[..len].to_vec()
         })
         .collect()
+}
+
+fn introductions() -> Vec<Vec<u8>> {
+    let told = |seed: u8, hand: u8| {
+        let identity = identity(seed);
+        let addresses = [([192, 0, 2, seed], 4600).into(), ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 4600).into()];
+        let contact = Contact::new(*identity.card(), addresses.into_iter().take(usize::from(seed % 3)));
+        let introduction = Introduction::sign(&identity, contact, hand.max(1), 1_800_000_000);
+        Told { hand, trust: hand * 30, introduction }
+    };
+    let all = [vec![], vec![told(1, 0)], vec![told(1, 0), told(2, 1), told(3, 2)], vec![told(4, 1)]];
+    all.into_iter().map(|told| Introductions(told).emit()).collect()
 }
 
 fn overlay_messages() -> Vec<Vec<u8>> {
@@ -351,7 +365,13 @@ fn key_text(identity: &Identity) -> String {
 
 fn configs() -> Vec<Vec<u8>> {
     let addresses = vec![([192, 0, 2, 1], 4600).into()];
-    let friend = FriendEntry { name: Some("cellar".into()), card: *worked(2).card(), addresses, trust: 70, introduce: true };
+    let friend = FriendEntry {
+        name: Some("cellar".into()),
+        card: *worked(2).card(),
+        addresses,
+        trust: 70,
+        introduce: true,
+    };
     let entry = format!(
         "[[friend]]\nkey = \"{}\"\nplace_nonce = \"{:016x}\"\nrank_nonce = \"{:016x}\"\naddresses = [\"192.0.2.1:4600\"]\n\
          trust = {}\nname = \"cellar\"\n",

@@ -10,9 +10,7 @@ use super::queue::Host;
 use crate::base::fileop::{FileDone, FileOp, JobId};
 use crate::base::{Offload, Rng, Time, UnixMs};
 use crate::crypto::{Identity, IdentityCard, Suite};
-use crate::node::command::{
-    Friend, GetProgress, GetRequest, IntroductionRules, OverlayRules, TunnelPeer,
-};
+use crate::node::command::{Friend, GetProgress, GetRequest, IntroductionRules, OverlayRules, TunnelPeer};
 use crate::node::{Clock, Command, Config, Node, Report};
 use crate::sim::files::SimFiles;
 use crate::sim::world::SimWorld;

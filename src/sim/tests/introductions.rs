@@ -151,7 +151,8 @@ fn adopted_nodes_are_called_and_stay_when_their_introducer_goes() {
         rules(&mut net, 0, 2, 2);
         rest(&mut net, SOON);
         for (other, trust) in [(2, derived(50, 50, 1)), (3, derived(50, derived(50, 50, 1), 2))] {
-            let known = peer(&mut net, 0, other).unwrap_or_else(|| panic!("seed {seed}: no session with {other}"));
+            let known =
+                peer(&mut net, 0, other).unwrap_or_else(|| panic!("seed {seed}: no session with {other}"));
             assert_eq!((known.trust, known.introduced), (None, Some(trust)), "seed {seed}: {other}");
         }
         net.crash(1, Crash::Process);
@@ -210,7 +211,10 @@ fn an_acquaintance_relays_and_is_no_first_hop() {
     rest(&mut net, SOON);
     let circuit = status(&mut net, 0, 1).circuit.expect("it is wanted");
     assert!(circuit.path.is_empty(), "{circuit:?}");
-    assert!(circuit.why.as_ref().is_some_and(|why| why.starts_with("1 connected friends relay")), "{circuit:?}");
+    assert!(
+        circuit.why.as_ref().is_some_and(|why| why.starts_with("1 connected friends relay")),
+        "{circuit:?}"
+    );
     super::circuits::want(&mut net, 2, true);
     rest(&mut net, SOON);
     let circuit = status(&mut net, 0, 2).circuit.expect("it is wanted");

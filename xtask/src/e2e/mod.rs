@@ -4,6 +4,7 @@
 mod devices;
 mod faults;
 mod hostile;
+mod introductions;
 mod limits;
 mod links;
 mod moving;
@@ -59,6 +60,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
         onion::socks::CASES,
         onion::hidden::CASES,
         onion::giving::CASES,
+        introductions::CASES,
         overlay::CASES,
         nat::CASES,
         hostile::CASES,

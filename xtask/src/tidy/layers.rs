@@ -13,20 +13,20 @@ struct Layer {
 
 const CORES: &[&str] = &["limits", "base", "crypto", "wire"];
 const BELOW_NODE: &[&str] = &[
-    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay", "trust",
-    "service",
+    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay",
+    "trust", "service",
 ];
 const SHARD: &[&str] = &[
-    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay", "trust",
-    "service", "node", "sys", "io",
+    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay",
+    "trust", "service", "node", "sys", "io",
 ];
 const SOCKS: &[&str] = &[
-    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay", "trust",
-    "service", "node", "sys", "io", "shard",
+    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay",
+    "trust", "service", "node", "sys", "io", "shard",
 ];
 const ALL: &[&str] = &[
-    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay", "trust",
-    "service", "node", "sys", "io", "shard", "socks", "config", "api", "cli",
+    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay",
+    "trust", "service", "node", "sys", "io", "shard", "socks", "config", "api", "cli",
 ];
 
 const LAYERS: &[Layer] = &[
@@ -78,8 +78,8 @@ const ROOT: &str = "src/lib.rs";
 
 /// The modules in which no clock, socket, file, thread or async is named.
 pub const PURE: &[&str] = &[
-    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay", "trust",
-    "service", "node", "sim",
+    "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay",
+    "trust", "service", "node", "sim",
 ];
 
 /// The rule.
