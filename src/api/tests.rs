@@ -1,6 +1,7 @@
 //! The API over real sockets, with a backend that does what the test says.
 
 mod anonymous;
+mod introductions;
 mod overlay;
 mod tunnels;
 
@@ -43,6 +44,7 @@ enum Told {
     PutDropped,
     Relay(bool),
     Overlay(bool, String, usize),
+    Introductions(bool, u8, usize),
     Provide(usize),
     Restore(usize),
     Shutdown,
@@ -98,7 +100,8 @@ impl Backend for Fake {
                 return Ok(());
             }
             Command::Circuit(_) | Command::Exit(_) => return Ok(()),
-            Command::Nat(_) | Command::Introductions(_) => return Ok(()),
+            Command::Nat(_) => return Ok(()),
+            Command::Introductions(rules) => Told::Introductions(rules.only, rules.hands, rules.adopt),
             Command::Overlay(rules) => Told::Overlay(rules.enabled, rules.network, rules.bootstrap.len()),
             Command::Provide(chunks) => Told::Provide(chunks.len()),
             Command::Restore(known) => Told::Restore(known.len()),
@@ -200,7 +203,7 @@ fn snapshot() -> Snapshot {
         shaped: crate::node::command::ShapedSnapshot::default(),
     };
     Snapshot {
-        introductions: None,
+        introductions: Some(introductions::introduced()),
         circuit: Some(CircuitSnapshot {
             hops: 3,
             path: vec![PublicKey([7; 32])],

@@ -125,6 +125,10 @@ fn offers(_: &mut Lab, binary: &Path) -> Result<()> {
     ensure!(met, "an adopted friend is not met");
     ensure!(offer(&nodes[0], &ids[3])?.is_none(), "a friend is offered");
 
+    // It is a friend on both sides once both operators said so.
+    nodes[3].befriend(&nodes[0])?;
+    nodes[0].meets(&nodes[3])?;
+
     // Without their introducer both are still reached.
     nodes[1].kill();
     let input = lab.dir().join("input");
