@@ -303,6 +303,8 @@ fn a_stranger_hears_not_a_byte_where_only_friends_are_wanted() {
         let tree = tree(seed);
         let reference = put(&mut net, &[0], &tree);
         net.befriend(2, &[0]);
+        let stun = vec![net.nodes[0].address()];
+        net.command(2, Command::Nat(NatRules { stun, ..NatRules::default() }));
         get(&mut net, 2, 1, &reference, &[]);
         rest(&mut net, Duration::from_secs(90));
         assert!(bytes_between(&net, 2, 0) > 10_000, "seed {seed}: it was asked");
