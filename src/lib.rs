@@ -31,6 +31,7 @@ pub mod io;
 
 pub mod shard;
 
+pub mod bridge;
 pub mod socks;
 
 pub mod api;

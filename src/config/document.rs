@@ -8,6 +8,7 @@ use super::keys::{KEYS, Key, Kind, unknown};
 use super::{Config, ConfigError, FriendEntry, TunnelEntry, atomic, friends, tunnels};
 use crate::base::PublicKey;
 use crate::limits::CONFIG_SIZE_MAX;
+use crate::wire::bridge::BridgeUrl;
 
 /// The file, its text with comments, and what it says.
 pub struct ConfigFile {
@@ -77,6 +78,15 @@ impl ConfigFile {
     /// Takes a friend out and writes the file.
     pub fn remove_friend(&mut self, who: &str) -> Result<FriendEntry, ConfigError> {
         self.edit(|document, config| friends::remove(document, config, who))
+    }
+
+    /// Says by which bridge a friend is reached, none for no bridge, and writes the file.
+    pub fn set_friend_bridge(
+        &mut self,
+        who: &str,
+        bridge: Option<BridgeUrl>,
+    ) -> Result<FriendEntry, ConfigError> {
+        self.edit(|document, config| friends::set_bridge(document, config, who, bridge))
     }
 
     /// Enters or changes a tunnel and writes the file. Returns whether it is new.
@@ -269,7 +279,7 @@ mod tests {
 
     fn friend(seed: u8, name: Option<&str>) -> FriendEntry {
         let addresses = vec!["[2001:db8::1]:4600".parse().expect("address")];
-        FriendEntry { name: name.map(str::to_owned), card: card(seed), addresses, trust: 70 }
+        FriendEntry { name: name.map(str::to_owned), card: card(seed), addresses, trust: 70, bridge: None }
     }
 
     fn parse(text: &str) -> Result<Config, String> {

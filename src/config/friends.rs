@@ -11,6 +11,7 @@ use crate::base::id::parse_hex;
 use crate::crypto::IdentityCard;
 use crate::crypto::rank::PLACE_FLOOR_BITS;
 use crate::limits::{ADDRESSES_PER_PEER_MAX, FRIENDS_MAX};
+use crate::wire::bridge::{BadBridge, BridgeUrl};
 use crate::wire::invite::{Invite, network_hash};
 
 /// Trust of a friend for whom none is given.
@@ -27,6 +28,8 @@ pub struct FriendEntry {
     pub addresses: Vec<SocketAddr>,
     /// 0 to 100.
     pub trust: u8,
+    /// The bridge by which it is reached where UDP does not get through.
+    pub bridge: Option<BridgeUrl>,
 }
 
 impl FriendEntry {
@@ -58,6 +61,7 @@ impl FriendEntry {
             name: name.or_else(|| known.and_then(|friend| friend.name.clone())),
             card: invite.card,
             addresses: invite.addresses,
+            bridge: invite.bridge.or_else(|| known.and_then(|friend| friend.bridge.clone())),
             trust: trust.or(known.map(|friend| friend.trust)).unwrap_or(DEFAULT_TRUST),
         })
     }
@@ -71,7 +75,7 @@ impl FriendEntry {
         let wrong = |field: &str, wanted: &str| {
             ConfigError::Invalid(format!("friend {number}: {field} must be {wanted}"))
         };
-        let known = ["key", "place_nonce", "rank_nonce", "addresses", "trust", "name"];
+        let known = ["key", "place_nonce", "rank_nonce", "addresses", "trust", "name", "bridge"];
         if let Some((name, _)) = table.iter().find(|(name, _)| !known.contains(name)) {
             return Err(unknown(&format!("friend.{name}")));
         }
@@ -112,7 +116,14 @@ impl FriendEntry {
                 Some(label(text).map_err(|wanted| wrong("name", &wanted))?)
             }
         };
-        Ok(Self { name, card, addresses, trust })
+        let bridge = match table.get("bridge") {
+            None => None,
+            Some(item) => {
+                let url = item.as_str().ok_or_else(|| wrong("bridge", "a text"))?;
+                Some(url.parse().map_err(|bad: BadBridge| wrong("bridge", &format!("a URL: {bad}")))?)
+            }
+        };
+        Ok(Self { name, card, addresses, trust, bridge })
     }
 
     fn write(&self, table: &mut Table) {
@@ -131,6 +142,12 @@ impl FriendEntry {
         let addresses: Array = self.addresses.iter().map(SocketAddr::to_string).collect();
         set(table, "addresses", value(addresses));
         set(table, "trust", value(i64::from(self.trust)));
+        match &self.bridge {
+            Some(bridge) => set(table, "bridge", value(bridge.to_string())),
+            None => {
+                table.remove("bridge");
+            }
+        }
     }
 }
 
@@ -242,6 +259,19 @@ pub(super) fn remove(
         }
     }
     Ok(config.friends[index].clone())
+}
+
+/// Says by which bridge a friend is reached, or that it has none any more; the friend as it is then.
+pub(super) fn set_bridge(
+    document: &mut DocumentMut,
+    config: &Config,
+    who: &str,
+    bridge: Option<BridgeUrl>,
+) -> Result<FriendEntry, ConfigError> {
+    let index = find(&config.friends, who)?;
+    let entry = FriendEntry { bridge, ..config.friends[index].clone() };
+    enter(document, config, &entry)?;
+    Ok(entry)
 }
 
 /// The index of the friend that `who` names.

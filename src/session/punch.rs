@@ -229,7 +229,24 @@ impl Sessions {
         true
     }
 
+    /// A peer is reached by another path than straight, too: a session with it goes on there when it falls silent.
+    pub fn set_spare(&mut self, now: Time, key: SessionKey, spare: Path) {
+        let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return };
+        if session.closing.is_some() || session.belongs.is_some() {
+            return;
+        }
+        if let Some(lanes) = &mut session.lanes {
+            lanes.relayed.get_or_insert_with(|| Relayed::new(spare, now));
+        }
+        self.arm(key);
+    }
+
     /// Whether the session's packets go through another peer.
+    pub fn is_on_way(&self, key: SessionKey) -> bool {
+        self.path(key).is_some_and(|path| path.is_way())
+    }
+
+    /// Whether the session's packets go through another peer, or by a bridge.
     pub fn is_relayed(&self, key: SessionKey) -> bool {
         self.path(key).is_some_and(|path| path.is_relayed())
     }

@@ -234,6 +234,7 @@ mod tests {
             trust: None,
             address: None,
             relayed: false,
+            bridged: false,
             relayed_by: None,
             straight_after_us: None,
             connected: true,

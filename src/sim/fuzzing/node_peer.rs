@@ -327,7 +327,12 @@ impl Scene {
             0 => Command::Friends(Vec::new()),
             1 | 2 => {
                 let card = *self.hostile.identity.card();
-                Command::Friends(vec![Friend { card, addresses: vec![self.hostile.address], trust: 50 }])
+                Command::Friends(vec![Friend {
+                    card,
+                    addresses: vec![self.hostile.address],
+                    bridge: None,
+                    trust: 50,
+                }])
             }
             3 | 4 if self.next_job < 4 => {
                 self.next_job += 1;
@@ -398,7 +403,7 @@ impl Scene {
             self.key = self.hostile.connect(self.now, &node, &[self.at], b"");
         } else {
             let card = *self.hostile.identity.card();
-            let friend = Friend { card, addresses: vec![self.hostile.address], trust: 50 };
+            let friend = Friend { card, addresses: vec![self.hostile.address], bridge: None, trust: 50 };
             self.input(NodeInput::Command(Command::Friends(vec![friend])));
         }
         self.exchange();
@@ -438,7 +443,7 @@ pub(super) fn transfer() -> Vec<Vec<u8>> {
     let mut scene = Scene::new(&mut zeros);
     scene.heard_payloads = Some(Vec::new());
     let card = *scene.hostile.identity.card();
-    let friend = Friend { card, addresses: vec![scene.hostile.address], trust: 50 };
+    let friend = Friend { card, addresses: vec![scene.hostile.address], bridge: None, trust: 50 };
     scene.input(NodeInput::Command(Command::Friends(vec![friend])));
     scene.exchange();
     // It gets a tree …
@@ -477,7 +482,7 @@ mod tests {
     fn an_introduction_that_is_not_whole_in_time_is_given_up() {
         let mut scene = Scene::new(&mut Input::new(&[0; 8]));
         let card = *scene.hostile.identity.card();
-        let friend = Friend { card, addresses: vec![scene.hostile.address], trust: 50 };
+        let friend = Friend { card, addresses: vec![scene.hostile.address], bridge: None, trust: 50 };
         scene.input(NodeInput::Command(Command::Friends(vec![friend])));
         scene.exchange();
         let hello = Hello::ours(&[CHUNK_CHANNEL]).emit();

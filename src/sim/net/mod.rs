@@ -153,7 +153,7 @@ impl Net {
     pub fn befriend(&mut self, node: usize, friends: &[usize]) {
         let friends = friends.iter().map(|&index| {
             let friend = &self.nodes[index];
-            Friend { card: *friend.card(), addresses: vec![friend.address], trust: 50 }
+            Friend { card: *friend.card(), addresses: vec![friend.address], bridge: None, trust: 50 }
         });
         let friends = friends.collect();
         self.command(node, Command::Friends(friends));
