@@ -52,12 +52,13 @@ impl Line {
         let Ok(socket) = socket.map(Arc::new) else { return };
         let mut carriers: BTreeMap<u16, Queue> = BTreeMap::new();
         let mut tasks = tokio::task::JoinSet::new();
-        let mut buffer = [0; DATAGRAM_MAX];
+        // A byte more than any has, so that what is cut off is known.
+        let mut buffer = [0; DATAGRAM_MAX + 1];
         loop {
             // An error is of what was sent before, to a port that is closed: a daemon that ends.
             let Ok((len, from)) = socket.recv_from(&mut buffer).await else { continue };
             // Others of this host have nothing to say here.
-            if !self.host.has(from.port()) {
+            if !self.host.has(from.port()) || len > DATAGRAM_MAX {
                 continue;
             }
             let queue = carriers.entry(from.port()).or_insert_with(|| {
@@ -73,7 +74,7 @@ impl Line {
     async fn carry(self, mut waits: Waits, socket: Arc<UdpSocket>, shard: SocketAddr) {
         let deliver = |bytes: &[u8]| _ = socket.try_send_to(bytes, shard);
         let least = Duration::from_millis(BRIDGE_RETRY_MS_MIN);
-        let (mut pause, mut said) = (least, String::new());
+        let (mut pause, mut said, mut known) = (least, String::new(), Vec::new());
         loop {
             // What wakes it stays in the queue: it is what the connection is for.
             if !waits.any().await {
@@ -81,7 +82,7 @@ impl Line {
             }
             let limit = Duration::from_millis(BRIDGE_CONNECT_MS_MAX);
             let late = || Err("it does not answer".to_owned());
-            match timeout(limit, self.connect()).await.unwrap_or_else(|_| late()) {
+            match timeout(limit, self.connect(&mut known)).await.unwrap_or_else(|_| late()) {
                 Ok(stream) => {
                     Stats::add(&self.stats.connected, 1);
                     let here = Present::new(&self.stats.lines);
@@ -125,12 +126,16 @@ impl Line {
     }
 
     /// TCP, TLS and WebSocket. An error is what a person can do something about.
-    async fn connect(&self) -> Result<WebSocketStream<Box<dyn Stream>>, String> {
+    async fn connect(&self, known: &mut Vec<SocketAddr>) -> Result<WebSocketStream<Box<dyn Stream>>, String> {
         let url = &self.url;
-        let found = tokio::net::lookup_host((url.host(), url.port())).await;
-        let found = found.map_err(|error| format!("its name has no address: {error}"))?;
+        match tokio::net::lookup_host((url.host(), url.port())).await {
+            Ok(found) => *known = found.take(BRIDGE_ADDRESSES_MAX).collect(),
+            // Where it was before: names may be looked up through a tunnel that this bridge is to carry.
+            Err(error) if known.is_empty() => return Err(format!("its name has no address: {error}")),
+            Err(_) => {}
+        }
         let mut last = "its name has no address".to_owned();
-        for address in found.take(BRIDGE_ADDRESSES_MAX) {
+        for address in known.iter().copied() {
             match reach(address).await {
                 Ok(tcp) => {
                     let stream = match url.is_tls() {

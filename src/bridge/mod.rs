@@ -16,6 +16,8 @@ mod line;
 mod pump;
 mod server;
 pub mod stats;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 use std::collections::BTreeMap;

@@ -10,6 +10,7 @@ use hyper::service::service_fn;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Request, server::conn::http1};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
@@ -25,6 +26,7 @@ use super::{Host, Serving, plain};
 use crate::base::bridge::guests_of;
 use crate::crypto::hash::blake3;
 use crate::limits::{BRIDGE_GREETING_MS_MAX, BRIDGE_GUEST_IDLE_MS_MAX, BRIDGE_REQUEST_MAX, DATAGRAM_MAX};
+use crate::sys::socket::MARK;
 
 /// Where guests come, before anybody does.
 pub(super) struct Server {
@@ -70,6 +72,8 @@ impl Server {
         let tls = tls.map_err(|why| format!("the bridge: {why}"))?;
         let listener = std::net::TcpListener::bind(listen).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
+        // Connections that come have it, too: no tunnel of this node takes them in.
+        let _ = SockRef::from(&listener).set_mark(MARK);
         let listen = listener.local_addr().map_err(failed)?;
         match &tls {
             Some((_, pin)) => tracing::info!("a bridge is at {listen}, with the certificate sha256={pin}"),

@@ -26,10 +26,11 @@ pub struct Serving {
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     let own = &config.bridge;
     let invalid = |text: String| Err(ConfigError::Invalid(text));
+    // One after another is set: only then is it looked whether they fit.
+    let Some(listen) = own.listen else { return Ok(()) };
     if own.certificate.is_some() != own.key.is_some() {
         return invalid("bridge.certificate and bridge.key belong together: set both, or neither".into());
     }
-    let Some(listen) = own.listen else { return Ok(()) };
     if own.path.is_empty() {
         return invalid(
             "a bridge has a secret path by which its guests are known: set bridge.path first, to / and something long \

@@ -1,6 +1,7 @@
 //! Nodes around one another: content put on one is got on another, whatever the link does.
 
 mod anonymous;
+mod bridge;
 mod circuits;
 mod exits;
 mod faults;

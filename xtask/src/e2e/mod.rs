@@ -1,6 +1,7 @@
 //! `cargo xtask e2e`: real daemons in network namespaces, and what happens to them: files that arrive,
 //! processes that are killed, disks that fill, strangers that knock. Each case has a lab of its own.
 
+mod bridge;
 mod devices;
 mod faults;
 mod hostile;
@@ -61,6 +62,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
         onion::giving::CASES,
         overlay::CASES,
         nat::CASES,
+        bridge::CASES,
         hostile::CASES,
     ];
     all.into_iter().flatten()

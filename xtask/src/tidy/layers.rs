@@ -26,7 +26,7 @@ const SOCKS: &[&str] = &[
 ];
 const ALL: &[&str] = &[
     "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay",
-    "service", "node", "sys", "io", "shard", "socks", "config", "api", "cli",
+    "service", "node", "sys", "io", "shard", "socks", "bridge", "config", "api", "cli",
 ];
 
 const LAYERS: &[Layer] = &[
@@ -53,6 +53,7 @@ const LAYERS: &[Layer] = &[
     Layer { module: "io", may: &["limits", "base", "crypto", "wire", "sys"] },
     Layer { module: "shard", may: SHARD },
     Layer { module: "socks", may: SOCKS },
+    Layer { module: "bridge", may: &["limits", "base", "crypto", "wire", "sys"] },
     Layer { module: "config", may: BELOW_NODE },
     Layer {
         module: "api",
