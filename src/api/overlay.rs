@@ -67,8 +67,8 @@ impl Api {
         let _one = self.telling.lock().await;
         let rules = {
             let config = self.config();
-            let own =
-                if config.overlay_enabled { make_invite(&config, &self.card) } else { Err(String::new()) };
+            // Friends that are reached by others, or by bridges, are told in any case.
+            let own = make_invite(&config, &self.card);
             // What the router maps is where others reach it.
             let mapped = *lock(&self.mapped_address);
             let own = own.map_or(Vec::new(), |invite| invite.addresses);

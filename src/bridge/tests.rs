@@ -72,7 +72,8 @@ fn serving(tls: bool) -> Serving {
 fn bridge(node: &Node, tls: bool) -> (Bridges, BridgeUrl) {
     let bridges = start(node, Some(serving(tls)));
     let at = bridges.listen().expect("it serves");
-    let url = if tls { format!("wss://{at}{PATH}#sha256={}", PIN.trim()) } else { format!("ws://{at}{PATH}") };
+    let url =
+        if tls { format!("wss://{at}{PATH}#sha256={}", PIN.trim()) } else { format!("ws://{at}{PATH}") };
     (bridges, url.parse().expect("a URL"))
 }
 
@@ -258,7 +259,8 @@ fn one_address_has_so_many_connections_and_no_more() {
         let mut guests = Vec::new();
         for number in 0..=BRIDGE_CONNECTIONS_PER_ADDRESS_MAX {
             let tcp = tokio::net::TcpStream::connect((url.host(), url.port())).await.expect("connected");
-            let (mut socket, _) = tokio_tungstenite::client_async(url.to_string(), tcp).await.expect("let in");
+            let (mut socket, _) =
+                tokio_tungstenite::client_async(url.to_string(), tcp).await.expect("let in");
             if number < BRIDGE_CONNECTIONS_PER_ADDRESS_MAX {
                 guests.push(socket);
             } else {

@@ -96,6 +96,7 @@ impl Node {
                         }
                     }
                 }
+                SessionEvent::Silent { session } => self.call_anew(clock, session),
                 SessionEvent::Closed { session, why } => self.peer_down(clock, session, &why),
                 SessionEvent::Moved { session, .. } => {
                     let Some(id) = self.by_session.get(&session).copied() else { continue };
@@ -304,6 +305,17 @@ impl Node {
             if session.is_some() {
                 self.want_way(clock.now, &friend.card, false);
             }
+        }
+    }
+
+    /// A friend is called as if there were no session with it: a new one takes the old one's place if it answers.
+    fn call_anew(&mut self, clock: Clock, session: SessionKey) {
+        let key = self.by_session.get(&session).and_then(|id| self.peers.get(id)).map(|peer| peer.card.key);
+        let Some(friend) = key.and_then(|key| self.friends.get(&key)).cloned() else { return };
+        let Some(bridge) = friend.bridge else { return };
+        let addresses = if friend.addresses.is_empty() { vec![bridge] } else { friend.addresses };
+        if self.sessions.connect(clock.now, clock.wall, &friend.card, &addresses, b"").is_ok() {
+            self.want_way(clock.now, &friend.card, false);
         }
     }
 

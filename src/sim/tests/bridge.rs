@@ -25,7 +25,7 @@ fn pair(seed: u64) -> Net {
 
 fn befriend(net: &mut Net, by_udp: bool) {
     let bridge = Some(net.bridge(1, 0, 1));
-    let addresses = if by_udp { vec![net.nodes[0].address] } else { Vec::new() };
+    let addresses = if by_udp { vec![net.nodes[0].address()] } else { Vec::new() };
     let friend = Friend { card: net.card(0), addresses, bridge, trust: 50 };
     net.command(1, Command::Friends(vec![friend]));
     net.befriend(0, &[1]);
@@ -134,7 +134,7 @@ fn a_guest_reaches_its_friends_friend_through_that_friend() {
         net.block(1, true);
         let bridge = Some(net.bridge(1, 0, 1));
         let friend = |net: &Net, node: usize, bridge| {
-            let addresses = vec![net.nodes[node].address];
+            let addresses = vec![net.nodes[node].address()];
             Friend { card: net.card(node), addresses, bridge, trust: 50 }
         };
         let friends = vec![friend(&net, 0, bridge), friend(&net, 2, None)];

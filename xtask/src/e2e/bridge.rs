@@ -13,8 +13,16 @@ use crate::lab::{Host, Lab, Node, files};
 use crate::stop;
 
 pub const CASES: &[Case] = &[
-    Case { name: "bridge", about: "UDP is blocked: a bridge with TLS carries, and UDP when it is not", run: tls },
-    Case { name: "bridge-plain", about: "a bridge without TLS; who does not know its path hears of nothing", run: plain },
+    Case {
+        name: "bridge",
+        about: "UDP is blocked: a bridge with TLS carries, and UDP when it is not",
+        run: tls,
+    },
+    Case {
+        name: "bridge-plain",
+        about: "a bridge without TLS; who does not know its path hears of nothing",
+        run: plain,
+    },
 ];
 
 const SECRET: &str = "/a-path-that-nobody-guesses";
@@ -169,7 +177,7 @@ fn killed(lab: &Lab, a: &mut Node, b: &Node) -> Result<()> {
 /// What a web server answers to a question.
 fn ask(node: &Node, question: &str) -> Result<String> {
     // Through the namespace: this process is in none.
-    let script = format!("exec 3<>/dev/tcp/{}/{PORT}; cat >&3; timeout 5 head -c 600 <&3", node.host.address);
+    let script = format!("exec 3<>/dev/tcp/{}/{PORT}; cat >&3; timeout 5 cat <&3", node.host.address);
     let mut child = node
         .host
         .command("bash")
@@ -196,8 +204,9 @@ fn plain(lab: &mut Lab, binary: &Path) -> Result<()> {
     a.start()?;
     b.start()?;
 
-    let get = |path: &str, more: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: {more}\r\n\r\n");
-    let upgrade = "Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==";
+    let get =
+        |path: &str, more: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: {more}\r\n\r\n");
+    let upgrade = "Upgrade, close\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==";
     let undated = |answer: String| -> String {
         let lines = answer.lines().filter(|line| !line.starts_with("date:"));
         lines.collect::<Vec<_>>().join("\n")
