@@ -260,17 +260,15 @@ mod tests {
     /// What programs before bridges print is read, and what is printed without one they read.
     #[test]
     fn an_invitation_without_a_bridge_is_as_it_was() {
-        let old = "tornet:node:aeaaaaaaaaaaaaaaaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqaaaaaaaaaaaaaaaaaaaaaaaaaaaaaiaqidaaaaaaa";
+        let old = "tornet:node:aeaaaaaaaaaaaaabaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaaaaaaaaaaaaaaaaaaaaaaaaaac\
+                   bgaaabad6argfyx3sy";
         let card = IdentityCard { key: PublicKey([1; 32]), place_nonce: 0, rank_nonce: 0 };
         let addresses = vec!["192.0.2.1:4600".parse().expect("an address")];
         let invite = Invite { network: [0; 8], card, addresses, bridge: None };
-        let text = invite.to_string();
-        assert_eq!(text.len(), PREFIX.len() + ((FIXED_LEN + 7 + CHECKSUM_LEN) * 8).div_ceil(5));
-        assert!(text.starts_with(&old[..PREFIX.len() + 16]), "{text}");
+        assert_eq!(invite.to_string(), old);
+        assert_eq!(old.parse(), Ok(invite.clone()));
         let bridge = "wss://b.example/a-secret-path".parse().expect("a bridge");
-        let bridged = Invite { bridge: Some(bridge), ..invite.clone() };
-        assert_eq!(bridged.to_string().parse(), Ok(bridged.clone()));
-        assert_ne!(bridged.to_string(), text);
-        assert_eq!(text.parse(), Ok(invite));
+        let bridged = Invite { bridge: Some(bridge), ..invite };
+        assert_eq!(bridged.to_string().parse(), Ok(bridged));
     }
 }

@@ -127,6 +127,23 @@ fn a_guest_that_comes_anew_is_followed() {
     }
 }
 
+/// Found by the end-to-end case: who has the bridge cannot call, and its guest waited for the old session's end.
+#[test]
+fn who_has_the_bridge_and_begins_anew_is_called_soon() {
+    for seed in 1..=SEEDS {
+        let mut net = pair(seed);
+        net.block(1, true);
+        assert!(net.run_until(CONNECTED, |net| are_bridged(net, true)), "seed {seed}: no session");
+        net.restart(0);
+        assert!(!are_connected(&net));
+        let keepalive = Duration::from_millis(crate::limits::KEEPALIVE_MS);
+        let soon = keepalive + Duration::from_millis(2 * crate::limits::DIRECT_SILENT_MS) + CONNECTED;
+        assert!(soon < Duration::from_millis(crate::limits::SESSION_IDLE_MS_MAX));
+        assert!(net.run_until(soon, |net| are_bridged(net, true)), "seed {seed}: not called");
+        assert_usable(&mut net, 1, 0, 1);
+    }
+}
+
 #[test]
 fn a_guest_reaches_its_friends_friend_through_that_friend() {
     for seed in 1..=SEEDS {

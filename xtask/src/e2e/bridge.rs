@@ -199,6 +199,8 @@ fn plain(lab: &mut Lab, binary: &Path) -> Result<()> {
     set(&a, &[("bridge.path", SECRET)])?;
     let refused = a.attempt(&["config", "set", "bridge.listen", &format!("0.0.0.0:{PORT}")], PROMPT)?;
     ensure!(!refused.status.success() && refused.stderr.contains("bridge.public"), "{}", refused.stderr);
+    // Of several shards each has a connection of its own.
+    [&a, &b].into_iter().try_for_each(|node| set(node, &[("shards.count", "2")]))?;
     set(&a, &[("bridge.public", "true"), ("bridge.listen", &format!("0.0.0.0:{PORT}"))])?;
     [&here, &there].into_iter().try_for_each(block)?;
     a.start()?;
