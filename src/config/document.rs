@@ -8,7 +8,6 @@ use super::keys::{KEYS, Key, Kind, unknown};
 use super::{Config, ConfigError, FriendEntry, TunnelEntry, atomic, friends, tunnels};
 use crate::base::PublicKey;
 use crate::limits::CONFIG_SIZE_MAX;
-use crate::wire::bridge::BridgeUrl;
 
 /// The file, its text with comments, and what it says.
 pub struct ConfigFile {
@@ -80,15 +79,6 @@ impl ConfigFile {
         self.edit(|document, config| friends::remove(document, config, who))
     }
 
-    /// Says by which bridge a friend is reached, none for no bridge, and writes the file.
-    pub fn set_friend_bridge(
-        &mut self,
-        who: &str,
-        bridge: Option<BridgeUrl>,
-    ) -> Result<FriendEntry, ConfigError> {
-        self.edit(|document, config| friends::set_bridge(document, config, who, bridge))
-    }
-
     /// Enters or changes a tunnel and writes the file. Returns whether it is new.
     pub fn add_tunnel(&mut self, tunnel: &TunnelEntry) -> Result<bool, ConfigError> {
         self.edit(|document, _| tunnels::enter(document, tunnel))
@@ -100,7 +90,7 @@ impl ConfigFile {
     }
 
     /// Edits a copy, checks all of it, writes it, and only then adopts it.
-    fn edit<T>(
+    pub(super) fn edit<T>(
         &mut self,
         change: impl FnOnce(&mut DocumentMut, &Config) -> Result<T, ConfigError>,
     ) -> Result<T, ConfigError> {

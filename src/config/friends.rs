@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, TableLike, Value, value};
 
 use super::keys::{label, unknown};
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, ConfigFile};
 use crate::base::PublicKey;
 use crate::base::id::parse_hex;
 use crate::crypto::IdentityCard;
@@ -261,17 +261,20 @@ pub(super) fn remove(
     Ok(config.friends[index].clone())
 }
 
-/// Says by which bridge a friend is reached, or that it has none any more; the friend as it is then.
-pub(super) fn set_bridge(
-    document: &mut DocumentMut,
-    config: &Config,
-    who: &str,
-    bridge: Option<BridgeUrl>,
-) -> Result<FriendEntry, ConfigError> {
-    let index = find(&config.friends, who)?;
-    let entry = FriendEntry { bridge, ..config.friends[index].clone() };
-    enter(document, config, &entry)?;
-    Ok(entry)
+impl ConfigFile {
+    /// Says by which bridge a friend is reached, none for no bridge, and writes the file. The friend as it is then.
+    pub fn set_friend_bridge(
+        &mut self,
+        who: &str,
+        bridge: Option<BridgeUrl>,
+    ) -> Result<FriendEntry, ConfigError> {
+        self.edit(|document, config| {
+            let index = find(&config.friends, who)?;
+            let entry = FriendEntry { bridge, ..config.friends[index].clone() };
+            enter(document, config, &entry)?;
+            Ok(entry)
+        })
+    }
 }
 
 /// The index of the friend that `who` names.

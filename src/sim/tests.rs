@@ -1,7 +1,6 @@
 //! Nodes around one another: content put on one is got on another, whatever the link does.
 
 mod anonymous;
-mod bridge;
 mod circuits;
 mod exits;
 mod faults;

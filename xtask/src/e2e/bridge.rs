@@ -95,10 +95,36 @@ fn passes(lab: &Lab, from: &Node, to: &Node, name: &str) -> Result<()> {
     files::same(&tree, &out).map(drop)
 }
 
-fn tls(lab: &mut Lab, binary: &Path) -> Result<()> {
-    let (here, there) = (lab.a().clone(), lab.b().clone());
-    let mut a = node(lab, &here, "a", binary, 4001)?;
-    let mut b = node(lab, &there, "b", binary, 4002)?;
+/// Two friends, of whom the first has a bridge with TLS that its invitation names.
+pub struct Pair {
+    pub a: Node,
+    pub b: Node,
+}
+
+impl Pair {
+    /// Both run, and are friends.
+    pub fn start(lab: &Lab, binary: &Path) -> Result<Pair> {
+        let (mut a, mut b) = (with_bridge(lab, binary)?, node(lab, lab.b(), "b", binary, 4002)?);
+        a.start()?;
+        b.start()?;
+        a.befriend(&b)?;
+        b.run(&["friend", "add", a.run(&["invite", "--bridge"], PROMPT)?.stdout.trim()], PROMPT)?;
+        Ok(Pair { a, b })
+    }
+
+    /// Has them speak by the bridge, or by UDP alone, from now on.
+    pub fn go_by(&self, bridge: bool) -> Result<()> {
+        if bridge {
+            [&self.a.host, &self.b.host].into_iter().try_for_each(block)?;
+        }
+        settle(&self.a, &self.b, bridge)
+    }
+}
+
+/// A node with a bridge, which does not run yet.
+fn with_bridge(lab: &Lab, binary: &Path) -> Result<Node> {
+    let here = lab.a().clone();
+    let a = node(lab, &here, "a", binary, 4001)?;
     let (certificate, key) = (lab.dir().join("certificate.pem"), lab.dir().join("key.pem"));
     std::fs::write(&certificate, CERTIFICATE)?;
     std::fs::write(&key, KEY)?;
@@ -112,6 +138,12 @@ fn tls(lab: &mut Lab, binary: &Path) -> Result<()> {
             ("bridge.url", &format!("wss://{}:{PORT}{SECRET}#sha256={}", here.address, PIN.trim())),
         ],
     )?;
+    Ok(a)
+}
+
+fn tls(lab: &mut Lab, binary: &Path) -> Result<()> {
+    let (here, there) = (lab.a().clone(), lab.b().clone());
+    let (mut a, mut b) = (with_bridge(lab, binary)?, node(lab, &there, "b", binary, 4002)?);
     [&here, &there].into_iter().try_for_each(block)?;
     a.start()?;
     b.start()?;

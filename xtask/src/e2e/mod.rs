@@ -1,7 +1,7 @@
 //! `cargo xtask e2e`: real daemons in network namespaces, and what happens to them: files that arrive,
 //! processes that are killed, disks that fill, strangers that knock. Each case has a lab of its own.
 
-mod bridge;
+pub mod bridge;
 mod devices;
 mod faults;
 mod hostile;

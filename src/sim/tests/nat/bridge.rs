@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{assert_restored, finish, get, put, tree};
+use super::super::{assert_restored, finish, get, put, tree};
 use crate::base::bridge::is_bridged;
 use crate::node::Command;
 use crate::node::command::Friend;
