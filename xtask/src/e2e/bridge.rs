@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::Case;
+use super::{Case, tunnel};
 use crate::lab::node::{PATIENT, PROMPT, text};
 use crate::lab::{Host, Lab, Node, files};
 use crate::stop;
@@ -22,6 +22,11 @@ pub const CASES: &[Case] = &[
         name: "bridge-plain",
         about: "a bridge without TLS; who does not know its path hears of nothing",
         run: plain,
+    },
+    Case {
+        name: "bridge-tunnel",
+        about: "a tunnel that takes its friend's address, with a kill switch, does not take in the bridge that carries it",
+        run: tunnelled,
     },
 ];
 
@@ -203,6 +208,30 @@ fn killed(lab: &Lab, a: &mut Node, b: &Node) -> Result<()> {
     ensure!(status.success(), "`get` failed: {}", get.stderr().trim_end());
     lab.unlimit()?;
     ensure!(files::sha256(&out)? == files::sha256(&input)?, "the file differs");
+    Ok(())
+}
+
+fn tunnelled(lab: &mut Lab, binary: &Path) -> Result<()> {
+    let mut pair = Pair::start(lab, binary)?;
+    pair.go_by(true)?;
+    let (id_a, id_b) = (tunnel::id_of(&pair.a)?, tunnel::id_of(&pair.b)?);
+    pair.a.run(&["tunnel", "up", "--peer", &id_b, "--addr", "10.9.0.1/24"], PROMPT)?;
+    // The friend's own address, so that nothing of this network is an exception.
+    set(&pair.b, &[("tunnel.kill_switch", "true")])?;
+    let route = format!("{}/32", pair.a.host.address);
+    pair.b.run(&["tunnel", "up", "--peer", &id_a, "--addr", "10.9.0.2/24", "--route", &route], PROMPT)?;
+    tunnel::reaches(&pair.b, "10.9.0.1")?;
+    let table =
+        crate::sh::read(pair.b.host.command("nft").args(["list", "table", "inet", "tornet_tornet0"]))?;
+    ensure!(table.contains("admin-prohibited"), "there is no kill switch: {table}");
+    // A new connection is made while its far end is routed into the tunnel, and answers are looked for there.
+    let strict = ["-qw", "net.ipv4.conf.all.rp_filter=1", "net.ipv4.conf.all.src_valid_mark=1"];
+    crate::sh::read(pair.b.host.command("sysctl").args(strict))?;
+    pair.a.kill();
+    pair.a.start()?;
+    settle(&pair.a, &pair.b, true)?;
+    tunnel::reaches(&pair.b, "10.9.0.1")?;
+    println!("        the line was made anew beside a tunnel that takes its far end");
     Ok(())
 }
 
