@@ -30,6 +30,14 @@ impl Crowd {
         self.enter_within(ip, BRIDGE_CONNECTIONS_MAX, BRIDGE_CONNECTIONS_PER_ADDRESS_MAX)
     }
 
+    /// A place for a connection that may be anybody's: a web server of this host brings everybody, and those that it names are
+    /// counted as guests.
+    pub(super) fn admit(&self, ip: IpAddr) -> Option<Place> {
+        let anybody = ip.to_canonical().is_loopback();
+        let of_one = if anybody { BRIDGE_CONNECTIONS_MAX } else { BRIDGE_CONNECTIONS_PER_ADDRESS_MAX };
+        self.enter_within(ip, BRIDGE_CONNECTIONS_MAX, of_one)
+    }
+
     fn enter_within(&self, ip: IpAddr, most: usize, of_one: usize) -> Option<Place> {
         let of = source(ip);
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);

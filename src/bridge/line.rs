@@ -13,10 +13,10 @@ use tokio_tungstenite::tungstenite::handshake::client::{Request, generate_key};
 use tokio_tungstenite::tungstenite::http::header;
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
-use super::Host;
 use super::pump::{End, Queue, Waits, limits, pump};
 use super::stats::{Present, Stats};
 use super::tls::{self, Stream};
+use super::{Host, PAUSE};
 use crate::base::Rng;
 use crate::limits::{
     BRIDGE_ADDRESSES_MAX, BRIDGE_CONNECT_MS_MAX, BRIDGE_IDLE_MS_MAX, BRIDGE_RETRY_MS_MAX,
@@ -56,7 +56,10 @@ impl Line {
         let mut buffer = [0; DATAGRAM_MAX + 1];
         loop {
             // An error is of what was sent before, to a port that is closed: a daemon that ends.
-            let Ok((len, from)) = socket.recv_from(&mut buffer).await else { continue };
+            let Ok((len, from)) = socket.recv_from(&mut buffer).await else {
+                sleep(PAUSE).await;
+                continue;
+            };
             // Others of this host have nothing to say here.
             if !self.host.has(from.port()) || len > DATAGRAM_MAX {
                 continue;

@@ -26,6 +26,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -36,6 +37,9 @@ use crate::wire::bridge::BridgeUrl;
 use line::Line;
 use server::Server;
 use stats::Stats;
+
+/// After an error that may come again at once, and before the end.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The node whose datagrams they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,7 +109,11 @@ impl Bridges {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| format!("cannot start the bridges' thread: {error}"))?;
         let (of, counted) = (host.clone(), stats.clone());
-        let work = move || runtime.block_on(run(of, server, changes, counted, rng));
+        let work = move || {
+            runtime.block_on(run(of, server, changes, counted, rng));
+            // A name that is being looked up is not waited for.
+            runtime.shutdown_background();
+        };
         let thread = Builder::new().name("bridge".into()).spawn(work);
         let thread = thread.map_err(|error| format!("cannot start the bridges' thread: {error}"))?;
         let lines = Mutex::default();
@@ -203,4 +211,6 @@ async fn run(
             running.entry(url.clone()).or_insert_with(begin);
         }
     }
+    // What the node said at last may be on its way.
+    tokio::time::sleep(PAUSE).await;
 }

@@ -22,7 +22,7 @@ use super::line::tune;
 use super::pump::{Queue, limits, pump};
 use super::stats::{Present, Stats};
 use super::tls::Served;
-use super::{Host, Serving, plain};
+use super::{Host, PAUSE, Serving, plain};
 use crate::base::bridge::guests_of;
 use crate::crypto::hash::blake3;
 use crate::limits::{BRIDGE_GREETING_MS_MAX, BRIDGE_GUEST_IDLE_MS_MAX, BRIDGE_REQUEST_MAX, DATAGRAM_MAX};
@@ -99,16 +99,14 @@ impl Server {
         loop {
             let Ok((tcp, from)) = listener.accept().await else {
                 // Descriptors are short: whoever has some gives them back.
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(PAUSE).await;
                 continue;
             };
-            // A web server of this host brings everybody: then those that it names are counted, as guests.
             let peer = from.ip().to_canonical();
-            let place = self.shared.crowd.enter(peer);
-            if place.is_none() && !peer.is_loopback() {
+            let Some(place) = self.shared.crowd.admit(peer) else {
                 Stats::add(&self.shared.stats.refused, 1);
                 continue;
-            }
+            };
             tune(&tcp);
             let shared = self.shared.clone();
             tokio::spawn(async move {
@@ -199,7 +197,7 @@ async fn entertain(shared: &Shared, stream: TokioIo<Upgraded>, asker: IpAddr) {
             match socket.recv(&mut buffer).await {
                 Ok(len) if queue.push(&buffer[..len]) => {}
                 Ok(_) => return,
-                Err(_) => tokio::task::yield_now().await,
+                Err(_) => tokio::time::sleep(PAUSE).await,
             }
         }
     };

@@ -1,7 +1,6 @@
 //! Two nodes' ends of a bridge, over real sockets of loopback; the nodes themselves are sockets here.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
