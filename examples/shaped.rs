@@ -65,7 +65,10 @@ fn main() -> Fallible<()> {
         ["invitations", network, count] => {
             for number in 0..count.parse()? {
                 let (network, identity) = (network_hash(network), identity(number));
-                println!("{}", Invite { network, card: *identity.card(), addresses: Vec::new() });
+                println!(
+                    "{}",
+                    Invite { network, card: *identity.card(), addresses: Vec::new(), bridge: None }
+                );
             }
             Ok(())
         }

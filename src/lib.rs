@@ -32,6 +32,7 @@ pub mod io;
 
 pub mod shard;
 
+pub mod bridge;
 pub mod socks;
 
 pub mod api;

@@ -807,6 +807,51 @@ pub const OFFERS_SHOWN_MAX: usize = 256;
 /// Addresses kept for one peer at most.
 pub const ADDRESSES_PER_PEER_MAX: usize = 8;
 
+// ---- bridges (docs/protocol/bridge.md) ---------------------------------------------------------
+
+/// A bridge's URL at most, bytes.
+pub const BRIDGE_URL_MAX: usize = 255;
+/// The path in it at least and at most, bytes with its slash: what is shorter is guessed.
+pub const BRIDGE_PATH_MIN: usize = 9;
+/// See [`BRIDGE_PATH_MIN`].
+pub const BRIDGE_PATH_MAX: usize = 128;
+/// Connections that a bridge has at once at most, those that are not guests yet, or never will be, among them.
+pub const BRIDGE_CONNECTIONS_MAX: usize = 512;
+/// Those of one IPv4 address or IPv6 /64.
+pub const BRIDGE_CONNECTIONS_PER_ADDRESS_MAX: usize = 32;
+/// Time for TLS and the question of HTTP together, milliseconds; who is no guest by then is not waited for.
+pub const BRIDGE_GREETING_MS_MAX: u64 = 15_000;
+/// What a question of HTTP may be at most, bytes.
+pub const BRIDGE_REQUEST_MAX: usize = 16 << 10;
+/// Datagrams that wait in one direction of a bridge at most: for TCP to drain, or for a connection.
+pub const BRIDGE_QUEUE_MAX: usize = 512;
+/// Time that a datagram waits for TCP to drain before it is dropped, milliseconds: so the queue is a short one at any rate.
+pub const BRIDGE_QUEUE_MS_MAX: u64 = 150;
+/// Datagrams that are written before the connection is flushed, at most: a train.
+pub const BRIDGE_BATCH_MAX: usize = 64;
+/// What the kernel is given of one connection before it has sent what it has, bytes.
+pub const BRIDGE_UNSENT_BYTES: u32 = 128 << 10;
+/// After so long each side asks the other whether it is there, milliseconds: proxies close what says nothing for a minute.
+pub const BRIDGE_PING_MS: u64 = 20_000;
+/// A connection on which nothing was heard for so long has ended, milliseconds.
+pub const BRIDGE_SILENT_MS_MAX: u64 = 50_000;
+/// One that carried no datagram for so long is closed by who called, milliseconds.
+pub const BRIDGE_IDLE_MS_MAX: u64 = 120_000;
+/// And by who was called, milliseconds.
+pub const BRIDGE_GUEST_IDLE_MS_MAX: u64 = 300_000;
+/// Time to reach a bridge: its name, TCP, TLS and HTTP, milliseconds.
+pub const BRIDGE_CONNECT_MS_MAX: u64 = 15_000;
+/// Between two tries, milliseconds; it doubles up to the next.
+pub const BRIDGE_RETRY_MS_MIN: u64 = 500;
+/// See [`BRIDGE_RETRY_MS_MIN`].
+pub const BRIDGE_RETRY_MS_MAX: u64 = 30_000;
+/// Addresses that are tried of a bridge's name, at most.
+pub const BRIDGE_ADDRESSES_MAX: usize = 4;
+/// It is looked for another certificate so often at most, milliseconds.
+pub const BRIDGE_CERTIFICATE_MS: u64 = 60_000;
+/// Certificates and key, bytes.
+pub const BRIDGE_PEM_MAX: u64 = 256 << 10;
+
 // ---- translators (docs/protocol/nat.md) --------------------------------------------------------
 
 /// Addresses at which a node says it may be reached, to one that it meets, at most.
@@ -1567,6 +1612,9 @@ const _: () = {
             > 4 * (SOCKS_CLIENTS_MAX + SOCKS_LINGERING_MAX + 2 * SOCKS_LOOKUPS_MAX),
         "a port drawn at random is free"
     );
+    assert!(BRIDGE_PATH_MAX < BRIDGE_URL_MAX && BRIDGE_URL_MAX <= u8::MAX as usize);
+    assert!(BRIDGE_SILENT_MS_MAX > 2 * BRIDGE_PING_MS && BRIDGE_IDLE_MS_MAX < BRIDGE_GUEST_IDLE_MS_MAX);
+    assert!(BRIDGE_PING_MS < 60_000 && BRIDGE_QUEUE_MAX >= 2 * TRAIN_SEGMENTS_MAX);
     assert!(SOCKS_LINGER_MS < SOCKS_STUCK_MS_MAX && SOCKS_STUCK_MS_MAX < SOCKS_IDLE_MS_MAX);
     assert!(
         LIAR_MS > GET_LONELY_MS_MAX

@@ -48,6 +48,7 @@ fn main() -> Fallible<()> {
     let count: usize = count.parse()?;
     let mut crowd = Crowd::new(&relay, network, count.div_ceil(EACH).max(2))?;
     let invite = Invite {
+        bridge: None,
         network: relay.network,
         card: crowd.origins[0].card(),
         addresses: crowd.origins[0].addresses(),

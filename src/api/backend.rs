@@ -7,6 +7,7 @@ use crate::base::fileop::JobId;
 use crate::base::{ChunkId, Prefix};
 use crate::io::latency::Latencies;
 use crate::node::command::{Anonymous, Command};
+use crate::wire::bridge::BridgeUrl;
 
 /// The node's inbox (or the number of jobs) is at its bound; later there is room again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -47,6 +48,17 @@ pub trait Backend: Send + Sync + 'static {
     /// Has a SOCKS proxy as the plan says, or none any more. Blocks until one that there was has ended. An error is one
     /// clear line, and leaves none.
     fn socks(&self, plan: Option<SocksPlan>) -> Result<(), String>;
+
+    /// Has the bridges to friends that are named, and no others; where each takes datagrams for its friend. None where there is
+    /// none, or where it could not be made, of which the log has a line.
+    fn bridges(&self, wanted: &[Option<BridgeUrl>]) -> Vec<Option<SocketAddr>> {
+        vec![None; wanted.len()]
+    }
+
+    /// What this node's bridges do, if there are any.
+    fn bridge_state(&self) -> Option<BridgeState> {
+        None
+    }
 
     /// What the SOCKS proxy does, if there is one.
     fn socks_state(&self) -> Option<SocksState>;
@@ -106,6 +118,23 @@ pub struct SocksState {
     pub sent_bytes: u64,
     /// Bytes of connections from there.
     pub received_bytes: u64,
+}
+
+/// What the bridges do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BridgeState {
+    /// Where guests of this node's own bridge come, if it has one.
+    pub listen: Option<SocketAddr>,
+    /// Guests that are connected.
+    pub guests: u64,
+    /// Bridges to friends that are connected.
+    pub lines: u64,
+    /// Datagrams to the far side of any, and from there.
+    pub datagrams: (u64, u64),
+    /// Their bytes.
+    pub bytes: (u64, u64),
+    /// Datagrams that found no room, or waited too long for it.
+    pub dropped: u64,
 }
 
 /// What to publish.

@@ -16,6 +16,7 @@ use crate::config::{Config, FriendChange, FriendEntry};
 use crate::crypto::IdentityCard;
 use crate::limits::ADDRESSES_PER_PEER_MAX;
 use crate::overlay::site::{Realm, realm};
+use crate::wire::bridge::{BadBridge, BridgeUrl};
 use crate::wire::invite::{BadInvite, Invite, network_hash};
 
 /// `POST /v1/friends`.
@@ -25,6 +26,14 @@ struct Add {
     invite: String,
     trust: Option<u8>,
     name: Option<String>,
+    bridge: Option<String>,
+}
+
+/// `PUT /v1/friends/{who}/bridge`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SetBridge {
+    url: Option<String>,
 }
 
 pub(super) async fn invite(State(api): State<Arc<Api>>) -> Result<Response, ApiError> {
@@ -36,6 +45,15 @@ pub(super) async fn invite(State(api): State<Arc<Api>>) -> Result<Response, ApiE
     Ok(answer(&json!({ "invite": made.to_string(), "addresses": made.addresses })))
 }
 
+pub(super) async fn bridged_invite(State(api): State<Arc<Api>>) -> Result<Response, ApiError> {
+    let made = {
+        let config = api.config();
+        make_bridged_invite(&config, &api.card)
+    };
+    let made = made.map_err(ApiError::bad)?;
+    Ok(answer(&json!({ "invite": made.to_string(), "addresses": made.addresses })))
+}
+
 pub(super) async fn list(State(api): State<Arc<Api>>) -> Response {
     let friends: Vec<Value> = api.config().friends.iter().map(friend_json).collect();
     answer(&json!({ "friends": friends }))
@@ -43,8 +61,11 @@ pub(super) async fn list(State(api): State<Arc<Api>>) -> Response {
 
 pub(super) async fn add(State(api): State<Arc<Api>>, request: Body) -> Result<Response, ApiError> {
     let add: Add = body(request).await?;
-    let invite: Invite =
+    let mut invite: Invite =
         add.invite.trim().parse().map_err(|bad: BadInvite| ApiError::bad(bad.to_string()))?;
+    if let Some(url) = &add.bridge {
+        invite.bridge = Some(bridge_url(url)?);
+    }
     let own = api.card;
     let (entry, new) = api
         .edit(move |file| {
@@ -78,6 +99,22 @@ pub(super) async fn change(
     Ok(answer(&json!({ "friend": friend_json(&entry) })))
 }
 
+fn bridge_url(text: &str) -> Result<BridgeUrl, ApiError> {
+    text.parse().map_err(|bad: BadBridge| ApiError::bad(bad.to_string()))
+}
+
+pub(super) async fn set_bridge(
+    State(api): State<Arc<Api>>,
+    Path(who): Path<String>,
+    request: Body,
+) -> Result<Response, ApiError> {
+    let SetBridge { url } = body(request).await?;
+    let bridge = url.as_deref().map(bridge_url).transpose()?;
+    let entry = api.edit(move |file| file.set_friend_bridge(&who, bridge)).await?;
+    api.tell_friends().await?;
+    Ok(answer(&json!({ "friend": friend_json(&entry) })))
+}
+
 pub(super) async fn remove(
     State(api): State<Arc<Api>>,
     Path(who): Path<String>,
@@ -97,7 +134,17 @@ pub fn friend_json(friend: &FriendEntry) -> Value {
         "trust": friend.trust,
         "introduce": friend.introduce,
         "addresses": friend.addresses,
+        "bridge": friend.bridge.as_ref().map(ToString::to_string),
     })
+}
+
+/// The same with the bridge that leads to this node. Apart, since an invitation may be given to anybody, and the bridge's path
+/// is worth something while few know it.
+pub fn make_bridged_invite(config: &Config, card: &IdentityCard) -> Result<Invite, String> {
+    let bridge = config.bridge.url.clone().ok_or(
+        "it is not known where others find this node's bridge: tornet config set bridge.url wss://HOST/PATH",
+    )?;
+    Ok(Invite { bridge: Some(bridge), ..make_invite(config, card)? })
 }
 
 /// This node's invitation: the addresses that the operator advertises, else those that it listens on.
@@ -110,7 +157,7 @@ pub fn make_invite(config: &Config, card: &IdentityCard) -> Result<Invite, Strin
         config.advertise.iter().map(|a| (a.ip(), port(a)).into()).collect()
     };
     addresses.truncate(ADDRESSES_PER_PEER_MAX);
-    Ok(Invite { card: *card, addresses, network: network_hash(&config.network) })
+    Ok(Invite { card: *card, addresses, network: network_hash(&config.network), bridge: None })
 }
 
 fn interface_addresses() -> Result<Vec<IpAddr>, String> {

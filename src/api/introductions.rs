@@ -92,6 +92,7 @@ pub(super) async fn adopt(
         addresses: offer.addresses.clone(),
         trust,
         introduce: true,
+        bridge: None,
     };
     let (entry, new) = api
         .edit(move |file| {

@@ -26,6 +26,7 @@ mod status;
 pub mod tunnels;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,8 +35,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 pub use backend::{
-    AnonymousPut, Backend, Busy, PutEvent, PutHandle, PutProgress, PutRequest, SocksPlan, SocksState,
-    StoreStats, TunnelPlan,
+    AnonymousPut, Backend, BridgeState, Busy, PutEvent, PutHandle, PutProgress, PutRequest, SocksPlan,
+    SocksState, StoreStats, TunnelPlan,
 };
 use error::ApiError;
 pub use reports::Reports;
@@ -49,6 +50,7 @@ use crate::crypto::IdentityCard;
 use crate::io::clock::wall;
 use crate::limits::API_ANSWER_MS_MAX;
 use crate::node::command::{Asked, Command, Friend, IntroductionRules, NodeLimits, PeerLimits, Snapshot};
+use crate::wire::bridge::BridgeUrl;
 
 /// What the handlers share.
 pub struct Api {
@@ -141,13 +143,17 @@ impl Api {
 
     /// Tells the node who its friends are.
     pub async fn tell_friends(&self) -> Result<(), ApiError> {
-        let friend = |entry: &FriendEntry| Friend {
+        let entries = self.config().friends.clone();
+        let bridges: Vec<Option<BridgeUrl>> = entries.iter().map(|entry| entry.bridge.clone()).collect();
+        let bridges = self.backend.bridges(&bridges);
+        let friend = |(entry, bridge): (&FriendEntry, Option<SocketAddr>)| Friend {
             card: entry.card,
             addresses: entry.addresses.clone(),
+            bridge,
             trust: entry.trust,
             introduce: entry.introduce,
         };
-        let friends: Vec<Friend> = self.config().friends.iter().map(friend).collect();
+        let friends: Vec<Friend> = entries.iter().zip(bridges).map(friend).collect();
         self.command(|| Command::Friends(friends.clone())).await
     }
 

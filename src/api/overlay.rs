@@ -74,7 +74,8 @@ impl Api {
         let _one = self.telling.lock().await;
         let rules = {
             let config = self.config();
-            let own = if config.overlay_enabled { self.own_addresses(&config) } else { Vec::new() };
+            // Friends that are reached by others, or by bridges, are told in any case.
+            let own = self.own_addresses(&config);
             rules(&config, own)
         };
         if lock(&self.told_overlay).rules.as_ref() == Some(&rules) {

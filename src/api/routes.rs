@@ -10,7 +10,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -41,6 +41,8 @@ pub fn router(api: Arc<Api>, door: Door) -> Router {
             .route("/v1/friends/{who}", delete(friends::remove).patch(friends::change))
             .route("/v1/offers", get(introductions::list))
             .route("/v1/offers/{node}", post(introductions::adopt))
+            .route("/v1/friends/{who}/bridge", put(friends::set_bridge))
+            .route("/v1/invite/bridged", get(friends::bridged_invite))
             .route("/v1/tunnels", get(tunnels::list).post(tunnels::up).delete(tunnels::down))
             .route("/v1/tunnels/{who}", delete(tunnels::down))
             .route("/v1/circuit", post(circuits::up).delete(circuits::down))

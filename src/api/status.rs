@@ -14,7 +14,7 @@ use super::introductions::introductions_json;
 use super::overlay::overlay_json;
 use super::routes::answer;
 use super::tunnels::{socks_json, tunnels_json};
-use super::{Api, PutProgress, StoreStats, lock};
+use super::{Api, BridgeState, PutProgress, StoreStats, lock};
 use crate::base::fileop::JobId;
 use crate::config::Config;
 use crate::io::latency::Latencies;
@@ -63,6 +63,18 @@ impl View {
             snapshot.gauges.push(("socks_clients", clients, socks.clients as f64));
             let associations = "Applications among them that send datagrams";
             snapshot.gauges.push(("socks_associations", associations, socks.associations as f64));
+        }
+        if let Some(bridge) = api.backend.bridge_state() {
+            snapshot.gauges.push((
+                "bridge_guests",
+                "Guests connected to this node's bridge",
+                bridge.guests as f64,
+            ));
+            snapshot.gauges.push((
+                "bridge_lines",
+                "Bridges to friends that are connected",
+                bridge.lines as f64,
+            ));
         }
         snapshot.gauges.sort_by_key(|(name, ..)| *name);
         snapshot.gauges.dedup_by_key(|(name, ..)| *name);
@@ -131,6 +143,7 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Result<Response, ApiErr
         "down_bits": down,
         "peers": peers,
         "socks": socks,
+        "bridge": api.backend.bridge_state().map(|state| bridge_json(&state)),
         "store": {
             "local_chunks": store.local_chunks,
             "local_bytes": store.local_bytes,
@@ -164,6 +177,7 @@ fn peer_json(peer: &PeerSnapshot, config: &Config) -> Value {
         "connected": peer.connected,
         "address": peer.address,
         "relayed": peer.relayed,
+        "bridged": peer.bridged,
         "relayed_by": peer.relayed_by.map(|node| node.to_string()),
         "straight_after_us": peer.straight_after_us,
         "rtt_us": peer.rtt_us,
@@ -187,6 +201,19 @@ fn peer_json(peer: &PeerSnapshot, config: &Config) -> Value {
         "queue_dropped": peer.shaped.queue_dropped,
         "queue_marked": peer.shaped.queue_marked,
         "overuse_bytes": peer.shaped.overuse_bytes,
+    })
+}
+
+fn bridge_json(state: &BridgeState) -> Value {
+    json!({
+        "listen": state.listen,
+        "guests": state.guests,
+        "lines": state.lines,
+        "sent_datagrams": state.datagrams.0,
+        "received_datagrams": state.datagrams.1,
+        "sent_bytes": state.bytes.0,
+        "received_bytes": state.bytes.1,
+        "dropped_datagrams": state.dropped,
     })
 }
 

@@ -190,6 +190,7 @@ fn snapshot() -> Snapshot {
         introduced: None,
         address: "192.0.2.1:4600".parse().ok(),
         relayed: false,
+        bridged: false,
         relayed_by: None,
         straight_after_us: None,
         connected: true,
@@ -244,7 +245,8 @@ fn identity(seed: u8) -> Identity {
 
 fn invitation(seed: u8) -> String {
     let addresses = vec!["192.0.2.9:4600".parse().expect("address")];
-    Invite { card: *identity(seed).card(), addresses, network: network_hash("tornet") }.to_string()
+    Invite { card: *identity(seed).card(), addresses, network: network_hash("tornet"), bridge: None }
+        .to_string()
 }
 
 async fn world() -> World {

@@ -1,6 +1,7 @@
 //! Identifiers, units, time, places, bounded containers and seeded randomness: the words that every
 //! other module speaks. Imports nothing but [`crate::limits`].
 
+pub mod bridge;
 pub mod budget;
 pub mod content;
 pub mod fileop;

@@ -70,9 +70,19 @@ impl Path {
         if self.remote.is_ipv4() { 28 } else { 48 }
     }
 
-    /// Whether it leads through a peer ([`super::Way`]).
+    /// Whether it does not lead straight to the other end: through a peer, or by a bridge.
     pub fn is_relayed(&self) -> bool {
+        self.is_way() || self.is_bridged()
+    }
+
+    /// Whether it leads through a peer ([`super::Way`]).
+    pub fn is_way(&self) -> bool {
         super::Way::of(&self.remote).is_some()
+    }
+
+    /// Whether it leads by a bridge ([`super::bridge`]).
+    pub fn is_bridged(&self) -> bool {
+        super::bridge::is_bridged(&self.remote)
     }
 }
 

@@ -27,6 +27,9 @@ pub(super) enum Command {
         /// Shows it as a QR code, too, for a camera
         #[arg(long)]
         qr: bool,
+        /// Names this node's bridge, too (setting bridge.url): whoever has the invitation can use it
+        #[arg(long)]
+        bridge: bool,
     },
     /// Adds, removes and lists friends
     #[command(subcommand)]
@@ -83,6 +86,17 @@ pub(super) enum Friend {
         /// What to call it
         #[arg(long)]
         name: Option<String>,
+        /// The bridge by which it is reached where UDP does not get through: wss://host/path, perhaps with #sha256=… behind
+        #[arg(long, value_name = "URL")]
+        bridge: Option<String>,
+    },
+    /// Says by which bridge a friend is reached where UDP does not get through
+    Bridge {
+        /// Its name, or the beginning of its node id or key
+        node: String,
+        /// The bridge: wss://host/path, perhaps with #sha256=… behind; none takes it away
+        #[arg(value_name = "URL|none")]
+        url: String,
     },
     /// Lists the friends
     List {
@@ -397,6 +411,10 @@ mod tests {
             "tornet --dir /d invite",
             "tornet --dir /d invite --qr",
             "tornet --dir /d friend add tornet:node:x --trust 100 --name bob",
+            "tornet --dir /d friend add tornet:node:x --bridge wss://b.example/a-secret-path",
+            "tornet --dir /d friend bridge bob wss://b.example/a-secret-path",
+            "tornet --dir /d friend bridge bob none",
+            "tornet --dir /d invite --bridge",
             "tornet --dir /d friend list",
             "tornet --dir /d friend remove bob",
             "tornet --dir /d status --json --watch",

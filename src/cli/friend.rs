@@ -8,17 +8,23 @@ use serde_json::{Value, json};
 use super::client::{ask, not_running, segment};
 use super::show::table;
 use super::{Failure, args, print, tell};
-use crate::api::friends::{friend_json, make_invite};
-use crate::config::{ConfigError, ConfigFile, FriendChange, FriendEntry, NodeDir};
+use crate::api::friends::{friend_json, make_bridged_invite, make_invite};
+use crate::config::{Config, ConfigError, ConfigFile, FriendChange, FriendEntry, NodeDir};
+use crate::crypto::IdentityCard;
+use crate::wire::bridge::{BadBridge, BridgeUrl};
 use crate::wire::invite::{BadInvite, Invite};
 
-pub(super) fn invite(dir: &NodeDir, qr: bool) -> Result<(), Failure> {
-    let invite = match ask(dir, Method::GET, "/v1/invite", None)? {
+pub(super) fn invite(dir: &NodeDir, qr: bool, bridge: bool) -> Result<(), Failure> {
+    let (path, make): (_, fn(&Config, &IdentityCard) -> _) = match bridge {
+        true => ("/v1/invite/bridged", make_bridged_invite),
+        false => ("/v1/invite", make_invite),
+    };
+    let invite = match ask(dir, Method::GET, path, None)? {
         Some(answer) => answer["invite"].as_str().unwrap_or_default().to_owned(),
         None => {
             let config = dir.load_config()?;
             let identity = dir.load_identity()?;
-            make_invite(config.config(), identity.card()).map_err(Failure::new)?.to_string()
+            make(config.config(), identity.card()).map_err(Failure::new)?.to_string()
         }
     };
     if qr {
@@ -38,7 +44,8 @@ fn qr_code(text: &str) -> Result<String, Failure> {
 
 pub(super) fn friend(dir: &NodeDir, command: args::Friend) -> Result<(), Failure> {
     match command {
-        args::Friend::Add { invitation, trust, name } => add(dir, &invitation, trust, name),
+        args::Friend::Add { invitation, trust, name, bridge } => add(dir, &invitation, trust, name, bridge),
+        args::Friend::Bridge { node, url } => set_bridge(dir, &node, &url),
         args::Friend::List { json } => list(dir, json),
         args::Friend::Set { node, trust, name, introduce } => {
             set(dir, &node, FriendChange { trust, name, introduce })
@@ -49,9 +56,18 @@ pub(super) fn friend(dir: &NodeDir, command: args::Friend) -> Result<(), Failure
     }
 }
 
-fn add(dir: &NodeDir, invitation: &str, trust: Option<u8>, name: Option<String>) -> Result<(), Failure> {
-    let invite: Invite = invitation.trim().parse().map_err(|bad: BadInvite| Failure::new(bad))?;
-    let body = json!({ "invite": invitation, "trust": trust, "name": name });
+fn add(
+    dir: &NodeDir,
+    invitation: &str,
+    trust: Option<u8>,
+    name: Option<String>,
+    bridge: Option<String>,
+) -> Result<(), Failure> {
+    let mut invite: Invite = invitation.trim().parse().map_err(|bad: BadInvite| Failure::new(bad))?;
+    if let Some(url) = &bridge {
+        invite.bridge = Some(bridge_url(url)?);
+    }
+    let body = json!({ "invite": invitation, "trust": trust, "name": name, "bridge": bridge });
     let (friend, new) = match ask(dir, Method::POST, "/v1/friends", Some(&body))? {
         Some(answer) => (answer["friend"].clone(), answer["new"] == true),
         None => {
@@ -65,6 +81,27 @@ fn add(dir: &NodeDir, invitation: &str, trust: Option<u8>, name: Option<String>)
     };
     let verb = if new { "added" } else { "changed" };
     tell(format!("{verb} {} (trust {})", title(&friend), friend["trust"]));
+    Ok(())
+}
+
+fn bridge_url(text: &str) -> Result<BridgeUrl, Failure> {
+    text.parse().map_err(|bad: BadBridge| Failure::new(bad))
+}
+
+fn set_bridge(dir: &NodeDir, who: &str, url: &str) -> Result<(), Failure> {
+    let bridge = if url == "none" { None } else { Some(bridge_url(url)?) };
+    let (path, body) = (
+        format!("/v1/friends/{}/bridge", segment(who)),
+        json!({ "url": bridge.as_ref().map(BridgeUrl::to_string) }),
+    );
+    let friend = match ask(dir, Method::PUT, &path, Some(&body))? {
+        Some(answer) => answer["friend"].clone(),
+        None => offline(dir, |file| Ok(friend_json(&file.set_friend_bridge(who, bridge)?)))?,
+    };
+    tell(match friend["bridge"].as_str() {
+        Some(url) => format!("{} is reached by {url} where UDP does not get through", title(&friend)),
+        None => format!("{} is reached by UDP alone", title(&friend)),
+    });
     Ok(())
 }
 
@@ -85,10 +122,11 @@ fn list(dir: &NodeDir, as_json: bool) -> Result<(), Failure> {
             friend["rank"].to_string(),
             friend["trust"].to_string(),
             addresses.join(" "),
+            friend["bridge"].as_str().unwrap_or("-").to_owned(),
         ]
     };
     let rows: Vec<Vec<String>> = friends.iter().map(row).collect();
-    print(table(&["NAME", "NODE", "RANK", "TRUST", "ADDRESSES"], &[2, 3], &rows).trim_end())
+    print(table(&["NAME", "NODE", "RANK", "TRUST", "ADDRESSES", "BRIDGE"], &[2, 3], &rows).trim_end())
 }
 
 fn set(dir: &NodeDir, who: &str, change: FriendChange) -> Result<(), Failure> {
@@ -192,8 +230,6 @@ fn title(friend: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
-    use crate::crypto::IdentityCard;
 
     #[test]
     fn an_invitation_fits_a_terminal_as_a_qr_code_with_a_bright_margin() {

@@ -83,7 +83,7 @@ fn perform(args: args::Args) -> Result<(), Failure> {
     match args.command {
         Command::Init(init) => init::init(&dir, init),
         Command::Run => run::run(&dir),
-        Command::Invite { qr } => friend::invite(&dir, qr),
+        Command::Invite { qr, bridge } => friend::invite(&dir, qr, bridge),
         Command::Friend(command) => friend::friend(&dir, command),
         Command::Status { json, watch } => status::status(&dir, json, watch),
         Command::Put(put) => put::put(&dir, put),

@@ -2,14 +2,15 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::api::{
-    AnonymousPut, Backend, Busy, PutEvent, PutHandle, PutProgress, PutRequest, Reports, SocksPlan,
-    SocksState, StoreStats, TunnelPlan,
+    AnonymousPut, Backend, BridgeState, Busy, PutEvent, PutHandle, PutProgress, PutRequest, Reports,
+    SocksPlan, SocksState, StoreStats, TunnelPlan,
 };
 use crate::base::ChunkId;
+use crate::bridge::{Bridges, Host, Serving};
 use crate::config::{Config, NodeDir};
 use crate::crypto::rank::PLACE_FLOOR_BITS;
 use crate::crypto::{Identity, Secret};
@@ -25,6 +26,7 @@ use crate::shard::give::Given;
 use crate::shard::import::{ImportProgress, ImportRequest};
 use crate::socks::stats::Stats;
 use crate::socks::{self, Plan, Proxy};
+use crate::wire::bridge::BridgeUrl;
 
 /// Starts store, files thread and shard. Every report goes to `reports`.
 pub(super) fn start(
@@ -52,10 +54,29 @@ pub(super) fn start(
     {
         tracing::debug!("what an earlier tunnel left on this host may still be there: {error}");
     }
+    let serving = config.bridge.listen.map(|listen| Serving {
+        listen,
+        path: config.bridge.path.clone(),
+        tls: config.bridge.certificate.clone().zip(config.bridge.key.clone()),
+    });
+    let host = Host { listen: config.listen.clone(), port: config.port, shards: config.shards_count };
+    // Before the node, so that what is wrong with it is found before anything is started.
+    let bridges = serving.map(|serving| bridges(host.clone(), Some(serving))).transpose()?;
     let deliver = reports.clone();
     let fatal = Arc::new(move |why: &str| reports.fatal(why));
     let daemon = Daemon::start(daemon_config, Arc::new(move |report| deliver.deliver(report)), fatal)?;
-    Ok(Arc::new(Linked { daemon, dir: dir.clone(), socks: Mutex::default(), socks_stats: Arc::default() }))
+    Ok(Arc::new(Linked {
+        daemon,
+        dir: dir.clone(),
+        socks: Mutex::default(),
+        socks_stats: Arc::default(),
+        host,
+        bridges: Mutex::new(bridges),
+    }))
+}
+
+fn bridges(host: Host, serving: Option<Serving>) -> Result<Bridges, String> {
+    Bridges::start(host, serving, entropy::rng().map_err(|error| error.to_string())?)
 }
 
 struct Linked {
@@ -64,6 +85,9 @@ struct Linked {
     socks: Mutex<Option<Proxy>>,
     /// Also of those before it.
     socks_stats: Arc<Stats>,
+    host: Host,
+    /// From when this node has one, or is to use one.
+    bridges: Mutex<Option<Bridges>>,
 }
 
 impl Linked {
@@ -132,6 +156,9 @@ impl Backend for Linked {
             ("store_chunks_damaged", "Stored chunks that were found damaged", stats.damaged),
         ]);
         counters.extend(self.socks_stats.counters());
+        if let Some(bridges) = lock(&self.bridges).as_ref() {
+            counters.extend(bridges.stats().counters());
+        }
         counters
     }
 
@@ -173,7 +200,7 @@ impl Backend for Linked {
 
     fn socks(&self, plan: Option<SocksPlan>) -> Result<(), String> {
         let plan = plan.map(|plan| Plan { listen: plan.listen, resolvers: plan.resolvers });
-        let mut running = self.socks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = lock(&self.socks);
         let same = running.as_ref().filter(|proxy| proxy.runs()).map(Proxy::plan) == plan.as_ref();
         if same && (plan.is_some() || running.is_none()) {
             return Ok(());
@@ -190,7 +217,7 @@ impl Backend for Linked {
     }
 
     fn socks_state(&self) -> Option<SocksState> {
-        let running = self.socks.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = lock(&self.socks);
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let stats = &self.socks_stats;
         running.as_ref().filter(|proxy| proxy.runs()).map(|proxy| SocksState {
@@ -203,9 +230,41 @@ impl Backend for Linked {
         })
     }
 
+    fn bridges(&self, wanted: &[Option<BridgeUrl>]) -> Vec<Option<SocketAddr>> {
+        let mut running = lock(&self.bridges);
+        if running.is_none() && wanted.iter().any(Option::is_some) {
+            match bridges(self.host.clone(), None) {
+                Ok(bridges) => *running = Some(bridges),
+                Err(why) => tracing::warn!("{why}"),
+            }
+        }
+        running.as_ref().map_or(vec![None; wanted.len()], |bridges| bridges.set(wanted))
+    }
+
+    fn bridge_state(&self) -> Option<BridgeState> {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        lock(&self.bridges).as_ref().map(|bridges| {
+            let stats = bridges.stats();
+            BridgeState {
+                listen: bridges.listen(),
+                guests: of(&stats.guests),
+                lines: of(&stats.lines),
+                datagrams: (of(&stats.sent_datagrams), of(&stats.received_datagrams)),
+                bytes: (of(&stats.sent_bytes), of(&stats.received_bytes)),
+                dropped: of(&stats.dropped_datagrams),
+            }
+        })
+    }
+
     fn join(&self) {
         self.daemon.join();
+        // Afterwards: the node's goodbyes leave by bridges, too.
+        *lock(&self.bridges) = None;
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn shown(progress: &ImportProgress) -> PutProgress {

@@ -101,6 +101,9 @@ fn page(status: &Value, earlier: Option<(Duration, &Value)>) -> String {
     if let Some(socks) = status["socks"].as_object().map(|_| &status["socks"]) {
         out.push_str(&socks_line(socks));
     }
+    if let Some(bridge) = status["bridge"].as_object().map(|_| &status["bridge"]) {
+        out.push_str(&bridge_line(bridge));
+    }
     let list = |field: &str| status[field].as_array().map(Vec::as_slice).unwrap_or_default();
     let peers = list("peers");
     let connected = peers.iter().filter(|peer| peer["connected"] == true).count();
@@ -185,6 +188,21 @@ fn relay_line(counters: &Value) -> String {
     )
 }
 
+/// What bridges do, this node's own and those of friends.
+fn bridge_line(bridge: &Value) -> String {
+    let own = bridge["listen"]
+        .as_str()
+        .map(|listen| format!("{listen} with {}; ", count(number(bridge, "guests"), "guest")));
+    format!(
+        "bridges: {}{} to friends; {} sent, {} received, {} dropped\n",
+        own.unwrap_or_default(),
+        number(bridge, "lines"),
+        show_size(number(bridge, "sent_bytes")),
+        show_size(number(bridge, "received_bytes")),
+        count(number(bridge, "dropped_datagrams"), "datagram"),
+    )
+}
+
 /// What the SOCKS proxy does.
 fn socks_line(socks: &Value) -> String {
     let associations = match number(socks, "associations") {
@@ -266,7 +284,12 @@ fn peer_row(peer: &Value, earlier: Option<(Duration, &Value)>) -> Vec<String> {
         text("name").unwrap_or(node),
         peer["rank"].to_string(),
         peer["trust"].as_u64().map_or("-".into(), |trust| trust.to_string()),
-        if on { text("address").unwrap_or_default() } else { "not connected".into() },
+        match (on, peer["bridged"] == true, peer["relayed"] == true) {
+            (false, ..) => "not connected".into(),
+            (_, true, _) => "by a bridge".into(),
+            (_, _, true) => "by a peer".into(),
+            _ => text("address").unwrap_or_default(),
+        },
         if on { format!("{:.1} ms", number(peer, "rtt_us") as f64 / 1000.0) } else { "-".into() },
         show_size(number(peer, "sent_bytes")),
         show_size(number(peer, "received_bytes")),

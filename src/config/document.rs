@@ -95,7 +95,7 @@ impl ConfigFile {
     }
 
     /// Edits a copy, checks all of it, writes it, and only then adopts it.
-    fn edit<T>(
+    pub(super) fn edit<T>(
         &mut self,
         change: impl FnOnce(&mut DocumentMut, &Config) -> Result<T, ConfigError>,
     ) -> Result<T, ConfigError> {
@@ -274,7 +274,14 @@ mod tests {
 
     fn friend(seed: u8, name: Option<&str>) -> FriendEntry {
         let addresses = vec!["[2001:db8::1]:4600".parse().expect("address")];
-        FriendEntry { name: name.map(str::to_owned), card: card(seed), addresses, trust: 70, introduce: true }
+        FriendEntry {
+            name: name.map(str::to_owned),
+            card: card(seed),
+            addresses,
+            trust: 70,
+            bridge: None,
+            introduce: true,
+        }
     }
 
     fn parse(text: &str) -> Result<Config, String> {

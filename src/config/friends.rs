@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, TableLike, Value, value};
 
 use super::keys::{label, unknown};
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, ConfigFile};
 use crate::base::PublicKey;
 use crate::base::id::parse_hex;
 use crate::crypto::IdentityCard;
 use crate::crypto::rank::PLACE_FLOOR_BITS;
 use crate::limits::{ADDRESSES_PER_PEER_MAX, FRIENDS_MAX};
+use crate::wire::bridge::{BadBridge, BridgeUrl};
 use crate::wire::invite::{Invite, network_hash};
 
 /// Trust of a friend for whom none is given.
@@ -29,6 +30,8 @@ pub struct FriendEntry {
     pub trust: u8,
     /// Whether it is told of others, and others of it.
     pub introduce: bool,
+    /// The bridge by which it is reached where UDP does not get through.
+    pub bridge: Option<BridgeUrl>,
 }
 
 impl FriendEntry {
@@ -60,6 +63,7 @@ impl FriendEntry {
             name: name.or_else(|| known.and_then(|friend| friend.name.clone())),
             card: invite.card,
             addresses: invite.addresses,
+            bridge: invite.bridge.or_else(|| known.and_then(|friend| friend.bridge.clone())),
             trust: trust.or(known.map(|friend| friend.trust)).unwrap_or(DEFAULT_TRUST),
             introduce: known.is_none_or(|friend| friend.introduce),
         })
@@ -74,7 +78,7 @@ impl FriendEntry {
         let wrong = |field: &str, wanted: &str| {
             ConfigError::Invalid(format!("friend {number}: {field} must be {wanted}"))
         };
-        let known = ["key", "place_nonce", "rank_nonce", "addresses", "trust", "name", "introduce"];
+        let known = ["key", "place_nonce", "rank_nonce", "addresses", "trust", "name", "introduce", "bridge"];
         if let Some((name, _)) = table.iter().find(|(name, _)| !known.contains(name)) {
             return Err(unknown(&format!("friend.{name}")));
         }
@@ -119,7 +123,14 @@ impl FriendEntry {
             None => true,
             Some(item) => item.as_bool().ok_or_else(|| wrong("introduce", "true or false"))?,
         };
-        Ok(Self { name, card, addresses, trust, introduce })
+        let bridge = match table.get("bridge") {
+            None => None,
+            Some(item) => {
+                let url = item.as_str().ok_or_else(|| wrong("bridge", "a text"))?;
+                Some(url.parse().map_err(|bad: BadBridge| wrong("bridge", &format!("a URL: {bad}")))?)
+            }
+        };
+        Ok(Self { name, card, addresses, trust, introduce, bridge })
     }
 
     fn write(&self, table: &mut Table) {
@@ -143,6 +154,12 @@ impl FriendEntry {
             table.remove("introduce");
         } else {
             set(table, "introduce", value(false));
+        }
+        match &self.bridge {
+            Some(bridge) => set(table, "bridge", value(bridge.to_string())),
+            None => {
+                table.remove("bridge");
+            }
         }
     }
 }
@@ -287,6 +304,22 @@ pub(super) fn remove(
         }
     }
     Ok(config.friends[index].clone())
+}
+
+impl ConfigFile {
+    /// Says by which bridge a friend is reached, none for no bridge, and writes the file. The friend as it is then.
+    pub fn set_friend_bridge(
+        &mut self,
+        who: &str,
+        bridge: Option<BridgeUrl>,
+    ) -> Result<FriendEntry, ConfigError> {
+        self.edit(|document, config| {
+            let index = find(&config.friends, who)?;
+            let entry = FriendEntry { bridge, ..config.friends[index].clone() };
+            enter(document, config, &entry)?;
+            Ok(entry)
+        })
+    }
 }
 
 /// The index of the friend that `who` names.

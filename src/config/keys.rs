@@ -5,6 +5,7 @@
 
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::{Config, ConfigError, limits};
@@ -16,6 +17,7 @@ use crate::limits::{
     LISTEN_ADDRESSES_MAX, ONION_ROUTES_MAX, PATHS_MAX, RESERVED_SHARE_MILLI_MAX, SHARDS_MAX,
     SOCKS_RESOLVERS_MAX, STUN_SERVERS_MAX, TUNNEL_DNS_MAX, TUNNEL_MTU_MAX, TUNNEL_MTU_MIN,
 };
+use crate::wire::bridge::{BadBridge, check_path};
 
 /// How a value is written in TOML.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -435,20 +437,74 @@ pub const KEYS: &[Key] = &[
         show: |c| vec![c.serve_keep.to_string()],
     },
     Key {
+        name: "bridge.listen",
+        kind: Kind::Text,
+        live: false,
+        what: "TCP address of a bridge to this node, for friends in networks that block UDP",
+        read: |c, v| optional(one(v)?, "an address such as 0.0.0.0:443").map(|at| c.bridge.listen = at),
+        show: |c| c.bridge.listen.iter().map(SocketAddr::to_string).collect(),
+    },
+    Key {
+        name: "bridge.path",
+        kind: Kind::Text,
+        live: false,
+        what: "what its guests ask for, such as /something-that-nobody-guesses: a secret",
+        read: |c, v| {
+            let text = one(v)?;
+            if !text.is_empty() {
+                check_path(text).map_err(|bad| bad.to_string())?;
+            }
+            c.bridge.path = text.to_owned();
+            Ok(())
+        },
+        show: |c| vec![c.bridge.path.clone()],
+    },
+    Key {
+        name: "bridge.certificate",
+        kind: Kind::Text,
+        live: false,
+        what: "file with its certificates (PEM); without one it speaks no TLS, for use behind a web server",
+        read: |c, v| file(one(v)?).map(|path| c.bridge.certificate = path),
+        show: |c| c.bridge.certificate.iter().map(|path| path.display().to_string()).collect(),
+    },
+    Key {
+        name: "bridge.key",
+        kind: Kind::Text,
+        live: false,
+        what: "file with the certificate's private key (PEM)",
+        read: |c, v| file(one(v)?).map(|path| c.bridge.key = path),
+        show: |c| c.bridge.key.iter().map(|path| path.display().to_string()).collect(),
+    },
+    Key {
+        name: "bridge.url",
+        kind: Kind::Text,
+        live: true,
+        what: "where others find it, wss://host/path, for `tornet invite --bridge`",
+        read: |c, v| match one(v)? {
+            "" => {
+                c.bridge.url = None;
+                Ok(())
+            }
+            text => {
+                text.parse().map_err(|bad: BadBridge| bad.to_string()).map(|url| c.bridge.url = Some(url))
+            }
+        },
+        show: |c| c.bridge.url.iter().map(ToString::to_string).collect(),
+    },
+    Key {
+        name: "bridge.public",
+        kind: Kind::Switch,
+        live: false,
+        what: "whether a bridge without TLS may be where others reach it",
+        read: |c, v| parse(one(v)?, "true or false").map(|on| c.bridge.public = on),
+        show: |c| vec![c.bridge.public.to_string()],
+    },
+    Key {
         name: "socks.listen",
         kind: Kind::Text,
         live: false,
         what: "where applications find a SOCKS5 proxy into the circuit, such as 127.0.0.1:1080; empty: nowhere",
-        read: |c, v| {
-            c.socks_listen = match one(v)? {
-                "" => None,
-                text => Some(parse(text, "an address such as 127.0.0.1:1080")?),
-            };
-            match c.socks_listen {
-                Some(at) if at.port() == 0 => Err("an address with a port, such as 127.0.0.1:1080".into()),
-                _ => Ok(()),
-            }
-        },
+        read: |c, v| optional(one(v)?, "an address such as 127.0.0.1:1080").map(|at| c.socks_listen = at),
         show: |c| c.socks_listen.iter().map(SocketAddr::to_string).collect(),
     },
     Key {
@@ -729,6 +785,24 @@ fn one(values: &[String]) -> Result<&str, String> {
 
 fn parse<T: FromStr>(text: &str, wanted: &str) -> Result<T, String> {
     text.parse().map_err(|_| wanted.to_owned())
+}
+
+/// An address with a port, or none.
+fn optional(text: &str, wanted: &str) -> Result<Option<SocketAddr>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let at: SocketAddr = parse(text, wanted)?;
+    if at.port() == 0 { Err(format!("{wanted}, with a port")) } else { Ok(Some(at)) }
+}
+
+/// A file's path, or none.
+fn file(text: &str) -> Result<Option<PathBuf>, String> {
+    match text {
+        "" => Ok(None),
+        text if text.starts_with('/') => Ok(Some(text.into())),
+        _ => Err("a path that begins with /".into()),
+    }
 }
 
 fn list<T: FromStr>(values: &[String], at_most: usize, wanted: &str) -> Result<Vec<T>, String> {

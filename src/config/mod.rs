@@ -8,6 +8,7 @@
 #![allow(clippy::disallowed_methods)]
 
 pub mod atomic;
+pub mod bridge;
 pub mod dir;
 pub mod document;
 pub mod friends;
@@ -154,6 +155,8 @@ pub struct Config {
     pub nat_stun: Vec<String>,
     /// Whether anybody's question of STUN is answered.
     pub nat_answers: bool,
+    /// The bridge that leads to this node.
+    pub bridge: bridge::Serving,
     /// Where applications find the SOCKS proxy into the circuit, if there is one.
     pub socks_listen: Option<SocketAddr>,
     /// Whether that may be other than a loopback address.
@@ -228,6 +231,7 @@ impl Default for Config {
             nat_mapping: true,
             nat_stun: Vec::new(),
             nat_answers: false,
+            bridge: bridge::Serving::default(),
             socks_listen: None,
             socks_public: false,
             socks_dns: Vec::new(),
@@ -300,6 +304,7 @@ impl Config {
                 )));
             }
         }
+        bridge::check(self)?;
         overlay::check(self)?;
         tunnels::check(&self.tunnels, &self.friends)
     }

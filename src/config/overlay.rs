@@ -27,6 +27,7 @@ mod tests {
     fn whoever_lets_us_in_is_of_the_same_network() {
         let card = IdentityCard { key: PublicKey([1; 32]), place_nonce: 0, rank_nonce: 0 };
         let invite = |name: &str| Invite {
+            bridge: None,
             network: network_hash(name),
             card,
             addresses: vec![([192, 0, 2, 1], 4600).into()],

@@ -90,6 +90,7 @@ impl Node {
             addresses: offer.contact.addresses().collect(),
             trust: offer.trust,
             introduce: false,
+            bridge: None,
         });
         let sessions = &self.sessions;
         let gone = known.chosen.replace(clock.now, chosen.collect(), |key| sessions.is_home(key));

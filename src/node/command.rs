@@ -221,6 +221,8 @@ pub struct Friend {
     pub card: IdentityCard,
     /// Where it may be reached, best first.
     pub addresses: Vec<SocketAddr>,
+    /// Where a bridge of this host takes datagrams for it, if it has one.
+    pub bridge: Option<SocketAddr>,
     /// 0 to 100.
     pub trust: u8,
     /// Whether it is told of others and others of it, as far as they agree.
@@ -429,6 +431,8 @@ pub struct PeerSnapshot {
     pub address: Option<SocketAddr>,
     /// Whether its packets go through another peer.
     pub relayed: bool,
+    /// Whether by a bridge.
+    pub bridged: bool,
     /// Through whom, as far as this shard knows.
     pub relayed_by: Option<NodeId>,
     /// How long it took to get off such a path, the last time, microseconds.

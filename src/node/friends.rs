@@ -2,6 +2,7 @@
 //! other: those that are away stand in a queue by time, the others in indexes by session and by peer.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::command::Friend;
@@ -33,6 +34,13 @@ struct Entry {
     hurried: Option<Time>,
 }
 
+impl Friend {
+    /// Where it may be reached.
+    fn places(&self) -> (&[SocketAddr], Option<SocketAddr>) {
+        (&self.addresses, self.bridge)
+    }
+}
+
 /// All friends of the node.
 #[derive(Default)]
 pub(super) struct Friends {
@@ -57,7 +65,7 @@ impl Friends {
         for friend in friends {
             let key = friend.card.key;
             let entry = match old.remove(&key) {
-                Some(entry) if entry.friend.addresses == friend.addresses => Entry { friend, ..entry },
+                Some(entry) if entry.friend.places() == friend.places() => Entry { friend, ..entry },
                 Some(entry) => Entry { friend, backoff: retry_min(), ..entry },
                 None => {
                     let home = is_home(&key);
@@ -261,7 +269,7 @@ mod tests {
         let mut key = [0; 32];
         key[..2].copy_from_slice(&n.to_le_bytes());
         let card = IdentityCard { key: PublicKey(key), place_nonce: 0, rank_nonce: 0 };
-        Friend { card, addresses: vec![([10, 0, 0, 1], n).into()], trust: 50, introduce: true }
+        Friend { card, addresses: vec![([10, 0, 0, 1], n).into()], bridge: None, trust: 50, introduce: true }
     }
 
     /// What the queue and the indexes must be, from the entries alone.

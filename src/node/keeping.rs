@@ -5,6 +5,7 @@ use super::streams::{NOT_WANTED, TOO_SLOW};
 use super::{Clock, Node};
 use std::net::Ipv6Addr;
 
+use crate::base::bridge::GUESTS;
 use crate::base::{StreamId, Way};
 use crate::service::PeerId;
 use crate::service::keep::Act;
@@ -34,6 +35,8 @@ impl Node {
             relay.and_then(|relay| self.peers.get(&relay)).and_then(|peer| self.sessions.path(peer.session));
         let remote = match (path.is_relayed(), relay) {
             (false, _) => path.remote,
+            // Whoever has many networks has a bridge from each: all who come by one have a single account.
+            _ if path.is_bridged() || relay.is_some_and(|relay| relay.is_bridged()) => GUESTS,
             (true, Some(relay)) => relay.remote,
             (true, None) => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };

@@ -1,19 +1,25 @@
 //! Sessions become peers, and friends are called.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use super::command::Friend;
 use super::friends::Standing;
 use super::peer::{Meeting, Peer, Role};
 use super::streams::send_request;
 use super::{Clock, Early, Node, is_liar};
-use crate::base::Time;
+use crate::base::{Path, Time};
 use crate::crypto::IdentityCard;
 use crate::limits::{EARLY_DATA_MAX, STREAM_UNREAD_MAX};
 use crate::overlay::quota::Budget;
 use crate::service::PeerId;
 use crate::session::{CloseCode, ClosedWhy, ConnectError, Event as SessionEvent, FailedWhy, SessionKey};
 use crate::stream::{self, Connection};
+
+/// The path to a friend by a bridge.
+pub(super) fn bridge_path(bridge: SocketAddr) -> Path {
+    Path { local: (Ipv4Addr::UNSPECIFIED, 0).into(), remote: bridge }
+}
 
 impl Node {
     /// Replaces the set of friends.
@@ -33,7 +39,20 @@ impl Node {
         self.shaping.promises.retain(|node| friends.contains(node));
         self.befriend_connected(clock);
         self.introduce_friends(clock);
+        self.know_bridges(clock.now);
         self.know_promised(clock.now);
+    }
+
+    /// Sessions with friends that have a bridge go on there when they fall silent.
+    fn know_bridges(&mut self, now: Time) {
+        let bridged = self.friends.iter().filter_map(|(friend, standing)| match standing {
+            Standing::Here(id) => Some((self.peers.get(&id)?.session, friend.bridge?)),
+            _ => None,
+        });
+        let bridged: Vec<_> = bridged.collect();
+        for (session, bridge) in bridged {
+            self.sessions.set_spare(now, session, bridge_path(bridge));
+        }
     }
 
     pub(super) fn session_events(&mut self, clock: Clock) {
@@ -79,6 +98,7 @@ impl Node {
                         }
                     }
                 }
+                SessionEvent::Silent { session } => self.call_anew(clock, session),
                 SessionEvent::Closed { session, why } => self.peer_down(clock, session, &why),
                 SessionEvent::Moved { session, .. } => {
                     let Some(id) = self.by_session.get(&session).copied() else { continue };
@@ -179,7 +199,10 @@ impl Node {
         if self.friends.connected(&peer.card.key, id) {
             self.sessions.set_keepalive(peer.session, peer.lane == 0);
             self.tunnels.revive(&peer.card.key);
-            let key = peer.card.key;
+            let (key, session) = (peer.card.key, peer.session);
+            if let Some(bridge) = self.friends.get(&key).and_then(|friend| friend.bridge) {
+                self.sessions.set_spare(clock.now, session, bridge_path(bridge));
+            }
             self.ask_where(clock.now, id);
             if !is_liar(&self.liars, clock.now, &key) {
                 self.fetch.peer_up(clock.now, id);
@@ -273,8 +296,10 @@ impl Node {
             let liar = is_liar(&self.liars, clock.now, &friend.card.key);
             let early = if liar { None } else { self.early_request(clock) };
             let bytes = early.as_ref().map_or(&[][..], |(_, bytes)| bytes);
-            let started =
-                self.sessions.connect(clock.now, clock.wall, &friend.card, &friend.addresses, bytes);
+            // With other addresses it is tried only after these: see `settle_punch`.
+            let bridge = friend.bridge.filter(|_| friend.addresses.is_empty());
+            let addresses = bridge.as_ref().map_or(&friend.addresses[..], std::slice::from_ref);
+            let started = self.sessions.connect(clock.now, clock.wall, &friend.card, addresses, bytes);
             let session = match started {
                 Ok(session) | Err(ConnectError::Connecting(session)) => Some(session),
                 Err(_) => None,
@@ -290,6 +315,17 @@ impl Node {
             if session.is_some() {
                 self.want_way(clock.now, &friend.card, false);
             }
+        }
+    }
+
+    /// A friend is called as if there were no session with it: a new one takes the old one's place if it answers.
+    fn call_anew(&mut self, clock: Clock, session: SessionKey) {
+        let key = self.by_session.get(&session).and_then(|id| self.peers.get(id)).map(|peer| peer.card.key);
+        let Some(friend) = key.and_then(|key| self.friends.get(&key)).cloned() else { return };
+        let Some(bridge) = friend.bridge else { return };
+        let addresses = if friend.addresses.is_empty() { vec![bridge] } else { friend.addresses };
+        if self.sessions.connect(clock.now, clock.wall, &friend.card, &addresses, b"").is_ok() {
+            self.want_way(clock.now, &friend.card, false);
         }
     }
 

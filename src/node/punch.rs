@@ -319,13 +319,14 @@ impl Node {
                 return self.sessions.close(now, session, CloseCode::MALFORMED, malformed.0);
             }
         };
-        let is_relayed = self.sessions.is_relayed(session);
+        let is_on_way = self.sessions.is_on_way(session);
         if let Message::Meet { ask, candidates } = message {
             return self.hear_meet(clock, id, ask, &candidates);
         }
-        // Whoever is reached through a relay is none.
-        let seen = self.sessions.path(session).and_then(|path| Endpoint::new(path.remote));
-        let Some(seen) = seen.filter(|_| !is_relayed && is_session) else { return };
+        // Whoever is reached through a relay is none. Where a bridge brings it from, nobody is.
+        let seen = self.sessions.path(session).filter(|_| !is_on_way && is_session);
+        let bridged = seen.filter(|path| path.is_bridged()).map(|_| Endpoint::NOWHERE);
+        let Some(seen) = bridged.or(seen.and_then(|path| Endpoint::new(path.remote))) else { return };
         match message {
             // Of whom nobody is to hear is nobody's relay.
             Message::Call { .. } | Message::Carry(_) if self.overlay.hidden => {}

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use super::circuits::FIRST;
 use super::friends::Standing;
+use super::peer::Peer;
+use super::peers::bridge_path;
 use super::punch::{Meeting, Question, Teller, Wanted};
 use super::{Clock, Node};
 use crate::base::{NodeId, Path, PublicKey, Time, Way};
@@ -58,6 +60,13 @@ impl Node {
             };
             own.next_at = now + Duration::from_millis(WAY_AGAIN_MS << own.tries);
             own.tries += 1;
+            // A bridge of its own is a way that need not be asked for.
+            let bridge = self.friends.get(&key).and_then(|friend| friend.bridge);
+            if let Some(path) = bridge.map(bridge_path) {
+                let dead = &self.punch.dead;
+                self.sessions.take_way(&key, path, |of| dead.contains(&of.remote));
+            }
+            let Some(own) = self.punch.wanted.get(&key) else { continue };
             // A common friend carries more than strangers do: it has the first word.
             let (card, strangers) = (own.card, own.tries > 1 || self.friends.get(&key).is_none());
             self.tell_shards(clock, || MeetCross::Wanted { card, strangers });
@@ -112,7 +121,7 @@ impl Node {
     fn ask_way(&mut self, now: Time, relay: PeerId, target: &IdentityCard) {
         let Some(peer) = self.peers.get(&relay).filter(|peer| peer.lane == 0) else { return };
         // A way through a way would be one too many.
-        if peer.card.key == target.key || self.sessions.is_relayed(peer.session) {
+        if peer.card.key == target.key || self.sessions.is_on_way(peer.session) {
             return;
         }
         let questions = &mut self.punch.questions;
@@ -298,7 +307,9 @@ impl Node {
 
     /// A peer says where it sees this shard. What is new is told at once to those that this node tries to meet.
     pub(super) fn note_seen(&mut self, clock: Clock, by: PeerId, seen: Endpoint) {
-        let Some(peer) = self.peers.get(&by) else { return };
+        // Whoever is reached by a bridge sees this machine, or nothing.
+        let straight = |peer: &&Peer| !self.sessions.is_relayed(peer.session);
+        let Some(peer) = self.peers.get(&by).filter(straight) else { return };
         self.note_told(clock, Teller::Peer(peer.card.key), seen.address());
     }
 

@@ -81,7 +81,7 @@ impl Node {
         number: u32,
         target: &PublicKey,
     ) {
-        let there = self.sessions.current(target).filter(|session| !self.sessions.is_relayed(*session));
+        let there = self.sessions.current(target).filter(|session| !self.sessions.is_on_way(*session));
         let peer = there.and_then(|session| self.by_session.get(&session)).and_then(|id| self.peers.get(id));
         // Of others than those that want to be found by strangers, strangers do not learn who is here.
         let held = |peer: &Peer| peer.held_at.is_some_and(|at| clock.now.since(at) < HELD_FOR);
@@ -197,7 +197,7 @@ impl Node {
         from: &IdentityCard,
         carry: Carry<'_>,
     ) {
-        let session = self.sessions.current(to).filter(|session| !self.sessions.is_relayed(*session));
+        let session = self.sessions.current(to).filter(|session| !self.sessions.is_on_way(*session));
         let Some(id) = session.and_then(|session| self.by_session.get(&session)).copied() else {
             let home = self.home_of(&from.key);
             return self.meet_cross(clock, home, MeetCross::Gone { peer: from.key, node });

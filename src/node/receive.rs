@@ -20,7 +20,7 @@ impl Node {
     pub(super) fn handle_train(&mut self, clock: Clock, train: Train, world: &mut impl World) -> bool {
         self.counters.trains_in += 1;
         self.counters.bytes_in += u64::from(train.place.len);
-        if train.path.is_relayed() {
+        if train.path.is_way() {
             // What stands for a way is nobody's address.
             return false;
         }

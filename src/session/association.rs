@@ -157,7 +157,7 @@ impl Session {
         let lanes = self.lanes.as_ref().and_then(|lanes| lanes.deadline());
         let knock = self.belongs.as_ref().and_then(|belongs| belongs.knock_at());
         let relayed = self.lanes.as_ref().and_then(|lanes| lanes.relayed.as_ref());
-        let punch = relayed.and_then(|relayed| relayed.deadline(self.paths.active().is_relayed()));
+        let punch = relayed.and_then(|relayed| relayed.deadline(&self.paths.active()));
         let others = [self.lane.erase_at(), self.paths.deadline(), self.confirming, lanes, knock, punch];
         others.into_iter().flatten().fold(at, Time::min)
     }

@@ -23,8 +23,10 @@ pub(super) struct Relayed {
     candidates: Vec<Candidate>,
     /// The round under way: when it began, and how often all of them have been tried in it.
     round: Option<(Time, usize)>,
-    /// When it is looked whether the peer is still heard, while the session is off the relayed path.
+    /// When it is looked whether the peer is still heard, while the session is off the relayed path, or by a bridge.
     look_at: Time,
+    /// When it was first seen that something was said and nothing heard since.
+    unheard: Option<Time>,
     /// Since when packets have come by the relay while the session was off it: what had been received in all then, and how
     /// much of what came since came so.
     detour: Option<(Time, u64, u64)>,
@@ -37,6 +39,17 @@ struct Candidate {
     /// A challenge is due.
     due: bool,
     tried: Option<Time>,
+}
+
+/// What a look at a session says whose peer may have fallen silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Nothing.
+    Well,
+    /// The session is on its relayed path again.
+    Back,
+    /// Nothing is heard by a bridge: perhaps its end has forgotten this session.
+    Silent,
 }
 
 /// What a packet's path means to a session that knows a relayed one.
@@ -53,12 +66,14 @@ pub(super) enum Crossing {
 impl Relayed {
     fn new(spare: Path, now: Time) -> Box<Self> {
         let look_at = now + Duration::from_millis(DIRECT_SILENT_MS);
-        Box::new(Self { spare, candidates: Vec::new(), round: None, look_at, detour: None })
+        Box::new(Self { spare, candidates: Vec::new(), round: None, look_at, unheard: None, detour: None })
     }
 
     /// When the next challenges of the round are due, and it is looked after the peer.
-    pub(super) fn deadline(&self, is_relayed: bool) -> Option<Time> {
-        if is_relayed { self.round_at() } else { Some(self.look_at) }
+    pub(super) fn deadline(&self, path: &Path) -> Option<Time> {
+        let look_at = Some(self.look_at).filter(|_| !path.is_way());
+        let round_at = self.round_at().filter(|_| path.is_relayed());
+        look_at.into_iter().chain(round_at).min()
     }
 
     fn round_at(&self) -> Option<Time> {
@@ -159,22 +174,32 @@ impl Session {
         Some(proven)
     }
 
-    /// Whether nothing is heard any more of a peer that was talked to, off a relayed path: then it is tried there.
-    pub(super) fn back_to_relay(&mut self, now: Time) -> bool {
-        let is_off = !self.paths.active().is_relayed();
+    /// Whether nothing is heard any more of a peer that was talked to: off a relayed path, it is tried there. By a bridge there
+    /// is nowhere else to try, but the peer may have begun anew, and not be able to call.
+    pub(super) fn look_after(&mut self, now: Time) -> Look {
+        let active = self.paths.active();
+        let (spoke, heard) = (self.spoke, self.heard);
         let silence = Duration::from_millis(DIRECT_SILENT_MS);
-        let is_silent = self.spoke > self.heard && now.since(self.heard) >= silence;
-        let Some(relayed) = self.relayed().filter(|relayed| is_off && relayed.look_at <= now) else {
-            return false;
+        let Some(relayed) = self.relayed().filter(|relayed| !active.is_way() && relayed.look_at <= now)
+        else {
+            return Look::Well;
         };
         relayed.look_at = now + silence / 2;
-        if !is_silent {
-            return false;
+        let unheard = relayed.unheard.filter(|since| *since > heard);
+        relayed.unheard = (spoke > heard).then_some(unheard.unwrap_or(now));
+        // What was said just now, after a long rest, may be answered yet.
+        let waited = unheard.is_some_and(|since| now.since(since) >= silence / 2);
+        if !waited || spoke <= heard || now.since(heard) < silence {
+            return Look::Well;
+        }
+        if active.is_bridged() {
+            relayed.look_at = now + silence;
+            return Look::Silent;
         }
         relayed.detour = None;
         self.paths = Paths::validated(relayed.spare);
         self.wants.ping = true;
-        true
+        Look::Back
     }
 }
 
@@ -229,7 +254,24 @@ impl Sessions {
         true
     }
 
+    /// A peer is reached by another path than straight, too: a session with it goes on there when it falls silent.
+    pub fn set_spare(&mut self, now: Time, key: SessionKey, spare: Path) {
+        let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return };
+        if session.closing.is_some() || session.belongs.is_some() {
+            return;
+        }
+        if let Some(lanes) = &mut session.lanes {
+            lanes.relayed.get_or_insert_with(|| Relayed::new(spare, now));
+        }
+        self.arm(key);
+    }
+
     /// Whether the session's packets go through another peer.
+    pub fn is_on_way(&self, key: SessionKey) -> bool {
+        self.path(key).is_some_and(|path| path.is_way())
+    }
+
+    /// Whether the session's packets go through another peer, or by a bridge.
     pub fn is_relayed(&self, key: SessionKey) -> bool {
         self.path(key).is_some_and(|path| path.is_relayed())
     }

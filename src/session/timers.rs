@@ -1,6 +1,7 @@
 //! What sessions do as time passes. One entry per session in an ordered set; packets never touch it.
 
 use super::path::Tick;
+use super::punch::Look;
 use super::sessions::{Sessions, Slot};
 use super::types::{ClosedWhy, Event, SessionKey};
 use crate::base::{Time, UnixMs};
@@ -73,10 +74,14 @@ impl Sessions {
                 self.events.push_back(Event::Moved { session: key, path });
             }
         }
-        if session.back_to_relay(now) {
-            self.counters.relayed_again += 1;
-            let path = session.paths.active();
-            self.events.push_back(Event::Moved { session: key, path });
+        match session.look_after(now) {
+            Look::Well => {}
+            Look::Silent => self.events.push_back(Event::Silent { session: key }),
+            Look::Back => {
+                self.counters.relayed_again += 1;
+                let path = session.paths.active();
+                self.events.push_back(Event::Moved { session: key, path });
+            }
         }
         session.punch_due(now);
         session.knock(now, self.config.home_port);

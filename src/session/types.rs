@@ -143,6 +143,12 @@ pub enum Event {
         /// Why.
         why: ClosedWhy,
     },
+    /// Something was said by a bridge and nothing heard for a while: the peer may have forgotten the session, and be unable to
+    /// call.
+    Silent {
+        /// Which.
+        session: SessionKey,
+    },
     /// The peer's packets come from another address now (or the new one failed and the old one is used
     /// again).
     Moved {

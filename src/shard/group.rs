@@ -240,6 +240,7 @@ mod tests {
             introduced: None,
             address: None,
             relayed: false,
+            bridged: false,
             relayed_by: None,
             straight_after_us: None,
             connected: true,

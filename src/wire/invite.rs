@@ -5,6 +5,7 @@
 //! 0         1         9      57      58                                              little-endian
 //! | version | network | card | count | addresses … | checksum 4 |       in base32 without padding
 //!                                      each: 4 | IPv4 4 | port 2   or   6 | IPv6 16 | port 2
+//! version 2, which names a bridge, has  | length 1 | URL |  before the checksum
 //! ```
 
 use std::fmt;
@@ -12,21 +13,25 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use super::base32::{self, NotBase32};
+use super::bridge::BridgeUrl;
 use super::reference::{self, strip_prefix};
 use crate::crypto::IdentityCard;
 use crate::crypto::hash::blake3;
-use crate::limits::ADDRESSES_PER_PEER_MAX;
+use crate::limits::{ADDRESSES_PER_PEER_MAX, BRIDGE_URL_MAX};
 
 /// What every invitation begins with.
 pub const PREFIX: &str = "tornet:node:";
-/// Version of the layout.
+/// Version of the layout without a bridge, which every program reads.
 pub const VERSION: u8 = 1;
+/// Version of the layout with one: the newest.
+pub const VERSION_BRIDGED: u8 = 2;
 /// Bytes of the network's hash.
 pub const NETWORK_LEN: usize = 8;
 const CHECKSUM_LEN: usize = 4;
 const FIXED_LEN: usize = 1 + NETWORK_LEN + IdentityCard::LEN + 1;
 const ADDRESS_LEN_MAX: usize = 1 + 16 + 2;
-const LEN_MAX: usize = FIXED_LEN + ADDRESSES_PER_PEER_MAX * ADDRESS_LEN_MAX + CHECKSUM_LEN;
+const LEN_MAX: usize =
+    FIXED_LEN + ADDRESSES_PER_PEER_MAX * ADDRESS_LEN_MAX + 1 + BRIDGE_URL_MAX + CHECKSUM_LEN;
 
 /// Which network a node belongs to: nodes of different networks do not talk.
 pub fn network_hash(name: &str) -> [u8; NETWORK_LEN] {
@@ -43,6 +48,8 @@ pub struct Invite {
     pub card: IdentityCard,
     /// Where it may be reached, best first; at most [`ADDRESSES_PER_PEER_MAX`].
     pub addresses: Vec<SocketAddr>,
+    /// The bridge that leads to it, if it has one and says so.
+    pub bridge: Option<BridgeUrl>,
 }
 
 /// Why a text is no invitation: one line for the person who gave it.
@@ -61,7 +68,9 @@ pub enum BadInvite {
     #[error("the invitation is cut short or has a typing error in it; copy all of it again")]
     Checksum,
     /// Made by a newer program.
-    #[error("the invitation has version {0}, this program knows version {VERSION}; use a newer tornet")]
+    #[error(
+        "the invitation has version {0}, this program knows version {VERSION_BRIDGED}; use a newer tornet"
+    )]
     Version(u8),
     /// Its checksum is right, its content is not.
     #[error("the invitation is damaged: malformed {0}")]
@@ -84,7 +93,7 @@ impl fmt::Display for Invite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let addresses: Vec<_> =
             self.addresses.iter().filter(|a| is_usable(a)).take(ADDRESSES_PER_PEER_MAX).collect();
-        let mut bytes = vec![VERSION];
+        let mut bytes = vec![if self.bridge.is_some() { VERSION_BRIDGED } else { VERSION }];
         bytes.extend_from_slice(&self.network);
         bytes.extend_from_slice(&self.card.to_bytes());
         bytes.push(addresses.len() as u8);
@@ -100,6 +109,11 @@ impl fmt::Display for Invite {
                 }
             }
             bytes.extend_from_slice(&address.port().to_le_bytes());
+        }
+        if let Some(bridge) = self.bridge.as_ref().map(BridgeUrl::to_string) {
+            // It has at most that many, or it would not be one.
+            bytes.push(bridge.len() as u8);
+            bytes.extend_from_slice(bridge.as_bytes());
         }
         bytes.extend_from_slice(&checksum(&bytes));
         write!(f, "{PREFIX}{}", base32::encode(&bytes))
@@ -127,14 +141,28 @@ impl FromStr for Invite {
             return Err(BadInvite::Checksum);
         }
         match body.first() {
-            Some(&VERSION) => parse(&body[1..]).ok_or(BadInvite::Malformed("addresses")),
+            Some(&version @ (VERSION | VERSION_BRIDGED)) => parse(&body[1..], version == VERSION_BRIDGED),
             Some(&version) => Err(BadInvite::Version(version)),
             None => Err(BadInvite::Malformed("length")),
         }
     }
 }
 
-fn parse(body: &[u8]) -> Option<Invite> {
+fn parse(body: &[u8], bridged: bool) -> Result<Invite, BadInvite> {
+    let (mut invite, rest) = parse_plain(body).ok_or(BadInvite::Malformed("addresses"))?;
+    if bridged {
+        let url = rest.split_first().filter(|(len, url)| usize::from(**len) == url.len());
+        let text = url.and_then(|(_, url)| std::str::from_utf8(url).ok());
+        let parsed =
+            text.and_then(|text| text.parse::<BridgeUrl>().ok().filter(|url| url.to_string() == text));
+        invite.bridge = Some(parsed.ok_or(BadInvite::Malformed("bridge"))?);
+        return Ok(invite);
+    }
+    if rest.is_empty() { Ok(invite) } else { Err(BadInvite::Malformed("addresses")) }
+}
+
+/// What every version has, and what follows it.
+fn parse_plain(body: &[u8]) -> Option<(Invite, &[u8])> {
     let (&network, rest) = body.split_first_chunk::<NETWORK_LEN>()?;
     let (card, rest) = rest.split_first_chunk::<{ IdentityCard::LEN }>()?;
     let (&count, mut rest) = rest.split_first()?;
@@ -154,7 +182,7 @@ fn parse(body: &[u8]) -> Option<Invite> {
         addresses.push(is_usable(&address).then_some(address)?);
         rest = tail;
     }
-    rest.is_empty().then(|| Invite { network, card: IdentityCard::from_bytes(card), addresses })
+    Some((Invite { network, card: IdentityCard::from_bytes(card), addresses, bridge: None }, rest))
 }
 
 #[cfg(test)]
@@ -169,12 +197,13 @@ mod tests {
     }
 
     fn invites() -> impl Strategy<Value = Invite> {
-        (any::<[u8; 32]>(), any::<u64>(), any::<u64>(), addresses()).prop_map(|(key, a, b, addresses)| {
-            Invite {
-                network: network_hash("main"),
-                card: IdentityCard { key: PublicKey(key), place_nonce: a, rank_nonce: b },
-                addresses,
-            }
+        let bridge = prop::option::of(crate::wire::bridge::tests::urls());
+        let parts = (any::<[u8; 32]>(), any::<u64>(), any::<u64>(), addresses(), bridge);
+        parts.prop_map(|(key, a, b, addresses, bridge)| Invite {
+            network: network_hash("main"),
+            card: IdentityCard { key: PublicKey(key), place_nonce: a, rank_nonce: b },
+            addresses,
+            bridge,
         })
     }
 
@@ -197,7 +226,7 @@ mod tests {
         }
 
         #[test]
-        fn never_panics(bytes in prop::collection::vec(any::<u8>(), 0..120), first in 0u8..3) {
+        fn never_panics(bytes in prop::collection::vec(any::<u8>(), 0..120), first in 0u8..4) {
             let mut bytes = [vec![first], bytes].concat();
             bytes.extend_from_slice(&checksum(&bytes));
             let text = format!("{PREFIX}{}", base32::encode(&bytes));
@@ -222,9 +251,24 @@ mod tests {
         let card = IdentityCard { key: PublicKey([1; 32]), place_nonce: 0, rank_nonce: 0 };
         let good = address("[2001:db8::1]:7");
         let addresses = vec![address("0.0.0.0:5"), good, address("10.0.0.1:0"), address("224.0.0.1:9")];
-        let invite = Invite { network: [0; 8], card, addresses };
+        let invite = Invite { network: [0; 8], card, addresses, bridge: None };
         assert_eq!(invite.to_string().parse::<Invite>().map(|read| read.addresses), Ok(vec![good]));
         let many = Invite { addresses: vec![good; 20], ..invite };
         assert_eq!(many.to_string().parse::<Invite>().map(|read| read.addresses.len()), Ok(8));
+    }
+
+    /// What programs before bridges print is read, and what is printed without one they read.
+    #[test]
+    fn an_invitation_without_a_bridge_is_as_it_was() {
+        let old = "tornet:node:aeaaaaaaaaaaaaabaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaaaaaaaaaaaaaaaaaaaaaaaaaac\
+                   bgaaabad6argfyx3sy";
+        let card = IdentityCard { key: PublicKey([1; 32]), place_nonce: 0, rank_nonce: 0 };
+        let addresses = vec!["192.0.2.1:4600".parse().expect("an address")];
+        let invite = Invite { network: [0; 8], card, addresses, bridge: None };
+        assert_eq!(invite.to_string(), old);
+        assert_eq!(old.parse(), Ok(invite.clone()));
+        let bridge = "wss://b.example/a-secret-path".parse().expect("a bridge");
+        let bridged = Invite { bridge: Some(bridge), ..invite };
+        assert_eq!(bridged.to_string().parse(), Ok(bridged));
     }
 }

@@ -2,6 +2,7 @@
 //! property test. After a successful parse no accessor can fail. Integers are little-endian.
 
 pub mod base32;
+pub mod bridge;
 pub mod build;
 pub mod cell;
 pub mod chunkmsg;

@@ -16,9 +16,10 @@
 
 mod announcement;
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::Malformed;
+use crate::base::bridge::is_bridged;
 use crate::base::{ChunkId, NodeId, Way};
 use crate::crypto::{Identity, IdentityCard};
 use crate::limits::{
@@ -52,12 +53,15 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// `None` for what can be nobody's: port 0, unspecified, multicast, and what stands for a way through a peer in the node
-    /// that says so.
+    /// What is said where there is nothing to say, and believed by nobody: 0.0.0.1:1.
+    pub const NOWHERE: Self = Self { ip: Ipv4Addr::new(0, 0, 0, 1).to_ipv6_mapped().octets(), port: 1 };
+
+    /// `None` for what can be nobody's: port 0, unspecified, multicast, and what stands for a way through a peer, or for a
+    /// bridge, in the node that says so.
     pub fn new(address: SocketAddr) -> Option<Self> {
         let ip = address.ip().to_canonical();
-        let usable =
-            address.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && Way::of(&address).is_none();
+        let nobodys = Way::of(&address).is_some() || is_bridged(&address);
+        let usable = address.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && !nobodys;
         let mapped = match ip {
             IpAddr::V4(ip) => ip.to_ipv6_mapped(),
             IpAddr::V6(ip) => ip,

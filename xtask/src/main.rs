@@ -72,6 +72,8 @@ cargo xtask COMMAND
                     limits of a thousand peers on real sockets, beside the kernel's HTB; who gets what under overload
   bench sessions [--sessions N] [--size BYTES] [--json FILE] [--tool PATH]
                     100,000 sessions on one node: memory, handshakes, packets
+  bench bridge   [--size SIZE] [--runs N] [--scratch DIR] [--binary PATH]
+                    a file by UDP, and by a bridge where UDP is blocked
   bench serve    [--downloads A,B] [--size SIZE] [--runs N] [--scratch DIR] [--json FILE] [--binary PATH] [--tool PATH]
                     one daemon's store served to 1, 10 and 1,000 downloads at once, beside its floor
   bench circuits [--circuits N] [--rate N] [--seconds S] [--kinds A,B] [--json FILE] [--no-judge] [--binary PATH] [--tool PATH]

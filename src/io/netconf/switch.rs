@@ -174,7 +174,8 @@ fn script(plan: &Plan, connected: &[Prefix]) -> String {
     }
     let mut marked = String::new();
     if !plan.ports.is_empty() {
-        // Answers to us are looked up as our own packets are, where reverse paths are checked (src_valid_mark).
+        // Answers to us are looked up as our own packets are, where reverse paths are checked (src_valid_mark). Bridges' TCP
+        // has no port of its own: it is known by its connections.
         let ports: Vec<String> = plan.ports.iter().map(u16::to_string).collect();
         let _ = writeln!(marked, "    udp dport {{ {} }} meta mark set {MARK:#x}", ports.join(", "));
     }
@@ -186,7 +187,8 @@ fn script(plan: &Plan, connected: &[Prefix]) -> String {
          \x20 chain out {{\n\
          \x20   type filter hook output priority filter - 10; policy accept;\n\
          \x20   oifname {{ \"lo\", \"{device}\" }} accept\n\
-         \x20   meta mark {MARK:#x} meta l4proto udp accept\n\
+         \x20   meta mark {MARK:#x} meta l4proto tcp ct mark set {MARK:#x}\n\
+         \x20   meta mark {MARK:#x} meta l4proto {{ tcp, udp }} accept\n\
          \x20   fib daddr type {{ local, multicast }} accept\n\
          {verdicts}\
          \x20 }}\n\
@@ -196,6 +198,7 @@ fn script(plan: &Plan, connected: &[Prefix]) -> String {
          \x20 }}\n\
          \x20 chain marked {{\n\
          \x20   type filter hook prerouting priority mangle; policy accept;\n\
+         \x20   ct mark {MARK:#x} meta mark set {MARK:#x}\n\
          {marked}\
          \x20 }}\n\
          }}\n"

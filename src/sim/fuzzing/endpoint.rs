@@ -146,6 +146,7 @@ impl Endpoint {
                 Event::Confirmed { session }
                 | Event::Validated { session }
                 | Event::EarlyRefused { session }
+                | Event::Silent { session }
                 | Event::Moved { session, .. } => {
                     // The end may be queued behind it.
                     let _ = self.sessions.is_established(session);

@@ -41,6 +41,7 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Target] = &[
     // Decoders.
     ("base32", text::base32),
+    ("bridge", text::bridge),
     ("build", circuits::build),
     ("cell", circuits::cell),
     ("chunkmsg", messages::chunkmsg),

@@ -332,6 +332,7 @@ impl Scene {
                 Command::Friends(vec![Friend {
                     card,
                     addresses: vec![self.hostile.address],
+                    bridge: None,
                     trust: 50,
                     introduce: true,
                 }])
@@ -405,7 +406,13 @@ impl Scene {
             self.key = self.hostile.connect(self.now, &node, &[self.at], b"");
         } else {
             let card = *self.hostile.identity.card();
-            let friend = Friend { card, addresses: vec![self.hostile.address], trust: 50, introduce: true };
+            let friend = Friend {
+                card,
+                addresses: vec![self.hostile.address],
+                bridge: None,
+                trust: 50,
+                introduce: true,
+            };
             self.input(NodeInput::Command(Command::Friends(vec![friend])));
         }
         self.exchange();
@@ -445,7 +452,8 @@ pub(super) fn transfer() -> Vec<Vec<u8>> {
     let mut scene = Scene::new(&mut zeros);
     scene.heard_payloads = Some(Vec::new());
     let card = *scene.hostile.identity.card();
-    let friend = Friend { card, addresses: vec![scene.hostile.address], trust: 50, introduce: true };
+    let friend =
+        Friend { card, addresses: vec![scene.hostile.address], bridge: None, trust: 50, introduce: true };
     scene.input(NodeInput::Command(Command::Friends(vec![friend])));
     scene.exchange();
     // It gets a tree …

@@ -110,6 +110,7 @@ pub fn seeds() -> Vec<Seeds> {
         ("lookup", directories.iter().map(|bytes| [&[0, 1, b'a', 0][..], bytes].concat()).collect()),
         ("reference", references(&reference)),
         ("base32", vec![reference.to_string().into_bytes()]),
+        ("bridge", bridges()),
         ("invite", invites()),
         ("config", configs()),
         ("relay", (0..4).map(relay_card).collect()),
@@ -342,11 +343,23 @@ fn references(reference: &Reference) -> Vec<Vec<u8>> {
 
 fn invites() -> Vec<Vec<u8>> {
     let addresses = vec![([192, 0, 2, 1], 4600).into(), "[2001:db8::1]:4600".parse().expect("an address")];
-    let invite = Invite { network: network_hash("main"), card: *identity(1).card(), addresses };
-    let text = invite.to_string();
-    let bytes =
-        crate::wire::base32::decode(&text[crate::wire::invite::PREFIX.len()..]).expect("just written");
-    vec![text.into_bytes(), bytes[..bytes.len() - 4].to_vec()]
+    let plain = Invite { network: network_hash("main"), card: *identity(1).card(), addresses, bridge: None };
+    let bridge = Some(BRIDGE.parse().expect("a bridge's URL"));
+    let forms = |invite: Invite| {
+        let text = invite.to_string();
+        let bytes =
+            crate::wire::base32::decode(&text[crate::wire::invite::PREFIX.len()..]).expect("just written");
+        [text.into_bytes(), bytes[..bytes.len() - 4].to_vec()]
+    };
+    [forms(plain.clone()), forms(Invite { bridge, ..plain })].concat()
+}
+
+const BRIDGE: &str = "wss://bridge.example:8443/a-secret-path";
+
+fn bridges() -> Vec<Vec<u8>> {
+    let pinned = format!("{BRIDGE}#sha256={}", "0f".repeat(32));
+    let pieces = ["[2001:db8::1]:443|secret-path", "192.0.2.1|a-secret/path"];
+    [pinned.as_str(), "ws://127.0.0.1:80/a-secret-path"].into_iter().chain(pieces).map(Vec::from).collect()
 }
 
 /// An identity whose place shows the network's floor of work.
@@ -371,6 +384,7 @@ fn configs() -> Vec<Vec<u8>> {
         addresses,
         trust: 70,
         introduce: true,
+        bridge: Some(BRIDGE.parse().expect("a bridge's URL")),
     };
     let entry = format!(
         "[[friend]]\nkey = \"{}\"\nplace_nonce = \"{:016x}\"\nrank_nonce = \"{:016x}\"\naddresses = [\"192.0.2.1:4600\"]\n\

@@ -1,8 +1,9 @@
 //! Texts that people paste: references and invitations, and the base32 that they are made of.
 
 use crate::crypto::hash::blake3;
-use crate::limits::{ADDRESSES_PER_PEER_MAX, DIRECTORY_DEPTH_MAX};
+use crate::limits::{ADDRESSES_PER_PEER_MAX, BRIDGE_URL_MAX, DIRECTORY_DEPTH_MAX};
 use crate::wire::base32::{decode, encode};
+use crate::wire::bridge::{BridgeUrl, check_path};
 use crate::wire::directory::name_is_valid;
 use crate::wire::invite::{self, Invite};
 use crate::wire::reference::{self, Blob, Reference, parse_with_path};
@@ -58,6 +59,21 @@ pub fn reference(bytes: &[u8]) {
                 assert!(text.trim().to_ascii_lowercase().starts_with(&reference.to_string()));
                 assert!(names.len() <= DIRECTORY_DEPTH_MAX + 1);
                 assert!(names.iter().all(|name| name_is_valid(name)));
+            }
+            Err(error) => one_line(&error),
+        }
+    }
+}
+
+/// A URL, and the pieces of one in their places.
+pub fn bridge(bytes: &[u8]) {
+    let text = std::str::from_utf8(bytes).unwrap_or_default();
+    let (host, path) = text.split_once('|').unwrap_or((text, "a-secret-path"));
+    for text in [text.to_owned(), format!("wss://{host}/{path}"), format!("ws://{host}/a-secret-path")] {
+        match text.parse::<BridgeUrl>() {
+            Ok(url) => {
+                assert!(url.to_string().len() <= BRIDGE_URL_MAX && check_path(url.path()).is_ok());
+                assert_eq!(url.to_string().parse(), Ok(url));
             }
             Err(error) => one_line(&error),
         }

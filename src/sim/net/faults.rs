@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::{Net, Traced};
+use crate::base::bridge::{OWN, guests_of};
 use crate::base::{Rng, UnixMs};
 use crate::crypto::hash;
 use crate::limits::CLOCK_SKEW_MS_MAX;
@@ -129,6 +130,27 @@ impl Net {
             self.nodes[node].nat = Some(number);
             self.trace.note(self.now, Traced::Nat(node, config));
         }
+    }
+
+    /// Lets a node reach another by a bridge: where it takes datagrams. Its connection number `number` with that bridge, from
+    /// an address of its own; those before it are gone.
+    pub fn bridge(&mut self, from: usize, to: usize, number: u16) -> SocketAddr {
+        let address = SocketAddr::from((OWN, 1000 + to as u16));
+        let guest = SocketAddr::from((guests_of(from as u64), number));
+        self.bridges.retain(|_, (other, source)| (*other, *source) != (from, address));
+        self.bridges.insert((from, address), (to, guest));
+        self.bridges.insert((to, guest), (from, address));
+        address
+    }
+
+    /// A node's network drops all UDP, or no more.
+    pub fn block(&mut self, node: usize, blocked: bool) {
+        if blocked {
+            self.blocked.insert(node);
+        } else {
+            self.blocked.remove(&node);
+        }
+        self.note(Some(node), if blocked { "UDP is blocked" } else { "UDP is not blocked" });
     }
 
     /// The translator before a node forgets its mappings, of all nodes behind it. What is sent from then on comes

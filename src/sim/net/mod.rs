@@ -12,7 +12,7 @@ mod queue;
 mod run;
 mod tun;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,6 +73,10 @@ pub struct Net {
     hosts: BTreeMap<SocketAddr, (usize, u8)>,
     nats: Vec<Nat>,
     nat_of: BTreeMap<IpAddr, usize>,
+    /// Where what a node sends to an address of a bridge comes out, and from which address it seems to come there.
+    bridges: BTreeMap<(usize, SocketAddr), (usize, SocketAddr)>,
+    /// Nodes in networks that block UDP.
+    blocked: BTreeSet<usize>,
     /// What is behind exits, by node, and by the address that they share.
     outside: BTreeMap<usize, Nat>,
     outside_of: BTreeMap<IpAddr, usize>,
@@ -117,6 +121,8 @@ impl Net {
             hosts: BTreeMap::new(),
             nats: Vec::new(),
             nat_of: BTreeMap::new(),
+            bridges: BTreeMap::new(),
+            blocked: BTreeSet::new(),
             outside: BTreeMap::new(),
             outside_of: BTreeMap::new(),
             wire: None,
@@ -153,7 +159,13 @@ impl Net {
     pub fn befriend(&mut self, node: usize, friends: &[usize]) {
         let friends = friends.iter().map(|&index| {
             let friend = &self.nodes[index];
-            Friend { card: *friend.card(), addresses: vec![friend.address], trust: 50, introduce: true }
+            Friend {
+                card: *friend.card(),
+                addresses: vec![friend.address],
+                bridge: None,
+                trust: 50,
+                introduce: true,
+            }
         });
         let friends = friends.collect();
         self.command(node, Command::Friends(friends));

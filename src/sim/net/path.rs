@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use super::Net;
 use super::node::{end_of_span, up_to};
 use super::queue::{Event, Flight};
+use crate::base::bridge::is_bridged;
 use crate::base::{Memory, Path, Place};
 use crate::limits::{BUFFER_HEAD_ROOM, TRAIN_SIZE_MAX};
 use crate::node::{Input, Train};
@@ -45,6 +46,11 @@ impl Net {
         let (target, segment, ecn) = (train.path.remote, train.segment, train.ecn);
         self.trace.note(now, Traced::Train { from, target, bytes, segment, ecn });
         let route = self.route(from, shard, target);
+        // What a bridge hands over comes to the other's own port.
+        let target = match &route {
+            Ok(route) if is_bridged(&target) => self.nodes[route.to].address,
+            _ => target,
+        };
         for datagram in bytes.chunks(segment.max(1) as usize) {
             self.nodes[from].datagrams_sent += 1;
             if let Ok(Route { to, .. }) = route {
@@ -95,7 +101,15 @@ impl Net {
     /// Who gets what a node sends to an address now, and where it seems to come from. Its own translator maps it.
     fn route(&mut self, from: usize, shard: u8, target: SocketAddr) -> Result<Route, Gone> {
         let now = self.now;
+        if is_bridged(&target) {
+            let bridge = self.bridges.get(&(from, target)).ok_or(Gone::NoRoute)?;
+            return Ok(Route { to: bridge.0, source: bridge.1 });
+        }
         let (address, behind) = (self.nodes[from].address_of(shard), self.nodes[from].nat);
+        let host = self.hosts.get(&target).map(|(to, _)| *to);
+        if self.blocked.contains(&from) || host.is_some_and(|to| self.blocked.contains(&to)) {
+            return Err(Gone::NoRoute);
+        }
         if let Some(&(to, _)) = self.hosts.get(&target)
             && (self.nodes[to].nat.is_none() || self.nodes[to].nat == behind)
         {

@@ -108,6 +108,7 @@ fn agreement_is_the_introduced_nodes() {
         addresses: vec![net.nodes[of].address()],
         trust: 50,
         introduce,
+        bridge: None,
     };
     rules(&mut net, 3, 2, 0);
     let friends = vec![friend(&net, 0, true), friend(&net, 2, false)];

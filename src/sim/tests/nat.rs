@@ -1,5 +1,7 @@
 //! Two nodes behind translators of every kind, and a friend of both.
 
+mod bridge;
+
 use std::time::Duration;
 
 use super::{Tree, assert_restored, finish, get, millis, put, tree};

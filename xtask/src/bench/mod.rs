@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: tornet beside others, in one run on one machine; and under attack.
 
 mod bittorrent;
+mod bridge;
 mod churn;
 mod circuits;
 mod curl;
@@ -35,6 +36,7 @@ use crate::{setup, sh};
 pub fn command(mut args: Args) -> Result<()> {
     match args.word().as_deref() {
         Some("transfer") => transfer::command(args),
+        Some("bridge") => bridge::command(args),
         Some("tunnel") => tunnel::command(args),
         Some("onion") => onion::command(args),
         Some("churn") => churn::command(args),

@@ -1,6 +1,7 @@
 //! `cargo xtask e2e`: real daemons in network namespaces, and what happens to them: files that arrive,
 //! processes that are killed, disks that fill, strangers that knock. Each case has a lab of its own.
 
+pub mod bridge;
 mod devices;
 mod faults;
 mod hostile;
@@ -63,6 +64,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
         introductions::CASES,
         overlay::CASES,
         nat::CASES,
+        bridge::CASES,
         hostile::CASES,
     ];
     all.into_iter().flatten()

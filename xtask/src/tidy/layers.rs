@@ -26,7 +26,7 @@ const SOCKS: &[&str] = &[
 ];
 const ALL: &[&str] = &[
     "limits", "base", "crypto", "wire", "session", "stream", "shape", "onion", "chunk", "tunnel", "overlay",
-    "trust", "service", "node", "sys", "io", "shard", "socks", "config", "api", "cli",
+    "trust", "service", "node", "sys", "io", "shard", "socks", "bridge", "config", "api", "cli",
 ];
 
 const LAYERS: &[Layer] = &[
@@ -54,6 +54,7 @@ const LAYERS: &[Layer] = &[
     Layer { module: "io", may: &["limits", "base", "crypto", "wire", "sys"] },
     Layer { module: "shard", may: SHARD },
     Layer { module: "socks", may: SOCKS },
+    Layer { module: "bridge", may: &["limits", "base", "crypto", "wire", "sys"] },
     Layer { module: "config", may: BELOW_NODE },
     Layer {
         module: "api",

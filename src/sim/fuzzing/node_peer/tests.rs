@@ -6,7 +6,8 @@ use crate::limits::HELLO_MS_MAX;
 fn an_introduction_that_is_not_whole_in_time_is_given_up() {
     let mut scene = Scene::new(&mut Input::new(&[0; 8]));
     let card = *scene.hostile.identity.card();
-    let friend = Friend { card, addresses: vec![scene.hostile.address], trust: 50, introduce: true };
+    let friend =
+        Friend { card, addresses: vec![scene.hostile.address], bridge: None, trust: 50, introduce: true };
     scene.input(NodeInput::Command(Command::Friends(vec![friend])));
     scene.exchange();
     let hello = Hello::ours(&[CHUNK_CHANNEL]).emit();

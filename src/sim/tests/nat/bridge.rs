@@ -1,0 +1,166 @@
+//! Nodes in networks that block UDP, and bridges to their friends.
+
+use std::time::Duration;
+
+use super::super::{assert_restored, finish, get, put, tree};
+use crate::base::bridge::is_bridged;
+use crate::node::Command;
+use crate::node::command::Friend;
+use crate::sim::link::LinkConfig;
+use crate::sim::net::Net;
+
+const SEEDS: u64 = 5;
+const DELAY: Duration = Duration::from_millis(10);
+/// A handshake that is not answered, and one that is.
+const CONNECTED: Duration = Duration::from_secs(4);
+/// What a session may take to find that UDP gets through again, or does not any more.
+const MOVED: Duration = Duration::from_secs(130);
+
+/// Node 1 knows node 0 as a friend that has a bridge.
+fn pair(seed: u64) -> Net {
+    let mut net = Net::new(seed, 2, LinkConfig::clean(DELAY));
+    befriend(&mut net, true);
+    net
+}
+
+fn befriend(net: &mut Net, by_udp: bool) {
+    let bridge = Some(net.bridge(1, 0, 1));
+    let addresses = if by_udp { vec![net.nodes[0].address()] } else { Vec::new() };
+    let friend = Friend { card: net.card(0), addresses, bridge, trust: 50, introduce: true };
+    net.command(1, Command::Friends(vec![friend]));
+    net.befriend(0, &[1]);
+}
+
+fn node(net: &Net, index: usize) -> &crate::node::Node {
+    net.nodes[index].node().expect("it runs")
+}
+
+fn are_connected(net: &Net) -> bool {
+    [0, 1].iter().all(|index| node(net, *index).friends_connected() == 1)
+}
+
+fn are_bridged(net: &Net, bridged: bool) -> bool {
+    are_connected(net) && [0, 1].iter().all(|index| (node(net, *index).relayed() > 0) == bridged)
+}
+
+/// Content passes between two.
+fn assert_usable(net: &mut Net, from: usize, to: usize, job: u64) {
+    let tree = tree(net.seed + job);
+    let reference = put(net, &[from], &tree);
+    get(net, to, job, &reference, &[]);
+    assert_eq!(finish(net, to, job, 120), Ok(()), "seed {}", net.seed);
+    assert_restored(net, to, &tree);
+}
+
+#[test]
+fn a_bridge_carries_while_udp_is_blocked_and_udp_does_when_it_is_not() {
+    for seed in 1..=SEEDS {
+        let mut net = pair(seed);
+        net.block(1, true);
+        assert!(net.run_until(CONNECTED, |net| are_bridged(net, true)), "seed {seed}: no session");
+        assert_usable(&mut net, 0, 1, 1);
+        net.block(1, false);
+        // One session all the while.
+        let mut stays = true;
+        let mut moved = |net: &mut Net, bridged| {
+            net.run_until(MOVED, |net| {
+                stays &= are_connected(net);
+                are_bridged(net, bridged)
+            })
+        };
+        assert!(moved(&mut net, false), "seed {seed}: never straight");
+        net.block(1, true);
+        assert!(moved(&mut net, true), "seed {seed}: never back");
+        assert!(stays, "seed {seed}: the session ended");
+        assert_usable(&mut net, 1, 0, 2);
+    }
+}
+
+#[test]
+fn a_session_that_began_by_udp_goes_on_by_the_bridge() {
+    for seed in 1..=SEEDS {
+        let mut net = pair(seed);
+        assert!(net.run_until(CONNECTED, |net| are_bridged(net, false)), "seed {seed}: no session");
+        assert_usable(&mut net, 0, 1, 1);
+        net.block(1, true);
+        let mut stays = true;
+        let moved = net.run_until(MOVED, |net| {
+            stays &= are_connected(net);
+            are_bridged(net, true)
+        });
+        assert!(moved && stays, "seed {seed}: {moved}, {stays}");
+        assert_usable(&mut net, 0, 1, 2);
+    }
+}
+
+#[test]
+fn a_bridge_is_not_used_where_udp_gets_through() {
+    let mut net = pair(1);
+    net.wire = Some(Default::default());
+    assert!(net.run_until(CONNECTED, |net| are_bridged(net, false)), "no session");
+    assert_usable(&mut net, 0, 1, 1);
+    net.run_for(Duration::from_secs(120));
+    let wire = net.wire.take().expect("kept");
+    assert!(!wire.keys().any(|(source, _)| is_bridged(source)), "{:?}", wire.keys());
+}
+
+#[test]
+fn a_friend_may_have_nothing_but_a_bridge() {
+    let mut net = Net::new(1, 2, LinkConfig::clean(DELAY));
+    net.block(1, true);
+    befriend(&mut net, false);
+    assert!(net.run_until(CONNECTED, |net| are_bridged(net, true)), "no session");
+    assert_usable(&mut net, 0, 1, 1);
+}
+
+#[test]
+fn a_guest_that_comes_anew_is_followed() {
+    for seed in 1..=SEEDS {
+        let mut net = pair(seed);
+        net.block(1, true);
+        assert!(net.run_until(CONNECTED, |net| are_bridged(net, true)), "seed {seed}: no session");
+        for number in 2..5 {
+            net.bridge(1, 0, number);
+            assert_usable(&mut net, 0, 1, number.into());
+            assert!(are_bridged(&net, true), "seed {seed}");
+        }
+    }
+}
+
+/// Found by the end-to-end case: who has the bridge cannot call, and its guest waited for the old session's end.
+#[test]
+fn who_has_the_bridge_and_begins_anew_is_called_soon() {
+    for seed in 1..=SEEDS {
+        let mut net = pair(seed);
+        net.block(1, true);
+        assert!(net.run_until(CONNECTED, |net| are_bridged(net, true)), "seed {seed}: no session");
+        net.restart(0);
+        assert!(!are_connected(&net));
+        let keepalive = Duration::from_millis(crate::limits::KEEPALIVE_MS);
+        let soon = keepalive + Duration::from_millis(2 * crate::limits::DIRECT_SILENT_MS) + CONNECTED;
+        assert!(soon < Duration::from_millis(crate::limits::SESSION_IDLE_MS_MAX));
+        assert!(net.run_until(soon, |net| are_bridged(net, true)), "seed {seed}: not called");
+        assert_usable(&mut net, 1, 0, 1);
+    }
+}
+
+#[test]
+fn a_guest_reaches_its_friends_friend_through_that_friend() {
+    for seed in 1..=SEEDS {
+        let mut net = Net::new(seed, 3, LinkConfig::clean(DELAY));
+        net.block(1, true);
+        let bridge = Some(net.bridge(1, 0, 1));
+        let friend = |net: &Net, node: usize, bridge| {
+            let addresses = vec![net.nodes[node].address()];
+            Friend { card: net.card(node), addresses, bridge, trust: 50, introduce: true }
+        };
+        let friends = vec![friend(&net, 0, bridge), friend(&net, 2, None)];
+        net.command(1, Command::Friends(friends));
+        net.befriend(0, &[1, 2]);
+        net.befriend(2, &[0, 1]);
+        let met = |net: &Net| [0, 1, 2].iter().all(|index| node(net, *index).friends_connected() == 2);
+        assert!(net.run_until(MOVED, met), "seed {seed}: no session");
+        assert_eq!((node(&net, 2).relayed(), node(&net, 1).relayed()), (1, 2), "seed {seed}");
+        assert_usable(&mut net, 2, 1, 1);
+    }
+}
