@@ -13,6 +13,7 @@ pub mod circuits;
 pub mod error;
 pub mod friends;
 mod host;
+mod intents;
 mod jobs;
 mod metrics;
 pub mod nat;
@@ -66,6 +67,9 @@ pub struct Api {
     /// The limits that the node was told last.
     told_limits: Mutex<NodeLimits>,
     told_overlay: Mutex<overlay::Told>,
+    /// That this node leaves, if the operator said so.
+    leave: Mutex<Option<intents::Leave>>,
+    leave_changed: tokio::sync::Notify,
     /// Ports that the router maps.
     mapped: tokio::sync::Mutex<nat::Mapped>,
     /// The first shard's, where others reach it.
@@ -106,6 +110,8 @@ impl Api {
             exits: AtomicBool::new(false),
             told_limits: Mutex::default(),
             told_overlay: Mutex::default(),
+            leave: Mutex::default(),
+            leave_changed: tokio::sync::Notify::new(),
             mapped: tokio::sync::Mutex::default(),
             mapped_address: Mutex::default(),
             telling: tokio::sync::Mutex::new(()),

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::error::ApiError;
-use super::{Api, circuits, friends, host, jobs, metrics, settings, status, tunnels};
+use super::{Api, circuits, friends, host, intents, jobs, metrics, settings, status, tunnels};
 use crate::limits::{API_BODY_MAX, API_BODY_MS_MAX};
 
 /// How a request came in.
@@ -39,6 +39,9 @@ pub fn router(api: Arc<Api>, door: Door) -> Router {
         Door::Unix => shown
             .route("/v1/friends", get(friends::list).post(friends::add))
             .route("/v1/friends/{who}", delete(friends::remove))
+            .route("/v1/friends/{who}/stay", post(intents::ask))
+            .route("/v1/leave", post(intents::leave).delete(intents::stay))
+            .route("/v1/online", post(intents::online).delete(intents::not_said))
             .route("/v1/tunnels", get(tunnels::list).post(tunnels::up).delete(tunnels::down))
             .route("/v1/tunnels/{who}", delete(tunnels::down))
             .route("/v1/circuit", post(circuits::up).delete(circuits::down))

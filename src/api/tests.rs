@@ -197,6 +197,7 @@ fn snapshot() -> Snapshot {
         mtu: 1472,
         agent: "tornet 0.1.0".into(),
         shaped: crate::node::command::ShapedSnapshot::default(),
+        intent: crate::node::command::IntentSnapshot::default(),
     };
     Snapshot {
         circuit: Some(CircuitSnapshot {

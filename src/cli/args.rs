@@ -53,6 +53,10 @@ pub(super) enum Command {
     /// Limits what this node, or one peer, may use
     #[command(subcommand)]
     Limit(Limit),
+    /// Has this node leave: friends hear when, and what too few others have is handed over; its daemon ends then
+    Leave(Leave),
+    /// Tells friends for how long this node means to stay; without a time nothing is said of it any more
+    Online(Online),
     /// Raises this node's rank
     #[command(subcommand)]
     Rank(Rank),
@@ -90,11 +94,45 @@ pub(super) enum Friend {
         #[arg(long)]
         json: bool,
     },
+    /// Asks a friend to be there for longer than it means to
+    Ask {
+        /// Its name, or the beginning of its node id or key
+        node: String,
+        /// How much longer, such as 10m
+        #[arg(long, value_name = "DURATION")]
+        stay: String,
+    },
     /// Removes a friend
     Remove {
         /// Its name, or the beginning of its node id or key
         node: String,
     },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Leave {
+    /// In how long, such as 10m; friends may have it stay longer, as far as intents.grant_max goes
+    #[arg(long = "in", value_name = "DURATION", required_unless_present = "cancel")]
+    pub within: Option<String>,
+    /// Before that, once everything is handed over and nobody is served any more
+    #[arg(long, requires = "within")]
+    pub early: bool,
+    /// Waits until the daemon has ended, and shows what is handed over
+    #[arg(long, requires = "within")]
+    pub wait: bool,
+    /// Stays after all
+    #[arg(long, conflicts_with_all = ["within", "early", "wait"])]
+    pub cancel: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Online {
+    /// For so long from now, such as 8h
+    #[arg(long = "for", value_name = "DURATION", conflicts_with = "until")]
+    pub duration: Option<String>,
+    /// Until it is that time of the day (UTC)
+    #[arg(long, value_name = "HH:MM")]
+    pub until: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -365,6 +403,12 @@ mod tests {
             "tornet --dir /d friend add tornet:node:x --trust 100 --name bob",
             "tornet --dir /d friend list",
             "tornet --dir /d friend remove bob",
+            "tornet --dir /d friend ask bob --stay 10m",
+            "tornet --dir /d leave --in 10m --early --wait",
+            "tornet --dir /d leave --cancel",
+            "tornet --dir /d online --for 8h",
+            "tornet --dir /d online --until 23:30",
+            "tornet --dir /d online",
             "tornet --dir /d status --json --watch",
             "tornet --dir /d put a b --salt --json",
             "tornet --dir /d get tornet:x -o out",

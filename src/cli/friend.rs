@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::client::{ask, segment};
 use super::show::table;
-use super::{Failure, args, print, tell};
+use super::{Failure, args, leave, print, tell};
 use crate::api::friends::{friend_json, make_invite};
 use crate::config::{ConfigError, ConfigFile, FriendEntry, NodeDir};
 use crate::wire::invite::{BadInvite, Invite};
@@ -40,6 +40,7 @@ pub(super) fn friend(dir: &NodeDir, command: args::Friend) -> Result<(), Failure
     match command {
         args::Friend::Add { invitation, trust, name } => add(dir, &invitation, trust, name),
         args::Friend::List { json } => list(dir, json),
+        args::Friend::Ask { node, stay } => leave::ask_friend(dir, &node, &stay),
         args::Friend::Remove { node } => remove(dir, &node),
     }
 }

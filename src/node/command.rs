@@ -51,6 +51,19 @@ pub enum Command {
     Overlay(Box<OverlayRules>),
     /// What is known and wanted of whatever translates this node's addresses.
     Nat(NatRules),
+    /// What friends may have this node do, and what it asks of them by itself.
+    Intents(IntentRules),
+    /// This node leaves in so many milliseconds, or does not leave: its peers hear it, and what it provides is handed over.
+    Leave(Option<u64>),
+    /// This node means to stay for so many seconds, or says nothing of it.
+    Online(Option<u32>),
+    /// Asks a friend to be there for so many seconds longer than it means to.
+    AskStay {
+        /// Whom.
+        peer: PublicKey,
+        /// How much longer.
+        more_s: u32,
+    },
     /// Chunks of the store, to be provided to the network; at most [`crate::limits::PROVIDE_BATCH`].
     Provide(Vec<ChunkId>),
     /// Peers that an earlier run met; at most [`crate::limits::PEERS_BATCH`].
@@ -115,6 +128,98 @@ pub struct NatRules {
     pub answers: bool,
     /// Where this shard's port was mapped to, by request.
     pub mapped: Vec<SocketAddr>,
+}
+
+/// What friends may have a node do, and what it asks of them by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IntentRules {
+    /// How much longer than it means to they may have it stay, all together, seconds; 0: never.
+    pub grant_max_s: u32,
+    /// The least trust of who may.
+    pub grant_trust: u8,
+    /// How much longer than it means to a friend is asked to stay for a `get`, seconds; 0: never.
+    pub ask_max_s: u32,
+}
+
+/// A node that leaves, to be shown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LeavingSnapshot {
+    /// In how long, milliseconds.
+    pub in_ms: u64,
+    /// Peers that have not answered that they heard it.
+    pub untold: u64,
+    /// Whether anybody is served, or anything is fetched.
+    pub busy: bool,
+    /// What it gives away.
+    pub handover: HandoverSnapshot,
+}
+
+impl LeavingSnapshot {
+    /// Of two shards: the later time counts.
+    fn add(&self, other: &Self) -> Self {
+        let (own, theirs) = (&self.handover, &other.handover);
+        Self {
+            in_ms: self.in_ms.max(other.in_ms),
+            untold: self.untold + other.untold,
+            busy: self.busy || other.busy,
+            handover: HandoverSnapshot {
+                given: own.given + theirs.given,
+                given_bytes: own.given_bytes + theirs.given_bytes,
+                short: own.short + theirs.short,
+                left: own.left + theirs.left,
+            },
+        }
+    }
+}
+
+/// What a leaving node gives away, in chunks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HandoverSnapshot {
+    /// Those that others have by now.
+    pub given: u64,
+    /// Their bytes.
+    pub given_bytes: u64,
+    /// Those for which too few keepers were found.
+    pub short: u64,
+    /// Those that are still to be given.
+    pub left: u64,
+}
+
+/// What a peer means to do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IntentSnapshot {
+    /// In how long it leaves, seconds.
+    pub leaves_in_s: Option<u64>,
+    /// For how long it means to stay, seconds.
+    pub stays_s: Option<u64>,
+    /// What it was asked.
+    pub asked: Option<AskedToStay>,
+}
+
+/// That a peer was asked to stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AskedToStay {
+    /// For how long from now, seconds.
+    pub left_s: u64,
+    /// What it said.
+    pub said: SaidToStay,
+    /// For how long it would be there, seconds, if it said so.
+    pub stays_s: Option<u64>,
+}
+
+/// What came of that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SaidToStay {
+    /// No answer yet.
+    Nothing,
+    /// No answer at all.
+    Silence,
+    /// Yes.
+    Granted,
+    /// Not for so long.
+    Less,
+    /// No.
+    Refused,
 }
 
 /// A node's part in the overlay, to be shown.
@@ -268,6 +373,10 @@ pub struct Snapshot {
     pub job_circuits: Vec<(JobId, CircuitSnapshot)>,
     /// The overlay, if the node takes part.
     pub overlay: Option<OverlaySnapshot>,
+    /// That this node leaves, if it does.
+    pub leaving: Option<LeavingSnapshot>,
+    /// For how long it means to stay, seconds.
+    pub online_s: Option<u64>,
     /// Where peers see the first shard's socket, each address once.
     pub seen_at: Vec<SocketAddr>,
     /// Whether whatever translates this node's addresses gives one port to all remote ends; `None` before two peers have
@@ -286,6 +395,11 @@ impl Snapshot {
         self.job_circuits.extend(other.job_circuits);
         self.overlay = self.overlay.take().or(other.overlay);
         self.one_port_for_all = self.one_port_for_all.or(other.one_port_for_all);
+        self.online_s = self.online_s.max(other.online_s);
+        self.leaving = match (self.leaving, other.leaving) {
+            (Some(own), Some(other)) => Some(own.add(&other)),
+            (own, other) => own.or(other),
+        };
         if self.seen_at.is_empty() {
             self.seen_at = other.seen_at;
         }
@@ -439,6 +553,8 @@ pub struct PeerSnapshot {
     pub agent: String,
     /// What the shaper does with it.
     pub shaped: ShapedSnapshot,
+    /// What it means to do.
+    pub intent: IntentSnapshot,
 }
 
 /// What a peer was asked to promise, and what it said.

@@ -15,7 +15,9 @@ mod fetching;
 mod friends;
 mod hello;
 mod inner;
+mod intents;
 mod keeping;
+mod leaving;
 mod line;
 mod loans;
 mod overlay;
@@ -73,6 +75,8 @@ use circuits::Circuits;
 pub use command::{Command, Report};
 use friends::Friends;
 use inner::Template;
+use intents::Meanings;
+use leaving::Handover;
 use loans::Loans;
 use overlay::Overlays;
 #[cfg(any(test, feature = "sim"))]
@@ -99,6 +103,8 @@ pub const OVERLAY_CHANNEL: ChannelId = ChannelId(4);
 pub const KEEP_CHANNEL: ChannelId = ChannelId(5);
 /// The channel by which nodes meet that do not reach each other (docs/protocol/nat.md).
 pub const MEET_CHANNEL: ChannelId = ChannelId(6);
+/// The channel on which nodes say what they mean to do (docs/protocol/intents.md).
+pub const INTENT_CHANNEL: ChannelId = ChannelId(7);
 
 /// ECN-capable transport, code point ECT(0).
 const ECT0: u8 = 2;
@@ -252,6 +258,8 @@ pub struct Node {
     datagram_max: usize,
     punch: Punch,
     stun: Stun,
+    meanings: Meanings,
+    handover: Handover,
     counters: Counters,
     /// The last round trip that a peer's acknowledgement showed, until it is asked for.
     round_trip: Option<Duration>,
@@ -328,6 +336,8 @@ impl Node {
             datagram_max: DATAGRAM_MAX,
             punch: Punch::default(),
             stun: Stun::default(),
+            meanings: Meanings::default(),
+            handover: Handover::default(),
             counters: Counters::default(),
             round_trip: None,
         }
@@ -365,7 +375,10 @@ impl Node {
                 let own = self.anonymous_file_done(clock, done, world);
                 own.into_iter().for_each(|done| self.get.file_done(done));
             }
-            Input::Warmed { handle, slice } => self.serve.warmed(handle, slice, world, &mut self.acts),
+            Input::Warmed { handle, slice } => {
+                self.serve.warmed(handle, slice, world, &mut self.acts);
+                self.handover.warmed(handle);
+            }
             Input::Kept { number, kept } => {
                 self.keep.stored(clock.now, number, kept, &mut self.keep_acts);
             }
@@ -392,6 +405,10 @@ impl Node {
             Command::Limits(limits) => self.set_limits(clock, *limits),
             Command::Overlay(rules) => self.set_overlay(clock, *rules),
             Command::Nat(rules) => self.set_nat(clock, rules),
+            Command::Intents(rules) => self.set_intents(rules),
+            Command::Leave(in_ms) => self.set_leaving(clock, in_ms),
+            Command::Online(for_s) => self.set_online(clock, for_s),
+            Command::AskStay { peer, more_s } => self.ask_to_stay(clock, &peer, more_s),
             Command::Provide(chunks) => self.tell_keeper(clock, |keeper, at| keeper.provide(at, chunks)),
             Command::Restore(known) => self.tell_keeper(clock, |keeper, at| keeper.restore(at.now, known)),
             Command::Peers { after } => self.tell_peers(after),
@@ -428,6 +445,7 @@ impl Node {
         }
         self.apply_acts();
         self.settle_keeping(clock);
+        self.go_on_handing_over(clock, world);
         loop {
             let moved = self.go_on_pushing(clock);
             self.settle_overlay(clock, world);
@@ -471,6 +489,7 @@ impl Node {
             self.friends.hurry(clock.now);
         }
         self.call_friends(clock);
+        self.settle_intents(clock);
         self.settle_punch(clock);
         self.settle_stun(clock);
         self.send_requests(clock);

@@ -179,6 +179,10 @@ impl Node {
                 self.handle_meet_cross(clock, *message);
                 return true;
             }
+            Cross::Intent(message) => {
+                self.handle_intent_cross(clock, *message);
+                return true;
+            }
             Cross::Send { path, segment, ecn, bytes } => {
                 if self.foreign.len() < PASSING_MAX {
                     self.foreign.push_back(Foreign { path, segment, ecn, bytes });

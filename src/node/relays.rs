@@ -2,6 +2,7 @@
 //! (docs/protocol/hello.md).
 
 use super::circuits::{Circuits, link};
+use super::command::CircuitRules;
 use super::peer::Meeting;
 use super::{Clock, Node};
 use crate::crypto::IdentityCard;
@@ -31,7 +32,8 @@ impl Node {
         own.published = true;
         let rules = own.rules;
         let card = *self.sessions.identity_card();
-        let ours = RelayCard { card, onion, address: None, exit: rules.exit, named: rules.named, trust: 0 };
+        let CircuitRules { exit, named, .. } = rules;
+        let ours = RelayCard { card, onion, address: None, exit, named, leaving: own.leaving, trust: 0 };
         let others = own.heard.values().filter(|card| card.named && card.card.key != peer.card.key);
         let others = others.filter_map(|card| {
             let friend = self.friends.get(&card.card.key)?;
@@ -76,7 +78,9 @@ impl Node {
             }
             return;
         };
-        let mut is_news = own.learn(Relay { hop: info(card, address), trust, exit: card.exit, entry });
+        let leaving = card.leaving;
+        let mut is_news =
+            own.learn(Relay { hop: info(card, address), trust, exit: card.exit, entry, leaving });
         if own.heard.insert(key, *card) != Some(*card) {
             own.news(clock.now);
         }
@@ -88,11 +92,13 @@ impl Node {
             }
             // Trust at second hand is worth at most what both hands are.
             let trust = (u32::from(trust) * u32::from(card.trust) / 100) as u8;
-            let relay = Relay { hop: info(card, card.address), trust, exit: card.exit, entry: None };
+            let (hop, exit, leaving) = (info(card, card.address), card.exit, card.leaving);
+            let relay = Relay { hop, trust, exit, entry: None, leaving };
             is_news |= own.learn(relay);
         }
         if is_news {
             own.purposes.hurry(clock.now);
+            own.purposes.part(clock.now, &own.relays);
         }
     }
 }

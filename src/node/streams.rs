@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::peer::Role;
 use super::{
-    CHUNK_CHANNEL, Clock, HELLO_CHANNEL, KEEP_CHANNEL, MEET_CHANNEL, Node, OVERLAY_CHANNEL, RESERVE_CHANNEL,
-    World,
+    CHUNK_CHANNEL, Clock, HELLO_CHANNEL, INTENT_CHANNEL, KEEP_CHANNEL, MEET_CHANNEL, Node, OVERLAY_CHANNEL,
+    RESERVE_CHANNEL, World,
 };
 use crate::base::StreamId;
 use crate::limits::{HELLO_MS_MAX, MESSAGE_SIZE_MAX};
@@ -154,6 +154,9 @@ impl Node {
                 }
                 StreamEvent::Datagram { channel, bytes } if channel == MEET_CHANNEL => {
                     self.meet_datagram(clock, id, &bytes, world);
+                }
+                StreamEvent::Datagram { channel, bytes } if channel == INTENT_CHANNEL => {
+                    self.intent_datagram(clock, id, &bytes);
                 }
                 StreamEvent::Writable(_) | StreamEvent::Datagram { .. } | StreamEvent::MtuChanged(_) => {}
             }

@@ -222,6 +222,14 @@ impl Keeper {
         Ok(Circuit { key, hops: route.keys().collect() })
     }
 
+    /// One of the relays of the circuit in use leaves soon: another is built, and takes its place once it is open.
+    pub fn part(&mut self, now: Time, relays: &Relays) {
+        let leaves = |key: &PublicKey| relays.get(key).is_some_and(|relay| relay.leaving);
+        if self.next.is_empty() && self.try_at.is_none() && self.hops().iter().any(leaves) {
+            self.try_at = Some(now);
+        }
+    }
+
     /// News of relays came: what found no path may find one now.
     pub fn hurry(&mut self, now: Time) {
         if self.next.is_empty()

@@ -64,6 +64,26 @@ impl Publications {
         }
     }
 
+    /// All are looked after now.
+    pub fn hurry(&mut self, now: Time) {
+        self.chunks.values_mut().for_each(|own| own.due = now);
+        self.due = self.chunks.keys().map(|chunk| (now, *chunk)).collect();
+    }
+
+    /// Those that fewer than so many other hosts had at the last check: the most asked for first, at most so many.
+    pub fn poor(&self, hosts: u8, most: usize) -> Vec<ChunkId> {
+        let few = self.chunks.iter().filter(|(_, own)| own.health.hosts < hosts);
+        let mut few: Vec<_> = few
+            .map(|(chunk, own)| (std::cmp::Reverse(own.health.queries), own.health.hosts, *chunk))
+            .collect();
+        if few.len() > most {
+            few.select_nth_unstable(most);
+            few.truncate(most);
+        }
+        few.sort_unstable();
+        few.into_iter().map(|(.., chunk)| chunk).collect()
+    }
+
     /// How one fares.
     pub fn health(&self, chunk: &ChunkId) -> Option<Health> {
         self.chunks.get(chunk).map(|own| own.health)

@@ -7,6 +7,7 @@
 
 use super::circuits::CircuitCross;
 use super::home::Wanted;
+use super::intents::IntentCross;
 use super::lanes::Seat;
 use super::meet::MeetCross;
 use super::noise::Offered;
@@ -130,6 +131,8 @@ pub enum Cross {
     Overlay(Box<OverlayCross>),
     /// About ways to peers through others.
     Meet(Box<MeetCross>),
+    /// About what peers, and this node, mean to do.
+    Intent(Box<IntentCross>),
     /// A lane has ended.
     LaneOver {
         /// The receiver's session.
@@ -167,6 +170,7 @@ impl Cross {
             Self::Circuit(message) => message.name(),
             Self::Overlay(message) => message.name(),
             Self::Meet(message) => message.name(),
+            Self::Intent(message) => message.name(),
             Self::LaneWanted { .. } => "lane wanted",
             Self::LaneAway { .. } => "lane away",
             Self::LaneSeat(_) => "lane",
@@ -389,6 +393,7 @@ impl Sessions {
             | Cross::Circuit(_)
             | Cross::Overlay(_)
             | Cross::Meet(_)
+            | Cross::Intent(_)
             | Cross::Demand { .. }
             | Cross::Tokens { .. }
             | Cross::Line(_)

@@ -12,6 +12,7 @@ pub mod extents;
 pub mod frame;
 pub mod handshake;
 pub mod hello;
+pub mod intent;
 pub mod invite;
 pub mod ip;
 pub mod keep;

@@ -26,7 +26,7 @@ impl Scene {
         let mut relays = Relays::default();
         for (n, hop) in net.route(0).hops.into_iter().enumerate() {
             let entry = (n < friends).then_some(LinkId(n as u64 + 1));
-            relays.learn(Relay { hop, trust: 50, exit: n == 2, entry });
+            relays.learn(Relay { hop, trust: 50, exit: n == 2, entry, leaving: false });
         }
         let want = Want { hops: 2, exit: None, force, resume: [7; 32], several: false };
         let keeper = Keeper::new(net.now, want);

@@ -230,9 +230,17 @@ fn relay_card(seed: u8) -> Vec<u8> {
     let address = (seed > 1).then(|| ([192, 0, 2, seed], 4600).into());
     let onion = OnionKey { number: seed, key: [seed; 32] };
     let card = *identity(1).card();
-    RelayCard { card, onion, address, exit: seed.is_multiple_of(2), named: seed < 2, trust: 25 * seed }
-        .emit()
-        .to_vec()
+    RelayCard {
+        card,
+        onion,
+        address,
+        exit: seed.is_multiple_of(2),
+        named: seed < 2,
+        leaving: seed == 3,
+        trust: 25 * seed,
+    }
+    .emit()
+    .to_vec()
 }
 
 fn tree() -> Files {

@@ -176,6 +176,10 @@ impl SimNode {
             Command::Friends(_)
             | Command::Overlay(_)
             | Command::Nat(_)
+            | Command::Intents(_)
+            | Command::Leave(_)
+            | Command::Online(_)
+            | Command::AskStay { .. }
             | Command::Tunnels(_)
             | Command::Relay(_)
             | Command::Exit(_)
