@@ -107,7 +107,9 @@ fn time_of_day(text: &str) -> Result<u64, Failure> {
         || Failure::new(format!("{text:?} will not do: --until takes a time of the day (UTC) such as 23:30"));
     let (hours, minutes) = text.split_once(':').ok_or_else(bad)?;
     let number = |text: &str, below: u64| match text.len() {
-        1 | 2 => text.parse::<u64>().ok().filter(|number| *number < below),
+        1 | 2 if text.bytes().all(|byte| byte.is_ascii_digit()) => {
+            text.parse::<u64>().ok().filter(|number| *number < below)
+        }
         _ => None,
     };
     Ok(number(hours, 24).ok_or_else(bad)? * 3600 + number(minutes, 60).ok_or_else(bad)? * 60)

@@ -10,9 +10,11 @@ use crate::base::fileop::JobId;
 use crate::base::{ChunkId, ReadFault, StoredChunk, Time};
 use crate::limits::{
     HANDOVER_LIST_MS, HANDOVER_MAX, HANDOVER_OPEN_MAX, HOSTS_WANTED_USUAL, INTENT_TURN_MS, PUSH_COPIES_MIN,
+    REGION_NODES,
 };
 use crate::service::PeerId;
 use crate::service::push::Placed;
+use crate::session::OverlayCross;
 
 /// The job under whose number a leaving node gives chunks away; no other has it.
 pub(super) const HANDOVER: JobId = JobId(u64::MAX);
@@ -128,6 +130,18 @@ impl Node {
         let soon = self.meanings.core.own().leaves_soon(clock.now);
         if std::mem::replace(&mut self.circuits.leaving, soon) != soon {
             self.circuits.news(clock.now);
+            self.tell_near(clock, soon);
+        }
+    }
+
+    /// Whoever is near to this node in the overlay names it to others, and is told although there may be no session with it now.
+    fn tell_near(&mut self, clock: Clock, soon: bool) {
+        let Some(keeper) = self.overlay.keeper.as_ref().filter(|_| soon) else { return };
+        let near = keeper.core.nearest_staying(&keeper.core.own().id.0, REGION_NODES, clock.now);
+        for contact in near.into_iter().map(|peer| peer.contact) {
+            let (card, addresses) = (contact.card, contact.addresses().collect());
+            let home = self.home_of(&card.key);
+            self.overlay_cross(clock, home, OverlayCross::Call { card, addresses, answer: false });
         }
     }
 
@@ -218,6 +232,25 @@ impl Node {
         }
         own.short += gone.len() as u64;
         gone.iter().for_each(|chunk| _ = own.open.remove(chunk));
+    }
+
+    /// Chunks that are being handed over.
+    #[cfg(test)]
+    pub(crate) fn handing_over(&self) -> usize {
+        self.handover.open.len()
+    }
+
+    /// When this node leaves, as this shard knows.
+    #[cfg(test)]
+    pub(crate) fn leaves_at(&self) -> Option<Time> {
+        self.meanings.core.own().leaves_at()
+    }
+
+    /// Whether others are led to a node of the overlay.
+    #[cfg(test)]
+    pub(crate) fn overlay_leads_to(&self, now: Time, id: &crate::base::NodeId) -> bool {
+        let core = self.overlay.keeper.as_ref().map(|keeper| &keeper.core);
+        core.is_some_and(|core| core.table().get(id).is_some() && !core.leaves_soon(id, now))
     }
 
     /// Of this shard's part in leaving.

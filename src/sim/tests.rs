@@ -5,6 +5,7 @@ mod circuits;
 mod exits;
 mod faults;
 mod keeping;
+mod leaving;
 mod limits;
 mod line;
 mod loans;

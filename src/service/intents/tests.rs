@@ -208,7 +208,7 @@ fn who_comes_again_means_what_it_says_then() {
 fn what_comes_late_changes_nothing() {
     let mut own = Intents::default();
     let say = |what, number, seconds| Message::Say { what, number, seconds }.emit();
-    let mut hear = |own: &mut Intents, bytes: &[u8]| own.hear(at(1), A, key(1), Some(50), bytes);
+    let hear = |own: &mut Intents, bytes: &[u8]| own.hear(at(1), A, key(1), Some(50), bytes);
     hear(&mut own, &say(What::Online, 7, 0)).expect("heard");
     hear(&mut own, &say(What::Leaving, 6, 60)).expect("heard");
     assert_eq!(own.leaves_at(at(1), &key(1)), None);

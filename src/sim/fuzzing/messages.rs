@@ -4,13 +4,14 @@ use super::Input;
 use crate::crypto::{MaskKey, Secret};
 use crate::limits::{
     ADDRESS_TOKEN_SIZE_MAX, CARRIED_MAX, CHUNK_SIZE_MAX, CLOSE_REASON_MAX, EARLY_DATA_MAX, HELLO_AGENT_MAX,
-    HELLO_SERVICES_MAX, HELLO_SIZE_MAX, MEETING_PLACES_MAX, OVERLAY_MESSAGE_MAX, PACKET_OVERHEAD,
-    RECORD_PLAIN, SLICE_SIZE, TAG_SIZE,
+    HELLO_SERVICES_MAX, HELLO_SIZE_MAX, INTENT_S_MAX, MEETING_PLACES_MAX, OVERLAY_MESSAGE_MAX,
+    PACKET_OVERHEAD, RECORD_PLAIN, SLICE_SIZE, STAY_S_MAX, TAG_SIZE,
 };
 use crate::wire::chunkmsg::{Part, ReplyHead, ReplyLayout, SliceRequest, mask_of};
 use crate::wire::control::{Control, Controls};
 use crate::wire::handshake::{Init, Reply};
 use crate::wire::hello::Hello;
+use crate::wire::intent;
 use crate::wire::locator::{self, Locator};
 use crate::wire::overlay::{self, Message};
 use crate::wire::packet::{
@@ -69,6 +70,20 @@ pub fn punch(bytes: &[u8]) {
         }
         punch::Message::Meet { candidates, .. } => assert!(candidates.len() <= MEETING_PLACES_MAX),
         _ => {}
+    }
+}
+
+/// A message of intents: one form, within the bounds.
+pub fn intent(bytes: &[u8]) {
+    let Ok(message) = intent::Message::parse(bytes) else { return };
+    assert_eq!(message.emit(), bytes);
+    match message {
+        intent::Message::Say { what: intent::What::Stay, seconds, .. } => {
+            assert!((1..=STAY_S_MAX).contains(&seconds))
+        }
+        intent::Message::Say { seconds, .. } | intent::Message::Answer { seconds, .. } => {
+            assert!(seconds <= INTENT_S_MAX)
+        }
     }
 }
 

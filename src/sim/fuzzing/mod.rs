@@ -51,6 +51,7 @@ pub const TARGETS: &[Target] = &[
     ("frame", frames::frame),
     ("handshake", messages::handshake),
     ("hello", messages::hello),
+    ("intent", messages::intent),
     ("invite", text::invite),
     ("ip", packets::ip),
     ("keep", keeping::message),

@@ -115,6 +115,7 @@ pub fn seeds() -> Vec<Seeds> {
         ("reserve", reservations()),
         ("keep", keep_messages()),
         ("overlay", overlay_messages()),
+        ("intent", intent_messages()),
         ("punch", punch_messages()),
         ("stun", stun_messages()),
         ("keyfile", vec![key_text(&worked(1)).into_bytes()]),
@@ -167,6 +168,22 @@ fn reservations() -> Vec<Vec<u8>> {
         answer.emit().to_vec(),
         refusal.emit().to_vec(),
     ]
+}
+
+fn intent_messages() -> Vec<Vec<u8>> {
+    use crate::wire::intent::{Message, Verdict, What};
+    let say = |what, seconds| Message::Say { what, number: 7, seconds };
+    let answer = |verdict, seconds| Message::Answer { number: 7, verdict, seconds };
+    let all = [
+        say(What::Online, 28_800),
+        say(What::Leaving, 600),
+        say(What::Stay, 1_200),
+        answer(Verdict::Heard, 0),
+        answer(Verdict::Granted, 1_200),
+        answer(Verdict::Less, 900),
+        answer(Verdict::Refused, 0),
+    ];
+    all.iter().map(Message::emit).collect()
 }
 
 fn punch_messages() -> Vec<Vec<u8>> {
