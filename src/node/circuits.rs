@@ -458,7 +458,8 @@ impl Node {
                 .collect();
             for id in friends {
                 self.say_hello(id);
-                self.touch(id);
+                // Whoever was touched is looked at before this: in quiet times nothing else would send it.
+                self.queue(now, id);
             }
         }
         self.settle_circuits(clock, world);

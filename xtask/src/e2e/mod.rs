@@ -4,6 +4,7 @@
 mod devices;
 mod faults;
 mod hostile;
+mod leaving;
 mod limits;
 mod links;
 mod moving;
@@ -60,6 +61,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
         onion::hidden::CASES,
         onion::giving::CASES,
         overlay::CASES,
+        leaving::CASES,
         nat::CASES,
         hostile::CASES,
     ];

@@ -64,9 +64,7 @@ fn a_relay_at_second_hand_leaves_and_its_circuits_are_led_around_it() {
         net.command(leaver, Command::Leave(Some(60_000)));
         net.run_for(Duration::from_secs(20));
         let before = counts(&mut net, "circuit_cells_forward")[leaver];
-        eprintln!("DEBUG {before} {:?}", counts(&mut net, "circuits_opened"));
         for _ in 0..10 {
-            eprintln!("DEBUG {:?}", counts(&mut net, "circuit_cells_forward"));
             send(&mut net, 0, 0, &datagram(client(FAR[0]), FAR[0], b"around"));
             net.run_for(Duration::from_millis(200));
             assert_eq!(written(&mut net, 4).len(), 1, "seed {seed}");
