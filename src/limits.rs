@@ -1258,6 +1258,8 @@ pub const INTENT_S_MAX: u32 = 30 * 86_400;
 pub const STAY_S_MAX: u32 = 86_400;
 /// A node that leaves within so long leaves soon: others make do without it from then on, milliseconds.
 pub const LEAVING_SOON_MS: u64 = 300_000;
+/// Who is heard so long after it meant to leave has come back, milliseconds.
+pub const LEFT_MS: u64 = 30_000;
 /// Pauses before something that was not answered is said again, milliseconds; after the last it is left.
 pub const INTENT_AGAIN_MS: [u64; 9] = [500, 500, 1_000, 1_000, 2_000, 3_000, 5_000, 8_000, 10_000];
 /// Messages of channel 7 of one peer, a second.

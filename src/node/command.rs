@@ -1,5 +1,8 @@
 //! What the control thread asks of a node, and what it hears.
 
+mod intents;
+mod overlay;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -8,6 +11,10 @@ use crate::base::{ChunkId, NewChunk, NodeId, Prefix, PublicKey};
 use crate::crypto::{Identity, IdentityCard};
 use crate::onion::policy::Policy;
 
+pub use self::intents::{
+    AskedToStay, HandoverSnapshot, IntentRules, IntentSnapshot, LeavingSnapshot, SaidToStay,
+};
+pub use self::overlay::{NatRules, OverlayRules, OverlaySnapshot};
 pub use crate::overlay::peers::Known;
 pub use crate::service::get::{GetProgress, GetRequest};
 pub use crate::service::push::Placed;
@@ -98,147 +105,6 @@ impl Default for CircuitRules {
     fn default() -> Self {
         Self { relay: true, exit: false, named: true }
     }
-}
-
-/// What a node does for and in the overlay.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OverlayRules {
-    /// Whether it takes part.
-    pub enabled: bool,
-    /// The network's name: those of other names are not understood.
-    pub network: String,
-    /// Where others reach this node, best first.
-    pub addresses: Vec<SocketAddr>,
-    /// By whom the network may be entered; at most [`crate::limits::BOOTSTRAP_MAX`].
-    pub bootstrap: Vec<(IdentityCard, Vec<SocketAddr>)>,
-    /// Whether chunks are looked for from far (cheap, and copies spread) instead of near (fast).
-    pub far: bool,
-    /// Whether those who are no friends are served chunks.
-    pub serve_strangers: bool,
-    /// The size of the cache in which chunks are kept for others, bytes; `None`: none are.
-    pub keep: Option<u64>,
-}
-
-/// What is known and wanted of whatever translates a node's addresses.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct NatRules {
-    /// Servers of STUN to be asked; at most [`crate::limits::STUN_SERVERS_MAX`].
-    pub stun: Vec<SocketAddr>,
-    /// Whether this node answers such questions of strangers.
-    pub answers: bool,
-    /// Where this shard's port was mapped to, by request.
-    pub mapped: Vec<SocketAddr>,
-}
-
-/// What friends may have a node do, and what it asks of them by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IntentRules {
-    /// How much longer than it means to they may have it stay, all together, seconds; 0: never.
-    pub grant_max_s: u32,
-    /// The least trust of who may.
-    pub grant_trust: u8,
-    /// How much longer than it means to a friend is asked to stay for a `get`, seconds; 0: never.
-    pub ask_max_s: u32,
-}
-
-/// A node that leaves, to be shown.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct LeavingSnapshot {
-    /// In how long, milliseconds.
-    pub in_ms: u64,
-    /// Peers that have not answered that they heard it.
-    pub untold: u64,
-    /// Whether anybody is served, or anything is fetched.
-    pub busy: bool,
-    /// What it gives away.
-    pub handover: HandoverSnapshot,
-}
-
-impl LeavingSnapshot {
-    /// Of two shards: the later time counts.
-    fn add(&self, other: &Self) -> Self {
-        let (own, theirs) = (&self.handover, &other.handover);
-        Self {
-            in_ms: self.in_ms.max(other.in_ms),
-            untold: self.untold + other.untold,
-            busy: self.busy || other.busy,
-            handover: HandoverSnapshot {
-                given: own.given + theirs.given,
-                given_bytes: own.given_bytes + theirs.given_bytes,
-                short: own.short + theirs.short,
-                left: own.left + theirs.left,
-            },
-        }
-    }
-}
-
-/// What a leaving node gives away, in chunks.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct HandoverSnapshot {
-    /// Those that others have by now.
-    pub given: u64,
-    /// Their bytes.
-    pub given_bytes: u64,
-    /// Those for which too few keepers were found.
-    pub short: u64,
-    /// Those that are still to be given.
-    pub left: u64,
-}
-
-/// What a peer means to do.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct IntentSnapshot {
-    /// In how long it leaves, seconds.
-    pub leaves_in_s: Option<u64>,
-    /// For how long it means to stay, seconds.
-    pub stays_s: Option<u64>,
-    /// What it was asked.
-    pub asked: Option<AskedToStay>,
-}
-
-/// That a peer was asked to stay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AskedToStay {
-    /// For how long from now, seconds.
-    pub left_s: u64,
-    /// What it said.
-    pub said: SaidToStay,
-    /// For how long it would be there, seconds, if it said so.
-    pub stays_s: Option<u64>,
-}
-
-/// What came of that.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SaidToStay {
-    /// No answer yet.
-    Nothing,
-    /// No answer at all.
-    Silence,
-    /// Yes.
-    Granted,
-    /// Not for so long.
-    Less,
-    /// No.
-    Refused,
-}
-
-/// A node's part in the overlay, to be shown.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct OverlaySnapshot {
-    /// Contacts in its table.
-    pub contacts: u64,
-    /// Nodes of the network, as far as can be told.
-    pub nodes: u64,
-    /// Peers that it remembers.
-    pub peers: u64,
-    /// Lookups under way, for whatever purpose.
-    pub lookups: u64,
-    /// Records that it keeps for others.
-    pub records: u64,
-    /// Chunks that it provides.
-    pub provided: u64,
-    /// Of those, the ones that others keep a record of, as the last check said.
-    pub announced: u64,
 }
 
 /// What an exit lets out, and under which addresses.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::circuits::FIRST;
 use super::command::{AskedToStay, IntentRules, IntentSnapshot, SaidToStay};
+use super::leaving::Handover;
 use super::overlay::moment;
 use super::peer::Meeting;
 use super::{Clock, Cross, INTENT_CHANNEL, Node};
@@ -38,11 +39,16 @@ pub(super) struct Meanings {
     pub(super) share_at: Option<Time>,
     /// Gets that asked a friend to stay.
     pub(super) asks: u64,
+    /// What this node gives away when it leaves.
+    pub(super) handover: Handover,
 }
 
 impl Meanings {
     pub(super) fn poll_timeout(&self) -> Option<Time> {
-        [self.core.poll_timeout(), self.look_at, self.share_at].into_iter().flatten().min()
+        [self.core.poll_timeout(), self.look_at, self.share_at, self.handover.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Whether a peer leaves soon, as far as this shard knows.

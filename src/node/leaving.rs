@@ -94,13 +94,19 @@ impl Handover {
 }
 
 impl Node {
+    /// A slice of the store is resident, for whoever waits for it.
+    pub(super) fn warmed(&mut self, handle: u64, slice: u32, world: &mut impl World) {
+        self.serve.warmed(handle, slice, world, &mut self.acts);
+        self.meanings.handover.warmed(handle);
+    }
+
     /// The operator says when this node leaves, or that it does not.
     pub(super) fn set_leaving(&mut self, clock: Clock, in_ms: Option<u64>) {
         let at = in_ms.map(|ms| clock.now + Duration::from_millis(ms));
         self.meanings.core.leave(clock.now, at);
         self.push.cancel(HANDOVER);
         let list_at = at.filter(|_| self.overlay.keeper.is_some()).map(|_| clock.now);
-        self.handover = Handover { list_at, ..Handover::default() };
+        self.meanings.handover = Handover { list_at, ..Handover::default() };
         let kept = self.keep.is_on();
         self.keep.pause(at.is_some());
         self.leaving_moved(clock);
@@ -159,13 +165,13 @@ impl Node {
             self.note_leaving_soon(clock);
         }
         let ends = self.meanings.core.own().leaves_at();
-        if self.handover.list_at.is_none() || ends.is_none_or(|at| at <= now) {
-            self.handover.list_at = None;
-            self.handover.retry_at = None;
+        if self.meanings.handover.list_at.is_none() || ends.is_none_or(|at| at <= now) {
+            self.meanings.handover.list_at = None;
+            self.meanings.handover.retry_at = None;
             return;
         }
         self.list_poor(now);
-        let (own, keeper) = (&mut self.handover, &self.overlay.keeper);
+        let (own, keeper) = (&mut self.meanings.handover, &self.overlay.keeper);
         while own.open.len() < HANDOVER_OPEN_MAX
             && let Some(chunk) = own.queue.pop_front()
         {
@@ -185,7 +191,7 @@ impl Node {
 
     /// Lists what too few other hosts have, as it is known by now.
     fn list_poor(&mut self, now: Time) {
-        let own = &mut self.handover;
+        let own = &mut self.meanings.handover;
         if own.list_at.is_none_or(|at| at > now) {
             return;
         }
@@ -198,7 +204,7 @@ impl Node {
 
     /// Has what was begun read from the disk, and given away once it is there.
     fn warm_open(&mut self, now: Time, world: &mut impl World) {
-        let own = &mut self.handover;
+        let own = &mut self.meanings.handover;
         own.retry_at = None;
         let mut gone = Vec::new();
         for (chunk, open) in &mut own.open {
@@ -237,7 +243,7 @@ impl Node {
     /// Chunks that are being handed over.
     #[cfg(test)]
     pub(crate) fn handing_over(&self) -> usize {
-        self.handover.open.len()
+        self.meanings.handover.open.len()
     }
 
     /// When this node leaves, as this shard knows.
@@ -261,7 +267,7 @@ impl Node {
             in_ms: at.since(now).as_millis() as u64,
             untold: self.meanings.core.open() as u64,
             busy: self.serve.active() > 0 || !self.get.is_idle() || self.inners.len() > 0 || guests > 0,
-            handover: self.handover.snapshot(),
+            handover: self.meanings.handover.snapshot(),
         })
     }
 }

@@ -76,7 +76,6 @@ pub use command::{Command, Report};
 use friends::Friends;
 use inner::Template;
 use intents::Meanings;
-use leaving::Handover;
 use loans::Loans;
 use overlay::Overlays;
 #[cfg(any(test, feature = "sim"))]
@@ -259,7 +258,6 @@ pub struct Node {
     punch: Punch,
     stun: Stun,
     meanings: Meanings,
-    handover: Handover,
     counters: Counters,
     /// The last round trip that a peer's acknowledgement showed, until it is asked for.
     round_trip: Option<Duration>,
@@ -337,7 +335,6 @@ impl Node {
             punch: Punch::default(),
             stun: Stun::default(),
             meanings: Meanings::default(),
-            handover: Handover::default(),
             counters: Counters::default(),
             round_trip: None,
         }
@@ -375,10 +372,7 @@ impl Node {
                 let own = self.anonymous_file_done(clock, done, world);
                 own.into_iter().for_each(|done| self.get.file_done(done));
             }
-            Input::Warmed { handle, slice } => {
-                self.serve.warmed(handle, slice, world, &mut self.acts);
-                self.handover.warmed(handle);
-            }
+            Input::Warmed { handle, slice } => self.warmed(handle, slice, world),
             Input::Kept { number, kept } => {
                 self.keep.stored(clock.now, number, kept, &mut self.keep_acts);
             }

@@ -64,8 +64,8 @@ impl Node {
         }
         while let Some(placed) = self.push.poll_placed() {
             if placed.job == HANDOVER {
-                self.handover.placed(&placed);
-                self.handover.go_on(clock.now);
+                self.meanings.handover.placed(&placed);
+                self.meanings.handover.go_on(clock.now);
                 continue;
             }
             self.reports.push_back(Report::Placed(placed));

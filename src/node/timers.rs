@@ -27,7 +27,6 @@ impl Node {
             self.punch.poll_timeout(),
             self.stun.poll_timeout(),
             self.meanings.poll_timeout(),
-            self.handover.poll_timeout(),
             self.meetings.first().map(|(until, ..)| *until),
             self.next_progress,
             lonely,

@@ -184,7 +184,10 @@ impl Keeper {
                 // To ask again soon would change nothing.
                 self.attempts = PATH_ATTEMPTS_MAX;
                 self.stuck = Some(why.clone());
-                self.events.push_back(Kept::Stuck(why));
+                // While the one before is there, nobody is without.
+                if self.current.is_none() {
+                    self.events.push_back(Kept::Stuck(why));
+                }
                 self.pause(now);
             }
         }

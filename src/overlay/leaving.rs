@@ -7,7 +7,7 @@ use super::Overlay;
 use super::place::Key;
 use super::types::{Moment, Outcome, Peer, ms};
 use crate::base::{ChunkId, NodeId, Time};
-use crate::limits::{HANDOVER_ANNOUNCED_MAX, LEAVERS_MAX, LEAVING_SOON_MS};
+use crate::limits::{HANDOVER_ANNOUNCED_MAX, LEAVERS_MAX, LEAVING_SOON_MS, LEFT_MS};
 
 /// Peers that said when they leave; at most [`LEAVERS_MAX`], about 40 bytes each.
 #[derive(Debug, Clone, Default)]
@@ -39,6 +39,13 @@ impl Leaving {
     /// Whether its time has come.
     pub fn has_left(&self, id: &NodeId, now: Time) -> bool {
         self.by.get(id).is_some_and(|at| *at <= now)
+    }
+
+    /// A peer is there: its time is long past, and so it came back.
+    pub fn is_here(&mut self, id: &NodeId, now: Time) {
+        if self.by.get(id).is_some_and(|at| now.since(*at) >= ms(LEFT_MS)) {
+            self.by.remove(id);
+        }
     }
 
     /// How many are remembered.
@@ -111,6 +118,11 @@ mod tests {
         assert!(!leaving.has_left(&node(1), now) && leaving.has_left(&node(1), later));
         leaving.set(now, node(1), None);
         assert!(!leaving.is_soon(&node(1), later) && leaving.is_empty());
+        leaving.set(now, node(1), Some(now));
+        leaving.is_here(&node(1), now + ms(LEFT_MS - 1));
+        assert!(leaving.has_left(&node(1), now), "its goodbye may be what was heard");
+        leaving.is_here(&node(1), now + ms(LEFT_MS));
+        assert!(!leaving.has_left(&node(1), now + ms(LEFT_MS)), "it came back");
         for n in 0..2 * LEAVERS_MAX as u32 {
             leaving.set(now, node(n), Some(later));
         }

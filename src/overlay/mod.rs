@@ -275,6 +275,7 @@ impl Overlay {
     pub fn handle_up(&mut self, at: Moment, peer: &Peer, seen: Option<SocketAddr>) {
         let peer = peer.reached_at(seen);
         self.linked.insert(peer.id, seen);
+        self.leaving.is_here(&peer.id, at.now);
         self.note_path(at, &peer);
         if seen.is_none() || !self.table.wants(&peer) {
             return;

@@ -138,3 +138,23 @@ impl Publications {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_too_few_have_is_listed_by_how_much_it_is_asked_for() {
+        let mut own = Publications::default();
+        let chunk = |n: u8| ChunkId([n; 20]);
+        for (n, hosts, queries) in [(1, 0, 5), (2, 3, 90), (3, 2, 50), (4, 0, 50), (5, 1, 0)] {
+            assert!(own.add(chunk(n), Time::from_millis(1_000_000)));
+            *own.health_mut(&chunk(n)).expect("provided") = Health { hosts, queries, ..Health::default() };
+        }
+        assert_eq!(own.poor(3, 9), [4, 3, 1, 5].map(chunk));
+        assert_eq!(own.poor(3, 2), [4, 3].map(chunk), "those that matter most");
+        assert_eq!(own.poor(1, 9), [4, 1].map(chunk));
+        own.hurry(Time::ZERO);
+        assert_eq!(own.due(Time::ZERO).count(), 5);
+    }
+}

@@ -30,6 +30,11 @@ const OTHERS: usize = 2;
 /// A record is kept for so long at least where it is far from its place, seconds.
 const KEEP_FAR_S_MIN: u32 = 300;
 
+/// Whether an address may be told.
+pub type MayTell<'a> = &'a dyn Fn(SocketAddr) -> bool;
+/// Whether a node may be named: it does not leave soon.
+pub type Stays<'a> = &'a dyn Fn(&NodeId) -> bool;
+
 /// Whom an answer names to `from`: the nearest and a few of those behind them, or whoever is far enough. `turn` differs
 /// from answer to answer.
 ///
@@ -40,7 +45,7 @@ pub fn contacts(
     find: &Find,
     turn: usize,
     rng: &mut Rng,
-    (may, stays): (&dyn Fn(SocketAddr) -> bool, &dyn Fn(&NodeId) -> bool),
+    (may, stays): (MayTell<'_>, Stays<'_>),
 ) -> Vec<Contact> {
     let mut known = if find.far {
         table.farthest(&find.key, u32::from(find.reach), PER_LEVEL, ANSWER_CONTACTS_MAX + 1, turn)
@@ -73,6 +78,7 @@ impl Overlay {
         let Message { number, body } = Message::parse(bytes)?;
         let from = &from.reached_at(seen);
         self.note_path(at, from);
+        self.leaving.is_here(&from.id, at.now);
         if let Some(path) = self.linked.get_mut(&from.id) {
             *path = seen;
         }

@@ -180,6 +180,36 @@ fn records_end_and_those_far_from_their_place_sooner() {
 }
 
 #[test]
+fn a_provider_alone_makes_its_records_time_shorter() {
+    let mut keeper = Keeper::new();
+    let (long, short) = (record(1, NOW + 7200), record(1, NOW + 600));
+    assert_eq!(keeper.keep(&long, by([9, 1, 1, 1]), NOW), Verdict::Kept);
+    let other = Bringer { site: site([8, 1, 1, 1]), is_provider: false };
+    assert_eq!(keeper.keep(&short, other, NOW + 1), Verdict::Kept);
+    assert!(keeper.has(&long, NOW + 700), "somebody else's word");
+    assert_eq!(keeper.keep(&short, by([9, 1, 1, 1]), NOW + 2), Verdict::Kept);
+    assert!(keeper.has(&short, NOW + 599) && !keeper.has(&short, NOW + 600) && keeper.records.is_empty());
+}
+
+#[test]
+fn nobody_is_told_of_a_provider_that_has_left() {
+    let mut keeper = Keeper::new();
+    let (left, stays) = (record(1, NOW + 7200), record(2, NOW + 7200));
+    for (one, ip) in [(&left, [9, 1, 1, 1]), (&stays, [8, 1, 1, 1])] {
+        assert_eq!(keeper.keep(one, by(ip), NOW), Verdict::Kept);
+    }
+    let gone = left.provider.node_id();
+    let Keeper { records, rng } = &mut keeper;
+    for _ in 0..50 {
+        let told = records.of(&CHUNK, NOW, rng, |id| *id == gone);
+        assert_eq!(told.iter().map(|one| one.provider).collect::<Vec<_>>(), [stays.provider]);
+    }
+    let asker = NodeId([7; 20]);
+    assert_eq!(records.others(&CHUNK, &asker, |id| *id == gone), 1);
+    assert_eq!(records.others(&CHUNK, &asker, |_| false), 2);
+}
+
+#[test]
 fn who_was_first_is_displaced_by_no_rank_before_it_can_renew() {
     let mut keeper = Keeper::new();
     let fresh = record(1, NOW + 7200);
