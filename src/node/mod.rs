@@ -413,8 +413,7 @@ impl Node {
                 self.get.cancel(job, "cancelled; the same get resumes");
             }
             Command::Status { token } => {
-                let snapshot = self.snapshot(clock.now);
-                self.reports.push_back(Report::Status(token, Box::new(snapshot)));
+                self.reports.push_back(Report::Status(token, Box::new(self.snapshot(clock.now))));
             }
             Command::Shutdown => {
                 let sessions: Vec<_> = self.peers.values().map(|peer| peer.session).collect();
