@@ -1326,6 +1326,48 @@ const _: () = assert!(KEEP_BODIES_STRANGERS < KEEP_BODIES_MAX, "friends find roo
 const _: () = assert!(PUSH_COPIES_MIN <= PUSH_COPIES);
 const _: () = assert!(PUSH_BYTES_MAX >= 2 * CHUNK_SIZE_MAX, "while one is sent, the next is looked up");
 
+// ---- intents (docs/protocol/intents.md) ---------------------------------------------------------
+
+/// How far ahead a node may say what it means to do, seconds (30 days).
+pub const INTENT_S_MAX: u32 = 30 * 86_400;
+/// For how long a peer may be asked to stay, and may grant it, seconds (a day).
+pub const STAY_S_MAX: u32 = 86_400;
+/// A node that leaves within so long leaves soon: others make do without it from then on, milliseconds.
+pub const LEAVING_SOON_MS: u64 = 300_000;
+/// Who is heard so long after it meant to leave has come back, milliseconds.
+pub const LEFT_MS: u64 = 30_000;
+/// Pauses before something that was not answered is said again, milliseconds; after the last it is left.
+pub const INTENT_AGAIN_MS: [u64; 9] = [500, 500, 1_000, 1_000, 2_000, 3_000, 5_000, 8_000, 10_000];
+/// Messages of channel 7 of one peer, a second.
+pub const INTENTS_PER_SECOND: u32 = 2;
+/// At once.
+pub const INTENTS_BURST: u32 = 30;
+/// Strangers of which is remembered that they leave, by one shard and by the overlay's core.
+pub const LEAVERS_MAX: usize = 4096;
+/// Messages that one look at what is to be said hands out at most.
+pub const INTENTS_SAID_MAX: usize = 64;
+/// Pause between two such looks, and between two at what leaving peers are needed for, milliseconds.
+pub const INTENT_TURN_MS: u64 = 500;
+/// What a friend that leaves is asked for beyond what a `get` seems to need, milliseconds.
+pub const STAY_SPARE_MS: u64 = 10_000;
+/// Chunks that a leaving node has listed to be handed over, the most asked for.
+pub const HANDOVER_MAX: usize = 1 << 16;
+/// Of those, so many are given away at once.
+pub const HANDOVER_OPEN_MAX: usize = 16;
+/// Pause after which a leaving node lists again what has too few hosts, milliseconds.
+pub const HANDOVER_LIST_MS: u64 = 10_000;
+/// With more published chunks than this a leaving node does not announce all of them anew.
+pub const HANDOVER_ANNOUNCED_MAX: usize = 1 << 16;
+
+/// How often the daemon looks whether its time to leave has come, milliseconds.
+pub const LEAVE_LOOK_MS: u64 = 500;
+/// A node that may leave before its time stays for so long at least, milliseconds: what was put just now is provided, and listed.
+pub const LEAVE_EARLY_MS: u64 = 5_000;
+
+const _: () = assert!(LEAVE_EARLY_MS > 2 * PROVIDE_MS);
+const _: () = assert!(HANDOVER_OPEN_MAX <= PUSH_CHUNKS_MAX && STAY_S_MAX <= INTENT_S_MAX);
+const _: () = assert!(HANDOVER_ANNOUNCED_MAX as u64 / ANNOUNCEMENTS_PER_SECOND < LEAVING_SOON_MS / 1000);
+
 // ---- the shaper (docs/shaping.md) --------------------------------------------------------------
 
 /// Peers that one shard shapes at most: its sessions, and those that are being set up.

@@ -107,6 +107,7 @@ trait Job: Send + 'static {
 
 pub(super) async fn put(State(api): State<Arc<Api>>, request: Body) -> Result<Response, ApiError> {
     let put: Put = body(request).await?;
+    api.refuse_while_leaving().await?;
     let paths: Vec<PathBuf> =
         put.paths.into_iter().map(|path| PathBuf::from(OsString::from_vec(path.into_bytes()))).collect();
     if paths.is_empty() || paths.len() > PUT_PATHS_MAX {
@@ -152,6 +153,7 @@ pub(super) async fn put(State(api): State<Arc<Api>>, request: Body) -> Result<Re
 
 pub(super) async fn get(State(api): State<Arc<Api>>, request: Body) -> Result<Response, ApiError> {
     let get: Get = body(request).await?;
+    api.refuse_while_leaving().await?;
     let (reference, inside) =
         reference::parse_with_path(&get.reference).map_err(|bad| ApiError::bad(bad.to_string()))?;
     if !is_plain_absolute(get.root.as_ref()) {

@@ -13,6 +13,7 @@ pub mod circuits;
 pub mod error;
 pub mod friends;
 mod host;
+mod intents;
 mod introductions;
 mod jobs;
 mod metrics;
@@ -70,6 +71,9 @@ pub struct Api {
     told_limits: Mutex<NodeLimits>,
     told_overlay: Mutex<overlay::Told>,
     told_introductions: Mutex<Option<IntroductionRules>>,
+    /// That this node leaves, if the operator said so.
+    leave: Mutex<Option<intents::Leave>>,
+    leave_changed: tokio::sync::Notify,
     /// Ports that the router maps.
     mapped: tokio::sync::Mutex<nat::Mapped>,
     /// The first shard's, where others reach it.
@@ -111,6 +115,8 @@ impl Api {
             told_limits: Mutex::default(),
             told_overlay: Mutex::default(),
             told_introductions: Mutex::default(),
+            leave: Mutex::default(),
+            leave_changed: tokio::sync::Notify::new(),
             mapped: tokio::sync::Mutex::default(),
             mapped_address: Mutex::default(),
             telling: tokio::sync::Mutex::new(()),

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::error::ApiError;
-use super::{Api, circuits, friends, host, introductions, jobs, metrics, settings, status, tunnels};
+use super::{Api, circuits, friends, host, intents, introductions, jobs, metrics, settings, status, tunnels};
 use crate::limits::{API_BODY_MAX, API_BODY_MS_MAX};
 
 /// How a request came in.
@@ -43,6 +43,9 @@ pub fn router(api: Arc<Api>, door: Door) -> Router {
             .route("/v1/offers/{node}", post(introductions::adopt))
             .route("/v1/friends/{who}/bridge", put(friends::set_bridge))
             .route("/v1/invite/bridged", get(friends::bridged_invite))
+            .route("/v1/friends/{who}/stay", post(intents::ask))
+            .route("/v1/leave", post(intents::leave).delete(intents::stay))
+            .route("/v1/online", post(intents::online).delete(intents::not_said))
             .route("/v1/tunnels", get(tunnels::list).post(tunnels::up).delete(tunnels::down))
             .route("/v1/tunnels/{who}", delete(tunnels::down))
             .route("/v1/circuit", post(circuits::up).delete(circuits::down))

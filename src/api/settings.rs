@@ -72,6 +72,9 @@ pub(super) async fn change(State(api): State<Arc<Api>>, request: Body) -> Result
     if keys.iter().any(|key| of_overlay(key.name)) {
         api.tell_overlay().await?;
     }
+    if keys.iter().any(|key| key.name.starts_with("intents.")) {
+        api.tell_intents().await?;
+    }
     if keys.iter().any(|key| key.name.starts_with("relay.")) {
         api.tell_relay().await?;
     }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::circuits::{circuit_json, job_circuit_json};
 use super::error::ApiError;
+use super::intents::{intent_json, leaving_json};
 use super::introductions::introductions_json;
 use super::overlay::overlay_json;
 use super::routes::answer;
@@ -141,6 +142,8 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Result<Response, ApiErr
         "sent_this_month_bytes": view.month_bytes,
         "up_bits": up,
         "down_bits": down,
+        "leaving": view.snapshot.leaving.map(|leaving| leaving_json(&leaving, api.leaves_early())),
+        "online_s": view.snapshot.online_s,
         "peers": peers,
         "socks": socks,
         "bridge": api.backend.bridge_state().map(|state| bridge_json(&state)),
@@ -180,6 +183,7 @@ fn peer_json(peer: &PeerSnapshot, config: &Config) -> Value {
         "bridged": peer.bridged,
         "relayed_by": peer.relayed_by.map(|node| node.to_string()),
         "straight_after_us": peer.straight_after_us,
+        "intent": intent_json(&peer.intent),
         "rtt_us": peer.rtt_us,
         "sent_bytes": peer.sent_bytes,
         "received_bytes": peer.received_bytes,

@@ -1,6 +1,7 @@
 //! The API over real sockets, with a backend that does what the test says.
 
 mod anonymous;
+mod intents;
 mod introductions;
 mod overlay;
 mod tunnels;
@@ -47,6 +48,10 @@ enum Told {
     Introductions(bool, u8, usize),
     Provide(usize),
     Restore(usize),
+    Leave(Option<u64>),
+    Online(Option<u32>),
+    Intents(u32, u8, u32),
+    AskStay(PublicKey, u32),
     Shutdown,
 }
 
@@ -106,6 +111,10 @@ impl Backend for Fake {
             Command::Provide(chunks) => Told::Provide(chunks.len()),
             Command::Restore(known) => Told::Restore(known.len()),
             Command::Push { .. } => return Ok(()),
+            Command::Leave(in_ms) => Told::Leave(in_ms),
+            Command::Online(for_s) => Told::Online(for_s),
+            Command::Intents(rules) => Told::Intents(rules.grant_max_s, rules.grant_trust, rules.ask_max_s),
+            Command::AskStay { peer, more_s } => Told::AskStay(peer, more_s),
             Command::Shutdown => Told::Shutdown,
         };
         let _ = self.told.send(told);
@@ -202,6 +211,7 @@ fn snapshot() -> Snapshot {
         mtu: 1472,
         agent: "tornet 0.1.0".into(),
         shaped: crate::node::command::ShapedSnapshot::default(),
+        intent: crate::node::command::IntentSnapshot::default(),
     };
     Snapshot {
         introductions: Some(introductions::introduced()),
@@ -219,6 +229,8 @@ fn snapshot() -> Snapshot {
             CircuitSnapshot { hops: 2, path: vec![PublicKey([7; 32])], ..CircuitSnapshot::default() },
         )],
         tunnels: Vec::new(),
+        leaving: Some(crate::node::command::LeavingSnapshot { in_ms: 41_001, ..Default::default() }),
+        online_s: None,
         seen_at: Vec::new(),
         one_port_for_all: None,
         overlay: Some(OverlaySnapshot { contacts: 12, ..OverlaySnapshot::default() }),

@@ -1,9 +1,13 @@
 //! The grammar of the command line.
 
+mod friend;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
+
+pub(super) use friend::Friend;
 
 /// A node of tornet: moves files between friends, encrypted, verified and resumable.
 #[derive(Debug, Parser)]
@@ -56,6 +60,10 @@ pub(super) enum Command {
     /// Limits what this node, or one peer, may use
     #[command(subcommand)]
     Limit(Limit),
+    /// Has this node leave: friends hear when, and what too few others have is handed over; its daemon ends then
+    Leave(Leave),
+    /// Tells friends for how long this node means to stay; without a time nothing is said of it any more
+    Online(Online),
     /// Raises this node's rank
     #[command(subcommand)]
     Rank(Rank),
@@ -74,75 +82,30 @@ pub(super) struct Init {
     pub api: Option<SocketAddr>,
 }
 
-#[derive(Debug, Subcommand)]
-pub(super) enum Friend {
-    /// Adds the node of an invitation, or changes a friend
-    Add {
-        /// What `tornet invite` printed on the friend's node
-        invitation: String,
-        /// How far this friend is trusted, 0 to 100 [default: 50]
-        #[arg(long, value_name = "0-100", value_parser = clap::value_parser!(u8).range(0..=100))]
-        trust: Option<u8>,
-        /// What to call it
-        #[arg(long)]
-        name: Option<String>,
-        /// The bridge by which it is reached where UDP does not get through: wss://host/path, perhaps with #sha256=… behind
-        #[arg(long, value_name = "URL")]
-        bridge: Option<String>,
-    },
-    /// Says by which bridge a friend is reached where UDP does not get through
-    Bridge {
-        /// Its name, or the beginning of its node id or key
-        node: String,
-        /// The bridge: wss://host/path, perhaps with #sha256=… behind; none takes it away
-        #[arg(value_name = "URL|none")]
-        url: String,
-    },
-    /// Lists the friends
-    List {
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Changes what is said of a friend
-    Set {
-        /// Its name, or the beginning of its node id or key
-        node: String,
-        /// How far it is trusted, 0 to 100
-        #[arg(long, value_name = "0-100", value_parser = clap::value_parser!(u8).range(0..=100))]
-        trust: Option<u8>,
-        /// What to call it
-        #[arg(long)]
-        name: Option<String>,
-        /// Whether it is told of other friends, and they of it
-        #[arg(long, value_name = "true|false")]
-        introduce: Option<bool>,
-    },
-    /// Lists nodes that friends introduced
-    Offers {
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Makes a node that friends introduced a friend
-    Adopt {
-        /// The beginning of its node id or key
-        node: String,
-        /// What to call it
-        #[arg(long)]
-        name: Option<String>,
-        /// How far it is trusted, 0 to 100 [default: what friends' words make it worth]
-        #[arg(long, value_name = "0-100", value_parser = clap::value_parser!(u8).range(0..=100))]
-        trust: Option<u8>,
-        /// Also when that is more than friends' words make it worth
-        #[arg(long)]
-        force: bool,
-    },
-    /// Removes a friend
-    Remove {
-        /// Its name, or the beginning of its node id or key
-        node: String,
-    },
+#[derive(Debug, ClapArgs)]
+pub(super) struct Leave {
+    /// In how long, such as 10m; friends may have it stay longer, as far as intents.grant_max goes
+    #[arg(long = "in", value_name = "DURATION", required_unless_present = "cancel")]
+    pub within: Option<String>,
+    /// Before that, once everything is handed over and nobody is served any more
+    #[arg(long, requires = "within")]
+    pub early: bool,
+    /// Waits until the daemon has ended, and shows what is handed over
+    #[arg(long, requires = "within")]
+    pub wait: bool,
+    /// Stays after all
+    #[arg(long, conflicts_with_all = ["within", "early", "wait"])]
+    pub cancel: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Online {
+    /// For so long from now, such as 8h
+    #[arg(long = "for", value_name = "DURATION", conflicts_with = "until")]
+    pub duration: Option<String>,
+    /// Until it is that time of the day (UTC)
+    #[arg(long, value_name = "HH:MM")]
+    pub until: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -417,6 +380,12 @@ mod tests {
             "tornet --dir /d invite --bridge",
             "tornet --dir /d friend list",
             "tornet --dir /d friend remove bob",
+            "tornet --dir /d friend ask bob --stay 10m",
+            "tornet --dir /d leave --in 10m --early --wait",
+            "tornet --dir /d leave --cancel",
+            "tornet --dir /d online --for 8h",
+            "tornet --dir /d online --until 23:30",
+            "tornet --dir /d online",
             "tornet --dir /d status --json --watch",
             "tornet --dir /d put a b --salt --json",
             "tornet --dir /d get tornet:x -o out",

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::client::{ask, not_running, segment};
 use super::show::table;
-use super::{Failure, args, print, tell};
+use super::{Failure, args, leave, print, tell};
 use crate::api::friends::{friend_json, make_bridged_invite, make_invite};
 use crate::config::{Config, ConfigError, ConfigFile, FriendChange, FriendEntry, NodeDir};
 use crate::crypto::IdentityCard;
@@ -52,6 +52,7 @@ pub(super) fn friend(dir: &NodeDir, command: args::Friend) -> Result<(), Failure
         }
         args::Friend::Offers { json } => offers(dir, json),
         args::Friend::Adopt { node, name, trust, force } => adopt(dir, &node, name, trust, force),
+        args::Friend::Ask { node, stay } => leave::ask_friend(dir, &node, &stay),
         args::Friend::Remove { node } => remove(dir, &node),
     }
 }

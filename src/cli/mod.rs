@@ -12,6 +12,7 @@ mod config;
 mod friend;
 mod get;
 mod init;
+mod leave;
 mod limit;
 mod mine;
 mod node;
@@ -90,6 +91,8 @@ fn perform(args: args::Args) -> Result<(), Failure> {
         Command::Get(get) => get::get(&dir, get),
         Command::Tunnel(command) => tunnel::tunnel(&dir, command),
         Command::Config(command) => config::config(&dir, command),
+        Command::Leave(words) => leave::leave(&dir, &words),
+        Command::Online(words) => leave::online(&dir, &words),
         Command::Limit(command) => limit::limit(&dir, command),
         Command::Rank(args::Rank::Raise { to }) => init::raise(&dir, to),
     }

@@ -68,6 +68,7 @@ async fn control(
     let served = tokio::spawn(api::serve(api.clone(), unix, tcp));
 
     let begun = async {
+        api.tell_intents().await.map_err(|error| Failure::new(error.line))?;
         api.tell_relay().await.map_err(|error| Failure::new(error.line))?;
         api.tell_introductions().await.map_err(|error| Failure::new(error.line))?;
         api.tell_overlay().await.map_err(|error| Failure::new(error.line))?;
@@ -96,6 +97,7 @@ async fn control(
         let nat = tokio::spawn(async move { nat.follow_nat().await });
         outcome = tokio::select! {
             () = either(&mut terminate, &mut interrupt) => Ok(()),
+            () = api.left() => Ok(()),
             why = reports.failure() => Err(Failure::new(why)),
         };
         watchdog.abort();
@@ -256,6 +258,10 @@ mod tests {
                 | Command::Exit(_)
                 | Command::Overlay(_)
                 | Command::Nat(_)
+                | Command::Intents(_)
+                | Command::Leave(_)
+                | Command::Online(_)
+                | Command::AskStay { .. }
                 | Command::Provide(_)
                 | Command::Restore(_)
                 | Command::Peers { .. }

@@ -7,6 +7,7 @@ use hyper::Method;
 use serde_json::{Map, Value};
 
 use super::client::{ask, not_running};
+use super::leave::handover;
 use super::show::{count, number, table};
 use super::{Failure, print};
 use crate::base::units::{show_duration, show_rate, show_size};
@@ -63,6 +64,14 @@ fn page(status: &Value, earlier: Option<(Duration, &Value)>) -> String {
     };
     out.push_str(&format!("store: {}; {}\n", full("local"), full("cache")));
 
+    let leaving = &status["leaving"];
+    if leaving.is_object() {
+        let left = show_duration(Duration::from_secs(number(leaving, "in_s")));
+        let early = if leaving["early"] == true { ", or earlier" } else { "" };
+        out.push_str(&format!("leaving in {left}{early}: {}\n", handover(&leaving["handover"])));
+    } else if let Some(left) = status["online_s"].as_u64() {
+        out.push_str(&format!("means to stay for {}\n", show_duration(Duration::from_secs(left))));
+    }
     let overlay = &status["overlay"];
     if overlay.is_object() {
         let n = |field: &str| number(overlay, field);
@@ -113,6 +122,7 @@ fn page(status: &Value, earlier: Option<(Duration, &Value)>) -> String {
         let head = ["PEER", "RANK", "TRUST", "ADDRESS", "RTT", "SENT", "RECEIVED", "LOST", "UP", "DOWN"];
         out.push_str(&table(&head, &[1, 2, 4, 5, 6, 7, 8, 9], &rows));
     }
+    peers.iter().filter_map(intent_line).for_each(|line| out.push_str(&line));
     let limited: Vec<Vec<String>> = peers.iter().filter_map(limits_row).collect();
     if !limited.is_empty() {
         let head = ["LIMITED", "CLASS", "CAP", "FLOOR", "PROMISED", "QUEUED", "DELAY", "DROPPED", "MARKED"];
@@ -245,6 +255,17 @@ fn class_table(classes: &Map<String, Value>, earlier: Option<(Duration, &Value)>
     }
     let head = ["CLASS", "SENT", "UP", "WAIT P50", "P99", "MAX", "QUEUED", "DROPPED", "MARKED"];
     format!("\n{}", table(&head, &[1, 2, 3, 4, 5, 6, 7, 8], &rows))
+}
+
+/// What a peer means to do, if it said anything of it.
+fn intent_line(peer: &Value) -> Option<String> {
+    let name = peer["name"].as_str().or(peer["node_id"].as_str())?;
+    let time = |field: &str| peer["intent"][field].as_u64().map(|s| show_duration(Duration::from_secs(s)));
+    match (time("leaves_in_s"), time("stays_s")) {
+        (Some(left), _) => Some(format!("{name} leaves in {left}\n")),
+        (None, Some(left)) => Some(format!("{name} means to stay for {left}\n")),
+        (None, None) => None,
+    }
 }
 
 /// What limits a peer and what that did; nothing for one that has no limit, no promise and no queue.

@@ -274,14 +274,8 @@ mod tests {
 
     fn friend(seed: u8, name: Option<&str>) -> FriendEntry {
         let addresses = vec!["[2001:db8::1]:4600".parse().expect("address")];
-        FriendEntry {
-            name: name.map(str::to_owned),
-            card: card(seed),
-            addresses,
-            trust: 70,
-            bridge: None,
-            introduce: true,
-        }
+        let (name, card) = (name.map(str::to_owned), card(seed));
+        FriendEntry { name, card, addresses, trust: 70, bridge: None, introduce: true }
     }
 
     fn parse(text: &str) -> Result<Config, String> {

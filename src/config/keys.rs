@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::{Config, ConfigError, limits};
+use super::{Config, ConfigError, intents, limits};
 use crate::base::Prefix;
 use crate::base::units::{parse_size, show_size};
 use crate::limits::{
@@ -382,6 +382,36 @@ pub const KEYS: &[Key] = &[
         what: "whether chunks are looked for from far (cheap, copies spread) instead of near (fast)",
         read: |c, v| parse(one(v)?, "true or false").map(|on| c.overlay_far = on),
         show: |c| vec![c.overlay_far.to_string()],
+    },
+    Key {
+        name: "intents.grant_max",
+        kind: Kind::Text,
+        live: true,
+        what: "how much longer than it means to friends may have this node stay, all together, such as 10min; 0: never",
+        read: |c, v| intents::read(one(v)?).map(|seconds| c.intents_grant_max_s = seconds),
+        show: |c| vec![intents::show(c.intents_grant_max_s)],
+    },
+    Key {
+        name: "intents.grant_trust",
+        kind: Kind::Number,
+        live: true,
+        what: "the least trust of a friend that may have this node stay longer, 0 to 100",
+        read: |c, v| match one(v)?.parse() {
+            Ok(trust) if trust <= 100 => {
+                c.intents_grant_trust = trust;
+                Ok(())
+            }
+            _ => Err("a number from 0 to 100".into()),
+        },
+        show: |c| vec![c.intents_grant_trust.to_string()],
+    },
+    Key {
+        name: "intents.ask_max",
+        kind: Kind::Text,
+        live: true,
+        what: "how much longer than it means to a friend is asked to stay for a get that needs it, such as 10min; 0: never",
+        read: |c, v| intents::read(one(v)?).map(|seconds| c.intents_ask_max_s = seconds),
+        show: |c| vec![intents::show(c.intents_ask_max_s)],
     },
     Key {
         name: "nat.mapping",

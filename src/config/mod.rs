@@ -12,6 +12,7 @@ pub mod bridge;
 pub mod dir;
 pub mod document;
 pub mod friends;
+mod intents;
 pub mod keyfile;
 pub mod keys;
 pub mod limits;
@@ -149,6 +150,12 @@ pub struct Config {
     pub serve_strangers: bool,
     /// Whether chunks of others are kept for them, in the cache.
     pub serve_keep: bool,
+    /// How much longer than it means to friends may have this node stay, seconds.
+    pub intents_grant_max_s: u32,
+    /// The least trust of who may.
+    pub intents_grant_trust: u8,
+    /// How much longer than it means to a friend is asked to stay for a `get`, seconds.
+    pub intents_ask_max_s: u32,
     /// Whether the router is asked to let others in.
     pub nat_mapping: bool,
     /// Servers of STUN, `host:port`.
@@ -226,6 +233,9 @@ impl Default for Config {
             overlay_network: DEFAULT_NETWORK.to_owned(),
             overlay_bootstrap: Vec::new(),
             overlay_far: false,
+            intents_grant_max_s: 600,
+            intents_grant_trust: 50,
+            intents_ask_max_s: 600,
             serve_strangers: true,
             serve_keep: true,
             nat_mapping: true,

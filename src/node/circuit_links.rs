@@ -112,7 +112,7 @@ impl Node {
     pub(super) fn lead_on(&mut self, clock: Clock, circuit: CircuitKey, next: &NextHop) {
         let own = &mut self.circuits;
         let key = next.card.key;
-        if !own.rules.relay {
+        if !own.rules.relay || own.leaving {
             return own.onion.refuse(clock.now, circuit, Status::Unwilling);
         }
         if let Some(id) = own.by_key.get(&key).copied() {

@@ -43,6 +43,8 @@ pub(super) struct Circuits {
     pub(super) onion: Onion,
     pub(super) relays: Relays,
     pub(super) rules: CircuitRules,
+    /// This node leaves soon: nothing new goes through it.
+    pub(super) leaving: bool,
     /// What friends said of themselves.
     pub(super) heard: BTreeMap<PublicKey, RelayCard>,
     /// The session to use with each neighbour.
@@ -140,6 +142,7 @@ impl Circuits {
             onion,
             relays: Relays::default(),
             rules: CircuitRules::default(),
+            leaving: false,
             heard: BTreeMap::new(),
             by_key: BTreeMap::new(),
             calling: BTreeMap::new(),
@@ -404,7 +407,7 @@ impl Node {
                     self.circuit_cross(FIRST, CircuitCross::Open { circuit, request });
                 }
                 Event::Relay { circuit, next } => self.lead_on(clock, circuit, &next),
-                Event::End { circuit, resume } if self.circuits.rules.exit => {
+                Event::End { circuit, resume } if self.circuits.rules.exit && !self.circuits.leaving => {
                     self.lease(clock, circuit, resume);
                 }
                 Event::End { circuit, .. } => {
@@ -455,7 +458,7 @@ impl Node {
                 .collect();
             for id in friends {
                 self.say_hello(clock, id);
-                // Nobody looks at those that were touched any more in this turn.
+                // Whoever was touched is looked at before this: in quiet times nothing else would send it.
                 self.queue(now, id);
             }
         }

@@ -1,6 +1,8 @@
 //! What the control thread asks of a node, and what it hears.
 
+mod intents;
 mod introductions;
+mod overlay;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,6 +12,10 @@ use crate::base::{ChunkId, NewChunk, NodeId, Prefix, PublicKey};
 use crate::crypto::{Identity, IdentityCard};
 use crate::onion::policy::Policy;
 
+pub use self::intents::{
+    AskedToStay, HandoverSnapshot, IntentRules, IntentSnapshot, LeavingSnapshot, SaidToStay,
+};
+pub use self::overlay::{NatRules, OverlayRules, OverlaySnapshot};
 pub use crate::overlay::peers::Known;
 pub use crate::service::get::{GetProgress, GetRequest};
 pub use crate::service::push::Placed;
@@ -56,6 +62,19 @@ pub enum Command {
     Overlay(Box<OverlayRules>),
     /// What is known and wanted of whatever translates this node's addresses.
     Nat(NatRules),
+    /// What friends may have this node do, and what it asks of them by itself.
+    Intents(IntentRules),
+    /// This node leaves in so many milliseconds, or does not leave: its peers hear it, and what it provides is handed over.
+    Leave(Option<u64>),
+    /// This node means to stay for so many seconds, or says nothing of it.
+    Online(Option<u32>),
+    /// Asks a friend to be there for so many seconds longer than it means to.
+    AskStay {
+        /// Whom.
+        peer: PublicKey,
+        /// How much longer.
+        more_s: u32,
+    },
     /// Chunks of the store, to be provided to the network; at most [`crate::limits::PROVIDE_BATCH`].
     Provide(Vec<ChunkId>),
     /// Peers that an earlier run met; at most [`crate::limits::PEERS_BATCH`].
@@ -90,55 +109,6 @@ impl Default for CircuitRules {
     fn default() -> Self {
         Self { relay: true, exit: false, named: true }
     }
-}
-
-/// What a node does for and in the overlay.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OverlayRules {
-    /// Whether it takes part.
-    pub enabled: bool,
-    /// The network's name: those of other names are not understood.
-    pub network: String,
-    /// Where others reach this node, best first.
-    pub addresses: Vec<SocketAddr>,
-    /// By whom the network may be entered; at most [`crate::limits::BOOTSTRAP_MAX`].
-    pub bootstrap: Vec<(IdentityCard, Vec<SocketAddr>)>,
-    /// Whether chunks are looked for from far (cheap, and copies spread) instead of near (fast).
-    pub far: bool,
-    /// Whether those who are no friends are served chunks.
-    pub serve_strangers: bool,
-    /// The size of the cache in which chunks are kept for others, bytes; `None`: none are.
-    pub keep: Option<u64>,
-}
-
-/// What is known and wanted of whatever translates a node's addresses.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct NatRules {
-    /// Servers of STUN to be asked; at most [`crate::limits::STUN_SERVERS_MAX`].
-    pub stun: Vec<SocketAddr>,
-    /// Whether this node answers such questions of strangers.
-    pub answers: bool,
-    /// Where this shard's port was mapped to, by request.
-    pub mapped: Vec<SocketAddr>,
-}
-
-/// A node's part in the overlay, to be shown.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct OverlaySnapshot {
-    /// Contacts in its table.
-    pub contacts: u64,
-    /// Nodes of the network, as far as can be told.
-    pub nodes: u64,
-    /// Peers that it remembers.
-    pub peers: u64,
-    /// Lookups under way, for whatever purpose.
-    pub lookups: u64,
-    /// Records that it keeps for others.
-    pub records: u64,
-    /// Chunks that it provides.
-    pub provided: u64,
-    /// Of those, the ones that others keep a record of, as the last check said.
-    pub announced: u64,
 }
 
 /// What an exit lets out, and under which addresses.
@@ -279,6 +249,10 @@ pub struct Snapshot {
     pub overlay: Option<OverlaySnapshot>,
     /// What friends told of other nodes.
     pub introductions: Option<IntroductionSnapshot>,
+    /// That this node leaves, if it does.
+    pub leaving: Option<LeavingSnapshot>,
+    /// For how long it means to stay, seconds.
+    pub online_s: Option<u64>,
     /// Where peers see the first shard's socket, each address once.
     pub seen_at: Vec<SocketAddr>,
     /// Whether whatever translates this node's addresses gives one port to all remote ends; `None` before two peers have
@@ -298,6 +272,11 @@ impl Snapshot {
         self.overlay = self.overlay.take().or(other.overlay);
         self.introductions = self.introductions.take().or(other.introductions);
         self.one_port_for_all = self.one_port_for_all.or(other.one_port_for_all);
+        self.online_s = self.online_s.max(other.online_s);
+        self.leaving = match (self.leaving, other.leaving) {
+            (Some(own), Some(other)) => Some(own.add(&other)),
+            (own, other) => own.or(other),
+        };
         if self.seen_at.is_empty() {
             self.seen_at = other.seen_at;
         }
@@ -455,6 +434,8 @@ pub struct PeerSnapshot {
     pub agent: String,
     /// What the shaper does with it.
     pub shaped: ShapedSnapshot,
+    /// What it means to do.
+    pub intent: IntentSnapshot,
 }
 
 /// What a peer was asked to promise, and what it said.

@@ -74,6 +74,7 @@ impl Node {
                 self.learn_relays(clock, id);
                 self.overlay_met(clock, id);
                 self.introduce_met(clock.now, id);
+                self.intents_met(clock, id);
             }
             Err(malformed) => {
                 self.counters.violations += 1;

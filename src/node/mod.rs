@@ -6,6 +6,7 @@
 mod acquaintances;
 mod anonymous;
 mod budget;
+mod channels;
 mod circuit_links;
 mod circuit_packets;
 mod circuit_shards;
@@ -16,8 +17,10 @@ mod fetching;
 mod friends;
 mod hello;
 mod inner;
+mod intents;
 mod introductions;
 mod keeping;
+mod leaving;
 mod line;
 mod loans;
 mod overlay;
@@ -54,8 +57,8 @@ use std::time::Duration;
 
 use crate::base::fileop::{FileDone, FileOp};
 use crate::base::{
-    ChannelId, ChunkRead, Kept, Memory, NewChunk, Offload, Path, Place, PublicKey, Rng, SlicePool, StreamId,
-    Time, TunPacket, UnixMs,
+    ChunkRead, Kept, Memory, NewChunk, Offload, Path, Place, PublicKey, Rng, SlicePool, StreamId, Time,
+    TunPacket, UnixMs,
 };
 use crate::limits::{
     DATAGRAM_MAX, GET_NETWORK_MS_MAX, GET_OTHERS_MS_MAX, LIAR_MS, RECORD_BUFFERS, SLICE_BUFFERS,
@@ -71,10 +74,12 @@ use crate::stream::Connection;
 
 pub use crate::session::{Config, Cross};
 use anonymous::Inners;
+pub use channels::*;
 use circuits::Circuits;
 pub use command::{Command, Report};
 use friends::Friends;
 use inner::Template;
+use intents::Meanings;
 use introductions::Introducing;
 use loans::Loans;
 use overlay::Overlays;
@@ -89,21 +94,6 @@ use streams::{NOT_WANTED, TOO_SLOW};
 use stun::Stun;
 use tunnel::Tunnels;
 use waiting::Waiting;
-
-/// The channel of the chunk service (docs/protocol/channels.md).
-pub const CHUNK_CHANNEL: ChannelId = ChannelId(1);
-/// The channel on which nodes introduce themselves (docs/protocol/hello.md).
-pub const HELLO_CHANNEL: ChannelId = ChannelId(2);
-/// The channel on which peers ask for promises (docs/protocol/reserve.md).
-pub const RESERVE_CHANNEL: ChannelId = ChannelId(3);
-/// The channel of the overlay's datagrams (docs/protocol/overlay.md).
-pub const OVERLAY_CHANNEL: ChannelId = ChannelId(4);
-/// The channel on which chunks are given to be kept (docs/protocol/keep.md).
-pub const KEEP_CHANNEL: ChannelId = ChannelId(5);
-/// The channel by which nodes meet that do not reach each other (docs/protocol/nat.md).
-pub const MEET_CHANNEL: ChannelId = ChannelId(6);
-/// The channel on which friends tell of other nodes (docs/protocol/introductions.md).
-pub const INTRODUCE_CHANNEL: ChannelId = ChannelId(8);
 
 /// ECN-capable transport, code point ECT(0).
 const ECT0: u8 = 2;
@@ -258,6 +248,7 @@ pub struct Node {
     datagram_max: usize,
     punch: Punch,
     stun: Stun,
+    meanings: Meanings,
     counters: Counters,
     /// The last round trip that a peer's acknowledgement showed, until it is asked for.
     round_trip: Option<Duration>,
@@ -337,6 +328,7 @@ impl Node {
             datagram_max: DATAGRAM_MAX,
             punch: Punch::default(),
             stun: Stun::default(),
+            meanings: Meanings::default(),
             counters: Counters::default(),
             round_trip: None,
         }
@@ -374,7 +366,7 @@ impl Node {
                 let own = self.anonymous_file_done(clock, done, world);
                 own.into_iter().for_each(|done| self.get.file_done(done));
             }
-            Input::Warmed { handle, slice } => self.serve.warmed(handle, slice, world, &mut self.acts),
+            Input::Warmed { handle, slice } => self.warmed(handle, slice, world),
             Input::Kept { number, kept } => {
                 self.keep.stored(clock.now, number, kept, &mut self.keep_acts);
             }
@@ -402,6 +394,10 @@ impl Node {
             Command::Limits(limits) => self.set_limits(clock, *limits),
             Command::Overlay(rules) => self.set_overlay(clock, *rules),
             Command::Nat(rules) => self.set_nat(clock, rules),
+            Command::Intents(rules) => self.set_intents(rules),
+            Command::Leave(in_ms) => self.set_leaving(clock, in_ms),
+            Command::Online(for_s) => self.set_online(clock, for_s),
+            Command::AskStay { peer, more_s } => self.ask_to_stay(clock, &peer, more_s),
             Command::Provide(chunks) => self.tell_keeper(clock, |keeper, at| keeper.provide(at, chunks)),
             Command::Restore(known) => self.tell_keeper(clock, |keeper, at| keeper.restore(at.now, known)),
             Command::Peers { after } => self.tell_peers(after),
@@ -412,8 +408,7 @@ impl Node {
                 self.get.cancel(job, "cancelled; the same get resumes");
             }
             Command::Status { token } => {
-                let snapshot = self.snapshot(clock);
-                self.reports.push_back(Report::Status(token, Box::new(snapshot)));
+                self.reports.push_back(Report::Status(token, Box::new(self.snapshot(clock))));
             }
             Command::Shutdown => {
                 let sessions: Vec<_> = self.peers.values().map(|peer| peer.session).collect();
@@ -438,6 +433,7 @@ impl Node {
         }
         self.apply_acts();
         self.settle_keeping(clock);
+        self.go_on_handing_over(clock, world);
         loop {
             let moved = self.go_on_pushing(clock);
             self.settle_overlay(clock, world);
@@ -482,6 +478,7 @@ impl Node {
         }
         self.call_friends(clock);
         self.settle_introductions(clock);
+        self.settle_intents(clock);
         self.settle_punch(clock);
         self.settle_stun(clock);
         self.send_requests(clock);

@@ -14,8 +14,8 @@ use super::overlay_keeper::Keeper;
 use super::overlay_links::Links;
 use super::peer::Meeting;
 use super::{
-    CHUNK_CHANNEL, Clock, Cross, HELLO_CHANNEL, INTRODUCE_CHANNEL, KEEP_CHANNEL, MEET_CHANNEL, Node,
-    OVERLAY_CHANNEL, RESERVE_CHANNEL, World,
+    CHUNK_CHANNEL, Clock, Cross, HELLO_CHANNEL, INTENT_CHANNEL, INTRODUCE_CHANNEL, KEEP_CHANNEL,
+    MEET_CHANNEL, Node, OVERLAY_CHANNEL, RESERVE_CHANNEL, World,
 };
 use crate::base::{ChannelId, Time};
 use crate::crypto::{Identity, hash};
@@ -130,7 +130,12 @@ impl Node {
         let overlay = self.overlay.is_on().then_some(OVERLAY_CHANNEL);
         let keep = self.keep.is_on().then_some(KEEP_CHANNEL);
         let always = [CHUNK_CHANNEL, HELLO_CHANNEL, RESERVE_CHANNEL];
-        always.into_iter().chain(overlay).chain(keep).chain([MEET_CHANNEL, INTRODUCE_CHANNEL]).collect()
+        always
+            .into_iter()
+            .chain(overlay)
+            .chain(keep)
+            .chain([MEET_CHANNEL, INTENT_CHANNEL, INTRODUCE_CHANNEL])
+            .collect()
     }
 
     /// What the node does in the overlay from now on.

@@ -226,19 +226,19 @@ impl Keeper {
             let wanted = Wanted { key, goal: Goal::Nodes, manner: Manner::Near, quiet: true };
             self.near_targets.extend(self.core.find(at, wanted).map(|lookup| (lookup, *card)));
         }
-        let nearest =
-            self.core.table().nearest(&key, WAY_NEAR_MAX + 1).into_iter().map(|one| one.peer.contact);
+        let nearest = self.core.nearest_staying(&key, WAY_NEAR_MAX + 1, at.now);
+        let nearest = nearest.into_iter().map(|peer| peer.contact);
         nearest.filter(|contact| contact.card.key != card.key).take(WAY_NEAR_MAX).collect()
     }
 
     /// Those by whom this node is found, if others do not reach it: peers see it where it has no address of its own.
-    pub(super) fn holders(&self) -> Vec<Contact> {
+    pub(super) fn holders(&self, now: Time) -> Vec<Contact> {
         let is_translated = self.named.iter().any(|named| !self.rules.addresses.contains(named));
         if !is_translated {
             return Vec::new();
         }
         let own = self.core.own().id.0;
-        self.core.table().nearest(&own, HOLDERS).into_iter().map(|one| one.peer.contact).collect()
+        self.core.nearest_staying(&own, HOLDERS, now).into_iter().map(|peer| peer.contact).collect()
     }
 
     /// Whom to call to enter the network, if that is due and it knows too few.

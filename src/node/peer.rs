@@ -154,7 +154,9 @@ pub(super) struct FromStore<'a, S>(pub &'a mut S, pub &'a Push);
 impl<S: ChunkRead> SourceRead for FromStore<'_, S> {
     fn read(&mut self, source: SourceId, offset: u64, into: &mut [u8]) -> Result<(), SourceFault> {
         if Push::is_source(source.0) {
-            return self.1.read(source.0, offset, into);
+            let Some(handle) = self.1.stored(source.0) else { return self.1.read(source.0, offset, into) };
+            let offset = u32::try_from(offset).map_err(|_| SourceFault)?;
+            return self.0.read(handle, offset, into).map_err(|_| SourceFault);
         }
         SliceSource(source.0).read(self.0, offset, into).map_err(|_| SourceFault)
     }

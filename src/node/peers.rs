@@ -235,7 +235,10 @@ impl Node {
                 changed.push(*id);
             }
         }
-        changed.into_iter().for_each(|id| self.know(clock.now, id));
+        for id in changed {
+            self.know(clock.now, id);
+            self.intents_met(clock, id);
+        }
         // What they said of relays counts now, and they are told.
         for id in befriended {
             self.learn_relays(clock, id);
@@ -252,6 +255,7 @@ impl Node {
         self.serve.peer_down(id);
         self.keep.peer_down(id);
         self.push.peer_down(clock.now, id);
+        self.meanings.core.down(id);
         let Some(peer) = self.peers.remove(&id) else { return };
         self.waiting.clear(peer.slot);
         self.shaping.remove(peer.slot);

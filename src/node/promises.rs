@@ -296,6 +296,8 @@ impl Node {
             self.meetings.remove(&(until, id, stream));
         }
         let (session, node, trust) = (peer.session, peer.node, peer.trust);
+        let most_s = self.promised_at_most(clock.now, u32::MAX);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
         let shaping = &mut self.shaping;
         let mut had = false;
         let answer = match request {
@@ -306,7 +308,14 @@ impl Node {
             Ok(Request::Ask(_)) if trust.is_none() => {
                 Answer { verdict: Verdict::Unwilling, duration_s: 0, most: 0 }
             }
-            Ok(Request::Ask(wanted)) => shaping.decide(clock.now, node, &wanted),
+            // Nothing is promised beyond the time at which this node means to leave.
+            Ok(Request::Ask(_)) if most_s == 0 => {
+                Answer { verdict: Verdict::Unwilling, duration_s: 0, most: 0 }
+            }
+            Ok(Request::Ask(wanted)) => {
+                let duration_s = wanted.duration_s.min(most_s);
+                shaping.decide(clock.now, node, &Wanted { duration_s, ..wanted })
+            }
             Ok(Request::Release) => {
                 had = shaping.promises.has(&node);
                 shaping.promises.release(&node);

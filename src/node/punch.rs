@@ -189,6 +189,12 @@ impl Punch {
         self.ways.get(&way.number).map(|known| known.relay)
     }
 
+    /// The ways that lead through a peer.
+    pub(super) fn ways_by(&self, shard: u8, relay: PeerId) -> Vec<SocketAddr> {
+        let of = self.ways.iter().filter(|(_, way)| way.relay == relay);
+        of.filter_map(|(number, _)| self.way(shard, *number)).map(Way::address).collect()
+    }
+
     /// Forgets the ways that lead through a peer, or that by it to one node. Their addresses.
     pub(super) fn lose(&mut self, shard: u8, relay: PeerId, node: Option<NodeId>) -> Vec<SocketAddr> {
         let of = |(_, way): &(&u32, &Known)| way.relay == relay && node.is_none_or(|node| node == way.node);

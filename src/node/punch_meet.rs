@@ -124,6 +124,10 @@ impl Node {
         if peer.card.key == target.key || self.sessions.is_on_way(peer.session) {
             return;
         }
+        // Nor is one of use by who goes in a moment.
+        if self.meanings.leaves_soon(now, &peer.card.key) {
+            return;
+        }
         let questions = &mut self.punch.questions;
         let late = Duration::from_millis(WAY_QUESTION_MS_MAX);
         questions.retain(|_, question| now.since(question.at) < late);
@@ -401,7 +405,7 @@ impl Node {
         }
         let pause = Duration::from_millis(HOLD_MS);
         self.punch.hold_at = self.overlay.keeper.is_some().then_some(clock.now + pause);
-        let holders = self.overlay.keeper.as_ref().map_or(Vec::new(), |keeper| keeper.holders());
+        let holders = self.overlay.keeper.as_ref().map_or(Vec::new(), |keeper| keeper.holders(clock.now));
         for holder in holders {
             let home = self.home_of(&holder.card.key);
             self.meet_cross(clock, home, MeetCross::Hold(holder));

@@ -89,6 +89,7 @@ impl Node {
         let (verdict, target) = match found {
             None => (Verdict::Away, None),
             Some(_) if !is_friend && !self.overlay.is_on() => (Verdict::Away, None),
+            Some(_) if self.circuits.leaving => (Verdict::Refused, None),
             Some(card) => match self.join_pair(clock.now, card.key, asker, is_friend) {
                 true => (Verdict::Carried, Some((card, is_friend))),
                 false => (Verdict::Refused, None),

@@ -204,6 +204,12 @@ impl Purposes {
         paths.for_each(|path| path.keeper.hurry(now));
     }
 
+    /// Some relays leave soon: circuits through them are replaced before that.
+    pub(super) fn part(&mut self, now: Time, relays: &Relays) {
+        let paths = self.all.values_mut().flat_map(|purpose| &mut purpose.paths);
+        paths.for_each(|path| path.keeper.part(now, relays));
+    }
+
     /// Begins the circuits that are due.
     pub(super) fn handle_timeout(
         &mut self,

@@ -1,6 +1,7 @@
 //! Giving chunks to keepers: lookups, calls and streams for `service::push`.
 
 use super::command::Report;
+use super::leaving::HANDOVER;
 use super::peer::Role;
 use super::streams::NOT_WANTED;
 use super::{Clock, KEEP_CHANNEL, Node};
@@ -62,6 +63,11 @@ impl Node {
             }
         }
         while let Some(placed) = self.push.poll_placed() {
+            if placed.job == HANDOVER {
+                self.meanings.handover.placed(&placed);
+                self.meanings.handover.go_on(clock.now);
+                continue;
+            }
             self.reports.push_back(Report::Placed(placed));
         }
         moved

@@ -181,6 +181,9 @@ impl Node {
             }
             Cross::Introduce(message) => {
                 self.handle_introduce_cross(clock, *message);
+            }
+            Cross::Intent(message) => {
+                self.handle_intent_cross(clock, *message);
                 return true;
             }
             Cross::Send { path, segment, ecn, bytes } => {

@@ -2,6 +2,7 @@
 //! (docs/protocol/hello.md).
 
 use super::circuits::{Circuits, link};
+use super::command::CircuitRules;
 use super::peer::Meeting;
 use super::{Clock, Node};
 use crate::crypto::IdentityCard;
@@ -36,7 +37,9 @@ impl Node {
         own.published = true;
         let rules = own.rules;
         let card = *self.sessions.identity_card();
-        let ours = RelayCard { card, onion, address: None, exit: rules.exit, named: is_named, trust: 0 };
+        let CircuitRules { exit, .. } = rules;
+        let ours =
+            RelayCard { card, onion, address: None, exit, named: is_named, leaving: own.leaving, trust: 0 };
         if !is_friend {
             return vec![ours];
         }
@@ -87,7 +90,9 @@ impl Node {
             }
             return;
         };
-        let mut is_news = own.learn(Relay { hop: info(card, address), trust, exit: card.exit, entry });
+        let leaving = card.leaving;
+        let mut is_news =
+            own.learn(Relay { hop: info(card, address), trust, exit: card.exit, entry, leaving });
         if own.heard.insert(key, *card) != Some(*card) {
             own.news(clock.now);
         }
@@ -99,11 +104,13 @@ impl Node {
             }
             // Trust at second hand is worth at most what both hands are.
             let trust = (u32::from(trust) * u32::from(card.trust) / 100) as u8;
-            let relay = Relay { hop: info(card, card.address), trust, exit: card.exit, entry: None };
+            let (hop, exit, leaving) = (info(card, card.address), card.exit, card.leaving);
+            let relay = Relay { hop, trust, exit, entry: None, leaving };
             is_news |= own.learn(relay);
         }
         if is_news {
             own.purposes.hurry(clock.now);
+            own.purposes.part(clock.now, &own.relays);
         }
     }
 
@@ -116,8 +123,9 @@ impl Node {
         let own = &mut self.circuits;
         // A friend may have told of it, too, and the better word counts.
         let trust = own.relays.get(&card.key).map_or(trust, |known| known.trust.max(trust));
-        if own.learn(Relay { hop, trust, exit: said.exit, entry: None }) {
+        if own.learn(Relay { hop, trust, exit: said.exit, entry: None, leaving: said.leaving }) {
             own.purposes.hurry(clock.now);
+            own.purposes.part(clock.now, &own.relays);
         }
     }
 }

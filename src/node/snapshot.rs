@@ -60,6 +60,7 @@ impl Node {
                         Meeting::Listening(_) => String::new(),
                     },
                     shaped: self.shaped(now, peer),
+                    intent: self.meanings.snapshot(now, &peer.card.key),
                 }
             })
             .collect();
@@ -86,6 +87,7 @@ impl Node {
                     mtu: 0,
                     agent: String::new(),
                     shaped: ShapedSnapshot::default(),
+                    intent: self.meanings.snapshot(now, &friend.card.key),
                 });
             }
         }
@@ -104,6 +106,14 @@ impl Node {
             job_circuits: self.circuits.purposes.job_snapshots(),
             overlay,
             introductions,
+            leaving: self.leaving_snapshot(now),
+            online_s: self
+                .meanings
+                .core
+                .own()
+                .stays_until()
+                .map(|until| until.since(now).as_secs())
+                .filter(|s| *s > 0),
             seen_at: self.seen_at(),
             one_port_for_all: self.is_mapping_endpoint_independent(),
             classes: self.shaping.classes(),
@@ -181,6 +191,7 @@ impl Node {
         let waited = self.waiting.stats();
         let (overlay, core) = (self.overlay.counters, self.overlay.core_counters());
         let (punch, told) = (self.punch.counters, self.introducing.counters);
+        let intents = self.meanings.core.counters();
         let (cells, onion) = (self.circuits.counters, *self.circuits.onion.counters());
         vec![
             ("node_trains_received", "Trains of datagrams handed in", trains_in),
@@ -332,6 +343,13 @@ impl Node {
             ("stun_answered", "Of those, the ones that were answered", self.stun.counters.answered),
             ("stun_given", "Questions of strangers answered", self.stun.counters.given),
             ("stun_refused", "Questions of strangers that were too many", self.stun.counters.refused),
+            ("intents_said", "Messages of what this node means to do, asks and answers", intents.said),
+            ("intents_heard", "Messages of what peers mean to do, ask and answer", intents.heard),
+            ("intents_flooded", "Of those, the ones that were too many", intents.flooded),
+            ("intents_silent", "What was said to peers and never answered", intents.silent),
+            ("intents_granted", "Questions of friends to stay that were granted", intents.granted),
+            ("intents_refused", "Questions of friends to stay that were not", intents.refused),
+            ("intents_asked", "Friends that leave, asked to stay by gets", self.meanings.asks),
             ("nat_flooded", "Messages about ways that were too many", punch.flooded),
             ("introductions_sent", "Messages to friends of other nodes", told.sent),
             ("introductions_received", "Messages of friends of other nodes", told.received),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::peer::Role;
 use super::{
-    CHUNK_CHANNEL, Clock, HELLO_CHANNEL, INTRODUCE_CHANNEL, KEEP_CHANNEL, MEET_CHANNEL, Node,
+    CHUNK_CHANNEL, Clock, HELLO_CHANNEL, INTENT_CHANNEL, INTRODUCE_CHANNEL, KEEP_CHANNEL, MEET_CHANNEL, Node,
     OVERLAY_CHANNEL, RESERVE_CHANNEL, World,
 };
 use crate::base::StreamId;
@@ -172,6 +172,9 @@ impl Node {
                 }
                 StreamEvent::Datagram { channel, bytes } if channel == MEET_CHANNEL => {
                     self.meet_datagram(clock, id, &bytes, world);
+                }
+                StreamEvent::Datagram { channel, bytes } if channel == INTENT_CHANNEL => {
+                    self.intent_datagram(clock, id, &bytes);
                 }
                 StreamEvent::Writable(_) | StreamEvent::Datagram { .. } | StreamEvent::MtuChanged(_) => {}
             }

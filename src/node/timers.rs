@@ -27,6 +27,7 @@ impl Node {
             self.inners.poll_timeout(),
             self.punch.poll_timeout(),
             self.stun.poll_timeout(),
+            self.meanings.poll_timeout(),
             self.meetings.first().map(|(until, ..)| *until),
             self.next_progress,
             lonely,

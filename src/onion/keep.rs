@@ -184,7 +184,10 @@ impl Keeper {
                 // To ask again soon would change nothing.
                 self.attempts = PATH_ATTEMPTS_MAX;
                 self.stuck = Some(why.clone());
-                self.events.push_back(Kept::Stuck(why));
+                // While the one before is there, nobody is without.
+                if self.current.is_none() {
+                    self.events.push_back(Kept::Stuck(why));
+                }
                 self.pause(now);
             }
         }
@@ -220,6 +223,14 @@ impl Keeper {
         }
         let key = onion.build(now, &route)?;
         Ok(Circuit { key, hops: route.keys().collect() })
+    }
+
+    /// One of the relays of the circuit in use leaves soon: another is built, and takes its place once it is open.
+    pub fn part(&mut self, now: Time, relays: &Relays) {
+        let leaves = |key: &PublicKey| relays.get(key).is_some_and(|relay| relay.leaving);
+        if self.next.is_empty() && self.try_at.is_none() && self.hops().iter().any(leaves) {
+            self.try_at = Some(now);
+        }
     }
 
     /// News of relays came: what found no path may find one now.

@@ -22,6 +22,8 @@ pub struct Relay {
     pub exit: bool,
     /// The session with it, if it is a connected friend: a possible first hop.
     pub entry: Option<LinkId>,
+    /// Whether it leaves soon: no path begins to lead through it.
+    pub leaving: bool,
 }
 
 /// What path is wanted.
@@ -172,7 +174,8 @@ impl Relays {
         if !(1..=LAYERS_MAX).contains(&hops) {
             return Err(NoPath::Hops);
         }
-        let entries = self.known.values().filter(|relay| relay.entry.is_some()).count();
+        let staying = || self.known.values().filter(|relay| !relay.leaving);
+        let entries = staying().filter(|relay| relay.entry.is_some()).count();
         if entries == 0 || (entries < ENTRIES_MIN && !want.force) {
             return Err(NoPath::Entries(entries));
         }
@@ -180,7 +183,7 @@ impl Relays {
             Some(key) => relay.hop.hop.card.key == key,
             None => relay.exit,
         };
-        if !self.known.values().any(may_end) {
+        if !staying().any(may_end) {
             return Err(NoPath::Exit);
         }
         let order = self.shuffled(now, rng);
@@ -229,6 +232,7 @@ impl Relays {
         let mut order: Vec<(f64, &Relay)> = self
             .known
             .iter()
+            .filter(|(_, relay)| !relay.leaving)
             .map(|(key, relay)| {
                 let uniform = (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
                 let weight = weight(relay) * 0.5f64.powf(self.score(now, key));
@@ -284,7 +288,7 @@ mod tests {
         let card = IdentityCard { key: PublicKey([n; 32]), place_nonce: 0, rank_nonce: 0 };
         let address = Some(address.parse().unwrap());
         let hop = HopInfo { hop: NextHop { card, address }, onion: OnionKey { number: 0, key: [n; 32] } };
-        Relay { hop, trust: 50, exit, entry: entry.then_some(LinkId(n.into())) }
+        Relay { hop, trust: 50, exit, entry: entry.then_some(LinkId(n.into())), leaving: false }
     }
 
     fn relays(all: &[Relay]) -> Relays {

@@ -226,6 +226,7 @@ impl Overlay {
             let teller = spread_by;
             self.ask(at, to, teller, Purpose::Spread, Body::Announce(Announcement::one(chunk, &record)));
         }
+        let outcome = self.without_leavers(at.now, outcome);
         match running.purpose {
             For::Caller => {
                 let outcome = Outcome { records: running.told, ..outcome };

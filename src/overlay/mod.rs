@@ -24,6 +24,7 @@ pub mod density;
 mod drive;
 pub mod exchange;
 pub mod gathered;
+pub mod leaving;
 pub mod lookup;
 pub mod path;
 pub mod peers;
@@ -58,6 +59,7 @@ use candidates::Candidates;
 use demand::Demand;
 use density::Density;
 use exchange::Exchanges;
+use leaving::Leaving;
 use lookup::Lookup;
 use peers::Peers;
 use publish::{Health, Publications};
@@ -124,6 +126,9 @@ pub struct Overlay {
     aims: Aims,
     accounts: Accounts,
     unproven: Unproven,
+    leaving: Leaving,
+    /// When this node leaves, seconds since the Unix epoch.
+    leaves_s: Option<u32>,
     exchanges: Exchanges,
     quota: Quota,
     /// Refusals that are said, of all peers together.
@@ -184,6 +189,8 @@ impl Overlay {
             aims: Aims::default(),
             accounts: Accounts::default(),
             unproven: Unproven::default(),
+            leaving: Leaving::default(),
+            leaves_s: None,
             exchanges: Exchanges::default(),
             quota: Quota::default(),
             refusals: Budget::default(),
@@ -268,6 +275,7 @@ impl Overlay {
     pub fn handle_up(&mut self, at: Moment, peer: &Peer, seen: Option<SocketAddr>) {
         let peer = peer.reached_at(seen);
         self.linked.insert(peer.id, seen);
+        self.leaving.is_here(&peer.id, at.now);
         self.note_path(at, &peer);
         if seen.is_none() || !self.table.wants(&peer) {
             return;
@@ -406,6 +414,7 @@ impl Overlay {
     /// This node's word that it has a chunk.
     fn own_record(&self, at: Moment, chunk: &ChunkId) -> Record {
         let expires = at.unix_s().saturating_add(crate::limits::RECORD_S_MAX);
+        let expires = self.leaves_s.map_or(expires, |leaves_s| expires.min(leaves_s));
         Record::sign(&self.identity, chunk, self.own.contact, expires)
     }
 }

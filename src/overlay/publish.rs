@@ -64,6 +64,26 @@ impl Publications {
         }
     }
 
+    /// All are looked after now.
+    pub fn hurry(&mut self, now: Time) {
+        self.chunks.values_mut().for_each(|own| own.due = now);
+        self.due = self.chunks.keys().map(|chunk| (now, *chunk)).collect();
+    }
+
+    /// Those that fewer than so many other hosts had at the last check: the most asked for first, at most so many.
+    pub fn poor(&self, hosts: u8, most: usize) -> Vec<ChunkId> {
+        let few = self.chunks.iter().filter(|(_, own)| own.health.hosts < hosts);
+        let mut few: Vec<_> = few
+            .map(|(chunk, own)| (std::cmp::Reverse(own.health.queries), own.health.hosts, *chunk))
+            .collect();
+        if few.len() > most {
+            few.select_nth_unstable(most);
+            few.truncate(most);
+        }
+        few.sort_unstable();
+        few.into_iter().map(|(.., chunk)| chunk).collect()
+    }
+
     /// How one fares.
     pub fn health(&self, chunk: &ChunkId) -> Option<Health> {
         self.chunks.get(chunk).map(|own| own.health)
@@ -116,5 +136,25 @@ impl Publications {
             own.due = at;
             self.due.insert((at, *chunk));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_too_few_have_is_listed_by_how_much_it_is_asked_for() {
+        let mut own = Publications::default();
+        let chunk = |n: u8| ChunkId([n; 20]);
+        for (n, hosts, queries) in [(1, 0, 5), (2, 3, 90), (3, 2, 50), (4, 0, 50), (5, 1, 0)] {
+            assert!(own.add(chunk(n), Time::from_millis(1_000_000)));
+            *own.health_mut(&chunk(n)).expect("provided") = Health { hosts, queries, ..Health::default() };
+        }
+        assert_eq!(own.poor(3, 9), [4, 3, 1, 5].map(chunk));
+        assert_eq!(own.poor(3, 2), [4, 3].map(chunk), "those that matter most");
+        assert_eq!(own.poor(1, 9), [4, 1].map(chunk));
+        own.hurry(Time::ZERO);
+        assert_eq!(own.due(Time::ZERO).count(), 5);
     }
 }

@@ -181,24 +181,25 @@ impl Records {
         Verdict::Kept
     }
 
-    /// The same provider again. What others bring of it changes nothing but its time.
+    /// The same provider again. What others bring of it changes nothing but its time; it alone makes that shorter.
     fn renew(&mut self, chunk: ChunkId, new: &Kept, by_provider: bool, now_s: u32) {
         let kept = self
             .chunks
             .get_mut(&chunk)
             .and_then(|own| own.kept.iter_mut().find(|kept| kept.provider == new.provider));
-        let Some(kept) = kept.filter(|kept| new.record.expires >= kept.record.expires) else { return };
+        let later = |kept: &Kept| new.record.expires >= kept.record.expires;
+        let Some(kept) = kept.filter(|kept| by_provider || later(kept)) else { return };
         self.ends.remove(&(kept.until_s, chunk, kept.provider));
-        kept.until_s = kept.until_s.max(new.until_s);
+        kept.until_s = if later(kept) { kept.until_s.max(new.until_s) } else { new.until_s };
         kept.record = new.record;
         kept.renewed |= by_provider && now_s >= kept.since_s.saturating_add(RENEWED_S_MIN);
         self.ends.insert((kept.until_s, chunk, kept.provider));
     }
 
-    /// How many providers of a chunk are known beside one.
-    pub fn others(&self, chunk: &ChunkId, than: &NodeId) -> u8 {
+    /// How many providers of a chunk are known beside one, those aside that `leave`.
+    pub fn others(&self, chunk: &ChunkId, than: &NodeId, leave: impl Fn(&NodeId) -> bool) -> u8 {
         let kept = self.chunks.get(chunk).map(|own| own.kept.as_slice()).unwrap_or_default();
-        kept.iter().filter(|kept| kept.provider != *than).count().min(255) as u8
+        kept.iter().filter(|kept| kept.provider != *than && !leave(&kept.provider)).count().min(255) as u8
     }
 
     /// Whether there is a record of a chunk.
@@ -207,15 +208,22 @@ impl Records {
     }
 
     /// Some of a chunk's records, others each time. Floods begin when somebody looks for a chunk, and so behind whoever provides
-    /// it: half of them are from those that were renewed, and the eldest is always told.
-    pub fn of(&mut self, chunk: &ChunkId, now_s: u32, rng: &mut Rng) -> Vec<Record> {
+    /// it: half of them are from those that were renewed, and the eldest is always told. Nobody is told of whom `left` says so.
+    pub fn of(
+        &mut self,
+        chunk: &ChunkId,
+        now_s: u32,
+        rng: &mut Rng,
+        left: impl Fn(&NodeId) -> bool,
+    ) -> Vec<Record> {
         self.expire(now_s);
         let Some(own) = self.chunks.get(chunk) else { return Vec::new() };
         let from = rng.below(own.kept.len() as u64) as usize;
-        let turned = own.kept[from..].iter().chain(&own.kept[..from]);
+        let there = |kept: &&Kept| !left(&kept.provider);
+        let turned = own.kept[from..].iter().chain(&own.kept[..from]).filter(there);
         let first = turned.clone().filter(|kept| kept.renewed).take(ANSWER_RECORDS_MAX / 2);
         let mut told: Vec<&Kept> = first.collect();
-        let eldest = own.kept.iter().min_by_key(|kept| (kept.since_s, kept.provider));
+        let eldest = own.kept.iter().filter(there).min_by_key(|kept| (kept.since_s, kept.provider));
         for kept in eldest.into_iter().chain(turned) {
             if told.len() < ANSWER_RECORDS_MAX && told.iter().all(|other| other.provider != kept.provider) {
                 told.push(kept);

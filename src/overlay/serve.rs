@@ -30,17 +30,22 @@ const OTHERS: usize = 2;
 /// A record is kept for so long at least where it is far from its place, seconds.
 const KEEP_FAR_S_MIN: u32 = 300;
 
+/// Whether an address may be told.
+pub type MayTell<'a> = &'a dyn Fn(SocketAddr) -> bool;
+/// Whether a node may be named: it does not leave soon.
+pub type Stays<'a> = &'a dyn Fn(&NodeId) -> bool;
+
 /// Whom an answer names to `from`: the nearest and a few of those behind them, or whoever is far enough. `turn` differs
 /// from answer to answer.
 ///
-/// Addresses are told as far as `may` says, and nobody of whom none may be told.
+/// Addresses are told as far as `may` says, and nobody of whom none may be told, or of whom `stays` says no.
 pub fn contacts(
     table: &Table,
     from: &NodeId,
     find: &Find,
     turn: usize,
     rng: &mut Rng,
-    may: &dyn Fn(SocketAddr) -> bool,
+    (may, stays): (MayTell<'_>, Stays<'_>),
 ) -> Vec<Contact> {
     let mut known = if find.far {
         table.farthest(&find.key, u32::from(find.reach), PER_LEVEL, ANSWER_CONTACTS_MAX + 1, turn)
@@ -48,7 +53,7 @@ pub fn contacts(
         table.nearest(&find.key, 4 * ANSWER_CONTACTS_MAX)
     };
     let is_told = |contact: &Contact| contact.endpoints().next().is_none() || contact.addresses().any(may);
-    known.retain(|entry| entry.peer.id != *from && is_told(&entry.peer.contact));
+    known.retain(|entry| entry.peer.id != *from && stays(&entry.peer.id) && is_told(&entry.peer.contact));
     if !find.far {
         // Where somebody has crowded in around a key, the nearest are its; those a little farther know others.
         for at in ANSWER_CONTACTS_MAX - OTHERS..ANSWER_CONTACTS_MAX.min(known.len()) {
@@ -73,6 +78,7 @@ impl Overlay {
         let Message { number, body } = Message::parse(bytes)?;
         let from = &from.reached_at(seen);
         self.note_path(at, from);
+        self.leaving.is_here(&from.id, at.now);
         if let Some(path) = self.linked.get_mut(&from.id) {
             *path = seen;
         }
@@ -161,8 +167,13 @@ impl Overlay {
     fn look(&mut self, at: Moment, from: &Peer, find: &Find) -> Answer {
         let now_s = at.unix_s();
         let key = find.key;
-        let records =
-            if find.records { self.records.of(&ChunkId(key), now_s, &mut self.rng) } else { Vec::new() };
+        let records = match find.records {
+            true => {
+                let left = |id: &NodeId| self.leaving.has_left(id, at.now);
+                self.records.of(&ChunkId(key), now_s, &mut self.rng, left)
+            }
+            false => Vec::new(),
+        };
         let (queries, vain) = self.demand.of(&key, now_s);
         // Counts of throw-away identities would be worth nothing (the seeds' "known reputation").
         if find.records && !find.quiet && from.contact.card.rank() >= self.config.rank_floor {
@@ -174,7 +185,8 @@ impl Overlay {
         let asker = from.contact.addresses().next();
         let anywhere = asker.is_none() && !self.table.is_open();
         let may = |told| anywhere || may_tell(asker, told);
-        let contacts = contacts(&self.table, &from.id, find, self.turns, &mut self.rng, &may);
+        let stays = |id: &NodeId| !self.leaving.is_soon(id, at.now);
+        let contacts = contacts(&self.table, &from.id, find, self.turns, &mut self.rng, (&may, &stays));
         Answer { refused: false, not_found: vain, queries, records, contacts }
     }
 
@@ -186,7 +198,8 @@ impl Overlay {
             self.counters.unfit += u64::from(verdict == Verdict::Unfit);
             let provider = record.provider.node_id();
             let queries = self.demand.of(&chunk.0, at.unix_s()).0;
-            said.push(Keeping { verdict, hosts: self.records.others(&chunk, &provider), queries });
+            let leaves = |id: &NodeId| self.leaving.is_soon(id, at.now);
+            said.push(Keeping { verdict, hosts: self.records.others(&chunk, &provider, leaves), queries });
         }
         said
     }

@@ -88,6 +88,8 @@ struct Storing {
 pub struct Keep {
     /// What guests may give; `None`: nothing is kept for anybody.
     allowed: Option<Allowance>,
+    /// Nothing more is taken for now.
+    paused: bool,
     shards: u8,
     asking: BTreeMap<(PeerId, StreamId), Asking>,
     /// Chunks in memory; at most [`KEEP_BODIES_MAX`], with those of `storing` whose giver is gone.
@@ -112,7 +114,12 @@ impl Keep {
 
     /// Whether anything is kept for anybody.
     pub fn is_on(&self) -> bool {
-        self.allowed.is_some()
+        self.allowed.is_some() && !self.paused
+    }
+
+    /// Takes nothing more for now, or does again. What is coming is kept.
+    pub fn pause(&mut self, paused: bool) {
+        self.paused = paused;
     }
 
     /// Totals.
@@ -158,7 +165,7 @@ impl Keep {
         let open = of_session(&self.asking, peer).count() + of_session(&self.bodies, peer).count();
         let room = open < KEEP_OFFERS_PER_SESSION_MAX && self.asking.len() < KEEP_OFFERS_MAX;
         match guest {
-            _ if self.allowed.is_none() => self.refuse(peer, stream, Answer::Refused, acts),
+            _ if !self.is_on() => self.refuse(peer, stream, Answer::Refused, acts),
             Some(guest) if room => {
                 let until = now + Duration::from_millis(REQUEST_MS_MAX);
                 self.deadlines.insert((until, peer, stream));

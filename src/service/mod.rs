@@ -3,12 +3,14 @@
 //! * [`serve`] answers chunk requests from what is stored here.
 //! * [`fetch`] gets slices of chunks from peers, verified.
 //! * [`get`] restores a tree from a reference into files, through `fetch`.
+//! * [`intents`] says what this node means to do, hears it of others, and judges who may have it stay.
 //! * [`keep`] keeps chunks for others, and [`push`] has others keep ours.
 //! * [`put`] makes a reference from a tree.
 //! * [`proxy`] is a TCP/IP host whose packets go through a circuit.
 
 pub mod fetch;
 pub mod get;
+pub mod intents;
 pub mod keep;
 pub mod proxy;
 pub mod push;

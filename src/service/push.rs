@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use super::PeerId;
 use crate::base::fileop::JobId;
-use crate::base::{ChunkId, NewChunk, PublicKey, StreamId, Time};
+use crate::base::{ChunkId, NewChunk, PublicKey, StoredChunk, StreamId, Time};
 use crate::limits::{
-    PUSH_ANSWER_MS_MAX, PUSH_BYTES_MAX, PUSH_CALL_MS_MAX, PUSH_CHUNK_MS_MAX, PUSH_CHUNKS_MAX,
+    PUSH_ANSWER_MS_MAX, PUSH_BYTES_MAX, PUSH_CALL_MS_MAX, PUSH_CHUNK_MS_MAX, PUSH_CHUNKS_MAX, PUSH_COPIES,
     PUSH_KEEPERS_MAX, PUSH_LOOKUPS_OPEN_MAX,
 };
 use crate::stream::SourceFault;
 use crate::wire::keep::{Answer, Offer};
 use crate::wire::overlay::Contact;
-use placing::{Next, Placing, Standing};
+use placing::{Body, Given, Next, Placing, Standing};
 
 /// Set in the number of a source whose bytes are a chunk's that is given away; none of a stored slice has it.
 const GIVEN: u64 = 1 << 63;
@@ -117,10 +117,33 @@ impl Push {
         if self.chunks.len() >= PUSH_CHUNKS_MAX || self.bytes >= PUSH_BYTES_MAX {
             return Err(chunk);
         }
-        self.bytes += chunk.bytes.len();
-        self.next += 1;
-        self.chunks.insert(self.next, Placing::new(now, job, chunk));
+        let len = chunk.bytes.len() as u32;
+        let given = Given { id: chunk.id, len, root: chunk.root, body: Body::Here(chunk.bytes) };
+        self.give(now, job, given, PUSH_COPIES);
         Ok(())
+    }
+
+    /// Takes a chunk of the store, which is read as it is sent; false when [`PUSH_CHUNKS_MAX`] wait. So many nodes are to keep it.
+    pub fn push_stored(
+        &mut self,
+        now: Time,
+        job: JobId,
+        id: ChunkId,
+        stored: &StoredChunk,
+        copies: usize,
+    ) -> bool {
+        let has_room = self.chunks.len() < PUSH_CHUNKS_MAX;
+        if has_room {
+            let body = Body::Stored(stored.handle);
+            self.give(now, job, Given { id, len: stored.len, root: stored.root, body }, copies);
+        }
+        has_room
+    }
+
+    fn give(&mut self, now: Time, job: JobId, given: Given, copies: usize) {
+        self.bytes += given.bytes();
+        self.next += 1;
+        self.chunks.insert(self.next, Placing::new(now, job, given, copies.clamp(1, PUSH_COPIES)));
     }
 
     /// Gives up what a job has left; nothing is told of it.
@@ -216,7 +239,7 @@ impl Push {
             let Some(one) = self.chunks.get(&made.number) else { return };
             // A slow path may need all of the time that the keeper gives.
             made.until = one.until();
-            let len = one.chunk.bytes.len() as u64;
+            let len = u64::from(one.chunk.len);
             self.counters.bytes += len;
             self.actions.push_back(Action::Send(peer, stream, GIVEN | made.number, len));
         }
@@ -288,11 +311,8 @@ impl Push {
                 Next::Find => action = Some(Action::Find(one.chunk.id)),
                 Next::Try(contact) => action = Some(Action::Call(contact)),
                 Next::Offer(peer) => {
-                    let offer = Offer {
-                        chunk: one.chunk.id,
-                        len: one.chunk.bytes.len() as u32,
-                        root: one.chunk.root,
-                    };
+                    let Given { id: chunk, len, root, .. } = one.chunk;
+                    let offer = Offer { chunk, len, root };
                     action = Some(Action::Offer { peer, number: *number, offer });
                 }
                 Next::Called(_) | Next::Wait => {}
@@ -341,7 +361,7 @@ impl Push {
 
     fn remove(&mut self, number: u64) -> Option<Placing> {
         let one = self.chunks.remove(&number)?;
-        self.bytes -= one.chunk.bytes.len();
+        self.bytes -= one.chunk.bytes();
         let open = self.made.iter().filter(|(_, made)| made.number == number);
         for (peer, stream) in open.map(|(at, _)| *at).collect::<Vec<_>>() {
             self.made.remove(&(peer, stream));
@@ -363,9 +383,18 @@ impl Push {
         source & GIVEN != 0
     }
 
-    /// Copies bytes from `offset` of a chunk that is given away.
+    /// The handle of a chunk that is given away out of the store.
+    pub fn stored(&self, source: u64) -> Option<u64> {
+        match self.chunks.get(&(source & !GIVEN))?.chunk.body {
+            Body::Stored(handle) => Some(handle),
+            Body::Here(_) => None,
+        }
+    }
+
+    /// Copies bytes from `offset` of a chunk that is given away out of memory.
     pub fn read(&self, source: u64, offset: u64, into: &mut [u8]) -> Result<(), SourceFault> {
-        let bytes = &self.chunks.get(&(source & !GIVEN)).ok_or(SourceFault)?.chunk.bytes;
+        let given = &self.chunks.get(&(source & !GIVEN)).ok_or(SourceFault)?.chunk;
+        let Body::Here(bytes) = &given.body else { return Err(SourceFault) };
         let start = usize::try_from(offset).map_err(|_| SourceFault)?;
         into.copy_from_slice(bytes.get(start..).and_then(|rest| rest.get(..into.len())).ok_or(SourceFault)?);
         Ok(())

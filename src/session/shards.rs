@@ -7,6 +7,7 @@
 
 use super::circuits::CircuitCross;
 use super::home::Wanted;
+use super::intents::IntentCross;
 use super::introduce::IntroduceCross;
 use super::lanes::Seat;
 use super::meet::MeetCross;
@@ -133,6 +134,8 @@ pub enum Cross {
     Meet(Box<MeetCross>),
     /// About nodes that friends introduced.
     Introduce(Box<IntroduceCross>),
+    /// About what peers, and this node, mean to do.
+    Intent(Box<IntentCross>),
     /// A lane has ended.
     LaneOver {
         /// The receiver's session.
@@ -171,6 +174,7 @@ impl Cross {
             Self::Overlay(message) => message.name(),
             Self::Meet(message) => message.name(),
             Self::Introduce(message) => message.name(),
+            Self::Intent(message) => message.name(),
             Self::LaneWanted { .. } => "lane wanted",
             Self::LaneAway { .. } => "lane away",
             Self::LaneSeat(_) => "lane",
@@ -394,6 +398,7 @@ impl Sessions {
             | Cross::Overlay(_)
             | Cross::Meet(_)
             | Cross::Introduce(_)
+            | Cross::Intent(_)
             | Cross::Demand { .. }
             | Cross::Tokens { .. }
             | Cross::Line(_)

@@ -119,6 +119,25 @@ impl Group {
                     shard.command(Command::Overlay(rules.clone()))?;
                 }
             }
+            Command::Intents(rules) => {
+                for shard in shards {
+                    shard.command(Command::Intents(rules))?;
+                }
+            }
+            Command::Leave(in_ms) => {
+                for shard in shards {
+                    shard.command(Command::Leave(in_ms))?;
+                }
+            }
+            Command::Online(for_s) => {
+                for shard in shards {
+                    shard.command(Command::Online(for_s))?;
+                }
+            }
+            Command::AskStay { peer, more_s } => {
+                let home = shards.get(usize::from((self.0.home_of)(&peer))).ok_or(Full)?;
+                home.command(Command::AskStay { peer, more_s })?;
+            }
             // Each has a port of its own, and was mapped apart.
             Command::Nat(rules) => {
                 for (index, shard) in shards.iter().enumerate() {
@@ -252,6 +271,7 @@ mod tests {
             mtu: 1200,
             agent: String::new(),
             shaped: crate::node::command::ShapedSnapshot::default(),
+            intent: crate::node::command::IntentSnapshot::default(),
         }
     }
 

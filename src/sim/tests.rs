@@ -6,6 +6,7 @@ mod exits;
 mod faults;
 mod introductions;
 mod keeping;
+mod leaving;
 mod limits;
 mod line;
 mod loans;
@@ -484,14 +485,13 @@ fn a_get_ends_when_the_only_friend_lies() {
 fn thousands_of_files_packed_together_are_restored() {
     let mut net = Net::new(15, 2, LinkConfig::clean(millis(1)));
     let mut rng = Rng::from_number(15);
-    let tree: Tree = (0..2000)
-        .map(|index| {
-            let len = if index % 20 == 0 { 60_000 + rng.below(90_000) } else { rng.below(9000) };
-            let mut bytes = vec![0; len as usize];
-            rng.fill(&mut bytes);
-            (format!("file-{index:04}"), bytes)
-        })
-        .collect();
+    let file = |index| {
+        let len = if index % 20 == 0 { 60_000 + rng.below(90_000) } else { rng.below(9000) };
+        let mut bytes = vec![0; len as usize];
+        rng.fill(&mut bytes);
+        (format!("file-{index:04}"), bytes)
+    };
+    let tree: Tree = (0..2000).map(file).collect();
     let reference = put(&mut net, &[0], &tree);
     net.befriend(1, &[0]);
     get(&mut net, 1, 1, &reference, &[]);

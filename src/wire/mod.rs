@@ -13,6 +13,7 @@ pub mod extents;
 pub mod frame;
 pub mod handshake;
 pub mod hello;
+pub mod intent;
 pub mod introduction;
 pub mod invite;
 pub mod ip;

@@ -12,6 +12,7 @@ use crate::crypto::IdentityCard;
 
 const EXIT: u8 = 1;
 const NAMED: u8 = 2;
+const LEAVING: u8 = 4;
 const FLAGS_AT: usize = IdentityCard::LEN;
 const KEY_AT: usize = FLAGS_AT + 3;
 const ADDRESS_AT: usize = KEY_AT + 32;
@@ -29,6 +30,8 @@ pub struct RelayCard {
     pub exit: bool,
     /// Whether it may be named to others: what the sender says of itself.
     pub named: bool,
+    /// Whether it leaves soon: nothing new is to go through it.
+    pub leaving: bool,
     /// How far the sender trusts it, 0 to 100.
     pub trust: u8,
 }
@@ -50,6 +53,7 @@ impl RelayCard {
             address: parse_address(bytes[ADDRESS_AT..].try_into().expect("an address's bytes"))?,
             exit: flags & EXIT != 0,
             named: flags & NAMED != 0,
+            leaving: flags & LEAVING != 0,
             trust,
         })
     }
@@ -58,7 +62,8 @@ impl RelayCard {
     pub fn emit(&self) -> [u8; Self::LEN] {
         let mut out = [0; Self::LEN];
         out[..FLAGS_AT].copy_from_slice(&self.card.to_bytes());
-        out[FLAGS_AT] = if self.exit { EXIT } else { 0 } | if self.named { NAMED } else { 0 };
+        let flag = |on: bool, bit: u8| if on { bit } else { 0 };
+        out[FLAGS_AT] = flag(self.exit, EXIT) | flag(self.named, NAMED) | flag(self.leaving, LEAVING);
         out[FLAGS_AT + 1] = self.trust.min(100);
         out[FLAGS_AT + 2] = self.onion.number;
         out[KEY_AT..ADDRESS_AT].copy_from_slice(&self.onion.key);
@@ -75,13 +80,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn round_trips(key: [u8; 32], onion: [u8; 32], nonce: u64, number: u8, exit: bool, named: bool, trust in 0u8..=100, ip: Option<[u8; 16]>, port: u16) {
+        fn round_trips(key: [u8; 32], onion: [u8; 32], nonce: u64, number: u8, exit: bool, named: bool, leaving: bool, trust in 0u8..=100, ip: Option<[u8; 16]>, port: u16) {
             let relay = RelayCard {
                 card: IdentityCard { key: PublicKey(key), place_nonce: nonce, rank_nonce: !nonce },
                 onion: OnionKey { number, key: onion },
                 address: ip.map(|ip| SocketAddr::from((ip, port))),
                 exit,
                 named,
+                leaving,
                 trust,
             };
             prop_assert_eq!(RelayCard::parse(&relay.emit()), Ok(relay));

@@ -26,7 +26,7 @@ impl Scene {
         let mut relays = Relays::default();
         for (n, hop) in net.route(0).hops.into_iter().enumerate() {
             let entry = (n < friends).then_some(LinkId(n as u64 + 1));
-            relays.learn(Relay { hop, trust: 50, exit: n == 2, entry });
+            relays.learn(Relay { hop, trust: 50, exit: n == 2, entry, leaving: false });
         }
         let want = Want { hops: 2, exit: None, force, resume: [7; 32], several: false };
         let keeper = Keeper::new(net.now, want);
@@ -105,6 +105,28 @@ fn a_circuit_is_replaced_before_its_time() {
         scene.kept
     );
     assert_eq!(scene.net.nodes[0].len(), (0, 1), "the old one is gone");
+}
+
+#[test]
+fn a_relay_that_leaves_is_led_around_before_it_goes() {
+    let mut scene = Scene::new(true, 2);
+    scene.run_for(2_000);
+    let entry = scene.keeper.hops()[0];
+    let leave = |scene: &mut Scene, key: PublicKey| {
+        let relay = *scene.relays.get(&key).expect("known");
+        scene.relays.learn(Relay { leaving: true, ..relay });
+        scene.keeper.part(scene.net.now, &scene.relays);
+    };
+    leave(&mut scene, entry);
+    scene.run_for(2_000);
+    assert_ne!(scene.keeper.hops()[0], entry);
+    let second = scene.keeper.hops()[0];
+    assert!(!scene.kept.iter().any(|kept| matches!(kept, Kept::Down(_))), "{:?}", scene.kept);
+    // Where there is no other, it is used until it goes, and nobody is told that there is none.
+    leave(&mut scene, second);
+    scene.run_for(10_000);
+    assert_eq!(scene.keeper.hops()[0], second);
+    assert!(scene.kept.iter().all(|kept| matches!(kept, Kept::Ready(_))), "{:?}", scene.kept);
 }
 
 #[test]

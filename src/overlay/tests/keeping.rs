@@ -49,7 +49,9 @@ impl Keeper {
 
     fn has(&mut self, record: &Record, now: u32) -> bool {
         let (records, rng) = (&mut self.records, &mut self.rng);
-        (0..200).any(|_| records.of(&CHUNK, now, rng).iter().any(|kept| kept.provider == record.provider))
+        (0..200).any(|_| {
+            records.of(&CHUNK, now, rng, |_| false).iter().any(|kept| kept.provider == record.provider)
+        })
     }
 }
 
@@ -88,12 +90,14 @@ fn who_was_there_before_a_flood_is_told_by_every_answer() {
     assert_eq!(keeper.records.len(), RECORDS_PER_KEY_MAX);
     let Keeper { records, rng } = &mut keeper;
     for _ in 0..100 {
-        let told = records.of(&CHUNK, NOW + 200, rng);
+        let told = records.of(&CHUNK, NOW + 200, rng, |_| false);
         assert!(told.iter().any(|one| one.provider == honest.provider), "the eldest");
         assert_eq!(told.len(), ANSWER_RECORDS_MAX);
     }
-    let others: std::collections::BTreeSet<_> =
-        (0..100).flat_map(|_| records.of(&CHUNK, NOW + 200, rng)).map(|one| one.provider.node_id()).collect();
+    let others: std::collections::BTreeSet<_> = (0..100)
+        .flat_map(|_| records.of(&CHUNK, NOW + 200, rng, |_| false))
+        .map(|one| one.provider.node_id())
+        .collect();
     assert_eq!(others.len(), RECORDS_PER_KEY_MAX, "and the others in turn");
 }
 
@@ -163,13 +167,46 @@ fn records_end_and_those_far_from_their_place_sooner() {
         keeper.keep(&record(n, NOW + 600 + n), by([20 + n as u8, 1, 1, 1]), NOW);
     }
     let Keeper { records, rng } = &mut keeper;
-    assert_eq!(records.of(&chunk, NOW, rng).len(), ANSWER_RECORDS_MAX);
-    assert_eq!(records.others(&chunk, &record(0, NOW).provider.node_id()), 5);
+    assert_eq!(records.of(&chunk, NOW, rng, |_| false).len(), ANSWER_RECORDS_MAX);
+    assert_eq!(records.others(&chunk, &record(0, NOW).provider.node_id(), |_| false), 5);
     let one = record_of(1, 1, &far, NOW + 6000);
     assert_eq!(records.keep(far, &one, by([9, 1, 1, 1]), 300, NOW, rng), Verdict::Kept);
-    assert!(records.of(&far, NOW + 299, rng).len() == 1 && records.of(&far, NOW + 300, rng).is_empty());
-    assert_eq!(records.of(&chunk, NOW + 604, rng).len(), 1);
-    assert!(records.of(&chunk, NOW + 605, rng).is_empty() && records.is_empty());
+    assert!(
+        records.of(&far, NOW + 299, rng, |_| false).len() == 1
+            && records.of(&far, NOW + 300, rng, |_| false).is_empty()
+    );
+    assert_eq!(records.of(&chunk, NOW + 604, rng, |_| false).len(), 1);
+    assert!(records.of(&chunk, NOW + 605, rng, |_| false).is_empty() && records.is_empty());
+}
+
+#[test]
+fn a_provider_alone_makes_its_records_time_shorter() {
+    let mut keeper = Keeper::new();
+    let (long, short) = (record(1, NOW + 7200), record(1, NOW + 600));
+    assert_eq!(keeper.keep(&long, by([9, 1, 1, 1]), NOW), Verdict::Kept);
+    let other = Bringer { site: site([8, 1, 1, 1]), is_provider: false };
+    assert_eq!(keeper.keep(&short, other, NOW + 1), Verdict::Kept);
+    assert!(keeper.has(&long, NOW + 700), "somebody else's word");
+    assert_eq!(keeper.keep(&short, by([9, 1, 1, 1]), NOW + 2), Verdict::Kept);
+    assert!(keeper.has(&short, NOW + 599) && !keeper.has(&short, NOW + 600) && keeper.records.is_empty());
+}
+
+#[test]
+fn nobody_is_told_of_a_provider_that_has_left() {
+    let mut keeper = Keeper::new();
+    let (left, stays) = (record(1, NOW + 7200), record(2, NOW + 7200));
+    for (one, ip) in [(&left, [9, 1, 1, 1]), (&stays, [8, 1, 1, 1])] {
+        assert_eq!(keeper.keep(one, by(ip), NOW), Verdict::Kept);
+    }
+    let gone = left.provider.node_id();
+    let Keeper { records, rng } = &mut keeper;
+    for _ in 0..50 {
+        let told = records.of(&CHUNK, NOW, rng, |id| *id == gone);
+        assert_eq!(told.iter().map(|one| one.provider).collect::<Vec<_>>(), [stays.provider]);
+    }
+    let asker = NodeId([7; 20]);
+    assert_eq!(records.others(&CHUNK, &asker, |id| *id == gone), 1);
+    assert_eq!(records.others(&CHUNK, &asker, |_| false), 2);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::{Event, Fetch, Target};
 use crate::base::{ChunkId, Time};
+use crate::service::PeerId;
 
 impl Fetch {
     /// Says whether others may come that have what the peers do not have, and until when that is waited for at most;
@@ -18,6 +19,16 @@ impl Fetch {
     /// Whether a chunk began to wait for others since the last question.
     pub fn is_short(&mut self) -> bool {
         std::mem::take(&mut self.short)
+    }
+
+    /// Whether a peer was asked for something that has not come.
+    pub fn is_asked(&self, peer: PeerId) -> bool {
+        self.peers.is_asked(peer)
+    }
+
+    /// Bytes that come per second, from all peers that were asked for something, as far as that was measured.
+    pub fn rate(&self) -> f64 {
+        self.peers.rate()
     }
 
     /// Chunks that are wanted and that no peer has, the first to be given up in front, at most `most`; without any peer,

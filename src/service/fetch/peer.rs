@@ -34,6 +34,11 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    /// What comes from it, bytes per second.
+    pub(super) fn rate(&self) -> f64 {
+        self.rate
+    }
+
     /// How many slices may be outstanding: half a second's worth, so that a slow peer does not hold what
     /// a fast one could bring.
     pub(super) fn ahead(&self) -> usize {

@@ -104,6 +104,16 @@ impl Roster {
         self.peers.contains_key(&id)
     }
 
+    /// Whether something that it was asked for has not come.
+    pub(super) fn is_asked(&self, id: PeerId) -> bool {
+        self.peers.get(&id).is_some_and(|peer| peer.outstanding > 0)
+    }
+
+    /// What comes from all that were asked for something, bytes per second.
+    pub(super) fn rate(&self) -> f64 {
+        self.peers.values().filter(|peer| peer.outstanding > 0).map(Peer::rate).sum()
+    }
+
     /// Whether it is a peer that has not lied.
     pub(super) fn is_honest(&self, id: PeerId) -> bool {
         self.peers.get(&id).is_some_and(|peer| !peer.lied)

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use super::CHUNK_TIME;
 use crate::base::fileop::JobId;
-use crate::base::{NewChunk, PublicKey, Time};
+use crate::base::{ChunkId, PublicKey, Time};
 use crate::limits::{
-    PUSH_AGAIN_MS, PUSH_CANDIDATES_MAX, PUSH_COPIES, PUSH_COPIES_MIN, PUSH_LOOKUPS_MAX, PUSH_OFFERS_MAX,
-    PUSH_TRIES_MAX,
+    PUSH_AGAIN_MS, PUSH_CANDIDATES_MAX, PUSH_COPIES_MIN, PUSH_LOOKUPS_MAX, PUSH_OFFERS_MAX, PUSH_TRIES_MAX,
 };
 use crate::overlay::site::Site;
 use crate::service::PeerId;
@@ -54,10 +53,38 @@ pub(super) enum Next {
     Wait,
 }
 
+/// What is given away.
+pub(super) struct Given {
+    pub(super) id: ChunkId,
+    pub(super) len: u32,
+    pub(super) root: [u8; 32],
+    pub(super) body: Body,
+}
+
+/// Where its bytes are.
+pub(super) enum Body {
+    /// Here.
+    Here(Vec<u8>),
+    /// In the store, under this handle.
+    Stored(u64),
+}
+
+impl Given {
+    /// Bytes of memory that it takes.
+    pub(super) fn bytes(&self) -> usize {
+        match &self.body {
+            Body::Here(bytes) => bytes.len(),
+            Body::Stored(_) => 0,
+        }
+    }
+}
+
 /// A chunk.
 pub(super) struct Placing {
     pub(super) job: JobId,
-    pub(super) chunk: NewChunk,
+    pub(super) chunk: Given,
+    /// Nodes that are to keep it.
+    copies: usize,
     since: Time,
     candidates: Vec<Candidate>,
     lookups: u8,
@@ -67,8 +94,9 @@ pub(super) struct Placing {
 }
 
 impl Placing {
-    pub(super) fn new(now: Time, job: JobId, chunk: NewChunk) -> Self {
-        Self { job, chunk, since: now, candidates: Vec::new(), lookups: 0, looking: false, look_at: now }
+    pub(super) fn new(now: Time, job: JobId, chunk: Given, copies: usize) -> Self {
+        let candidates = Vec::new();
+        Self { job, chunk, copies, since: now, candidates, lookups: 0, looking: false, look_at: now }
     }
 
     pub(super) fn is_looking(&self) -> bool {
@@ -135,7 +163,7 @@ impl Placing {
     pub(super) fn next(&mut self, now: Time, may_look: bool) -> Next {
         self.wake(now);
         let keepers = usize::from(self.keepers());
-        if keepers >= PUSH_COPIES || now >= self.until() {
+        if keepers >= self.copies || now >= self.until() {
             return Next::Over;
         }
         if let Some(called) = self.candidates.iter().find(|one| one.standing == Standing::Called) {
@@ -143,7 +171,7 @@ impl Placing {
             return Next::Called(called.contact.card.key);
         }
         let asked = self.count(|standing| standing == Standing::Asked);
-        if asked >= PUSH_OFFERS_MAX || keepers + asked >= PUSH_COPIES {
+        if asked >= PUSH_OFFERS_MAX || keepers + asked >= self.copies {
             return Next::Wait;
         }
         if let Some(next) = self.choose(now) {

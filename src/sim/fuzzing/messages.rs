@@ -4,14 +4,15 @@ use super::Input;
 use crate::crypto::{MaskKey, Secret};
 use crate::limits::{
     ADDRESS_TOKEN_SIZE_MAX, CARRIED_MAX, CHUNK_SIZE_MAX, CLOSE_REASON_MAX, EARLY_DATA_MAX, HELLO_AGENT_MAX,
-    HELLO_SERVICES_MAX, HELLO_SIZE_MAX, INTRODUCTION_HANDS_MAX, INTRODUCTIONS_SIZE_MAX,
+    HELLO_SERVICES_MAX, HELLO_SIZE_MAX, INTENT_S_MAX, INTRODUCTION_HANDS_MAX, INTRODUCTIONS_SIZE_MAX,
     INTRODUCTIONS_TOLD_MAX, MEETING_PLACES_MAX, OVERLAY_MESSAGE_MAX, PACKET_OVERHEAD, RECORD_PLAIN,
-    SLICE_SIZE, TAG_SIZE,
+    SLICE_SIZE, STAY_S_MAX, TAG_SIZE,
 };
 use crate::wire::chunkmsg::{Part, ReplyHead, ReplyLayout, SliceRequest, mask_of};
 use crate::wire::control::{Control, Controls};
 use crate::wire::handshake::{Init, Reply};
 use crate::wire::hello::Hello;
+use crate::wire::intent;
 use crate::wire::introduction::Introductions;
 use crate::wire::locator::{self, Locator};
 use crate::wire::overlay::{self, Message};
@@ -84,6 +85,20 @@ pub fn introduction(bytes: &[u8]) {
         assert!(told.hand <= own.hands && own.hands <= INTRODUCTION_HANDS_MAX && told.trust <= 100);
         // One hand more or less than was signed is nobody's word.
         assert!(!(own.verify() && own.altered(own.contact, 3 - own.hands).verify()));
+    }
+}
+
+/// A message of intents: one form, within the bounds.
+pub fn intent(bytes: &[u8]) {
+    let Ok(message) = intent::Message::parse(bytes) else { return };
+    assert_eq!(message.emit(), bytes);
+    match message {
+        intent::Message::Say { what: intent::What::Stay, seconds, .. } => {
+            assert!((1..=STAY_S_MAX).contains(&seconds))
+        }
+        intent::Message::Say { seconds, .. } | intent::Message::Answer { seconds, .. } => {
+            assert!(seconds <= INTENT_S_MAX)
+        }
     }
 }
 

@@ -52,6 +52,7 @@ pub const TARGETS: &[Target] = &[
     ("frame", frames::frame),
     ("handshake", messages::handshake),
     ("hello", messages::hello),
+    ("intent", messages::intent),
     ("introduction", messages::introduction),
     ("invite", text::invite),
     ("ip", packets::ip),

@@ -117,6 +117,7 @@ pub fn seeds() -> Vec<Seeds> {
         ("reserve", reservations()),
         ("keep", keep_messages()),
         ("overlay", overlay_messages()),
+        ("intent", intent_messages()),
         ("introduction", introductions()),
         ("punch", punch_messages()),
         ("stun", stun_messages()),
@@ -170,6 +171,22 @@ fn reservations() -> Vec<Vec<u8>> {
         answer.emit().to_vec(),
         refusal.emit().to_vec(),
     ]
+}
+
+fn intent_messages() -> Vec<Vec<u8>> {
+    use crate::wire::intent::{Message, Verdict, What};
+    let say = |what, seconds| Message::Say { what, number: 7, seconds };
+    let answer = |verdict, seconds| Message::Answer { number: 7, verdict, seconds };
+    let all = [
+        say(What::Online, 28_800),
+        say(What::Leaving, 600),
+        say(What::Stay, 1_200),
+        answer(Verdict::Heard, 0),
+        answer(Verdict::Granted, 1_200),
+        answer(Verdict::Less, 900),
+        answer(Verdict::Refused, 0),
+    ];
+    all.iter().map(Message::emit).collect()
 }
 
 fn punch_messages() -> Vec<Vec<u8>> {
@@ -245,9 +262,17 @@ fn relay_card(seed: u8) -> Vec<u8> {
     let address = (seed > 1).then(|| ([192, 0, 2, seed], 4600).into());
     let onion = OnionKey { number: seed, key: [seed; 32] };
     let card = *identity(1).card();
-    RelayCard { card, onion, address, exit: seed.is_multiple_of(2), named: seed < 2, trust: 25 * seed }
-        .emit()
-        .to_vec()
+    RelayCard {
+        card,
+        onion,
+        address,
+        exit: seed.is_multiple_of(2),
+        named: seed < 2,
+        leaving: seed == 3,
+        trust: 25 * seed,
+    }
+    .emit()
+    .to_vec()
 }
 
 fn tree() -> Files {

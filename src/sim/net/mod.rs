@@ -203,6 +203,10 @@ impl Net {
             Command::Push { job, chunk, .. } => format!("push {}, job {}", chunk.id, job.0),
             Command::Cancel(job) => format!("cancel job {}", job.0),
             Command::Nat(rules) => format!("{} servers of STUN", rules.stun.len()),
+            Command::Intents(rules) => format!("grants {} s", rules.grant_max_s),
+            Command::Leave(in_ms) => format!("leave in {in_ms:?} ms"),
+            Command::Online(for_s) => format!("online for {for_s:?} s"),
+            Command::AskStay { more_s, .. } => format!("ask for {more_s} s more"),
             Command::Overlay(rules) => format!("overlay: {}", rules.enabled),
             Command::Provide(chunks) => format!("provide {} chunks", chunks.len()),
             Command::Restore(known) => format!("restore {} peers", known.len()),
@@ -228,6 +232,11 @@ impl Net {
                 Command::Circuit(want) => Command::Circuit(want.clone()),
                 Command::Overlay(rules) => Command::Overlay(rules.clone()),
                 Command::Nat(rules) => Command::Nat(rules.clone()),
+                Command::Intents(rules) => Command::Intents(*rules),
+                Command::Leave(in_ms) => Command::Leave(*in_ms),
+                Command::Online(for_s) => Command::Online(*for_s),
+                // Nothing but its home has a session to ask on.
+                Command::AskStay { peer, more_s } => Command::AskStay { peer: *peer, more_s: *more_s },
                 Command::Get(_)
                 | Command::Anonymous(_)
                 | Command::Cancel(_)

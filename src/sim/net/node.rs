@@ -180,6 +180,10 @@ impl SimNode {
             | Command::Introductions(_)
             | Command::Overlay(_)
             | Command::Nat(_)
+            | Command::Intents(_)
+            | Command::Leave(_)
+            | Command::Online(_)
+            | Command::AskStay { .. }
             | Command::Tunnels(_)
             | Command::Relay(_)
             | Command::Exit(_)

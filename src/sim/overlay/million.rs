@@ -149,8 +149,14 @@ impl Map {
             for (peer, find) in questions {
                 walk.asked += 1;
                 let asked = self.table(&peer.id);
-                let contacts =
-                    serve::contacts(&asked, &own, &find, rng.below(1 << 20) as usize, rng, &|_| true);
+                let contacts = serve::contacts(
+                    &asked,
+                    &own,
+                    &find,
+                    rng.below(1 << 20) as usize,
+                    rng,
+                    (&|_| true, &|_| true),
+                );
                 let has = holders.contains(&peer.id);
                 let records = if has { vec![self.record] } else { Vec::new() };
                 let answer = Answer { contacts, records: records.clone(), ..Answer::default() };

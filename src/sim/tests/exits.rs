@@ -2,6 +2,7 @@
 //! the origin, around relays that die, and on through circuits that are replaced.
 
 mod leases;
+mod leaving;
 mod multipath;
 mod proxied;
 

@@ -6,6 +6,7 @@ mod devices;
 mod faults;
 mod hostile;
 mod introductions;
+mod leaving;
 mod limits;
 mod links;
 mod moving;
@@ -63,6 +64,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
         onion::giving::CASES,
         introductions::CASES,
         overlay::CASES,
+        leaving::CASES,
         nat::CASES,
         bridge::CASES,
         hostile::CASES,

@@ -1,0 +1,134 @@
+//! Nodes that leave, this one among them (docs/protocol/intents.md §4): nobody is led to one that goes in a moment, and what is
+//! said under this node's name does not outlive its being there.
+
+use std::collections::BTreeMap;
+
+use super::Overlay;
+use super::place::Key;
+use super::types::{Moment, Outcome, Peer, ms};
+use crate::base::{ChunkId, NodeId, Time};
+use crate::limits::{HANDOVER_ANNOUNCED_MAX, LEAVERS_MAX, LEAVING_SOON_MS, LEFT_MS};
+
+/// Peers that said when they leave; at most [`LEAVERS_MAX`], about 40 bytes each.
+#[derive(Debug, Clone, Default)]
+pub struct Leaving {
+    by: BTreeMap<NodeId, Time>,
+}
+
+impl Leaving {
+    /// A peer leaves then, or does not. It is its own word, and to its own disadvantage.
+    pub fn set(&mut self, now: Time, id: NodeId, at: Option<Time>) {
+        let Some(at) = at else {
+            self.by.remove(&id);
+            return;
+        };
+        if self.by.len() >= LEAVERS_MAX && !self.by.contains_key(&id) {
+            // Who left long ago is in nobody's table any more.
+            self.by.retain(|_, at| now.since(*at) < ms(LEAVING_SOON_MS));
+        }
+        if self.by.len() < LEAVERS_MAX || self.by.contains_key(&id) {
+            self.by.insert(id, at);
+        }
+    }
+
+    /// Whether it has left, or leaves so soon that nobody is to be led to it.
+    pub fn is_soon(&self, id: &NodeId, now: Time) -> bool {
+        self.by.get(id).is_some_and(|at| *at <= now + ms(LEAVING_SOON_MS))
+    }
+
+    /// Whether its time has come.
+    pub fn has_left(&self, id: &NodeId, now: Time) -> bool {
+        self.by.get(id).is_some_and(|at| *at <= now)
+    }
+
+    /// A peer is there: its time is long past, and so it came back.
+    pub fn is_here(&mut self, id: &NodeId, now: Time) {
+        if self.by.get(id).is_some_and(|at| now.since(*at) >= ms(LEFT_MS)) {
+            self.by.remove(id);
+        }
+    }
+
+    /// How many are remembered.
+    pub fn len(&self) -> usize {
+        self.by.len()
+    }
+
+    /// Whether nobody is.
+    pub fn is_empty(&self) -> bool {
+        self.by.is_empty()
+    }
+}
+
+impl Overlay {
+    /// A peer says that it leaves then, or that it does not.
+    pub fn set_leaving(&mut self, at: Moment, id: &NodeId, leaves: Option<Time>) {
+        self.leaving.set(at.now, *id, leaves);
+    }
+
+    /// Whether a peer leaves soon, or has left.
+    pub fn leaves_soon(&self, id: &NodeId, now: Time) -> bool {
+        self.leaving.is_soon(id, now)
+    }
+
+    /// This node leaves then (seconds since the Unix epoch), or does not leave. What it provides is announced anew, so that no record
+    /// of it leads here afterwards.
+    pub fn leave(&mut self, at: Moment, leaves_s: Option<u32>) {
+        if std::mem::replace(&mut self.leaves_s, leaves_s) != leaves_s
+            && self.published.len() <= HANDOVER_ANNOUNCED_MAX
+        {
+            self.published.hurry(at.now);
+        }
+    }
+
+    /// Published chunks that fewer than so many other hosts have, as far as it is known: the most asked for first, at most so many.
+    pub fn poor(&self, hosts: u8, most: usize) -> Vec<ChunkId> {
+        self.published.poor(hosts, most)
+    }
+
+    /// The contacts nearest to a place that stay, at most `count`.
+    pub fn nearest_staying(&self, key: &Key, count: usize, now: Time) -> Vec<Peer> {
+        let nearest = self.table.nearest(key, count + count.min(8)).into_iter().map(|entry| entry.peer);
+        nearest.filter(|peer| !self.leaving.is_soon(&peer.id, now)).take(count).collect()
+    }
+
+    /// Nobody who leaves soon is one of a region.
+    pub(super) fn without_leavers(&self, now: Time, outcome: Outcome) -> Outcome {
+        let Outcome { mut nearest, .. } = outcome;
+        nearest.retain(|peer| !self.leaving.is_soon(&peer.id, now));
+        Outcome { nearest, ..outcome }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(n: u32) -> NodeId {
+        let mut id = [0; 20];
+        id[..4].copy_from_slice(&n.to_be_bytes());
+        NodeId(id)
+    }
+
+    #[test]
+    fn who_leaves_is_remembered_within_bounds_and_may_take_it_back() {
+        let (mut leaving, now) = (Leaving::default(), Time::from_millis(1_000_000));
+        let later = now + ms(2 * LEAVING_SOON_MS);
+        leaving.set(now, node(1), Some(later));
+        assert!(!leaving.is_soon(&node(1), now) && leaving.is_soon(&node(1), now + ms(LEAVING_SOON_MS)));
+        assert!(!leaving.has_left(&node(1), now) && leaving.has_left(&node(1), later));
+        leaving.set(now, node(1), None);
+        assert!(!leaving.is_soon(&node(1), later) && leaving.is_empty());
+        leaving.set(now, node(1), Some(now));
+        leaving.is_here(&node(1), now + ms(LEFT_MS - 1));
+        assert!(leaving.has_left(&node(1), now), "its goodbye may be what was heard");
+        leaving.is_here(&node(1), now + ms(LEFT_MS));
+        assert!(!leaving.has_left(&node(1), now + ms(LEFT_MS)), "it came back");
+        for n in 0..2 * LEAVERS_MAX as u32 {
+            leaving.set(now, node(n), Some(later));
+        }
+        assert_eq!(leaving.len(), LEAVERS_MAX);
+        let much_later = later + ms(2 * LEAVING_SOON_MS);
+        leaving.set(much_later, node(u32::MAX), Some(much_later));
+        assert_eq!(leaving.len(), 1, "who left long ago makes room");
+    }
+}
