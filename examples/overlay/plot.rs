@@ -13,8 +13,14 @@ type Fallible<T> = Result<T, Box<dyn Error>>;
 type Series = Vec<(f64, f64)>;
 
 const SIZE: (u32, u32) = (760, 460);
-const COLOURS: [RGBColor; 5] =
-    [RGBColor(31, 119, 180), RGBColor(214, 39, 40), RGBColor(44, 160, 44), RGBColor(148, 103, 189), BLACK];
+const COLOURS: [RGBColor; 6] = [
+    RGBColor(31, 119, 180),
+    RGBColor(214, 39, 40),
+    RGBColor(44, 160, 44),
+    RGBColor(148, 103, 189),
+    RGBColor(255, 127, 14),
+    BLACK,
+];
 /// What the seed says of a million nodes: hops of a far-first lookup.
 const SEED: (f64, f64) = (19.93, 20.0);
 
@@ -99,7 +105,8 @@ fn picture(to: &Path, lines: &BTreeMap<String, Series>, axis: &str, seed: bool) 
     chart
         .configure_series_labels()
         .background_style(style)
-        .position(SeriesLabelPosition::UpperLeft)
+        // Where no line is: those by size rise, the others fall.
+        .position(if seed { SeriesLabelPosition::UpperLeft } else { SeriesLabelPosition::LowerLeft })
         .draw()?;
     root.present()?;
     Ok(())
