@@ -1334,6 +1334,10 @@ pub const INTENT_S_MAX: u32 = 30 * 86_400;
 pub const STAY_S_MAX: u32 = 86_400;
 /// A node that leaves within so long leaves soon: others make do without it from then on, milliseconds.
 pub const LEAVING_SOON_MS: u64 = 300_000;
+/// The ways through one that leaves are given up once in so long at most, whatever it says, milliseconds.
+pub const PARTED_MS: u64 = 30_000;
+/// A grant has a node stay for so much longer at least, seconds: each is told to everybody.
+pub const GRANT_S_MIN: u64 = 30;
 /// Who is heard so long after it meant to leave has come back, milliseconds.
 pub const LEFT_MS: u64 = 30_000;
 /// Pauses before something that was not answered is said again, milliseconds; after the last it is left.

@@ -13,12 +13,13 @@ use super::peer::Meeting;
 use super::{Clock, Cross, INTENT_CHANNEL, Node};
 use crate::base::{PublicKey, Time};
 use crate::crypto::IdentityCard;
-use crate::limits::{INTENT_TURN_MS, LEAVING_SOON_MS, STAY_S_MAX, STAY_SPARE_MS};
+use crate::limits::{INTENT_TURN_MS, LEAVING_SOON_MS, PARTED_MS, STAY_S_MAX, STAY_SPARE_MS};
 use crate::service::PeerId;
 use crate::service::intents::{Event, Intents, Rules, Said};
 use crate::session::{CloseCode, IntentCross, MeetCross};
 
 const SOON: Duration = Duration::from_millis(LEAVING_SOON_MS);
+const PARTED: Duration = Duration::from_millis(PARTED_MS);
 const TURN: Duration = Duration::from_millis(INTENT_TURN_MS);
 
 /// What a shard knows of intents.
@@ -31,8 +32,8 @@ pub(super) struct Meanings {
     leavers: BTreeMap<PublicKey, Time>,
     /// Those of them that were asked to stay by this shard's gets.
     asked: BTreeSet<PublicKey>,
-    /// Peers that leave soon and whose ways were given up.
-    parted: BTreeSet<PublicKey>,
+    /// Peers that leave soon and whose ways were given up, and when.
+    parted: BTreeMap<PublicKey, Time>,
     /// When it is looked again at what those that leave are needed for.
     look_at: Option<Time>,
     /// When the other shards hear again of what was granted.
@@ -194,8 +195,9 @@ impl Node {
         match message {
             IntentCross::Leaves { peer, at } => self.peer_leaves(clock, &peer, at),
             IntentCross::Moved(at) => {
-                self.meanings.core.moved(clock.now, at);
-                self.leaving_moved(clock);
+                if self.meanings.core.moved(clock.now, at) {
+                    self.leaving_moved(clock);
+                }
             }
             IntentCross::Ask { peer, until } => _ = self.meanings.core.ask(clock.now, &peer, until),
         }
@@ -211,7 +213,6 @@ impl Node {
                 self.meanings.asked.remove(&key);
             }
         }
-        self.meanings.parted.remove(&key);
         if self.overlay.shard.0 == FIRST
             && let Some(keeper) = &mut self.overlay.keeper
         {
@@ -226,12 +227,14 @@ impl Node {
         let now = clock.now;
         let own = &mut self.meanings;
         own.leavers.retain(|_, at| now.since(*at) < SOON);
-        let soon = own.core.leavers().filter(|(key, at)| *at <= now + SOON && !own.parted.contains(*key));
+        // Whoever changes its mind again and again has this node ask for other ways once in a while, and not each time.
+        own.parted.retain(|_, at| now.since(*at) < PARTED);
+        let soon = own.core.leavers().filter(|(key, at)| *at <= now + SOON && !own.parted.contains_key(*key));
         for key in soon.map(|(key, _)| *key).collect::<Vec<_>>() {
             let Some(id) = self.link_with(&key) else { continue };
             let ways = self.punch.ways_by(self.overlay.shard.0, id);
             if !ways.is_empty() {
-                self.meanings.parted.insert(key);
+                self.meanings.parted.insert(key, now);
                 self.tell_shards(clock, || MeetCross::Lost(ways.clone()));
             }
         }

@@ -266,7 +266,12 @@ impl Node {
         Some(LeavingSnapshot {
             in_ms: at.since(now).as_millis() as u64,
             untold: self.meanings.core.open() as u64,
-            busy: self.serve.active() > 0 || !self.get.is_idle() || self.inners.len() > 0 || guests > 0,
+            // Whoever was granted that it stays may ask for something yet.
+            busy: self.serve.active() > 0
+                || !self.get.is_idle()
+                || self.inners.len() > 0
+                || guests > 0
+                || self.meanings.core.own().has_granted(),
             handover: self.meanings.handover.snapshot(),
         })
     }

@@ -7,7 +7,7 @@ use super::Overlay;
 use super::place::Key;
 use super::types::{Moment, Outcome, Peer, ms};
 use crate::base::{ChunkId, NodeId, Time};
-use crate::limits::{HANDOVER_ANNOUNCED_MAX, LEAVERS_MAX, LEAVING_SOON_MS, LEFT_MS};
+use crate::limits::{GRANT_S_MIN, HANDOVER_ANNOUNCED_MAX, LEAVERS_MAX, LEAVING_SOON_MS, LEFT_MS};
 
 /// Peers that said when they leave; at most [`LEAVERS_MAX`], about 40 bytes each.
 #[derive(Debug, Clone, Default)]
@@ -26,9 +26,15 @@ impl Leaving {
             // Who left long ago is in nobody's table any more.
             self.by.retain(|_, at| now.since(*at) < ms(LEAVING_SOON_MS));
         }
-        if self.by.len() < LEAVERS_MAX || self.by.contains_key(&id) {
-            self.by.insert(id, at);
+        // Else whoever leaves last does: it is no matter of now, and nobody fills this with those who leave in a month.
+        if self.by.len() >= LEAVERS_MAX && !self.by.contains_key(&id) {
+            let last = self.by.iter().max_by_key(|(_, at)| **at).map(|(id, at)| (*id, *at));
+            match last.filter(|(_, last)| *last > at) {
+                Some((last, _)) => self.by.remove(&last),
+                None => return,
+            };
         }
+        self.by.insert(id, at);
     }
 
     /// Whether it has left, or leaves so soon that nobody is to be led to it.
@@ -71,11 +77,19 @@ impl Overlay {
     }
 
     /// This node leaves then (seconds since the Unix epoch), or does not leave. What it provides is announced anew, so that no record
-    /// of it leads here afterwards.
+    /// of it leads here afterwards; what comes to about the same as before is none of its business.
     pub fn leave(&mut self, at: Moment, leaves_s: Option<u32>) {
-        if std::mem::replace(&mut self.leaves_s, leaves_s) != leaves_s
-            && self.published.len() <= HANDOVER_ANNOUNCED_MAX
-        {
+        let is_same = match (self.leaves_s, leaves_s) {
+            (Some(old), Some(new)) => {
+                (old.saturating_sub(2)..old.saturating_add(GRANT_S_MIN as u32)).contains(&new)
+            }
+            (old, new) => old == new,
+        };
+        if is_same {
+            return;
+        }
+        self.leaves_s = leaves_s;
+        if self.published.len() <= HANDOVER_ANNOUNCED_MAX {
             self.published.hurry(at.now);
         }
     }
@@ -127,6 +141,12 @@ mod tests {
             leaving.set(now, node(n), Some(later));
         }
         assert_eq!(leaving.len(), LEAVERS_MAX);
+        // Found by review: those who leave in a month kept everybody else out.
+        let (next, month) = (node(u32::MAX - 1), later + ms(30 * 86_400_000));
+        leaving.set(now, next, Some(month));
+        assert!(!leaving.has_left(&next, month));
+        leaving.set(now, next, Some(now + ms(1)));
+        assert!(leaving.has_left(&next, now + ms(1)) && leaving.len() == LEAVERS_MAX);
         let much_later = later + ms(2 * LEAVING_SOON_MS);
         leaving.set(much_later, node(u32::MAX), Some(much_later));
         assert_eq!(leaving.len(), 1, "who left long ago makes room");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{ABOUT, Intents};
 use crate::base::Time;
-use crate::limits::LEAVING_SOON_MS;
+use crate::limits::{GRANT_S_MIN, LEAVING_SOON_MS};
 use crate::service::PeerId;
 use crate::wire::intent::{Verdict, What};
 
@@ -50,6 +50,11 @@ impl Own {
         self.leave.is_some()
     }
 
+    /// Whether somebody was granted that it leaves later than it meant to.
+    pub fn has_granted(&self) -> bool {
+        self.leave.is_some_and(|leave| leave.at > leave.meant)
+    }
+
     /// Whether it leaves soon.
     pub fn leaves_soon(&self, now: Time) -> bool {
         self.soon_at().is_some_and(|at| at <= now)
@@ -80,7 +85,8 @@ impl Own {
             () if trust < rules.grant_trust || rules.grant_max.is_zero() => (Verdict::Refused, None),
             // Whoever asks for all of it has counted in whole seconds.
             () if until <= latest + ABOUT => {
-                end.at = until.min(latest).max(end.at);
+                let least = end.at + Duration::from_secs(GRANT_S_MIN);
+                end.at = until.max(least).min(latest).max(end.at);
                 *moved = Some(end.at);
                 (Verdict::Granted, Some(end.at))
             }
@@ -120,13 +126,17 @@ impl Intents {
         }
     }
 
-    /// Another shard granted a friend that this node stays until then.
-    pub fn moved(&mut self, now: Time, at: Time) {
-        if let Some(leave) = self.own.leave.as_mut().filter(|leave| leave.at < at) {
+    /// Another shard granted a friend that this node stays until then; whether that is news. What is later than anything that
+    /// could be granted is of an earlier plan to leave.
+    pub fn moved(&mut self, now: Time, at: Time) -> bool {
+        let latest = |leave: &End| leave.meant + self.own.rules.grant_max + ABOUT;
+        let is_news = self.own.leave.as_ref().is_some_and(|leave| leave.at < at && at <= latest(leave));
+        if is_news && let Some(leave) = self.own.leave.as_mut() {
             leave.at = at;
             self.tells_strangers = self.own.leaves_soon(now);
             self.tell_all(now);
         }
+        is_news
     }
 
     pub(super) fn tell_all(&mut self, now: Time) {
