@@ -72,6 +72,8 @@ pub(super) struct Session {
     pub(super) began: Time,
     pub(super) heard: Time,
     pub(super) spoke: Time,
+    /// Whether something was said since the peer was heard, answers and questions to where perhaps nobody is left out.
+    pub(super) unanswered: bool,
     /// The next confirming ping.
     pub(super) confirming: Option<Time>,
     pub(super) closing: Option<Box<Closing>>,
@@ -115,6 +117,7 @@ impl Session {
             began: now,
             heard: now,
             spoke: now,
+            unanswered: false,
             confirming: None,
             closing: None,
             lanes: None,
@@ -179,7 +182,7 @@ impl Session {
         let (mut header, sample) = split_sample(packet).expect("the caller checked the length");
         toggle_mask(&mut header, &self.mask.mask(sample));
         packet[..HEADER_SIZE].copy_from_slice(&header);
-        self.spoke = now;
+        (self.spoke, self.unanswered) = (now, true);
         self.sent_bytes += packet.len() as u64;
         sealed
     }
@@ -197,20 +200,20 @@ impl Session {
             && let Some(fallback) = self.paths.fallback()
         {
             let end = PAYLOAD_AT + Control::Challenge(rng.bytes()).put(&mut buf[PAYLOAD_AT..])?;
-            let (len, rekeyed) = self.finish_control(now, end, buf.len(), rng, buf);
+            let (len, rekeyed) = self.aside(|own| own.finish_control(now, end, buf.len(), rng, buf));
             return Some((fallback, len, rekeyed));
         }
         if std::mem::take(&mut self.wants.knock)
             && let Some(straight) = self.belongs.as_ref().and_then(|belongs| belongs.knocks_at())
         {
             let end = PAYLOAD_AT + Control::Ping.put(&mut buf[PAYLOAD_AT..])?;
-            let (len, rekeyed) = self.finish_control(now, end, buf.len(), rng, buf);
+            let (len, rekeyed) = self.aside(|own| own.finish_control(now, end, buf.len(), rng, buf));
             return Some((straight, len, rekeyed));
         }
         if self.wants.punch {
             if let Some((path, data)) = self.relayed().and_then(|relayed| relayed.next(now)) {
                 let end = PAYLOAD_AT + Control::Challenge(data).put(&mut buf[PAYLOAD_AT..])?;
-                let (len, rekeyed) = self.finish_control(now, end, buf.len(), rng, buf);
+                let (len, rekeyed) = self.aside(|own| own.finish_control(now, end, buf.len(), rng, buf));
                 return Some((path, len, rekeyed));
             }
             self.wants.punch = false;
@@ -220,6 +223,7 @@ impl Session {
         if limit < PACKET_OVERHEAD {
             return None;
         }
+        let mut pong = 0;
         let mut body = Body { buf: &mut buf[..limit - (PACKET_OVERHEAD - PAYLOAD_AT)], at: PAYLOAD_AT };
         if let Some(closing) = self.closing.as_deref().filter(|_| self.wants.close) {
             body.put(&mut self.wants.close, &Control::Close { code: closing.code, reason: &closing.reason });
@@ -228,7 +232,9 @@ impl Session {
                 Some(data) => body.put(&mut self.wants.challenge, &Control::Challenge(data)),
                 None => self.wants.challenge = false,
             }
+            pong = body.at;
             body.put(&mut self.wants.pong, &Control::Pong);
+            pong = body.at - pong;
             body.put(&mut self.wants.ping, &Control::Ping);
             if self.paths.is_validated() {
                 body.put(&mut self.wants.token, &Control::Token(token));
@@ -249,9 +255,20 @@ impl Session {
         if end == PAYLOAD_AT {
             return None;
         }
-        let (len, rekeyed) = self.finish_control(now, end, limit, rng, buf);
+        let (len, rekeyed) = match end == PAYLOAD_AT + pong {
+            true => self.aside(|own| own.finish_control(now, end, limit, rng, buf)),
+            false => self.finish_control(now, end, limit, rng, buf),
+        };
         self.paths.sent(len);
         Some((self.paths.active(), len, rekeyed))
+    }
+
+    /// Sends what nothing need be heard after: an answer, or a question to where perhaps nobody is.
+    fn aside<T>(&mut self, send: impl FnOnce(&mut Self) -> T) -> T {
+        let unanswered = self.unanswered;
+        let sent = send(self);
+        self.unanswered = unanswered;
+        sent
     }
 
     /// Writes the answer to a challenge. Not padded: it must not be longer than the challenge was.
@@ -264,7 +281,7 @@ impl Session {
     ) -> (usize, bool) {
         let size = Control::Response(data).put(&mut buf[PAYLOAD_AT..]).expect("buffers hold a datagram");
         let len = PACKET_OVERHEAD + size;
-        let (_, rekeyed) = self.seal(now, PacketKind::Control, &mut buf[..len]);
+        let (_, rekeyed) = self.aside(|own| own.seal(now, PacketKind::Control, &mut buf[..len]));
         if path.remote == self.paths.active().remote {
             self.paths.sent(len);
         }

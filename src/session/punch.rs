@@ -25,8 +25,8 @@ pub(super) struct Relayed {
     round: Option<(Time, usize)>,
     /// When it is looked whether the peer is still heard, while the session is off the relayed path, or by a bridge.
     look_at: Time,
-    /// When it was first seen that something was said and nothing heard since.
-    unheard: Option<Time>,
+    /// When the peer was asked whether it is there, since something was said and nothing heard.
+    asked: Option<Time>,
     /// Since when packets have come by the relay while the session was off it: what had been received in all then, and how
     /// much of what came since came so.
     detour: Option<(Time, u64, u64)>,
@@ -66,7 +66,7 @@ pub(super) enum Crossing {
 impl Relayed {
     fn new(spare: Path, now: Time) -> Box<Self> {
         let look_at = now + Duration::from_millis(DIRECT_SILENT_MS);
-        Box::new(Self { spare, candidates: Vec::new(), round: None, look_at, unheard: None, detour: None })
+        Box::new(Self { spare, candidates: Vec::new(), round: None, look_at, asked: None, detour: None })
     }
 
     /// When the next challenges of the round are due, and it is looked after the peer.
@@ -178,18 +178,21 @@ impl Session {
     /// is nowhere else to try, but the peer may have begun anew, and not be able to call.
     pub(super) fn look_after(&mut self, now: Time) -> Look {
         let active = self.paths.active();
-        let (spoke, heard) = (self.spoke, self.heard);
+        let (unanswered, heard) = (self.unanswered, self.heard);
         let silence = Duration::from_millis(DIRECT_SILENT_MS);
         let Some(relayed) = self.relayed().filter(|relayed| !active.is_way() && relayed.look_at <= now)
         else {
             return Look::Well;
         };
         relayed.look_at = now + silence / 2;
-        let unheard = relayed.unheard.filter(|since| *since > heard);
-        relayed.unheard = (spoke > heard).then_some(unheard.unwrap_or(now));
-        // What was said just now, after a long rest, may be answered yet.
-        let waited = unheard.is_some_and(|since| now.since(since) >= silence / 2);
-        if !waited || spoke <= heard || now.since(heard) < silence {
+        let asked = relayed.asked.filter(|asked| *asked > heard && unanswered);
+        if asked.is_none() && unanswered && now.since(heard) >= silence / 2 {
+            // What was said may have wanted no answer, as an acknowledgement wants none: this does.
+            relayed.asked = Some(now);
+            self.wants.ping = true;
+            return Look::Well;
+        }
+        if asked.is_none_or(|asked| now.since(asked) < silence / 2) || now.since(heard) < silence {
             return Look::Well;
         }
         if active.is_bridged() {

@@ -180,7 +180,7 @@ impl Sessions {
         let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return Err(DropCause::Late) };
         session.expect_opening(0);
         let opened = session.lane.open(now, header, raw, bytes)?;
-        session.heard = now;
+        (session.heard, session.unanswered) = (now, false);
         session.received_bytes += bytes.len() as u64;
         let usual = session.confirmed
             && !opened.rekeyed

@@ -163,6 +163,26 @@ fn where_the_relay_dies_another_takes_its_place() {
     }
 }
 
+/// Found by a reader, of bridges: an acknowledgement was the last word, nothing answers that, and so the peer seemed silent.
+#[test]
+fn who_rests_stays_straight() {
+    for seed in 1..=SEEDS {
+        let mut net = between(seed, Kind::PortRestricted, Kind::PortRestricted);
+        assert!(net.run_until(Duration::from_secs(8), are_direct), "seed {seed}");
+        let tree = tree(seed);
+        let reference = put(&mut net, &[0], &tree);
+        get(&mut net, 1, 1, &reference, &[]);
+        assert_eq!(finish(&mut net, 1, 1, 120), Ok(()), "seed {seed}");
+        net.run_for(Duration::from_secs(120));
+        for node in [0, 1] {
+            let shown = super::overlay::status(&mut net, node, 7);
+            let back = super::overlay::counter(&shown, "nat_relayed_again");
+            assert_eq!(back, 0, "seed {seed}, node {node}");
+        }
+        assert!(are_direct(&net), "seed {seed}");
+    }
+}
+
 /// A session that began by a way, since the friend was not reached just then, does not stay there.
 #[test]
 fn a_friend_that_was_cut_off_is_reached_straight_again() {
