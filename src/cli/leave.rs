@@ -19,6 +19,10 @@ const DAY_S: u64 = 86_400;
 
 /// A duration of the command line in whole seconds.
 fn seconds(text: &str, most: u32) -> Result<u32, Failure> {
+    // Whoever means minutes and says none would lose the node within seconds.
+    if text != "0" && text.ends_with(|last: char| last.is_ascii_digit()) {
+        return Err(Failure::new(format!("{text:?} has no unit: say {text}s, {text}min or {text}h")));
+    }
     let duration = parse_duration(text).map_err(Failure::new)?;
     let seconds = u32::try_from(duration.as_secs_f64().ceil() as u64).unwrap_or(u32::MAX);
     match seconds <= most {
@@ -43,7 +47,10 @@ pub(super) fn leave(dir: &NodeDir, words: &args::Leave) -> Result<(), Failure> {
     let text = words.within.as_deref().unwrap_or_default();
     let body = json!({ "in_s": seconds(text, INTENT_S_MAX)?, "early": words.early });
     let told = ask(dir, Method::POST, "/v1/leave", Some(&body))?.ok_or_else(|| not_running(dir))?;
-    tell(format!("leaving in {}", show(number(&told["leaving"], "in_s"))));
+    tell(match number(&told["leaving"], "in_s") {
+        0 => "leaving now".to_owned(),
+        left => format!("leaving in {}", show(left)),
+    });
     if !words.wait {
         return Ok(());
     }
@@ -94,6 +101,13 @@ pub(super) fn online(dir: &NodeDir, words: &args::Online) -> Result<(), Failure>
         (None, None) => (Method::DELETE, None),
     };
     let told = ask(dir, method, "/v1/online", body.as_ref())?.ok_or_else(|| not_running(dir))?;
+    let status = ask(dir, Method::GET, "/v1/status", None)?.unwrap_or_default();
+    if status["leaving"].is_object() {
+        tell(
+            "this node is leaving: that is what friends hear, and the other once `tornet leave --cancel` took it back",
+        );
+        return Ok(());
+    }
     tell(match told["online_s"].as_u64() {
         Some(left) => format!("friends hear that this node means to stay for {}", show(left)),
         None => "nothing is said of how long this node stays".to_owned(),

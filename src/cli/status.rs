@@ -88,7 +88,7 @@ fn page(status: &Value, earlier: Option<(Duration, &Value)>) -> String {
             count(n("chunks_provided"), "chunk"),
         ));
     } else if overlay.is_null() {
-        out.push_str("overlay: off (overlay.enabled); only friends are known and served\n");
+        out.push_str("overlay: off (overlay.enabled, or friends.only); only friends are known and served\n");
     }
 
     out.push_str(&circuit_line(&status["circuit"]));

@@ -7,7 +7,11 @@ const WANTED: &str = "a duration of at most a day, such as 10min, or 0";
 
 /// Whole seconds.
 pub(super) fn read(text: &str) -> Result<u32, String> {
-    let duration = if text == "0" { Ok(std::time::Duration::ZERO) } else { parse_duration(text) };
+    let bare = text.ends_with(|last: char| last.is_ascii_digit());
+    if bare && text != "0" {
+        return Err(WANTED.to_owned());
+    }
+    let duration = if bare { Ok(std::time::Duration::ZERO) } else { parse_duration(text) };
     let seconds = duration.ok().and_then(|duration| u32::try_from(duration.as_secs()).ok());
     seconds.filter(|seconds| *seconds <= STAY_S_MAX).ok_or_else(|| WANTED.to_owned())
 }

@@ -2,7 +2,7 @@
 
 use super::budget::OWNER;
 use super::circuits::FIRST;
-use super::command::{OverlaySnapshot, PeerSnapshot, ShapedSnapshot, Snapshot};
+use super::command::{IntentSnapshot, OverlaySnapshot, PeerSnapshot, ShapedSnapshot, Snapshot};
 use super::friends::Standing;
 use super::peer::{Meeting, Peer};
 use super::purposes::{Purpose, PurposeId};
@@ -87,7 +87,8 @@ impl Node {
                     mtu: 0,
                     agent: String::new(),
                     shaped: ShapedSnapshot::default(),
-                    intent: self.meanings.snapshot(now, &friend.card.key),
+                    // What it said before it went is about a time that is over.
+                    intent: IntentSnapshot::default(),
                 });
             }
         }
