@@ -792,6 +792,10 @@ pub const INTRODUCTION_SKEW_S: u32 = 3600;
 pub const TRUST_PER_HAND: u8 = 75;
 /// Wait before friends are told of news, milliseconds: more may follow.
 pub const INTRODUCTIONS_TELL_MS: u64 = 2_000;
+/// A friend is told once in so long, seconds, on average: who changes all the time makes nobody else busy.
+pub const INTRODUCTIONS_TELL_EACH_S: u32 = 60;
+/// See [`INTRODUCTIONS_TELL_EACH_S`]: so often at once.
+pub const INTRODUCTIONS_TELL_BURST: u32 = 4;
 /// What is no news but a later date is told once in so long, milliseconds; and shards tell each other what they may have missed.
 pub const INTRODUCTIONS_AGAIN_MS: u64 = 15 * 60 * 1000;
 /// Time that a friend has to send a whole message, milliseconds.

@@ -81,6 +81,8 @@ pub(super) struct Peer {
     /// What it was told of other nodes, and whether it did not take that.
     pub was_told: Option<WasTold>,
     pub tells_in_vain: bool,
+    /// How often it is told.
+    pub told_budget: Budget,
     /// The deadline under which it stands in the node's timers.
     pub timer: Option<Time>,
     /// Whether what waits in its queue is next, or its streams.
