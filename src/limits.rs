@@ -549,6 +549,8 @@ pub const PATH_RETRY_MS: u64 = 250;
 pub const PATH_STEPS_MAX: usize = 4096;
 /// Relays among which a path is chosen at most.
 pub const RELAYS_KNOWN_MAX: usize = 4096;
+/// Friends' words of one relay that are kept, about 200 bytes each: those that are worth most.
+pub const RELAY_WORDS_MAX: usize = 4;
 /// Friends that must be possible first hops, unless the operator says otherwise.
 pub const ENTRIES_MIN: usize = 2;
 /// Relays whose failures are remembered at most.

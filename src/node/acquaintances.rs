@@ -120,7 +120,10 @@ impl Node {
                 Standing::Calling(_) | Standing::Away { .. } | Standing::Resting => {}
             }
         }
+        self.forget_others();
         self.greet_acquaintances(clock);
+        // Who was introduced, or is no more, may be another.
+        self.tell_introduced(clock);
     }
 
     /// Whether this node has no address that leads everywhere, as far as it or anybody knows: it is in a lab, or a home that

@@ -73,7 +73,9 @@ impl Friends {
         for friend in friends {
             let key = friend.card.key;
             let entry = match old.remove(&key) {
-                Some(entry) if patient || entry.friend.places() == friend.places() => Entry { friend, ..entry },
+                Some(entry) if patient || entry.friend.places() == friend.places() => {
+                    Entry { friend, ..entry }
+                }
                 Some(entry) => Entry { friend, backoff: retry_min(), ..entry },
                 None => {
                     let home = is_home(&key);

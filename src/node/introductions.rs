@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::acquaintances::Acquaintances;
+use super::circuits::FIRST;
 use super::command::{IntroductionRules, IntroductionSnapshot, OfferSnapshot};
 use super::hello::gather;
 use super::peer::{Meeting, Role};
-use super::circuits::FIRST;
 use super::{Clock, Cross, INTRODUCE_CHANNEL, Node};
 use crate::base::{PublicKey, StreamId, Time, UnixMs};
 use crate::crypto::hash;
@@ -104,7 +104,8 @@ impl Introducing {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Time> {
-        let own = [self.tell_at, self.late_at, self.again_at, self.expire_at, self.acquaintances.poll_timeout()];
+        let own =
+            [self.tell_at, self.late_at, self.again_at, self.expire_at, self.acquaintances.poll_timeout()];
         own.into_iter().flatten().min()
     }
 

@@ -159,11 +159,15 @@ mod tests {
     fn what_strangers_name_leads_to_no_neighbours_but_in_a_lab() {
         let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
         for closed in [false, true] {
-            assert!(may_call(address("203.0.113.5:1"), closed) && may_call(address("[2001:db8::1]:1"), closed));
-            for local in ["192.168.1.2:1", "100.64.0.1:1", "[fd00::1]:1", "[::ffff:10.0.0.1]:1"].map(address) {
+            assert!(
+                may_call(address("203.0.113.5:1"), closed) && may_call(address("[2001:db8::1]:1"), closed)
+            );
+            for local in ["192.168.1.2:1", "100.64.0.1:1", "[fd00::1]:1", "[::ffff:10.0.0.1]:1"].map(address)
+            {
                 assert_eq!(may_call(local, closed), closed, "{local}");
             }
-            for nobody in ["127.0.0.1:1", "[::1]:1", "169.254.0.1:1", "[fe80::1]:1", "0.0.0.0:1"].map(address) {
+            for nobody in ["127.0.0.1:1", "[::1]:1", "169.254.0.1:1", "[fe80::1]:1", "0.0.0.0:1"].map(address)
+            {
                 assert!(!may_call(nobody, closed), "{nobody}");
             }
         }
