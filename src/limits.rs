@@ -808,6 +808,8 @@ pub const INTRODUCTIONS_PER_SECOND: u32 = 1;
 pub const INTRODUCTIONS_BURST: u32 = 4;
 /// Offered nodes with which a node keeps sessions, at most.
 pub const ACQUAINTANCES_MAX: usize = 64;
+/// Calls to acquaintances that a shard begins, per second; at once [`ACQUAINTANCES_MAX`]. Made-up ones, always others, are no more.
+pub const ACQUAINTANCE_CALLS_PER_SECOND: u32 = 1;
 /// Offers that are shown at most.
 pub const OFFERS_SHOWN_MAX: usize = 256;
 /// Addresses kept for one peer at most.

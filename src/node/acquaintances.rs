@@ -8,7 +8,10 @@ use super::command::Friend;
 use super::friends::{Friends, Standing};
 use super::{Clock, Cross, Node};
 use crate::base::{PublicKey, Rng, Time, Way};
-use crate::limits::{ACQUAINTANCES_MAX, INTRODUCTIONS_AGAIN_MS, INTRODUCTIONS_TELL_MS};
+use crate::limits::{
+    ACQUAINTANCE_CALLS_PER_SECOND, ACQUAINTANCES_MAX, INTRODUCTIONS_AGAIN_MS, INTRODUCTIONS_TELL_MS,
+};
+use crate::overlay::quota::Budget;
 use crate::overlay::site::{is_global, may_call};
 use crate::service::PeerId;
 use crate::session::{CloseCode, ConnectError, IntroduceCross, SessionKey};
@@ -23,11 +26,13 @@ pub(super) struct Acquaintances {
     vain: BTreeMap<PublicKey, Time>,
     /// When they are chosen anew, because friends told news or one did not answer.
     choose_at: Option<Time>,
+    /// How often any of them is called.
+    calls: Budget,
 }
 
 impl Default for Acquaintances {
     fn default() -> Self {
-        Self { chosen: Friends::patient(), vain: BTreeMap::new(), choose_at: None }
+        Self { chosen: Friends::patient(), vain: BTreeMap::new(), choose_at: None, calls: Budget::default() }
     }
 }
 
@@ -197,6 +202,12 @@ impl Node {
     /// Calls those that are due.
     pub(super) fn call_acquaintances(&mut self, clock: Clock) {
         while let Some(one) = self.introducing.acquaintances.chosen.due(clock.now) {
+            let own = &mut self.introducing.acquaintances;
+            let (rate, burst) = (ACQUAINTANCE_CALLS_PER_SECOND, ACQUAINTANCES_MAX as u32);
+            if !own.calls.take(1, rate, burst, clock.now) {
+                own.chosen.calling(clock.now, &one.card.key, None);
+                continue;
+            }
             // Who is reached by no address may be reached through the friend who told of it.
             let hidden = one.addresses.is_empty();
             let nowhere = [Way::NOWHERE.address()];

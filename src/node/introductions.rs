@@ -264,8 +264,9 @@ impl Node {
         // A second is worth one, so that whoever is told at all is told once in so many of them.
         let (cost, burst) = (INTRODUCTIONS_TELL_EACH_S, INTRODUCTIONS_TELL_BURST * INTRODUCTIONS_TELL_EACH_S);
         if !peer.told_budget.take(cost, 1, burst, at) {
-            let later = at + Duration::from_secs(u64::from(cost));
-            self.introducing.late_at.get_or_insert(later);
+            let later = at + peer.told_budget.wait(cost, 1, burst);
+            let late_at = &mut self.introducing.late_at;
+            *late_at = Some(late_at.map_or(later, |at| at.min(later)));
             return;
         }
         // A peer that gives no stream now is told with the next news.
@@ -437,6 +438,21 @@ impl Node {
             peer.connection.finish(stream);
             self.queue(clock.now, id);
         }
+    }
+
+    /// A peer, which need not be one, says where it sees this node.
+    pub(crate) fn seen_by(&mut self, clock: Clock, by: PublicKey, address: SocketAddr) {
+        self.note_told(clock, super::punch::Teller::Peer(by), address);
+    }
+
+    /// What is known of a relay.
+    pub(crate) fn relay_known(&self, key: &PublicKey) -> Option<crate::onion::path::Relay> {
+        self.circuits.relays.get(key).copied()
+    }
+
+    /// Its own onion key.
+    pub(crate) fn onion_key(&self) -> Option<crate::onion::OnionKey> {
+        self.circuits.onion.onion_key()
     }
 
     /// Whether it is known as a relay, and how far trusted; and whether a circuit may begin there.

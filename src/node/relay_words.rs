@@ -104,18 +104,17 @@ mod tests {
     #[test]
     fn words_are_bounded() {
         let mut words = Words::default();
-        for n in 0..=255u8 {
-            let first = u16::from(n) * 20;
-            let told = (first..first + 20).chain(0..0).map(|n| relay(n, 7, Leaving::No)).collect();
-            words.replace(by(n), told);
-            words.replace(by(n), vec![relay(9, n / 3, Leaving::No)]);
+        for n in 0..400u16 {
+            let others = (n * 20 + 1..n * 20 + 20).map(|n| relay(n, 7, Leaving::No));
+            let friend = relay(n, 0, Leaving::No).hop.hop.card.key;
+            words.replace(
+                friend,
+                std::iter::once(relay(0, (n % 90) as u8, Leaving::No)).chain(others).collect(),
+            );
         }
-        for n in 0..=255u8 {
-            let told = |of: u16| (of * 16..of * 16 + 16).map(|n| relay(n, 7, Leaving::No)).collect();
-            words.replace(by(n), told(u16::from(n)));
-            words.replace(PublicKey([n; 32].map(|byte| byte ^ 0x55)), told(u16::from(n) + 256));
-        }
-        assert!(words.of.len() <= RELAYS_KNOWN_MAX);
+        assert_eq!(words.of.len(), RELAYS_KNOWN_MAX);
+        let best = words.best(&relay(0, 0, Leaving::No).hop.hop.card.key);
+        assert_eq!(best.map(|best| best.trust), Some(89));
         assert!(words.of.values().all(|words| words.len() <= RELAY_WORDS_MAX));
     }
 }
