@@ -549,6 +549,8 @@ pub const PATH_RETRY_MS: u64 = 250;
 pub const PATH_STEPS_MAX: usize = 4096;
 /// Relays among which a path is chosen at most.
 pub const RELAYS_KNOWN_MAX: usize = 4096;
+/// Friends' words of one relay that are kept, about 200 bytes each: those that are worth most.
+pub const RELAY_WORDS_MAX: usize = 4;
 /// Friends that must be possible first hops, unless the operator says otherwise.
 pub const ENTRIES_MIN: usize = 2;
 /// Relays whose failures are remembered at most.
@@ -792,6 +794,10 @@ pub const INTRODUCTION_SKEW_S: u32 = 3600;
 pub const TRUST_PER_HAND: u8 = 75;
 /// Wait before friends are told of news, milliseconds: more may follow.
 pub const INTRODUCTIONS_TELL_MS: u64 = 2_000;
+/// A friend is told once in so long, seconds, on average: who changes all the time makes nobody else busy.
+pub const INTRODUCTIONS_TELL_EACH_S: u32 = 60;
+/// See [`INTRODUCTIONS_TELL_EACH_S`]: so often at once.
+pub const INTRODUCTIONS_TELL_BURST: u32 = 4;
 /// What is no news but a later date is told once in so long, milliseconds; and shards tell each other what they may have missed.
 pub const INTRODUCTIONS_AGAIN_MS: u64 = 15 * 60 * 1000;
 /// Time that a friend has to send a whole message, milliseconds.
@@ -802,6 +808,8 @@ pub const INTRODUCTIONS_PER_SECOND: u32 = 1;
 pub const INTRODUCTIONS_BURST: u32 = 4;
 /// Offered nodes with which a node keeps sessions, at most.
 pub const ACQUAINTANCES_MAX: usize = 64;
+/// Calls to acquaintances that a shard begins, per second; at once [`ACQUAINTANCES_MAX`]. Made-up ones, always others, are no more.
+pub const ACQUAINTANCE_CALLS_PER_SECOND: u32 = 1;
 /// Offers that are shown at most.
 pub const OFFERS_SHOWN_MAX: usize = 256;
 /// Addresses kept for one peer at most.

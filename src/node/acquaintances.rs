@@ -1,14 +1,18 @@
 //! Offered nodes with which this node keeps sessions, as many as the operator allows: called as friends are, and trusted as far
 //! as friends' words go. They are no friends: no first hop, no tunnel, nothing that is for friends alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::command::Friend;
 use super::friends::{Friends, Standing};
 use super::{Clock, Cross, Node};
 use crate::base::{PublicKey, Rng, Time, Way};
-use crate::limits::{ACQUAINTANCES_MAX, INTRODUCTIONS_AGAIN_MS};
+use crate::limits::{
+    ACQUAINTANCE_CALLS_PER_SECOND, ACQUAINTANCES_MAX, INTRODUCTIONS_AGAIN_MS, INTRODUCTIONS_TELL_MS,
+};
+use crate::overlay::quota::Budget;
+use crate::overlay::site::{is_global, may_call};
 use crate::service::PeerId;
 use crate::session::{CloseCode, ConnectError, IntroduceCross, SessionKey};
 
@@ -16,11 +20,20 @@ use crate::session::{CloseCode, ConnectError, IntroduceCross, SessionKey};
 const VAIN: Duration = Duration::from_millis(INTRODUCTIONS_AGAIN_MS);
 
 /// Those of this node; each shard calls those whose home it is.
-#[derive(Default)]
 pub(super) struct Acquaintances {
     chosen: Friends,
     /// Who did not answer, and when; of those that are offered.
     vain: BTreeMap<PublicKey, Time>,
+    /// When they are chosen anew, because friends told news or one did not answer.
+    choose_at: Option<Time>,
+    /// How often any of them is called.
+    calls: Budget,
+}
+
+impl Default for Acquaintances {
+    fn default() -> Self {
+        Self { chosen: Friends::patient(), vain: BTreeMap::new(), choose_at: None, calls: Budget::default() }
+    }
 }
 
 impl Acquaintances {
@@ -67,27 +80,38 @@ impl Acquaintances {
         Some(key)
     }
 
+    /// Others may have to be chosen: all offers are looked at for that, so not for each message of a friend's.
+    pub(super) fn choose_soon(&mut self, now: Time) {
+        self.choose_at.get_or_insert(now + Duration::from_millis(INTRODUCTIONS_TELL_MS));
+    }
+
+    /// Whether they are to be chosen now.
+    pub(super) fn must_choose(&self, now: Time) -> bool {
+        self.choose_at.is_some_and(|at| at <= now)
+    }
+
     pub(super) fn poll_timeout(&self) -> Option<Time> {
-        self.chosen.poll_timeout()
+        self.chosen.poll_timeout().into_iter().chain(self.choose_at).min()
     }
 }
 
 impl Node {
     /// Chooses those that are worth most, of others than did not answer lately if there are any.
     pub(super) fn choose_acquaintances(&mut self, clock: Clock) {
+        let closed = self.is_closed();
         let own = &mut self.introducing;
+        own.acquaintances.choose_at = None;
         let most = if own.rules.only { 0 } else { own.rules.adopt.min(ACQUAINTANCES_MAX) };
         let mut offers = if most == 0 { Vec::new() } else { own.core.offers(clock.wall) };
         offers.retain(|offer| offer.trust > 0);
         let known = &mut own.acquaintances;
-        known.vain.retain(|key, at| {
-            clock.now.since(*at) < VAIN && offers.iter().any(|offer| offer.contact.card.key == *key)
-        });
+        let offered: BTreeSet<PublicKey> = offers.iter().map(|offer| offer.contact.card.key).collect();
+        known.vain.retain(|key, at| clock.now.since(*at) < VAIN && offered.contains(key));
         // The order is by worth already.
         offers.sort_by_key(|offer| known.vain.contains_key(&offer.contact.card.key));
         let chosen = offers.into_iter().take(most).map(|offer| Friend {
             card: offer.contact.card,
-            addresses: offer.contact.addresses().collect(),
+            addresses: offer.contact.addresses().filter(|address| may_call(*address, closed)).collect(),
             trust: offer.trust,
             introduce: false,
             bridge: None,
@@ -101,7 +125,17 @@ impl Node {
                 Standing::Calling(_) | Standing::Away { .. } | Standing::Resting => {}
             }
         }
+        self.forget_others();
         self.greet_acquaintances(clock);
+        // Who was introduced, or is no more, may be another.
+        self.tell_introduced(clock);
+    }
+
+    /// Whether this node has no address that leads everywhere, as far as it or anybody knows: it is in a lab, or a home that
+    /// nobody sees from outside. Only there may what strangers say of themselves lead to neighbours.
+    pub(super) fn is_closed(&self) -> bool {
+        let seen = self.candidates(false).into_iter().map(|one| one.address());
+        !self.own_places().into_iter().chain(seen).any(is_global)
     }
 
     /// One is none any more: its session ends unless something else needs it.
@@ -159,14 +193,21 @@ impl Node {
 
     pub(super) fn called_in_vain(&mut self, clock: Clock, key: &PublicKey) {
         if self.introducing.acquaintances.get(key).is_some() {
-            self.introducing.acquaintances.vain.insert(*key, clock.now);
-            self.choose_acquaintances(clock);
+            let own = &mut self.introducing.acquaintances;
+            own.vain.insert(*key, clock.now);
+            own.choose_soon(clock.now);
         }
     }
 
     /// Calls those that are due.
     pub(super) fn call_acquaintances(&mut self, clock: Clock) {
         while let Some(one) = self.introducing.acquaintances.chosen.due(clock.now) {
+            let own = &mut self.introducing.acquaintances;
+            let (rate, burst) = (ACQUAINTANCE_CALLS_PER_SECOND, ACQUAINTANCES_MAX as u32);
+            if !own.calls.take(1, rate, burst, clock.now) {
+                own.chosen.calling(clock.now, &one.card.key, None);
+                continue;
+            }
             // Who is reached by no address may be reached through the friend who told of it.
             let hidden = one.addresses.is_empty();
             let nowhere = [Way::NOWHERE.address()];

@@ -71,8 +71,11 @@ impl Node {
         }
         if let Some(gone) = own.heard.remove(key) {
             own.relays.forget(key);
+            own.unsay(key);
             own.news(clock.now);
             self.share_relays(gone.card, &[]);
+        } else if let Some(gone) = own.forget_acquaintance(key) {
+            self.share_relays(gone.hop.hop.card, &[]);
         }
     }
 

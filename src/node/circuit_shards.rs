@@ -37,7 +37,10 @@ impl Node {
         {
             self.circuit_cross_all(|| CircuitCross::Key(key));
         }
-        let said = self.peers.values().filter(|peer| peer.trust.is_some() && peer.lane == 0);
+        let acquainted = &self.circuits.acquainted;
+        let is_heard = |key: &PublicKey| acquainted.contains_key(key);
+        let said = self.peers.values();
+        let said = said.filter(|peer| peer.lane == 0 && (peer.trust.is_some() || is_heard(&peer.card.key)));
         let said = said.filter_map(|peer| match &peer.hello {
             Meeting::Met(hello) if !hello.relays.is_empty() => Some((peer.card, hello.relays.clone())),
             _ => None,

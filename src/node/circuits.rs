@@ -12,13 +12,14 @@ use std::time::Duration;
 use super::command::{CircuitRules, CircuitWant};
 use super::exits::Exit;
 use super::purposes::{PurposeId, Purposes};
+use super::relay_words::Words;
 use super::spreading::Spreading;
 use super::waiting::{Datagram, must_wait, wait};
 use super::{Clock, Node, World};
 use crate::base::{Place, Prefix, PublicKey, Rng, Time};
 use crate::crypto::{IdentityCard, Suite};
 use crate::limits::{HEADER_SIZE, PACKET_OVERHEAD, RELAYS_TELL_MS, SEVERAL_SIZE, TAG_SIZE};
-use crate::onion::path::Relays;
+use crate::onion::path::{Relay, Relays};
 use crate::onion::{CircuitKey, Event, LinkId, Onion, Verdict};
 use crate::service::PeerId;
 use crate::session::{CircuitCross, CloseCode, PacketKind, SessionKey};
@@ -47,6 +48,10 @@ pub(super) struct Circuits {
     pub(super) leaving: bool,
     /// What friends said of themselves.
     pub(super) heard: BTreeMap<PublicKey, RelayCard>,
+    /// What friends said of theirs.
+    pub(super) words: Words,
+    /// What acquaintances said of themselves, trusted as far as they are; at most [`crate::limits::ACQUAINTANCES_MAX`].
+    pub(super) acquainted: BTreeMap<PublicKey, Relay>,
     /// The session to use with each neighbour.
     pub(super) by_key: BTreeMap<PublicKey, PeerId>,
     /// Circuits that wait for a session with their next hop; at most [`crate::limits::CIRCUIT_CALLS_MAX`].
@@ -144,6 +149,8 @@ impl Circuits {
             rules: CircuitRules::default(),
             leaving: false,
             heard: BTreeMap::new(),
+            words: Words::default(),
+            acquainted: BTreeMap::new(),
             by_key: BTreeMap::new(),
             calling: BTreeMap::new(),
             asking: BTreeMap::new(),
@@ -461,6 +468,7 @@ impl Node {
                 // Whoever was touched is looked at before this: in quiet times nothing else would send it.
                 self.queue(now, id);
             }
+            self.tell_introduced(clock);
         }
         self.settle_circuits(clock, world);
     }

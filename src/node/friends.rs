@@ -51,9 +51,16 @@ pub(super) struct Friends {
     calling: BTreeMap<SessionKey, PublicKey>,
     /// Exactly those that are [`Standing::Here`].
     here: BTreeMap<PeerId, PublicKey>,
+    /// Other addresses are no reason to call sooner: they are others' word, and not the operator's.
+    patient: bool,
 }
 
 impl Friends {
+    /// Those whose addresses others name.
+    pub(super) fn patient() -> Self {
+        Self { patient: true, ..Self::default() }
+    }
+
     /// Replaces the set; returns the friends that are gone. `is_home` says whose session this shard keeps.
     pub(super) fn replace(
         &mut self,
@@ -61,11 +68,14 @@ impl Friends {
         friends: Vec<Friend>,
         is_home: impl Fn(&PublicKey) -> bool,
     ) -> Vec<Standing> {
-        let mut old = std::mem::take(self).entries;
+        let patient = self.patient;
+        let mut old = std::mem::replace(self, Self { patient, ..Self::default() }).entries;
         for friend in friends {
             let key = friend.card.key;
             let entry = match old.remove(&key) {
-                Some(entry) if entry.friend.places() == friend.places() => Entry { friend, ..entry },
+                Some(entry) if patient || entry.friend.places() == friend.places() => {
+                    Entry { friend, ..entry }
+                }
                 Some(entry) => Entry { friend, backoff: retry_min(), ..entry },
                 None => {
                     let home = is_home(&key);
@@ -326,6 +336,28 @@ mod tests {
                 prop_assert!(friends.poll_timeout().is_none_or(|at| at > now) == friends.due(now).is_none());
             }
         }
+    }
+
+    /// Found by review: with each change of its addresses a stranger had itself, or a victim, called again at once.
+    #[test]
+    fn other_addresses_of_acquaintances_are_no_reason_to_call_sooner() {
+        let tried = |mut friends: Friends| {
+            let (mut rng, mut calls) = (Rng::from_number(1), 0);
+            for second in 0..600u16 {
+                let now = Time::from_millis(u64::from(second) * 1000);
+                let mut one = friend(1);
+                one.addresses[0].set_port(second + 1);
+                friends.replace(now, vec![one], |_| true);
+                while let Some(due) = friends.due(now) {
+                    calls += 1;
+                    friends.calling(now, &due.card.key, Some(SessionKey(calls)));
+                    friends.failed(now, SessionKey(calls), &mut rng);
+                }
+            }
+            calls
+        };
+        let (friend, acquaintance) = (tried(Friends::default()), tried(Friends::patient()));
+        assert!(acquaintance < 30 && friend > 4 * acquaintance, "{acquaintance} calls, and {friend}");
     }
 
     #[test]

@@ -16,6 +16,7 @@ impl Node {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         // A peer that gives no stream at all is not told; nothing depends on it.
         let Ok(stream) = peer.connection.open(HELLO_CHANNEL, RecvMode::Ordered) else { return };
+        peer.relay_told = relays.first().copied();
         let bytes = Hello { relays, ..Hello::ours(&services) }.emit();
         let written = peer.connection.write(stream, &bytes);
         debug_assert!(written == Ok(bytes.len()), "a new stream takes an introduction");

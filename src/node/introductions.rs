@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::acquaintances::Acquaintances;
+use super::circuits::FIRST;
 use super::command::{IntroductionRules, IntroductionSnapshot, OfferSnapshot};
 use super::hello::gather;
 use super::peer::{Meeting, Role};
@@ -14,10 +15,10 @@ use crate::base::{PublicKey, StreamId, Time, UnixMs};
 use crate::crypto::hash;
 use crate::limits::{
     INTRODUCTION_S, INTRODUCTIONS_AGAIN_MS, INTRODUCTIONS_BURST, INTRODUCTIONS_MS_MAX,
-    INTRODUCTIONS_PER_SECOND, INTRODUCTIONS_SIZE_MAX, INTRODUCTIONS_TELL_MS, INTRODUCTIONS_TOLD_MAX,
-    OFFERS_SHOWN_MAX,
+    INTRODUCTIONS_PER_SECOND, INTRODUCTIONS_SIZE_MAX, INTRODUCTIONS_TELL_BURST, INTRODUCTIONS_TELL_EACH_S,
+    INTRODUCTIONS_TELL_MS, INTRODUCTIONS_TOLD_MAX, OFFERS_SHOWN_MAX,
 };
-use crate::overlay::site::is_global;
+use crate::overlay::site::{is_global, may_call};
 use crate::service::PeerId;
 use crate::session::{CloseCode, IntroduceCross};
 use crate::stream::RecvMode;
@@ -32,8 +33,12 @@ pub(super) struct Introducing {
     pub(super) acquaintances: Acquaintances,
     /// What this node says of itself, while it agrees.
     own: Option<Introduction>,
+    /// Where the overlay's part of this node knows it to be reached: no single peer's word.
+    seen: Vec<SocketAddr>,
     /// When friends are told of news.
     tell_at: Option<Time>,
+    /// When those are told that were told too often before.
+    late_at: Option<Time>,
     /// When dates are told that are no news, and shards tell each other what they may have missed.
     again_at: Option<Time>,
     /// When the first of what was told holds no more.
@@ -78,7 +83,9 @@ impl Introducing {
             rules: IntroductionRules { only, ..IntroductionRules::default() },
             acquaintances: Acquaintances::default(),
             own: None,
+            seen: Vec::new(),
             tell_at: None,
+            late_at: None,
             again_at: None,
             expire_at: None,
             counters: Counters::default(),
@@ -97,7 +104,8 @@ impl Introducing {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Time> {
-        let own = [self.tell_at, self.again_at, self.expire_at, self.acquaintances.poll_timeout()];
+        let own =
+            [self.tell_at, self.late_at, self.again_at, self.expire_at, self.acquaintances.poll_timeout()];
         own.into_iter().flatten().min()
     }
 
@@ -139,6 +147,12 @@ impl Node {
     /// What is due.
     pub(super) fn settle_introductions(&mut self, clock: Clock) {
         let now = clock.now;
+        let named = self.overlay.keeper.as_ref().map_or(&[][..], |keeper| keeper.named());
+        if self.overlay.shard.0 == FIRST && named != self.introducing.seen {
+            let named = named.to_vec();
+            self.share_places(&named);
+            self.seen_elsewhere(now, named);
+        }
         if self.introducing.poll_timeout().is_none_or(|at| at > now) {
             return;
         }
@@ -148,16 +162,20 @@ impl Node {
                 own.news(now);
             }
             own.expire_next(clock);
-            self.choose_acquaintances(clock);
+            own.acquaintances.choose_soon(now);
         }
         let own = &mut self.introducing;
         let again = own.again_at.take_if(|at| *at <= now).is_some();
         if again {
             own.again_at = Some(now + Duration::from_millis(INTRODUCTIONS_AGAIN_MS));
             self.share_introductions();
+        }
+        if again || self.introducing.acquaintances.must_choose(now) {
             self.choose_acquaintances(clock);
         }
-        if self.introducing.tell_at.take_if(|at| *at <= now).is_some() || again {
+        let own = &mut self.introducing;
+        let news = own.tell_at.take_if(|at| *at <= now).is_some();
+        if own.late_at.take_if(|at| *at <= now).is_some() || news || again {
             self.tell_introductions(clock, again);
         }
         self.call_acquaintances(clock);
@@ -188,16 +206,27 @@ impl Node {
         self.introducing.own
     }
 
-    /// Where others may reach this node, best first: what is reached from everywhere, and what the operator or the host says
-    /// before where peers see it.
-    fn own_places(&self) -> Vec<SocketAddr> {
-        let said = self.introducing.rules.addresses.iter().copied();
-        let mut all: Vec<SocketAddr> =
-            said.chain(self.candidates(false).into_iter().map(|one| one.address())).collect();
+    /// Where others may reach this node, best first: what the operator, the host or the router says, and then what two networks
+    /// agree on. It is signed, and so no single peer's word is among it; and a home's addresses are not while there is one that
+    /// leads there from everywhere.
+    pub(super) fn own_places(&self) -> Vec<SocketAddr> {
+        let own = &self.introducing;
+        let all = own.rules.addresses.iter().chain(&self.punch.mapped).chain(&own.seen);
         let mut once = BTreeSet::new();
-        all.retain(|one| once.insert(*one));
-        all.sort_by_key(|one| !is_global(*one));
+        let mut all: Vec<SocketAddr> = all.copied().filter(|one| once.insert(*one)).collect();
+        if all.iter().any(|one| is_global(*one)) {
+            all.retain(|one| is_global(*one));
+        }
         all
+    }
+
+    /// It is known anew where this node is reached.
+    fn seen_elsewhere(&mut self, now: Time, places: Vec<SocketAddr>) {
+        if places != self.introducing.seen {
+            self.introducing.seen = places;
+            self.introducing.news(now);
+            self.introducing.acquaintances.choose_soon(now);
+        }
     }
 
     /// Tells each friend what is news to it; with `dates`, also what holds for longer than it knows.
@@ -230,6 +259,14 @@ impl Node {
         let now = WasTold::of(&message.0, &bytes);
         let before = peer.was_told.unwrap_or_else(WasTold::nothing);
         if before == now || (before.news == now.news && !dates) {
+            return;
+        }
+        // A second is worth one, so that whoever is told at all is told once in so many of them.
+        let (cost, burst) = (INTRODUCTIONS_TELL_EACH_S, INTRODUCTIONS_TELL_BURST * INTRODUCTIONS_TELL_EACH_S);
+        if !peer.told_budget.take(cost, 1, burst, at) {
+            let later = at + peer.told_budget.wait(cost, 1, burst);
+            let late_at = &mut self.introducing.late_at;
+            *late_at = Some(late_at.map_or(later, |at| at.min(later)));
             return;
         }
         // A peer that gives no stream now is told with the next news.
@@ -322,11 +359,18 @@ impl Node {
         own.expire_next(clock);
         if heard.news {
             own.news(clock.now);
-            self.choose_acquaintances(clock);
+            own.acquaintances.choose_soon(clock.now);
         }
     }
 
     // ---- between shards ----
+
+    fn share_places(&mut self, places: &[SocketAddr]) {
+        let (own, count) = self.overlay.shard;
+        for shard in (0..count).filter(|shard| *shard != own) {
+            self.pass(shard, Cross::Introduce(Box::new(IntroduceCross::Places(places.to_vec()))));
+        }
+    }
 
     fn share_told(&mut self, friend: PublicKey) {
         let (own, count) = self.overlay.shard;
@@ -342,6 +386,9 @@ impl Node {
         if self.overlay.shard.1 < 2 {
             return;
         }
+        if self.overlay.shard.0 == FIRST {
+            self.share_places(&self.introducing.seen.clone());
+        }
         let friends = self.introducing.core.iter().filter(|(key, _)| self.sessions.is_home(key));
         let friends: Vec<PublicKey> = friends.map(|(key, _)| *key).collect();
         friends.into_iter().for_each(|friend| self.share_told(friend));
@@ -352,6 +399,7 @@ impl Node {
         match message {
             IntroduceCross::Heard { friend, told } => self.hear_told(clock, &friend, &told, true),
             IntroduceCross::Vain(key) => self.called_in_vain(clock, &key),
+            IntroduceCross::Places(places) => self.seen_elsewhere(clock.now, places),
         }
     }
 
@@ -359,14 +407,14 @@ impl Node {
 
     /// What is shown of introductions, by the first shard alone.
     pub(super) fn introduction_snapshot(&self, wall: UnixMs) -> IntroductionSnapshot {
-        let own = &self.introducing;
+        let (own, closed) = (&self.introducing, self.is_closed());
         let all = own.core.offers(wall);
         let at = |hand: u8| all.iter().filter(|offer| offer.hand == hand).count() as u64;
         let (once, twice) = (at(1), at(2));
         let show = |offer: crate::trust::Offer| OfferSnapshot {
             is_acquaintance: own.acquaintances.get(&offer.contact.card.key).is_some(),
             card: offer.contact.card,
-            addresses: offer.contact.addresses().collect(),
+            addresses: offer.contact.addresses().filter(|one| may_call(*one, closed)).collect(),
             hand: offer.hand,
             trust: offer.trust,
             by: offer.by,
@@ -390,6 +438,21 @@ impl Node {
             peer.connection.finish(stream);
             self.queue(clock.now, id);
         }
+    }
+
+    /// A peer, which need not be one, says where it sees this node.
+    pub(crate) fn seen_by(&mut self, clock: Clock, by: PublicKey, address: SocketAddr) {
+        self.note_told(clock, super::punch::Teller::Peer(by), address);
+    }
+
+    /// What is known of a relay.
+    pub(crate) fn relay_known(&self, key: &PublicKey) -> Option<crate::onion::path::Relay> {
+        self.circuits.relays.get(key).copied()
+    }
+
+    /// Its own onion key.
+    pub(crate) fn onion_key(&self) -> Option<crate::onion::OnionKey> {
+        self.circuits.onion.onion_key()
     }
 
     /// Whether it is known as a relay, and how far trusted; and whether a circuit may begin there.

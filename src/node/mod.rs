@@ -39,6 +39,7 @@ mod punch_relay;
 mod purposes;
 mod pushing;
 mod receive;
+mod relay_words;
 mod relays;
 mod send;
 mod shaping;

@@ -114,6 +114,11 @@ impl Keeper {
         }
     }
 
+    /// Where this node is reached, as it tells the overlay.
+    pub(super) fn named(&self) -> &[SocketAddr] {
+        &self.named
+    }
+
     pub(super) fn poll_timeout(&self) -> Time {
         self.core.poll_timeout().min(self.enter_at)
     }

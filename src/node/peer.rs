@@ -17,6 +17,7 @@ use crate::session::SessionKey;
 use crate::shape::{Bucket, Slot};
 use crate::stream::{Connection, Sink, SourceFault, SourceId, SourceRead};
 use crate::wire::hello::Hello;
+use crate::wire::relay::RelayCard;
 
 /// What a stream is for, on our side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +82,10 @@ pub(super) struct Peer {
     /// What it was told of other nodes, and whether it did not take that.
     pub was_told: Option<WasTold>,
     pub tells_in_vain: bool,
+    /// What its last hello from this node said of this node as a relay.
+    pub relay_told: Option<RelayCard>,
+    /// How often it is told of other nodes.
+    pub told_budget: Budget,
     /// The deadline under which it stands in the node's timers.
     pub timer: Option<Time>,
     /// Whether what waits in its queue is next, or its streams.

@@ -147,6 +147,8 @@ impl Node {
             telling_budget: Budget::default(),
             was_told: None,
             tells_in_vain: false,
+            relay_told: None,
+            told_budget: Budget::default(),
             timer: None,
             queue_turn: false,
             arrived: 0,

@@ -2,12 +2,12 @@
 //! (docs/protocol/hello.md).
 
 use super::circuits::{Circuits, link};
-use super::command::CircuitRules;
 use super::peer::Meeting;
 use super::{Clock, Node};
+use crate::base::PublicKey;
 use crate::crypto::IdentityCard;
 use crate::limits::RELAYS_TOLD_MAX;
-use crate::onion::path::Relay;
+use crate::onion::path::{Leaving, Relay};
 use crate::onion::{HopInfo, LinkId};
 use crate::service::PeerId;
 use crate::wire::build::NextHop;
@@ -18,28 +18,61 @@ impl Circuits {
     fn learn(&mut self, relay: Relay) -> bool {
         self.relays.get(&relay.hop.hop.card.key) != Some(&relay) && self.relays.learn(relay)
     }
+
+    /// Learns what is said now of a relay that says nothing of itself as a friend: its own word as an acquaintance, or the best
+    /// of friends' words. Whether that is news; what nobody says anything of any more stays as it was known.
+    fn relearn(&mut self, key: &PublicKey) -> bool {
+        if self.heard.contains_key(key) {
+            return false;
+        }
+        let told = self.words.best(key);
+        // How far it is trusted is the best of what is said of it.
+        let own = self.acquainted.get(key).map(|own| {
+            let trust = told.map_or(own.trust, |told| told.trust.max(own.trust));
+            Relay { trust, ..*own }
+        });
+        own.or(told).is_some_and(|relay| self.learn(relay))
+    }
+
+    /// A friend says nothing of others any more.
+    pub(super) fn unsay(&mut self, friend: &PublicKey) -> bool {
+        let others = self.words.replace(*friend, Vec::new());
+        others.iter().fold(false, |news, other| self.relearn(other) || news)
+    }
+
+    /// An acquaintance is none any more, or relays no more. Friends may still have told of it. What was known of it.
+    pub(super) fn forget_acquaintance(&mut self, key: &PublicKey) -> Option<Relay> {
+        let gone = self.acquainted.remove(key)?;
+        if !self.heard.contains_key(key) {
+            self.relays.forget(key);
+            self.relearn(key);
+        }
+        Some(gone)
+    }
 }
 
 impl Node {
+    /// What this node says of itself as a relay.
+    fn own_relay(&mut self) -> Option<RelayCard> {
+        let named = self.circuits.rules.named && !self.introducing.rules.only;
+        let own = &mut self.circuits;
+        let (onion, card) = (own.onion.onion_key()?, *self.sessions.identity_card());
+        let (exit, leaving) = (own.rules.exit, own.leaving);
+        own.rules.relay.then_some(RelayCard { card, onion, address: None, exit, named, leaving, trust: 0 })
+    }
+
     /// What this node tells a friend of relays: itself, and friends that agreed. Whom friends introduced hears of this node
     /// alone, if friends may name it.
     pub(super) fn relays_to_tell(&mut self, clock: Clock, to: PeerId) -> Vec<RelayCard> {
-        let own = &mut self.circuits;
-        let Some(peer) = self.peers.get(&to) else { return Vec::new() };
-        let is_named = own.rules.named && !self.introducing.rules.only;
+        let Some(ours) = self.own_relay() else { return Vec::new() };
+        let Some(peer) = self.peers.get(&to).filter(|peer| peer.lane == 0) else { return Vec::new() };
         let is_friend = peer.trust.is_some();
-        let hears =
-            is_friend || (is_named && self.introducing.core.worth(clock.wall, &peer.card.key).is_some());
-        if !own.rules.relay || !hears || peer.lane != 0 {
+        let is_introduced = || self.introducing.core.worth(clock.wall, &peer.card.key).is_some();
+        if !is_friend && !(ours.named && is_introduced()) {
             return Vec::new();
         }
-        let Some(onion) = own.onion.onion_key() else { return Vec::new() };
+        let own = &mut self.circuits;
         own.published = true;
-        let rules = own.rules;
-        let card = *self.sessions.identity_card();
-        let CircuitRules { exit, .. } = rules;
-        let ours =
-            RelayCard { card, onion, address: None, exit, named: is_named, leaving: own.leaving, trust: 0 };
         if !is_friend {
             return vec![ours];
         }
@@ -49,6 +82,32 @@ impl Node {
             Some(RelayCard { address: friend.addresses.first().copied(), trust: friend.trust, ..*card })
         });
         std::iter::once(ours).chain(others).take(RELAYS_TOLD_MAX).collect()
+    }
+
+    /// Those that friends introduced hear what is new of this node as a relay, and those that no friend introduces any more
+    /// that there is nothing more to say.
+    pub(super) fn tell_introduced(&mut self, clock: Clock) {
+        let ours = self.own_relay().filter(|ours| ours.named);
+        let introduced = self.introducing.core.introduced(clock.wall);
+        let strangers = self.peers.iter().filter(|(_, peer)| peer.trust.is_none() && peer.lane == 0);
+        let missed = strangers.filter(|(_, peer)| {
+            let hears = ours.filter(|_| introduced.contains(&peer.card.key));
+            peer.relay_told != hears
+        });
+        let missed: Vec<PeerId> = missed.map(|(id, _)| *id).collect();
+        for id in missed {
+            self.say_hello(clock, id);
+            self.queue(clock.now, id);
+        }
+    }
+
+    /// Those that are no acquaintances any more are no relays by their own word.
+    pub(super) fn forget_others(&mut self) {
+        let known = &self.introducing.acquaintances;
+        let others = self.circuits.acquainted.keys().filter(|key| known.get(key).is_none());
+        for key in others.copied().collect::<Vec<_>>() {
+            self.circuits.forget_acquaintance(&key);
+        }
     }
 
     /// Learns of the relays that a friend named.
@@ -88,25 +147,25 @@ impl Node {
             if own.heard.remove(&key).is_some() {
                 own.news(clock.now);
             }
+            own.unsay(&key);
             return;
         };
-        let leaving = card.leaving;
+        own.acquainted.remove(&key);
+        let leaving = if card.leaving { Leaving::Said } else { Leaving::No };
         let mut is_news =
             own.learn(Relay { hop: info(card, address), trust, exit: card.exit, entry, leaving });
         if own.heard.insert(key, *card) != Some(*card) {
             own.news(clock.now);
         }
         let us = self.sessions.identity_card().key;
-        for card in relays {
-            let other = card.card.key;
-            if other == us || own.heard.contains_key(&other) {
-                continue;
-            }
+        let told = relays.filter(|card| card.card.key != us && card.card.key != key).map(|card| {
             // Trust at second hand is worth at most what both hands are.
             let trust = (u32::from(trust) * u32::from(card.trust) / 100) as u8;
-            let (hop, exit, leaving) = (info(card, card.address), card.exit, card.leaving);
-            let relay = Relay { hop, trust, exit, entry: None, leaving };
-            is_news |= own.learn(relay);
+            let leaving = if card.leaving { Leaving::Told } else { Leaving::No };
+            Relay { hop: info(card, card.address), trust, exit: card.exit, entry: None, leaving }
+        });
+        for other in own.words.replace(key, told.collect()) {
+            is_news |= own.relearn(&other);
         }
         if is_news {
             own.purposes.hurry(clock.now);
@@ -114,16 +173,21 @@ impl Node {
         }
     }
 
-    /// Learns what an acquaintance says of itself. It is no first hop: those are friends.
+    /// Learns what an acquaintance says of itself; nothing means that it relays no more. It is no first hop: those are friends.
     fn learn_acquaintance(&mut self, clock: Clock, card: &IdentityCard, relays: &[RelayCard]) {
-        let Some(one) = self.introducing.acquaintances.get(&card.key) else { return };
-        let Some(said) = relays.first().filter(|said| said.card == *card) else { return };
-        let (trust, address) = (one.trust, one.addresses.first().copied());
-        let hop = HopInfo { hop: NextHop { card: *card, address }, onion: said.onion };
+        let one = self.introducing.acquaintances.get(&card.key);
+        let said = relays.first().filter(|said| said.card == *card);
         let own = &mut self.circuits;
-        // A friend may have told of it, too, and the better word counts.
-        let trust = own.relays.get(&card.key).map_or(trust, |known| known.trust.max(trust));
-        if own.learn(Relay { hop, trust, exit: said.exit, entry: None, leaving: said.leaving }) {
+        let Some((one, said)) = one.zip(said) else {
+            own.forget_acquaintance(&card.key);
+            return;
+        };
+        let next = NextHop { card: *card, address: one.addresses.first().copied() };
+        let leaving = if said.leaving { Leaving::Said } else { Leaving::No };
+        let hop = HopInfo { hop: next, onion: said.onion };
+        own.acquainted
+            .insert(card.key, Relay { hop, trust: one.trust, exit: said.exit, entry: None, leaving });
+        if own.relearn(&card.key) {
             own.purposes.hurry(clock.now);
             own.purposes.part(clock.now, &own.relays);
         }

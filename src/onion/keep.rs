@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::path::{NoPath, Relays, Want};
+use super::path::{Leaving, NoPath, Relays, Want};
 use super::{CircuitKey, EndedWhy, Event, Onion};
 use crate::base::{PublicKey, Rng, Time};
 use crate::crypto::{Secret, kdf};
@@ -225,9 +225,10 @@ impl Keeper {
         Ok(Circuit { key, hops: route.keys().collect() })
     }
 
-    /// One of the relays of the circuit in use leaves soon: another is built, and takes its place once it is open.
+    /// One of the relays of the circuit in use says that it leaves soon: another is built, and takes its place once it is
+    /// open. What others say of it is no reason: whoever wants this node's circuits elsewhere could say so of all.
     pub fn part(&mut self, now: Time, relays: &Relays) {
-        let leaves = |key: &PublicKey| relays.get(key).is_some_and(|relay| relay.leaving);
+        let leaves = |key: &PublicKey| relays.get(key).is_some_and(|relay| relay.leaving == Leaving::Said);
         if self.next.is_empty() && self.try_at.is_none() && self.hops().iter().any(leaves) {
             self.try_at = Some(now);
         }

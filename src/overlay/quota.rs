@@ -2,6 +2,7 @@
 //! have a table of their own, so that no crowd of them takes the places of those who are known.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::site::Site;
 use crate::base::{NodeId, Time};
@@ -35,6 +36,12 @@ impl Budget {
         let may = self.taken.saturating_add(cost) <= burst;
         self.taken += if may { cost } else { 0 };
         may
+    }
+
+    /// How long it is from the last [`Self::take`] until there is so much, at most.
+    pub fn wait(&self, cost: u32, per_second: u32, burst: u32) -> Duration {
+        let missing = self.taken.saturating_add(cost).saturating_sub(burst);
+        Duration::from_nanos(u64::from(missing) * (1_000_000_000 / u64::from(per_second)))
     }
 }
 
@@ -101,6 +108,10 @@ mod tests {
         let (mut budget, start) = (Budget::default(), Time::ZERO + ms(3_600_000));
         assert_eq!((0..100).filter(|_| budget.take(1, 10, 20, start)).count(), 20);
         assert_eq!((0..100).filter(|_| budget.take(1, 10, 20, start + ms(500))).count(), 5);
+        let wait = budget.wait(3, 10, 20);
+        let mut waited = budget;
+        assert!(!waited.take(3, 10, 20, start + ms(500)) && waited.take(3, 10, 20, start + ms(500) + wait));
+        assert_eq!((wait, Budget::default().wait(20, 10, 20)), (ms(300), ms(0)));
         let later = start + ms(600_000);
         assert!(!budget.take(21, 10, 20, later) && budget.take(20, 10, 20, later));
         assert!(

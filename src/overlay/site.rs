@@ -54,6 +54,16 @@ pub fn may_tell(teller: Option<SocketAddr>, told: SocketAddr) -> bool {
     realm(told.ip()).zip(teller).is_some_and(|(told, teller)| told >= teller)
 }
 
+/// Whether an address that somebody named of itself may be called: what is global, and what is of a home or a lab only by
+/// those that have nothing global themselves (`closed`). This machine is nobody else's.
+pub fn may_call(told: SocketAddr, closed: bool) -> bool {
+    match realm(told.ip()) {
+        Some(Realm::Global) => true,
+        Some(Realm::Local) => closed,
+        Some(Realm::Machine) | None => false,
+    }
+}
+
 /// Whether an address is of nobody in particular for the world.
 pub fn is_global(address: SocketAddr) -> bool {
     realm(address.ip()) == Some(Realm::Global)
@@ -141,6 +151,25 @@ mod tests {
         for private in PRIVATE {
             assert_eq!(count(private, false), (0, 0), "{private}");
             assert_eq!(count(private, true), (1, 1), "{private}: they are all of one site");
+        }
+    }
+
+    /// Found by review: whoever was introduced had all that call it send handshakes to their own machines and homes.
+    #[test]
+    fn what_strangers_name_leads_to_no_neighbours_but_in_a_lab() {
+        let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        for closed in [false, true] {
+            assert!(
+                may_call(address("203.0.113.5:1"), closed) && may_call(address("[2001:db8::1]:1"), closed)
+            );
+            for local in ["192.168.1.2:1", "100.64.0.1:1", "[fd00::1]:1", "[::ffff:10.0.0.1]:1"].map(address)
+            {
+                assert_eq!(may_call(local, closed), closed, "{local}");
+            }
+            for nobody in ["127.0.0.1:1", "[::1]:1", "169.254.0.1:1", "[fe80::1]:1", "0.0.0.0:1"].map(address)
+            {
+                assert!(!may_call(nobody, closed), "{nobody}");
+            }
         }
     }
 

@@ -1,6 +1,8 @@
 //! Messages between the shards of a node about introductions (docs/protocol/introductions.md). Sessions carry them and look at
 //! none: the composer answers. Each shard knows what all friends told, and tells those whose home it is.
 
+use std::net::SocketAddr;
+
 use crate::base::PublicKey;
 use crate::wire::introduction::Told;
 
@@ -15,6 +17,8 @@ pub enum IntroduceCross {
     },
     /// An acquaintance whose home is the sender does not answer.
     Vain(PublicKey),
+    /// Where the first shard knows this node to be reached: what the operator or the host says, and what two networks agree on.
+    Places(Vec<SocketAddr>),
 }
 
 impl IntroduceCross {
@@ -23,6 +27,7 @@ impl IntroduceCross {
         match self {
             Self::Heard { .. } => "introduced",
             Self::Vain(_) => "called in vain",
+            Self::Places(_) => "where this node is",
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Whom to offer to the operator: everybody of whom friends told, and who is none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Introduced, derived};
 use crate::base::{PublicKey, UnixMs};
@@ -56,6 +56,14 @@ impl Introduced {
         let mut offers: Vec<Offer> = all.into_values().map(offer).collect();
         offers.sort_by_key(|offer| (100 - offer.trust, offer.hand, offer.contact.card.key));
         offers
+    }
+
+    /// Everybody that was introduced, and is no friend.
+    pub fn introduced(&self, wall: UnixMs) -> BTreeSet<PublicKey> {
+        let told = self.said.values().flat_map(|said| &said.told);
+        let told = told.filter(|told| told.hand > 0 && !told.introduction.is_over(wall));
+        let keys = told.map(|told| told.introduction.contact.card.key);
+        keys.filter(|key| !self.said.contains_key(key)).collect()
     }
 
     /// What a node that was introduced, and is no friend, is worth.

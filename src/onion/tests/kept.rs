@@ -1,7 +1,7 @@
 //! A keeper over a line of hops that fail it.
 
 use super::super::keep::{Keeper, Kept, StuckWhy};
-use super::super::path::{NoPath, Relay, Relays, Want};
+use super::super::path::{Leaving, NoPath, Relay, Relays, Want};
 use super::super::*;
 use super::net::{Net, key};
 use crate::limits::{CIRCUIT_REBUILD_MS_JITTER, CIRCUIT_REBUILD_MS_MIN, PATH_ATTEMPTS_MAX};
@@ -26,7 +26,7 @@ impl Scene {
         let mut relays = Relays::default();
         for (n, hop) in net.route(0).hops.into_iter().enumerate() {
             let entry = (n < friends).then_some(LinkId(n as u64 + 1));
-            relays.learn(Relay { hop, trust: 50, exit: n == 2, entry, leaving: false });
+            relays.learn(Relay { hop, trust: 50, exit: n == 2, entry, leaving: Leaving::No });
         }
         let want = Want { hops: 2, exit: None, force, resume: [7; 32], several: false };
         let keeper = Keeper::new(net.now, want);
@@ -114,7 +114,7 @@ fn a_relay_that_leaves_is_led_around_before_it_goes() {
     let entry = scene.keeper.hops()[0];
     let leave = |scene: &mut Scene, key: PublicKey| {
         let relay = *scene.relays.get(&key).expect("known");
-        scene.relays.learn(Relay { leaving: true, ..relay });
+        scene.relays.learn(Relay { leaving: Leaving::Said, ..relay });
         scene.keeper.part(scene.net.now, &scene.relays);
     };
     leave(&mut scene, entry);
@@ -127,6 +127,25 @@ fn a_relay_that_leaves_is_led_around_before_it_goes() {
     scene.run_for(10_000);
     assert_eq!(scene.keeper.hops()[0], second);
     assert!(scene.kept.iter().all(|kept| matches!(kept, Kept::Ready(_))), "{:?}", scene.kept);
+}
+
+/// Found by review: a friend that says of all relays that they leave moved circuits, and took their exits.
+#[test]
+fn what_others_say_of_leaving_moves_no_circuit() {
+    let mut scene = Scene::new(true, 2);
+    scene.run_for(2_000);
+    let (circuit, hops) = (scene.keeper.circuit(), scene.keeper.hops().to_vec());
+    for key in &hops {
+        let relay = *scene.relays.get(key).expect("known");
+        scene.relays.learn(Relay { leaving: Leaving::Told, ..relay });
+    }
+    scene.keeper.part(scene.net.now, &scene.relays);
+    scene.run_for(10_000);
+    assert_eq!((scene.keeper.circuit(), scene.keeper.hops()), (circuit, &hops[..]));
+    // The next one has the same exit.
+    scene.run_for(CIRCUIT_REBUILD_MS_MIN + CIRCUIT_REBUILD_MS_JITTER + 10_000);
+    assert_ne!(scene.keeper.circuit(), circuit);
+    assert_eq!(scene.keeper.exit(), hops.last().copied());
 }
 
 #[test]

@@ -239,6 +239,15 @@ impl Net {
         self.start(node);
     }
 
+    /// Somebody says where it sees a node.
+    #[cfg(test)]
+    pub(in crate::sim) fn seen_by(&mut self, node: usize, by: crate::base::PublicKey, address: SocketAddr) {
+        let clock = self.nodes[node].clock(self.now);
+        for shard in &mut self.nodes[node].shards {
+            shard.core.seen_by(clock, by, address);
+        }
+    }
+
     /// A node says anything to its friends on the channel of introductions.
     #[cfg(test)]
     pub(in crate::sim) fn tell_raw(&mut self, node: usize, bytes: &[u8]) {

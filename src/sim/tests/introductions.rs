@@ -6,6 +6,7 @@ use super::*;
 use crate::crypto::{Identity, Secret};
 use crate::limits::{INTRODUCTION_S, INTRODUCTIONS_TOLD_MAX};
 use crate::node::command::{CircuitRules, Friend, IntroductionRules, NatRules, OfferSnapshot, PeerSnapshot};
+use crate::onion::path::Leaving;
 use crate::sim::Crash;
 use crate::sim::nat::NatConfig;
 use crate::sim::net::{EPOCH, Net};
@@ -93,14 +94,16 @@ fn lossy_links_lose_no_introduction() {
 #[test]
 fn agreement_is_the_introduced_nodes() {
     let mut net = chain(20, &[1; 5], LinkConfig::clean(millis(5)));
+    // So much changed that friends are told once a minute by now.
+    let soon = Duration::from_secs(75);
     // To friends' friends alone: those of the hand behind forget it.
     rules(&mut net, 3, 1, 0);
-    rest(&mut net, SOON);
+    rest(&mut net, soon);
     assert_eq!(offered(&mut net, 0).iter().map(|one| one.0).collect::<Vec<_>>(), [2]);
     assert!(offered(&mut net, 1).iter().any(|one| one.0 == 3));
     // To nobody.
     rules(&mut net, 3, 0, 0);
-    rest(&mut net, SOON);
+    rest(&mut net, soon);
     assert!(!offered(&mut net, 1).iter().any(|one| one.0 == 3));
     // One friend is told nothing, and others nothing of it.
     let friend = |net: &Net, of: usize, introduce| Friend {
@@ -113,7 +116,7 @@ fn agreement_is_the_introduced_nodes() {
     rules(&mut net, 3, 2, 0);
     let friends = vec![friend(&net, 0, true), friend(&net, 2, false)];
     net.command(1, Command::Friends(friends));
-    rest(&mut net, SOON);
+    rest(&mut net, soon);
     assert_eq!(offered(&mut net, 0), []);
     assert!(!offered(&mut net, 2).iter().any(|one| one.0 == 0), "it heard nothing of the others");
 }
@@ -193,6 +196,126 @@ fn translators_stand_in_no_acquaintances_way() {
     rest(&mut net, Duration::from_secs(60));
     let known = peer(&mut net, 0, 2).expect("their friend carries for them");
     assert!(known.relayed && known.introduced.is_some());
+}
+
+fn told_addresses(net: &mut Net, node: usize, of: usize) -> Vec<std::net::SocketAddr> {
+    let key = net.card(of).key;
+    let offer = offers(net, node).into_iter().find(|offer| offer.card.key == key);
+    offer.expect("it is offered").addresses
+}
+
+/// Found by review: homes' addresses were signed for all, and called by all.
+#[test]
+fn a_homes_addresses_are_told_to_nobody_far_and_called_by_nobody_far() {
+    let mut net = chain(47, &[1, 1, 3], LinkConfig::clean(millis(5)));
+    let (home, own) = (net.nodes[2].address(), net.nodes[0].address());
+    assert_eq!(told_addresses(&mut net, 0, 2), [home], "a lab");
+    let rules = |hands, addresses| {
+        Command::Introductions(Box::new(IntroductionRules { only: false, hands, adopt: 1, addresses }))
+    };
+    // The one that calls is of the world itself: what others have at home is nothing for it.
+    let public = "203.0.113.5:4600".parse().expect("an address");
+    net.command(0, rules(1, vec![public, own]));
+    rest(&mut net, SOON);
+    assert_eq!(told_addresses(&mut net, 0, 2), []);
+    assert_eq!(told_addresses(&mut net, 2, 0), [public], "nor does it tell its own");
+}
+
+/// Found by review: what a single peer said of where this node is was signed, and told to everybody.
+#[test]
+fn a_peers_word_of_where_this_node_is_is_not_signed() {
+    let mut net = chain(48, &[1, 1, 3], LinkConfig::clean(millis(5)));
+    let victim = "[2000::1]:1".parse().expect("an address");
+    for n in 1..4u8 {
+        net.seen_by(2, crate::base::PublicKey([n; 32]), victim);
+    }
+    // It says something else of itself, and so signs anew.
+    rules(&mut net, 2, 1, 0);
+    rest(&mut net, SOON);
+    let home = net.nodes[2].address();
+    assert_eq!(told_addresses(&mut net, 0, 2), [home]);
+}
+
+/// Found by review: a friend that changed all the time had all others told every 2 s.
+#[test]
+fn one_that_changes_all_the_time_has_others_told_at_a_bounded_rate() {
+    let mut net = chain(49, &[1; 3], LinkConfig::clean(millis(5)));
+    let received = |net: &mut Net| counter(&status(net, 0, 1), "introductions_received");
+    let before = received(&mut net);
+    for round in 0..200u16 {
+        let told = made_up(&net, 1 + round * 2, 2);
+        net.tell_raw(2, &Introductions(told).emit());
+        rest(&mut net, Duration::from_secs(3));
+    }
+    let told = received(&mut net) - before;
+    assert!((8..=15).contains(&told), "{told} messages in ten minutes");
+    // And what is so in the end is told.
+    rest(&mut net, Duration::from_secs(70));
+    let last = made_up(&net, 1 + 199 * 2, 2)[0].introduction.contact.card.key;
+    assert!(offers(&mut net, 0).iter().any(|offer| offer.card.key == last));
+}
+
+/// Found by review: an acquaintance heard of a relay once, and never what became of it; nor was it ever forgotten.
+#[test]
+fn what_an_acquaintance_says_of_itself_as_a_relay_is_kept_up_and_forgotten() {
+    for (seed, shards) in [(52, [1; 4]), (53, [3, 1, 2, 3])] {
+        let mut net = chain(seed, &shards, LinkConfig::clean(millis(5)));
+        rules(&mut net, 0, 2, 2);
+        rest(&mut net, SOON);
+        let third = net.card(3).key;
+        let known = |net: &Net| {
+            let all: Vec<_> = net.nodes[0].nodes().map(|node| node.relay_known(&third)).collect();
+            assert!(all.iter().all(|one| *one == all[0]), "seed {seed}: {all:?}");
+            all[0]
+        };
+        let twice = |friend| derived(friend, derived(50, 50, 1), 2);
+        let first = known(&net).expect("an acquaintance that relays");
+        assert_eq!((first.trust, first.entry), (twice(50), None), "seed {seed}");
+        // Its keys turn by the hour.
+        rest(&mut net, Duration::from_secs(3 * 3600));
+        let now = known(&net).expect("it relays still");
+        assert_eq!(Some(now.hop.onion), net.nodes[3].node().and_then(|node| node.onion_key()), "seed {seed}");
+        assert_ne!(now.hop.onion, first.hop.onion, "seed {seed}");
+        for (in_ms, leaving) in [(Some(250_000), Leaving::Said), (None, Leaving::No)] {
+            net.command(3, Command::Leave(in_ms));
+            rest(&mut net, SOON);
+            assert_eq!(known(&net).map(|one| one.leaving), Some(leaving), "seed {seed}");
+        }
+        // It is worth less when who told of it is.
+        let card = net.card(1);
+        let addresses = vec![net.nodes[1].address()];
+        let friend = Friend { card, addresses, trust: 10, introduce: true, bridge: None };
+        net.command(0, Command::Friends(vec![friend]));
+        rest(&mut net, SOON);
+        assert_eq!(known(&net).map(|one| one.trust), Some(twice(10)), "seed {seed}");
+        for relay in [false, true] {
+            net.command(3, Command::Relay(CircuitRules { relay, ..CircuitRules::default() }));
+            rest(&mut net, SOON);
+            assert_eq!(known(&net).is_some(), relay, "seed {seed}: it relays: {relay}");
+        }
+        net.crash(3, Crash::Process);
+        rest(&mut net, Duration::from_secs(300));
+        assert_eq!(known(&net), None, "seed {seed}: it is gone");
+        net.start(3);
+        rest(&mut net, Duration::from_secs(300));
+        assert!(known(&net).is_some(), "seed {seed}: it is here again");
+        rules(&mut net, 0, 2, 0);
+        rest(&mut net, SOON);
+        assert_eq!(known(&net), None, "seed {seed}: it is none any more");
+    }
+}
+
+#[test]
+fn made_up_nodes_always_others_are_not_all_called() {
+    let mut net = chain(54, &[1; 2], LinkConfig::clean(millis(5)));
+    rules(&mut net, 0, 2, 64);
+    for round in 0..60u16 {
+        let told = made_up(&net, round * 60, 60);
+        net.tell_raw(1, &Introductions(told).emit());
+        rest(&mut net, Duration::from_secs(2));
+    }
+    let calls = counter(&status(&mut net, 0, 1), "introductions_calls");
+    assert!((64..=64 + 130).contains(&calls), "{calls} calls in two minutes");
 }
 
 /// Friends of the first hand alone count where a circuit begins, and as many of them as before.
