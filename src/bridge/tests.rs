@@ -8,7 +8,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::*;
 use crate::base::bridge::is_bridged;
-use crate::limits::{BRIDGE_CONNECTIONS_PER_ADDRESS_MAX, DATAGRAM_MAX};
+use crate::limits::{BRIDGE_CONNECTIONS_PER_SOURCE_MAX, DATAGRAM_MAX};
 
 const PATH: &str = "/a-path-that-nobody-guesses";
 const PIN: &str = include_str!("tests/pin");
@@ -148,9 +148,16 @@ fn others_of_this_host_do_not_speak_by_a_line() {
     let (_at, url) = bridge(&a, false);
     let to = start(&b, None);
     let address = line(&to, &url);
+    // Its port at another address of loopback, too, is not the node's.
+    let port = b.0.local_addr().expect("bound").port();
+    let beside = UdpSocket::bind(("127.0.0.2", port)).expect("bound");
+    beside.send_to(b"beside", address).expect("sent");
     other.say(b"other", address);
     b.say(b"own", address);
-    assert_eq!(a.hear().0, b"own");
+    let (heard, from) = a.hear();
+    assert_eq!(heard, b"own");
+    a.say(b"answer", from);
+    assert_eq!(b.hear().0, b"answer");
 }
 
 #[test]
@@ -256,11 +263,11 @@ fn one_address_has_so_many_connections_and_no_more() {
     let (at, url) = bridge(&a, false);
     block_on(async {
         let mut guests = Vec::new();
-        for number in 0..=BRIDGE_CONNECTIONS_PER_ADDRESS_MAX {
+        for number in 0..=BRIDGE_CONNECTIONS_PER_SOURCE_MAX {
             let tcp = tokio::net::TcpStream::connect((url.host(), url.port())).await.expect("connected");
             let (mut socket, _) =
                 tokio_tungstenite::client_async(url.to_string(), tcp).await.expect("let in");
-            if number < BRIDGE_CONNECTIONS_PER_ADDRESS_MAX {
+            if number < BRIDGE_CONNECTIONS_PER_SOURCE_MAX {
                 guests.push(socket);
             } else {
                 assert!(!matches!(socket.next().await, Some(Ok(_))), "one too many");
