@@ -839,6 +839,8 @@ pub const BRIDGE_GREETING_MS_MAX: u64 = 15_000;
 pub const BRIDGE_REQUEST_MAX: usize = 16 << 10;
 /// Datagrams that wait in one direction of a bridge at most: for TCP to drain, or for a connection.
 pub const BRIDGE_QUEUE_MAX: usize = 512;
+/// Bytes of datagrams that wait in all connections of bridges together, beyond [`BRIDGE_BATCH_MAX`] datagrams of each.
+pub const BRIDGE_WAITING_BYTES_MAX: u64 = 32 << 20;
 /// Time that a datagram waits for TCP to drain before it is dropped, milliseconds: so the queue is a short one at any rate.
 pub const BRIDGE_QUEUE_MS_MAX: u64 = 150;
 /// Datagrams that are written before the connection is flushed, at most: a train.

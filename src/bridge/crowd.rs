@@ -205,7 +205,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
         runtime.block_on(async {
             let strangers = Strangers::default();
-            let mut come = || {
+            let come = || {
                 let own = strangers.enter();
                 let number = own.number();
                 let task = tokio::spawn(async move {

@@ -13,7 +13,8 @@ use tokio_tungstenite::tungstenite::handshake::client::{Request, generate_key};
 use tokio_tungstenite::tungstenite::http::header;
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
-use super::pump::{End, Queue, Waits, limits, pump};
+use super::pump::{End, limits, pump};
+use super::queue::{Queue, Waits};
 use super::stats::{Present, Stats};
 use super::tls::{self, Stream};
 use super::{Host, PAUSE};

@@ -14,6 +14,7 @@ mod answer;
 mod crowd;
 mod line;
 mod pump;
+mod queue;
 mod server;
 pub mod stats;
 #[cfg(test)]

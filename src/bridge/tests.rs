@@ -8,7 +8,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::*;
 use crate::base::bridge::is_bridged;
-use crate::limits::{BRIDGE_CONNECTIONS_PER_SOURCE_MAX, DATAGRAM_MAX};
+use crate::limits::{BRIDGE_CONNECTIONS_PER_SOURCE_MAX, BRIDGE_STRANGERS_MAX, DATAGRAM_MAX};
 
 const PATH: &str = "/a-path-that-nobody-guesses";
 const PIN: &str = include_str!("tests/pin");
@@ -275,4 +275,45 @@ fn one_address_has_so_many_connections_and_no_more() {
         }
     });
     assert_eq!(count(&at.stats().refused), 1);
+}
+
+/// A connection that completes TLS and ends held no place for long, and cost the thread a handshake: as often as it came.
+#[test]
+fn handshakes_of_one_source_are_bounded() {
+    let a = Node::new();
+    let (at, url) = bridge(&a, true);
+    let done = block_on(async {
+        for done in 0..1000 {
+            let tcp = tokio::net::TcpStream::connect((url.host(), url.port())).await.expect("connected");
+            if tls::Client::new().wrap(&url, tcp).await.is_err() {
+                return done;
+            }
+        }
+        1000
+    });
+    assert!(done < 1000 && count(&at.stats().refused) > 0, "{done}");
+}
+
+/// Whoever said nothing had all 512 places for 45 s each.
+#[test]
+fn strangers_make_room_and_guests_stay() {
+    let (a, b) = (Node::new(), Node::new());
+    let (at, url) = bridge(&a, false);
+    let to = start(&b, None);
+    let address = line(&to, &url);
+    b.say(b"first", address);
+    assert_eq!(a.hear().0, b"first");
+    let mut idle: Vec<_> = (0..=BRIDGE_STRANGERS_MAX)
+        .map(|_| std::net::TcpStream::connect((url.host(), url.port())).expect("connected"))
+        .collect();
+    idle[0].set_read_timeout(Some(PATIENCE)).expect("set");
+    // The eldest of them is shown out, and nobody else.
+    let ended = std::io::Read::read(&mut idle[0], &mut [0]);
+    assert!(
+        ended.as_ref().is_ok_and(|len| *len == 0)
+            || ended.is_err_and(|e| e.kind() != io::ErrorKind::WouldBlock)
+    );
+    assert_eq!((count(&at.stats().refused), count(&at.stats().guests)), (1, 1));
+    b.say(b"second", address);
+    assert_eq!(a.hear().0, b"second");
 }
