@@ -825,14 +825,30 @@ pub const BRIDGE_PATH_MIN: usize = 9;
 pub const BRIDGE_PATH_MAX: usize = 128;
 /// Connections that a bridge has at once at most, those that are not guests yet, or never will be, among them.
 pub const BRIDGE_CONNECTIONS_MAX: usize = 512;
-/// Those of one IPv4 address or IPv6 /64.
-pub const BRIDGE_CONNECTIONS_PER_ADDRESS_MAX: usize = 32;
+/// Those of one source: an IPv4 address, an IPv6 /56.
+pub const BRIDGE_CONNECTIONS_PER_SOURCE_MAX: usize = 32;
+/// Of all, those that are not guests yet; beyond, the eldest of them makes room.
+pub const BRIDGE_STRANGERS_MAX: usize = 128;
+/// Connections for which a bridge begins TLS, in a second and at once: one costs a millisecond of the thread that carries everything.
+pub const BRIDGE_GREETINGS_PER_SECOND: u32 = 50;
+/// See [`BRIDGE_GREETINGS_PER_SECOND`].
+pub const BRIDGE_GREETINGS_BURST: u32 = 50;
+/// The same of one source.
+pub const BRIDGE_GREETINGS_PER_SOURCE_PER_SECOND: u32 = 4;
+/// See [`BRIDGE_GREETINGS_PER_SOURCE_PER_SECOND`].
+pub const BRIDGE_GREETINGS_PER_SOURCE_BURST: u32 = 16;
+/// Sources of which it is remembered when they came.
+pub const BRIDGE_SOURCES_MAX: usize = 1024;
+/// Pages that are asked for by one connection, at most.
+pub const BRIDGE_QUESTIONS_MAX: usize = 32;
 /// Time for TLS and the question of HTTP together, milliseconds; who is no guest by then is not waited for.
 pub const BRIDGE_GREETING_MS_MAX: u64 = 15_000;
 /// What a question of HTTP may be at most, bytes.
 pub const BRIDGE_REQUEST_MAX: usize = 16 << 10;
 /// Datagrams that wait in one direction of a bridge at most: for TCP to drain, or for a connection.
 pub const BRIDGE_QUEUE_MAX: usize = 512;
+/// Bytes of datagrams that wait in all connections of bridges together, beyond [`BRIDGE_BATCH_MAX`] datagrams of each.
+pub const BRIDGE_WAITING_BYTES_MAX: u64 = 32 << 20;
 /// Time that a datagram waits for TCP to drain before it is dropped, milliseconds: so the queue is a short one at any rate.
 pub const BRIDGE_QUEUE_MS_MAX: u64 = 150;
 /// Datagrams that are written before the connection is flushed, at most: a train.
@@ -1668,6 +1684,14 @@ const _: () = {
     );
     assert!(BRIDGE_PATH_MAX < BRIDGE_URL_MAX && BRIDGE_URL_MAX <= u8::MAX as usize);
     assert!(BRIDGE_SILENT_MS_MAX > 2 * BRIDGE_PING_MS && BRIDGE_IDLE_MS_MAX < BRIDGE_GUEST_IDLE_MS_MAX);
+    assert!(BRIDGE_STRANGERS_MAX < BRIDGE_CONNECTIONS_MAX, "strangers leave room for guests");
+    assert!(
+        BRIDGE_SOURCES_MAX as u32
+            > BRIDGE_GREETINGS_BURST
+                + BRIDGE_GREETINGS_PER_SECOND * BRIDGE_GREETINGS_PER_SOURCE_BURST
+                    / BRIDGE_GREETINGS_PER_SOURCE_PER_SECOND,
+        "nobody is forgotten whose bucket is not full"
+    );
     assert!(BRIDGE_PING_MS < 60_000 && BRIDGE_QUEUE_MAX >= 2 * TRAIN_SEGMENTS_MAX);
     assert!(SOCKS_LINGER_MS < SOCKS_STUCK_MS_MAX && SOCKS_STUCK_MS_MAX < SOCKS_IDLE_MS_MAX);
     assert!(

@@ -144,6 +144,10 @@ pub fn make_bridged_invite(config: &Config, card: &IdentityCard) -> Result<Invit
     let bridge = config.bridge.url.clone().ok_or(
         "it is not known where others find this node's bridge: tornet config set bridge.url wss://HOST/PATH",
     )?;
+    if !bridge.is_tls() {
+        return Err("an invitation names no bridge without TLS (ws://): say its URL to those who are to use it, for `tornet friend bridge`"
+            .into());
+    }
     Ok(Invite { bridge: Some(bridge), ..make_invite(config, card)? })
 }
 

@@ -68,13 +68,19 @@ pub(super) fn nothing() -> Answer {
     answer
 }
 
+/// Whether a connection may be a web server's of this host that stands before the bridge: from this host, and to a bridge that
+/// leaves TLS to it.
+pub(super) fn is_before(peer: std::net::IpAddr, own_tls: bool) -> bool {
+    peer.to_canonical().is_loopback() && !own_tls
+}
+
 /// Whose question it is: the connection's other end, or, where that is a web server of this host, whom that one names last.
-pub(super) fn asker(peer: std::net::IpAddr, headers: &HeaderMap) -> std::net::IpAddr {
+pub(super) fn asker(peer: std::net::IpAddr, before: bool, headers: &HeaderMap) -> std::net::IpAddr {
     let named = || {
         let last = headers.get_all("x-forwarded-for").iter().next_back()?.to_str().ok()?;
         last.rsplit(',').next()?.trim().parse().ok()
     };
-    if peer.to_canonical().is_loopback() { named().unwrap_or(peer) } else { peer }
+    if before { named().unwrap_or(peer) } else { peer }
 }
 
 #[cfg(test)]
@@ -92,13 +98,16 @@ mod tests {
 
     #[test]
     fn whom_a_web_server_of_this_host_names_is_believed_and_nobody_elses() {
-        let (here, far) = ("127.0.0.1".parse().expect("ip"), "192.0.2.7".parse().expect("ip"));
+        let ip = |text: &str| text.parse::<std::net::IpAddr>().expect("ip");
+        let (here, far) = (ip("127.0.0.1"), ip("192.0.2.7"));
         let mut headers = HeaderMap::new();
-        assert_eq!(asker(here, &headers), here);
+        assert_eq!(asker(here, is_before(here, false), &headers), here);
         headers.insert("x-forwarded-for", HeaderValue::from_static("6.6.6.6, 203.0.113.5"));
-        assert_eq!(asker(here, &headers), "203.0.113.5".parse::<std::net::IpAddr>().expect("ip"));
-        assert_eq!(asker(far, &headers), far);
+        assert_eq!(asker(here, is_before(here, false), &headers), ip("203.0.113.5"));
+        assert_eq!(asker(far, is_before(far, false), &headers), far);
+        // Before a bridge that speaks TLS itself nobody stands: it is a user of this host who says so.
+        assert_eq!(asker(here, is_before(here, true), &headers), here);
         headers.insert("x-forwarded-for", HeaderValue::from_static("nobody"));
-        assert_eq!(asker(here, &headers), here);
+        assert_eq!(asker(here, is_before(here, false), &headers), here);
     }
 }

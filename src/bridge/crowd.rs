@@ -1,12 +1,20 @@
-//! How many connections a bridge has, and from where: so many in all, and of one address.
+//! How many connections a bridge has, and from where: so many in all, and of one source; how often somebody may come; and who is
+//! no guest yet, and makes room for whom comes next.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use crate::limits::{BRIDGE_CONNECTIONS_MAX, BRIDGE_CONNECTIONS_PER_ADDRESS_MAX};
+use tokio::task::AbortHandle;
 
-/// Counts by address; an IPv6 /64 is one.
+use crate::limits::{
+    BRIDGE_CONNECTIONS_MAX, BRIDGE_CONNECTIONS_PER_SOURCE_MAX, BRIDGE_GREETINGS_BURST,
+    BRIDGE_GREETINGS_PER_SECOND, BRIDGE_GREETINGS_PER_SOURCE_BURST, BRIDGE_GREETINGS_PER_SOURCE_PER_SECOND,
+    BRIDGE_SOURCES_MAX,
+};
+
+/// Counts by source.
 #[derive(Clone, Default)]
 pub(super) struct Crowd(Arc<Mutex<BTreeMap<IpAddr, usize>>>);
 
@@ -16,26 +24,24 @@ pub(super) struct Place {
     of: IpAddr,
 }
 
-/// What one operator has at least.
+/// What one operator has at least: an IPv4 address, an IPv6 /56.
 fn source(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V4(ip) => ip.into(),
-        IpAddr::V6(ip) => std::net::Ipv6Addr::from(ip.to_bits() >> 64 << 64).into(),
+        IpAddr::V6(ip) => std::net::Ipv6Addr::from(ip.to_bits() >> 72 << 72).into(),
     }
 }
 
 impl Crowd {
     /// A place for somebody, if there is one.
     pub(super) fn enter(&self, ip: IpAddr) -> Option<Place> {
-        self.enter_within(ip, BRIDGE_CONNECTIONS_MAX, BRIDGE_CONNECTIONS_PER_ADDRESS_MAX)
+        self.enter_within(ip, BRIDGE_CONNECTIONS_MAX, BRIDGE_CONNECTIONS_PER_SOURCE_MAX)
     }
 
-    /// A place for a connection that may be anybody's: a web server of this host brings everybody, and those that it names are
+    /// A place for a connection by which anybody may come: a web server of this host brings everybody, and those that it names are
     /// counted as guests.
-    pub(super) fn admit(&self, ip: IpAddr) -> Option<Place> {
-        let anybody = ip.to_canonical().is_loopback();
-        let of_one = if anybody { BRIDGE_CONNECTIONS_MAX } else { BRIDGE_CONNECTIONS_PER_ADDRESS_MAX };
-        self.enter_within(ip, BRIDGE_CONNECTIONS_MAX, of_one)
+    pub(super) fn enter_as_anybody(&self, ip: IpAddr) -> Option<Place> {
+        self.enter_within(ip, BRIDGE_CONNECTIONS_MAX, BRIDGE_CONNECTIONS_MAX)
     }
 
     fn enter_within(&self, ip: IpAddr, most: usize, of_one: usize) -> Option<Place> {
@@ -61,24 +67,160 @@ impl Drop for Place {
     }
 }
 
+/// How often somebody may come: each greeting costs signatures and a key exchange, on the thread that carries everything.
+#[derive(Default)]
+pub(super) struct Pace {
+    all: Duration,
+    sources: BTreeMap<IpAddr, Duration>,
+}
+
+/// When a bucket of `burst` tokens will be full again, if one is taken now; none if it is empty.
+fn take(full_at: Duration, now: Duration, per_second: u32, burst: u32) -> Option<Duration> {
+    let each = Duration::from_secs(1) / per_second;
+    let full_at = full_at.max(now) + each;
+    (full_at - now <= each * burst).then_some(full_at)
+}
+
+impl Pace {
+    /// Whether somebody may come now, a time since any beginning.
+    pub(super) fn admit(&mut self, now: Duration, ip: IpAddr) -> bool {
+        let of = source(ip);
+        let known = self.sources.get(&of).copied();
+        if known.is_none() && self.sources.len() >= BRIDGE_SOURCES_MAX {
+            self.sources.retain(|_, full_at| *full_at > now);
+            if self.sources.len() >= BRIDGE_SOURCES_MAX {
+                return false;
+            }
+        }
+        let (rate, burst) = (BRIDGE_GREETINGS_PER_SOURCE_PER_SECOND, BRIDGE_GREETINGS_PER_SOURCE_BURST);
+        let own = take(known.unwrap_or_default(), now, rate, burst);
+        let all = take(self.all, now, BRIDGE_GREETINGS_PER_SECOND, BRIDGE_GREETINGS_BURST);
+        let (Some(own), Some(all)) = (own, all) else { return false };
+        self.sources.insert(of, own);
+        self.all = all;
+        true
+    }
+}
+
+/// Connections that are no guests yet, eldest first.
+#[derive(Clone, Default)]
+pub(super) struct Strangers(Arc<Mutex<(u64, BTreeMap<u64, AbortHandle>)>>);
+
+/// One of them: until it is dropped, its task may be ended to make room.
+pub(super) struct Stranger {
+    among: Strangers,
+    number: u64,
+}
+
+impl Strangers {
+    /// A number for the next.
+    pub(super) fn enter(&self) -> Stranger {
+        let mut strangers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        strangers.0 += 1;
+        Stranger { among: self.clone(), number: strangers.0 }
+    }
+
+    /// Its task is this; the eldest ends if there are more than `most`. How many ended.
+    pub(super) fn begin(&self, number: u64, task: AbortHandle, most: usize) -> u64 {
+        let mut strangers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        strangers.1.insert(number, task);
+        let mut ended = 0;
+        while strangers.1.len() > most {
+            let Some((_, eldest)) = strangers.1.pop_first() else { break };
+            eldest.abort();
+            ended += 1;
+        }
+        ended
+    }
+}
+
+impl Stranger {
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        self.among.0.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&self.number);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
     #[test]
-    fn one_address_has_its_share_and_gives_it_back() {
+    fn one_source_has_its_share_and_gives_it_back() {
         let crowd = Crowd::default();
-        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
         let enter = |text: &str| crowd.enter_within(ip(text), 5, 2);
         let first = enter("2001:db8::1").expect("room");
-        let second = enter("2001:db8::2").expect("room");
-        assert!(enter("2001:db8::3").is_none(), "one /64");
-        let others = [enter("2001:db8:0:1::1"), enter("192.0.2.1"), enter("::ffff:192.0.2.1")];
+        let second = enter("2001:db8:0:1::2").expect("room");
+        assert!(enter("2001:db8:0:ff::3").is_none(), "one /56");
+        let others = [enter("2001:db8:0:100::1"), enter("192.0.2.1"), enter("::ffff:192.0.2.1")];
         assert!(others.iter().all(Option::is_some));
         assert!(enter("192.0.2.9").is_none(), "all of it is taken");
         drop(first);
         let back = enter("2001:db8::3").expect("given back");
         drop((second, others, back));
         assert!(crowd.0.lock().expect("unpoisoned").is_empty());
+    }
+
+    /// Only how many were there at once was bounded: who came and went had a core of this host for handshakes.
+    #[test]
+    fn one_source_comes_so_often_and_the_others_do_not_notice() {
+        let mut pace = Pace::default();
+        let second = Duration::from_secs(1);
+        let came = |pace: &mut Pace, now: Duration, text: &str| {
+            (0..1000).filter(|_| pace.admit(now, ip(text))).count() as u32
+        };
+        assert_eq!(came(&mut pace, second, "192.0.2.1"), BRIDGE_GREETINGS_PER_SOURCE_BURST);
+        assert_eq!(came(&mut pace, second, "2001:db8::1"), BRIDGE_GREETINGS_PER_SOURCE_BURST);
+        assert_eq!(came(&mut pace, second, "2001:db8:0:ff::1"), 0, "one /56");
+        assert_eq!(came(&mut pace, 2 * second, "192.0.2.1"), BRIDGE_GREETINGS_PER_SOURCE_PER_SECOND);
+    }
+
+    #[test]
+    fn all_together_come_so_often_and_what_is_kept_of_them_is_bounded() {
+        let mut pace = Pace::default();
+        let each = |pace: &mut Pace, now: u64| {
+            let now = Duration::from_secs(now);
+            (0..5000u32).filter(|n| pace.admit(now, std::net::Ipv4Addr::from(*n).into())).count() as u32
+        };
+        assert_eq!(each(&mut pace, 100), BRIDGE_GREETINGS_BURST);
+        for second in 101..200 {
+            assert_eq!(each(&mut pace, second), BRIDGE_GREETINGS_PER_SECOND);
+            assert!(pace.sources.len() <= BRIDGE_SOURCES_MAX);
+        }
+        // Whoever is refused because of the others has lost nothing of its own.
+        assert!(pace.sources.len() < 100, "{}", pace.sources.len());
+    }
+
+    #[test]
+    fn the_eldest_stranger_makes_room() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+        runtime.block_on(async {
+            let strangers = Strangers::default();
+            let come = || {
+                let own = strangers.enter();
+                let number = own.number();
+                let task = tokio::spawn(async move {
+                    let _own = own;
+                    std::future::pending::<()>().await;
+                });
+                assert!(strangers.begin(number, task.abort_handle(), 2) <= 1);
+                task
+            };
+            let (first, second, third) = (come(), come(), come());
+            assert!(first.await.is_err_and(|error| error.is_cancelled()));
+            assert!(!second.is_finished() && !third.is_finished());
+            second.abort();
+            assert!(second.await.is_err());
+            assert_eq!(strangers.0.lock().expect("unpoisoned").1.len(), 1);
+        });
     }
 }

@@ -13,7 +13,8 @@ use tokio_tungstenite::tungstenite::handshake::client::{Request, generate_key};
 use tokio_tungstenite::tungstenite::http::header;
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
-use super::pump::{End, Queue, Waits, limits, pump};
+use super::pump::{End, limits, pump};
+use super::queue::{Queue, Waits};
 use super::stats::{Present, Stats};
 use super::tls::{self, Stream};
 use super::{Host, PAUSE};
@@ -50,7 +51,7 @@ impl Line {
     pub(super) async fn run(self, socket: Arc<std::net::UdpSocket>) {
         let socket = socket.try_clone().and_then(UdpSocket::from_std);
         let Ok(socket) = socket.map(Arc::new) else { return };
-        let mut carriers: BTreeMap<u16, Queue> = BTreeMap::new();
+        let mut carriers: BTreeMap<SocketAddr, Queue> = BTreeMap::new();
         let mut tasks = tokio::task::JoinSet::new();
         // A byte more than any has, so that what is cut off is known.
         let mut buffer = [0; DATAGRAM_MAX + 1];
@@ -61,10 +62,10 @@ impl Line {
                 continue;
             };
             // Others of this host have nothing to say here.
-            if !self.host.has(from.port()) || len > DATAGRAM_MAX {
+            if !self.host.has(from) || len > DATAGRAM_MAX {
                 continue;
             }
-            let queue = carriers.entry(from.port()).or_insert_with(|| {
+            let queue = carriers.entry(from).or_insert_with(|| {
                 let (queue, waits) = Queue::new(&self.stats);
                 tasks.spawn(self.clone().carry(waits, socket.clone(), from));
                 queue

@@ -14,6 +14,7 @@ mod answer;
 mod crowd;
 mod line;
 mod pump;
+mod queue;
 mod server;
 pub mod stats;
 #[cfg(test)]
@@ -62,9 +63,16 @@ impl Host {
         Some(SocketAddr::new(ip, self.port))
     }
 
-    /// Whether a port is one of its own.
-    fn has(&self, port: u16) -> bool {
-        port.checked_sub(self.port).is_some_and(|shard| shard < self.shards)
+    /// Whether an address is one from which its shards send to loopback. Another user of this host may have the same port at
+    /// another address.
+    fn has(&self, from: SocketAddr) -> bool {
+        let own = |ip: &IpAddr| match ip.is_unspecified() {
+            // What the kernel takes where the socket says nothing.
+            true => from.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST),
+            false => from.ip() == *ip,
+        };
+        from.port().checked_sub(self.port).is_some_and(|shard| shard < self.shards)
+            && self.listen.iter().filter(|ip| ip.is_ipv4()).any(own)
     }
 }
 

@@ -3,21 +3,19 @@
 //! TCP delivers everything in the end, however late; a link does not. So what waits here is dropped when there is too much of
 //! it, or when it waited too long, and the sessions see a link that is full.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 
+use super::queue::{Waiting, Waits};
 use super::stats::Stats;
 use crate::limits::{
-    BRIDGE_BATCH_MAX, BRIDGE_PING_MS, BRIDGE_QUEUE_MAX, BRIDGE_QUEUE_MS_MAX, BRIDGE_SILENT_MS_MAX,
-    DATAGRAM_MAX,
+    BRIDGE_BATCH_MAX, BRIDGE_PING_MS, BRIDGE_QUEUE_MS_MAX, BRIDGE_SILENT_MS_MAX, DATAGRAM_MAX,
 };
 
 /// Longer messages are no datagram of anybody's.
@@ -25,26 +23,6 @@ const MESSAGE_MAX: usize = 2048;
 /// What one connection gathers before it is written.
 const WRITE_BUFFER: usize = 32 << 10;
 const _: () = assert!(DATAGRAM_MAX <= MESSAGE_MAX && MESSAGE_MAX < WRITE_BUFFER);
-
-/// A datagram that waits to leave, since when.
-pub(super) struct Waiting {
-    bytes: Bytes,
-    since: Instant,
-}
-
-/// What waits to leave by one connection: bounded.
-#[derive(Clone)]
-pub(super) struct Queue {
-    to: mpsc::Sender<Waiting>,
-    stats: Arc<Stats>,
-}
-
-/// The other end of it.
-pub(super) struct Waits {
-    from: mpsc::Receiver<Waiting>,
-    /// What showed that something waits.
-    first: Option<Waiting>,
-}
 
 /// Why a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,52 +45,6 @@ pub(super) fn limits() -> WebSocketConfig {
         .read_buffer_size(64 << 10)
         .write_buffer_size(WRITE_BUFFER)
         .max_write_buffer_size(4 * WRITE_BUFFER)
-}
-
-impl Queue {
-    pub(super) fn new(stats: &Arc<Stats>) -> (Self, Waits) {
-        let (to, from) = mpsc::channel(BRIDGE_QUEUE_MAX);
-        (Self { to, stats: stats.clone() }, Waits { from, first: None })
-    }
-
-    /// Takes a datagram, or drops it where too many wait. False when nobody takes them any more.
-    pub(super) fn push(&self, bytes: &[u8]) -> bool {
-        let waiting = Waiting { bytes: Bytes::copy_from_slice(bytes), since: Instant::now() };
-        match self.to.try_send(waiting) {
-            Ok(()) => true,
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                Stats::add(&self.stats.dropped_datagrams, 1);
-                true
-            }
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
-        }
-    }
-}
-
-impl Waits {
-    /// Waits until something does, which stays there; false when nobody is left who could send anything.
-    pub(super) async fn any(&mut self) -> bool {
-        if self.first.is_none() {
-            self.first = self.from.recv().await;
-        }
-        self.first.is_some()
-    }
-
-    /// Loses the next.
-    pub(super) async fn lose(&mut self) -> bool {
-        self.first.take().is_some() || self.from.recv().await.is_some()
-    }
-
-    /// The next ones; false when there will be none.
-    async fn take(&mut self, batch: &mut Vec<Waiting>) -> bool {
-        match self.first.take() {
-            Some(first) => {
-                batch.push(first);
-                true
-            }
-            None => self.from.recv_many(batch, BRIDGE_BATCH_MAX).await > 0,
-        }
-    }
 }
 
 /// Moves datagrams until the connection ends; `deliver` hands one to the node. What waited for the connection since before it

@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::rt::{Read, Write};
@@ -16,16 +17,20 @@ use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use super::answer::{Answer, Secret, asker, nothing, welcome};
-use super::crowd::Crowd;
+use super::answer::{Answer, Secret, asker, is_before, nothing, welcome};
+use super::crowd::{Crowd, Pace, Stranger, Strangers};
 use super::line::tune;
-use super::pump::{Queue, limits, pump};
+use super::pump::{limits, pump};
+use super::queue::Queue;
 use super::stats::{Present, Stats};
 use super::tls::Served;
 use super::{Host, PAUSE, Serving, plain};
 use crate::base::bridge::guests_of;
 use crate::crypto::hash::blake3;
-use crate::limits::{BRIDGE_GREETING_MS_MAX, BRIDGE_GUEST_IDLE_MS_MAX, BRIDGE_REQUEST_MAX, DATAGRAM_MAX};
+use crate::limits::{
+    BRIDGE_GREETING_MS_MAX, BRIDGE_GUEST_IDLE_MS_MAX, BRIDGE_QUESTIONS_MAX, BRIDGE_REQUEST_MAX,
+    BRIDGE_STRANGERS_MAX, DATAGRAM_MAX,
+};
 use crate::sys::socket::MARK;
 
 /// Where guests come, before anybody does.
@@ -45,6 +50,8 @@ struct Shared {
     /// Connections, whatever they want, and guests.
     crowd: Crowd,
     guests: Crowd,
+    /// Those that are no guests yet.
+    strangers: Strangers,
     /// By which networks of guests are told apart, drawn at the start.
     salt: [u8; 32],
 }
@@ -79,9 +86,9 @@ impl Server {
             Some((_, pin)) => tracing::info!("a bridge is at {listen}, with the certificate sha256={pin}"),
             None => tracing::info!("a bridge is at {listen}, without TLS of its own"),
         }
-        let (crowd, guests) = (Crowd::default(), Crowd::default());
+        let (crowd, guests, strangers) = (Crowd::default(), Crowd::default(), Strangers::default());
         let (tls, secret) = (tls.map(|(served, _)| served), Secret::new(&path));
-        let shared = Shared { tls, secret, door, stats: stats.clone(), crowd, guests, salt };
+        let shared = Shared { tls, secret, door, stats: stats.clone(), crowd, guests, strangers, salt };
         Ok(Self { listener, listen, shared: Arc::new(shared) })
     }
 
@@ -96,6 +103,7 @@ impl Server {
             Ok(listener) => listener,
             Err(error) => return tracing::error!("the bridge at {} ends: {error}", self.listen),
         };
+        let (began, mut pace) = (Instant::now(), Pace::default());
         loop {
             let Ok((tcp, from)) = listener.accept().await else {
                 // Descriptors are short: whoever has some gives them back.
@@ -103,52 +111,78 @@ impl Server {
                 continue;
             };
             let peer = from.ip().to_canonical();
-            let Some(place) = self.shared.crowd.admit(peer) else {
-                Stats::add(&self.shared.stats.refused, 1);
+            let shared = self.shared.clone();
+            // A web server of this host brings everybody, and has done the handshakes.
+            let before = is_before(peer, shared.tls.is_some());
+            let place = match before {
+                true => shared.crowd.enter_as_anybody(peer),
+                false => shared.crowd.enter(peer),
+            };
+            let place = place.filter(|_| before || pace.admit(began.elapsed(), peer));
+            let Some(place) = place else {
+                Stats::add(&shared.stats.refused, 1);
                 continue;
             };
             tune(&tcp);
-            let shared = self.shared.clone();
-            tokio::spawn(async move {
-                attend(shared, tcp, peer).await;
+            let stranger = shared.strangers.enter();
+            let number = stranger.number();
+            let task = tokio::spawn(async move {
+                attend(shared, tcp, peer, stranger).await;
                 drop(place);
             });
+            let ended = self.shared.strangers.begin(number, task.abort_handle(), BRIDGE_STRANGERS_MAX);
+            Stats::add(&self.shared.stats.refused, ended);
         }
     }
 }
 
 /// One connection, until it is a guest's or has ended.
-async fn attend(shared: Arc<Shared>, tcp: TcpStream, peer: IpAddr) {
+async fn attend(shared: Arc<Shared>, tcp: TcpStream, peer: IpAddr, stranger: Stranger) {
     let limit = Duration::from_millis(BRIDGE_GREETING_MS_MAX);
+    // TLS and the question together, whatever is done meanwhile.
+    let Ok(Some((stream, asker))) = timeout(limit, greet(&shared, tcp, peer)).await else { return };
+    // From here on it makes room for nobody.
+    drop(stranger);
+    entertain(&shared, TokioIo::new(stream), asker).await;
+}
+
+async fn greet(shared: &Arc<Shared>, tcp: TcpStream, peer: IpAddr) -> Option<(Upgraded, IpAddr)> {
     match shared.tls.as_ref().map(Served::acceptor) {
         Some(acceptor) => {
-            if let Ok(Ok(stream)) = timeout(limit, acceptor.accept(tcp)).await {
-                serve(shared, TokioIo::new(stream), peer).await;
-            }
+            let stream = acceptor.accept(tcp).await.ok()?;
+            listen(shared, TokioIo::new(stream), peer).await
         }
-        None => serve(shared, TokioIo::new(tcp), peer).await,
+        None => listen(shared, TokioIo::new(tcp), peer).await,
     }
 }
 
-async fn serve<S: Read + Write + Unpin + Send + 'static>(shared: Arc<Shared>, stream: S, peer: IpAddr) {
-    let limit = Duration::from_millis(BRIDGE_GREETING_MS_MAX);
+/// Whoever asks for so many pages has asked enough: it is not the only one whom this thread has.
+#[derive(Debug, thiserror::Error)]
+#[error("so many questions")]
+struct Enough;
+
+/// Answers until somebody is a guest.
+async fn listen<S>(shared: &Arc<Shared>, stream: S, peer: IpAddr) -> Option<(Upgraded, IpAddr)>
+where
+    S: Read + Write + Unpin + Send + 'static,
+{
     let (guest, mut came) = tokio::sync::mpsc::channel(1);
+    let before = is_before(peer, shared.tls.is_some());
+    let asked = AtomicUsize::new(0);
     let service = service_fn(|request| {
-        let answer = answer(&shared, request, peer, &guest);
-        async move { Ok::<_, std::convert::Infallible>(answer) }
+        let many = !before && asked.fetch_add(1, Ordering::Relaxed) >= BRIDGE_QUESTIONS_MAX;
+        let answer = (!many).then(|| answer(shared, request, peer, &guest));
+        async move { answer.ok_or(Enough) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(limit)
+        .header_read_timeout(Duration::from_millis(BRIDGE_GREETING_MS_MAX))
         .max_buf_size(BRIDGE_REQUEST_MAX)
         .serve_connection(stream, service)
         .with_upgrades();
-    // Who asks for one page after another, or never reads the answer, has no more time than who asks for one.
-    let _ = timeout(2 * limit, connection).await;
-    if let Ok((upgrade, asker)) = came.try_recv() {
-        let Ok(Ok(stream)) = timeout(limit, upgrade).await else { return };
-        entertain(&shared, TokioIo::new(stream), asker).await;
-    }
+    let _ = connection.await;
+    let (upgrade, asker) = came.try_recv().ok()?;
+    Some((upgrade.await.ok()?, asker))
 }
 
 type Guest = (OnUpgrade, IpAddr);
@@ -159,7 +193,7 @@ fn answer(
     peer: IpAddr,
     guest: &tokio::sync::mpsc::Sender<Guest>,
 ) -> Answer {
-    let asker = asker(peer, request.headers());
+    let asker = asker(peer, is_before(peer, shared.tls.is_some()), request.headers());
     match welcome(&request, &shared.secret) {
         Some(welcome) if guest.try_send((hyper::upgrade::on(&mut request), asker)).is_ok() => welcome,
         _ => {

@@ -28,6 +28,8 @@ pub struct Stats {
     pub received_bytes: AtomicU64,
     /// Datagrams that found no room, or waited too long.
     pub dropped_datagrams: AtomicU64,
+    /// Bytes of datagrams that wait now.
+    pub waiting_bytes: AtomicU64,
     /// Questions that were answered with nothing.
     pub strangers: AtomicU64,
     /// Connections for which there was no room.

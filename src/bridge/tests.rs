@@ -8,7 +8,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::*;
 use crate::base::bridge::is_bridged;
-use crate::limits::{BRIDGE_CONNECTIONS_PER_ADDRESS_MAX, DATAGRAM_MAX};
+use crate::limits::{BRIDGE_CONNECTIONS_PER_SOURCE_MAX, BRIDGE_STRANGERS_MAX, DATAGRAM_MAX};
 
 const PATH: &str = "/a-path-that-nobody-guesses";
 const PIN: &str = include_str!("tests/pin");
@@ -148,9 +148,16 @@ fn others_of_this_host_do_not_speak_by_a_line() {
     let (_at, url) = bridge(&a, false);
     let to = start(&b, None);
     let address = line(&to, &url);
+    // Its port at another address of loopback, too, is not the node's.
+    let port = b.0.local_addr().expect("bound").port();
+    let beside = UdpSocket::bind(("127.0.0.2", port)).expect("bound");
+    beside.send_to(b"beside", address).expect("sent");
     other.say(b"other", address);
     b.say(b"own", address);
-    assert_eq!(a.hear().0, b"own");
+    let (heard, from) = a.hear();
+    assert_eq!(heard, b"own");
+    a.say(b"answer", from);
+    assert_eq!(b.hear().0, b"answer");
 }
 
 #[test]
@@ -256,11 +263,11 @@ fn one_address_has_so_many_connections_and_no_more() {
     let (at, url) = bridge(&a, false);
     block_on(async {
         let mut guests = Vec::new();
-        for number in 0..=BRIDGE_CONNECTIONS_PER_ADDRESS_MAX {
+        for number in 0..=BRIDGE_CONNECTIONS_PER_SOURCE_MAX {
             let tcp = tokio::net::TcpStream::connect((url.host(), url.port())).await.expect("connected");
             let (mut socket, _) =
                 tokio_tungstenite::client_async(url.to_string(), tcp).await.expect("let in");
-            if number < BRIDGE_CONNECTIONS_PER_ADDRESS_MAX {
+            if number < BRIDGE_CONNECTIONS_PER_SOURCE_MAX {
                 guests.push(socket);
             } else {
                 assert!(!matches!(socket.next().await, Some(Ok(_))), "one too many");
@@ -268,4 +275,45 @@ fn one_address_has_so_many_connections_and_no_more() {
         }
     });
     assert_eq!(count(&at.stats().refused), 1);
+}
+
+/// A connection that completes TLS and ends held no place for long, and cost the thread a handshake: as often as it came.
+#[test]
+fn handshakes_of_one_source_are_bounded() {
+    let a = Node::new();
+    let (at, url) = bridge(&a, true);
+    let done = block_on(async {
+        for done in 0..1000 {
+            let tcp = tokio::net::TcpStream::connect((url.host(), url.port())).await.expect("connected");
+            if tls::Client::new().wrap(&url, tcp).await.is_err() {
+                return done;
+            }
+        }
+        1000
+    });
+    assert!(done < 1000 && count(&at.stats().refused) > 0, "{done}");
+}
+
+/// Whoever said nothing had all 512 places for 45 s each.
+#[test]
+fn strangers_make_room_and_guests_stay() {
+    let (a, b) = (Node::new(), Node::new());
+    let (at, url) = bridge(&a, false);
+    let to = start(&b, None);
+    let address = line(&to, &url);
+    b.say(b"first", address);
+    assert_eq!(a.hear().0, b"first");
+    let mut idle: Vec<_> = (0..=BRIDGE_STRANGERS_MAX)
+        .map(|_| std::net::TcpStream::connect((url.host(), url.port())).expect("connected"))
+        .collect();
+    idle[0].set_read_timeout(Some(PATIENCE)).expect("set");
+    // The eldest of them is shown out, and nobody else.
+    let ended = std::io::Read::read(&mut idle[0], &mut [0]);
+    assert!(
+        ended.as_ref().is_ok_and(|len| *len == 0)
+            || ended.is_err_and(|e| e.kind() != io::ErrorKind::WouldBlock)
+    );
+    assert_eq!((count(&at.stats().refused), count(&at.stats().guests)), (1, 1));
+    b.say(b"second", address);
+    assert_eq!(a.hear().0, b"second");
 }

@@ -43,15 +43,20 @@ impl Node {
         self.know_promised(clock.now);
     }
 
-    /// Sessions with friends that have a bridge go on there when they fall silent.
+    /// Sessions with friends that have a bridge go on there when they fall silent, and nowhere when they have none any more.
     fn know_bridges(&mut self, now: Time) {
-        let bridged = self.friends.iter().filter_map(|(friend, standing)| match standing {
-            Standing::Here(id) => Some((self.peers.get(&id)?.session, friend.bridge?)),
+        let here = self.friends.iter().filter_map(|(_, standing)| match standing {
+            Standing::Here(id) => Some(id),
             _ => None,
         });
-        let bridged: Vec<_> = bridged.collect();
-        for (session, bridge) in bridged {
-            self.sessions.set_spare(now, session, bridge_path(bridge));
+        let here: Vec<_> = here.collect();
+        here.into_iter().for_each(|id| self.know_bridge(now, id));
+    }
+
+    fn know_bridge(&mut self, now: Time, id: PeerId) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        if let Some(friend) = self.friends.get(&peer.card.key) {
+            self.sessions.set_spare(now, peer.session, friend.bridge.map(bridge_path));
         }
     }
 
@@ -106,6 +111,8 @@ impl Node {
                         peer.connection.path_changed(clock.now);
                     }
                     self.note_path(clock, id);
+                    // Off a way, it is the bridge that is left, if there is one.
+                    self.know_bridge(clock.now, id);
                     // Where a peer is that came by a relay shows only now.
                     self.overlay_met(clock, id);
                     self.touch(id);
@@ -201,10 +208,8 @@ impl Node {
         if self.friends.connected(&peer.card.key, id) {
             self.sessions.set_keepalive(peer.session, peer.lane == 0);
             self.tunnels.revive(&peer.card.key);
-            let (key, session) = (peer.card.key, peer.session);
-            if let Some(bridge) = self.friends.get(&key).and_then(|friend| friend.bridge) {
-                self.sessions.set_spare(clock.now, session, bridge_path(bridge));
-            }
+            let key = peer.card.key;
+            self.know_bridge(clock.now, id);
             self.ask_where(clock.now, id);
             if !is_liar(&self.liars, clock.now, &key) {
                 self.fetch.peer_up(clock.now, id);
@@ -328,8 +333,12 @@ impl Node {
     fn call_anew(&mut self, clock: Clock, session: SessionKey) {
         let key = self.by_session.get(&session).and_then(|id| self.peers.get(id)).map(|peer| peer.card.key);
         let Some(friend) = key.and_then(|key| self.friends.get(&key)).cloned() else { return };
-        let Some(bridge) = friend.bridge else { return };
-        let addresses = if friend.addresses.is_empty() { vec![bridge] } else { friend.addresses };
+        // Its bridge may have been taken away meanwhile.
+        let bridge = friend.bridge.filter(|_| friend.addresses.is_empty());
+        let addresses = bridge.map_or(friend.addresses, |bridge| vec![bridge]);
+        if addresses.is_empty() {
+            return;
+        }
         if self.sessions.connect(clock.now, clock.wall, &friend.card, &addresses, b"").is_ok() {
             self.want_way(clock.now, &friend.card, false);
         }

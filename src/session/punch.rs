@@ -4,7 +4,7 @@
 //! A session on a relayed path never leaves it for one that is not proven in both directions, so that trying disturbs
 //! nothing. And where both sides are off it, what still comes that way brings nobody back.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::association::Session;
@@ -12,6 +12,7 @@ use super::initiate::unspecified;
 use super::path::Paths;
 use super::sessions::{Sessions, Slot};
 use super::types::{Event, SessionKey};
+use crate::base::bridge::OWN;
 use crate::base::{Path, PublicKey, Rng, Time};
 use crate::limits::{DIRECT_SILENT_MS, PUNCH_AGAIN_MS, PUNCH_AT_MS, PUNCHED_MAX, RELAYED_DETOUR_MS};
 
@@ -257,14 +258,33 @@ impl Sessions {
         true
     }
 
-    /// A peer is reached by another path than straight, too: a session with it goes on there when it falls silent.
-    pub fn set_spare(&mut self, now: Time, key: SessionKey, spare: Path) {
+    /// A peer is reached by a bridge of its own, too, or by none any more: a session with it goes on there when it falls silent, and
+    /// at once if it is on another bridge, which is not the peer's any more.
+    pub fn set_spare(&mut self, now: Time, key: SessionKey, spare: Option<Path>) {
         let Some(Slot::Live(session)) = self.slab.get_mut(key) else { return };
         if session.closing.is_some() || session.belongs.is_some() {
             return;
         }
-        if let Some(lanes) = &mut session.lanes {
-            lanes.relayed.get_or_insert_with(|| Relayed::new(spare, now));
+        let active = session.paths.active();
+        // Guests are there as long as they say.
+        let over = |path: &Path| {
+            path.remote.ip() == IpAddr::V4(OWN) && spare.is_none_or(|spare| spare.remote != path.remote)
+        };
+        let Some(lanes) = &mut session.lanes else { return };
+        let Some(spare) = spare else {
+            lanes.relayed.take_if(|relayed| !active.is_relayed() && over(&relayed.spare));
+            return self.arm(key);
+        };
+        let relayed = lanes.relayed.get_or_insert_with(|| Relayed::new(spare, now));
+        // A way that the session has left may be gone unseen.
+        if !active.is_relayed() || over(&relayed.spare) {
+            relayed.spare = spare;
+        }
+        if over(&active) {
+            session.paths = Paths::validated(spare);
+            session.wants.ping = true;
+            self.events.push_back(Event::Moved { session: key, path: spare });
+            self.talk(key);
         }
         self.arm(key);
     }

@@ -48,13 +48,19 @@ pub struct Invite {
     pub card: IdentityCard,
     /// Where it may be reached, best first; at most [`ADDRESSES_PER_PEER_MAX`].
     pub addresses: Vec<SocketAddr>,
-    /// The bridge that leads to it, if it has one and says so.
+    /// The bridge that leads to it, if it has one and says so: with TLS, or it is not written.
     pub bridge: Option<BridgeUrl>,
 }
 
 /// Why a text is no invitation: one line for the person who gave it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadInvite {
+    /// It names a bridge in a network of whoever reads it.
+    #[error(
+        "this invitation names a bridge without TLS (ws://), and no invitation may: ask for one without a bridge, and say the URL \
+         yourself, `friend add --bridge URL`"
+    )]
+    Plain,
     /// It does not begin with `tornet:node:`.
     #[error("not an invitation: invitations begin with \"tornet:node:\", as `invite` prints them")]
     NotAnInvitation,
@@ -93,7 +99,9 @@ impl fmt::Display for Invite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let addresses: Vec<_> =
             self.addresses.iter().filter(|a| is_usable(a)).take(ADDRESSES_PER_PEER_MAX).collect();
-        let mut bytes = vec![if self.bridge.is_some() { VERSION_BRIDGED } else { VERSION }];
+        // One without TLS nobody would read.
+        let bridge = self.bridge.as_ref().filter(|bridge| bridge.is_tls());
+        let mut bytes = vec![if bridge.is_some() { VERSION_BRIDGED } else { VERSION }];
         bytes.extend_from_slice(&self.network);
         bytes.extend_from_slice(&self.card.to_bytes());
         bytes.push(addresses.len() as u8);
@@ -110,7 +118,7 @@ impl fmt::Display for Invite {
             }
             bytes.extend_from_slice(&address.port().to_le_bytes());
         }
-        if let Some(bridge) = self.bridge.as_ref().map(BridgeUrl::to_string) {
+        if let Some(bridge) = bridge.map(BridgeUrl::to_string) {
             // It has at most that many, or it would not be one.
             bytes.push(bridge.len() as u8);
             bytes.extend_from_slice(bridge.as_bytes());
@@ -155,8 +163,10 @@ fn parse(body: &[u8], bridged: bool) -> Result<Invite, BadInvite> {
         let text = url.and_then(|(_, url)| std::str::from_utf8(url).ok());
         let parsed =
             text.and_then(|text| text.parse::<BridgeUrl>().ok().filter(|url| url.to_string() == text));
-        invite.bridge = Some(parsed.ok_or(BadInvite::Malformed("bridge"))?);
-        return Ok(invite);
+        let bridge = parsed.ok_or(BadInvite::Malformed("bridge"))?;
+        // Such a bridge is in a network of whoever uses it: an invitation is not to say what is asked for there.
+        invite.bridge = Some(bridge).filter(BridgeUrl::is_tls);
+        return if invite.bridge.is_some() { Ok(invite) } else { Err(BadInvite::Plain) };
     }
     if rest.is_empty() { Ok(invite) } else { Err(BadInvite::Malformed("addresses")) }
 }
@@ -270,5 +280,24 @@ mod tests {
         let bridge = "wss://b.example/a-secret-path".parse().expect("a bridge");
         let bridged = Invite { bridge: Some(bridge), ..invite };
         assert_eq!(bridged.to_string().parse(), Ok(bridged));
+    }
+
+    /// It had the node ask for any page of its own network.
+    #[test]
+    fn an_invitation_names_no_bridge_in_the_readers_own_network() {
+        let card = IdentityCard { key: PublicKey([1; 32]), place_nonce: 0, rank_nonce: 0 };
+        let bridge: Option<BridgeUrl> = "ws://192.168.1.1/admin/reboot".parse().ok();
+        assert!(bridge.is_some());
+        let invite = Invite { network: [0; 8], card, addresses: vec![], bridge };
+        let url = invite.bridge.as_ref().expect("a bridge").to_string();
+        assert_eq!(invite.to_string().parse::<Invite>().map(|read| read.bridge), Ok(None), "not written");
+        let plain = Invite { bridge: None, ..invite }.to_string();
+        let mut bytes = base32::decode(&plain[PREFIX.len()..]).expect("just written");
+        bytes.truncate(bytes.len() - CHECKSUM_LEN);
+        bytes[0] = VERSION_BRIDGED;
+        bytes.push(url.len() as u8);
+        bytes.extend_from_slice(url.as_bytes());
+        bytes.extend_from_slice(&checksum(&bytes));
+        assert_eq!(format!("{PREFIX}{}", base32::encode(&bytes)).parse::<Invite>(), Err(BadInvite::Plain));
     }
 }

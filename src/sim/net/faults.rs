@@ -135,12 +135,23 @@ impl Net {
     /// Lets a node reach another by a bridge: where it takes datagrams. Its connection number `number` with that bridge, from
     /// an address of its own; those before it are gone.
     pub fn bridge(&mut self, from: usize, to: usize, number: u16) -> SocketAddr {
-        let address = SocketAddr::from((OWN, 1000 + to as u16));
+        self.bridge_at(from, to, number, 1000 + to as u16)
+    }
+
+    /// The same at such a port of loopback.
+    pub fn bridge_at(&mut self, from: usize, to: usize, number: u16, port: u16) -> SocketAddr {
+        let address = SocketAddr::from((OWN, port));
         let guest = SocketAddr::from((guests_of(from as u64), number));
         self.bridges.retain(|_, (other, source)| (*other, *source) != (from, address));
         self.bridges.insert((from, address), (to, guest));
         self.bridges.insert((to, guest), (from, address));
         address
+    }
+
+    /// What a node sends to a bridge leads nowhere from then on.
+    pub fn end_bridge(&mut self, node: usize, address: SocketAddr) {
+        self.bridges.remove(&(node, address));
+        self.bridges.retain(|_, end| *end != (node, address));
     }
 
     /// A node's network drops all UDP, or no more.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::{assert_restored, finish, get, put, tree};
-use crate::base::bridge::is_bridged;
+use crate::base::bridge::{OWN, is_bridged};
 use crate::node::Command;
 use crate::node::command::Friend;
 use crate::sim::link::LinkConfig;
@@ -141,6 +141,57 @@ fn who_has_the_bridge_and_begins_anew_is_called_soon() {
         assert!(soon < Duration::from_millis(crate::limits::SESSION_IDLE_MS_MAX));
         assert!(net.run_until(soon, |net| are_bridged(net, true)), "seed {seed}: not called");
         assert_usable(&mut net, 1, 0, 1);
+    }
+}
+
+/// Node 0 as a friend of node 1, by UDP and by a bridge at such a port, or by none.
+fn know(net: &mut Net, port: Option<u16>) {
+    let bridge = port.map(|port| (OWN, port).into());
+    let addresses = vec![net.nodes[0].address()];
+    let friend = Friend { card: net.card(0), addresses, bridge, trust: 50, introduce: true };
+    net.command(1, Command::Friends(vec![friend]));
+}
+
+/// The first bridge that a session knew stayed its spare path, whatever the operator said later.
+#[test]
+fn another_bridge_takes_the_place_of_a_friends_first_one() {
+    for (seed, bridged) in (1..=SEEDS).flat_map(|seed| [(seed, false), (seed, true)]) {
+        let mut net = Net::new(seed, 2, LinkConfig::clean(DELAY));
+        let second = net.bridge(1, 0, 1).port();
+        know(&mut net, if bridged { Some(second) } else { Some(second + 1000) });
+        net.befriend(0, &[1]);
+        net.block(1, bridged);
+        assert!(net.run_until(CONNECTED, |net| are_bridged(net, bridged)), "seed {seed}: no session");
+        if bridged {
+            // What carries the session now leads nowhere, and another does.
+            net.end_bridge(1, (OWN, second).into());
+            let third = net.bridge_at(1, 0, 2, second + 500);
+            know(&mut net, Some(third.port()));
+        } else {
+            know(&mut net, Some(second));
+            net.block(1, true);
+        }
+        let mut stays = true;
+        let moved = net.run_until(MOVED, |net| {
+            stays &= are_connected(net);
+            are_bridged(net, true)
+        });
+        assert!(moved && stays, "seed {seed}: {moved}, {stays}");
+        assert_usable(&mut net, 0, 1, 1);
+    }
+}
+
+#[test]
+fn a_bridge_that_was_taken_away_is_not_used() {
+    for seed in 1..=SEEDS {
+        let mut net = pair(seed);
+        assert!(net.run_until(CONNECTED, |net| are_bridged(net, false)), "seed {seed}: no session");
+        know(&mut net, None);
+        net.wire = Some(Default::default());
+        net.block(1, true);
+        net.run_for(MOVED);
+        let wire = net.wire.take().expect("kept");
+        assert!(!wire.keys().any(|(source, to)| is_bridged(source) || is_bridged(to)), "seed {seed}");
     }
 }
 
