@@ -44,7 +44,7 @@ fn place(scene: &Scene, input: &mut Input<'_>) -> SocketAddr {
         0 => scene.hostile.address,
         1 => scene.at,
         2 => address(input.byte()),
-        3 => SocketAddr::from(([100, input.byte(), 0, input.byte()], 1 + input.half())),
+        3 => SocketAddr::from(([100, input.byte(), 0, input.byte()], 1 + input.half() % 60_000)),
         4 => SocketAddr::from(([10, 0, input.byte(), 1], 4600)),
         _ => {
             let mut octets = [0xfd; 16];
