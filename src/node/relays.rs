@@ -37,7 +37,8 @@ impl Circuits {
     /// A friend says nothing of others any more.
     pub(super) fn unsay(&mut self, friend: &PublicKey) -> bool {
         let others = self.words.replace(*friend, Vec::new());
-        others.iter().fold(false, |news, other| self.relearn(other) || news)
+        // Of all of them, whatever the first one says.
+        others.iter().filter(|other| self.relearn(other)).count() > 0
     }
 
     /// An acquaintance is none any more, or relays no more. Friends may still have told of it. What was known of it.
@@ -68,7 +69,7 @@ impl Node {
         let Some(peer) = self.peers.get(&to).filter(|peer| peer.lane == 0) else { return Vec::new() };
         let is_friend = peer.trust.is_some();
         let is_introduced = || self.introducing.core.worth(clock.wall, &peer.card.key).is_some();
-        if !is_friend && !(ours.named && is_introduced()) {
+        if !(is_friend || ours.named && is_introduced()) {
             return Vec::new();
         }
         let own = &mut self.circuits;
