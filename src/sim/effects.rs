@@ -90,8 +90,6 @@ effects! {
     Unreadable = "reads that failed",
     /// Gets that a person gave up.
     Cancelled = "gets given up by their user",
-    /// Gets that are complete though no friend could have given all of it.
-    Beyond = "gets beyond what friends have",
     /// Reference texts that were refused for a flipped bit.
     BadText = "damaged reference texts refused",
     /// Gets of references that were damaged below their checksum, and refused.

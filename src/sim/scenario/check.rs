@@ -70,27 +70,22 @@ impl World {
         !(self.liars[server] || self.is_apart(server, by))
     }
 
-    /// Whether two are behind translators and nobody outside can be a way from one to the other: a friend of both, or in
-    /// the overlay anybody.
+    /// Whether two are behind translators and nobody can be a way from one to the other: in the overlay anybody outside can.
+    /// Friends of both can, too, but need not have the time for all of it.
     fn is_apart(&self, one: usize, other: usize) -> bool {
         let is_behind = |node: usize| self.plan.nats[node].is_some();
-        let knows = |relay: usize, node: usize| self.plan.overlay || self.plan.friends[relay].contains(&node);
-        let mut relays = (0..self.plan.nats.len()).filter(|&relay| !is_behind(relay));
-        is_behind(one) && is_behind(other) && !relays.any(|relay| knows(relay, one) && knows(relay, other))
+        let has_way = self.plan.overlay && (0..self.plan.nats.len()).any(|relay| !is_behind(relay));
+        is_behind(one) && is_behind(other) && !has_way
     }
 
     /// What excuses a get: `None` when each chunk that it needs lies undamaged at somebody who may be asked, can be
     /// reached and does not lie.
     pub(super) fn excuse(&self, number: usize) -> Option<Excuse> {
-        self.excuse_by(number, &self.asked(self.plan.gets[number].node))
-    }
-
-    /// The same, were these alone asked.
-    pub(super) fn excuse_by(&self, number: usize, asked: &[usize]) -> Option<Excuse> {
+        let asked = self.asked(self.plan.gets[number].node);
         let planned = &self.plan.gets[number];
         let Some(imported) = &self.puts[planned.put].done else { return Some(Excuse::Nobody) };
         let needed = needs::chunks(&imported.reference, &planned.inside, &self.pristine);
-        needed.iter().find_map(|chunk| self.excuse_for(planned.node, chunk, asked))
+        needed.iter().find_map(|chunk| self.excuse_for(planned.node, chunk, &asked))
     }
 
     fn excuse_for(&self, node: usize, chunk: &ChunkId, asked: &[usize]) -> Option<Excuse> {

@@ -76,6 +76,8 @@ pub struct Options {
     pub nodes: Option<usize>,
     /// A mistake to plant.
     pub canary: Option<Canary>,
+    /// Whether all nodes take part in the overlay.
+    pub overlay: bool,
 }
 
 /// What came of one seed.
@@ -198,7 +200,7 @@ struct World {
 impl World {
     fn new(seed: u64, options: Options) -> Self {
         let mut rng = Rng::from_number(seed);
-        let plan = Plan::new(&mut rng, options.nodes);
+        let plan = Plan { overlay: options.overlay, ..Plan::new(&mut rng, options.nodes) };
         let count = plan.friends.len();
         let mut net = Net::with_shards(seed, &plan.shards, plan.link.clone());
         for (a, b, link) in &plan.links {
@@ -216,7 +218,7 @@ impl World {
         for (node, nat) in plan.nats.iter().enumerate() {
             match nat {
                 Some(nat) => net.put_behind_nat(&[node], *nat),
-                // Of a network of its own, as hosts of the Internet: nobody is told a stranger's private address.
+                // As a host of the Internet: nobody is told a stranger's private address.
                 None if plan.overlay => net.move_to(node, ([20 + node as u8, node as u8, 0, 1], 4600).into()),
                 None => {}
             }
@@ -279,9 +281,7 @@ impl World {
     }
 
     fn run(&mut self) {
-        for (node, about) in self.plan.about().enumerate() {
-            self.net.note(Some(node), &about);
-        }
+        self.plan.about().enumerate().for_each(|(node, about)| self.net.note(Some(node), &about));
         let deadline = self.net.now + TROUBLE + PATIENCE;
         while !self.is_over() && self.failures.is_empty() {
             if let Some(what) = self.net.nonces.take_reused() {
@@ -484,7 +484,6 @@ impl World {
         let first = get.done.is_none();
         get.done.get_or_insert(self.net.now);
         get.again = false;
-        self.count_beyond(number);
         self.check(node);
         if self.healed.is_none() && self.rng.chance(0.3) {
             self.soon(50, Action::Fault(Fault::Crash(node, Crash::Power, Duration::from_millis(500))));

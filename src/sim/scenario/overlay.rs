@@ -1,4 +1,4 @@
-//! The overlay in random runs: in half of them everybody takes part, and then a path leads from everybody who has
+//! The overlay in random runs: where it is asked for everybody takes part, and then a path leads from everybody who has
 //! something to everybody who wants it, friends or not.
 
 use super::World;
@@ -6,7 +6,6 @@ use crate::base::ChunkId;
 use crate::limits::PROVIDE_BATCH;
 use crate::node::Command;
 use crate::node::command::OverlayRules;
-use crate::sim::effects::Effect;
 
 /// What a node may keep for others, bytes.
 const KEPT_MAX: u64 = 1 << 24;
@@ -15,15 +14,18 @@ const KEPT_MAX: u64 = 1 << 24;
 const ENTRIES: usize = 2;
 
 impl World {
-    /// All nodes hear what their hosts' addresses are, and enter the network, if there is one: by their friends, and by
+    /// All nodes enter the network, if there is one: by their friends, and by
     /// those that their operators were told of, which anybody reaches.
     pub(super) fn join(&mut self) {
+        if !self.plan.overlay {
+            return;
+        }
         let open = (0..self.net.nodes.len()).filter(|node| self.plan.nats[*node].is_none());
         let entries: Vec<usize> = open.take(ENTRIES).collect();
         for node in 0..self.net.nodes.len() {
             let entry = |&entry: &usize| (self.net.card(entry), vec![self.net.nodes[entry].address()]);
             let rules = OverlayRules {
-                enabled: self.plan.overlay,
+                enabled: true,
                 network: "sim".into(),
                 addresses: vec![self.net.nodes[node].address()],
                 bootstrap: entries.iter().filter(|entry| **entry != node).map(entry).collect(),
@@ -49,14 +51,6 @@ impl World {
         match self.plan.overlay {
             true => (0..self.net.nodes.len()).filter(|other| *other != node).collect(),
             false => self.plan.friends[node].clone(),
-        }
-    }
-
-    /// Counts a complete get that friends alone could not have served.
-    pub(super) fn count_beyond(&mut self, number: usize) {
-        let friends = &self.plan.friends[self.plan.gets[number].node];
-        if self.plan.overlay && self.excuse_by(number, friends).is_some() {
-            self.effects.add(Effect::Beyond, 1);
         }
     }
 }

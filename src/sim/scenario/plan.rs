@@ -196,7 +196,7 @@ impl Plan {
             coalesce: (0..count)
                 .map(|_| rng.chance(0.4).then(|| Duration::from_micros(rng.below(300))))
                 .collect(),
-            overlay: rng.chance(0.5),
+            overlay: false,
             lures: Vec::new(),
             puts: Vec::new(),
             gets: Vec::new(),
