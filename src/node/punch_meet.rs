@@ -275,10 +275,11 @@ impl Node {
             Some(Realm::Machine) | None => false,
         };
         let mut places: Vec<SocketAddr> = told.iter().map(Endpoint::address).filter(usable).collect();
-        // Where an invitation says that a friend is, it may be again, whatever it knows of that itself.
-        places.extend(
-            friend.into_iter().flatten().filter(|one| !told.iter().any(|told| told.address() == *one)),
-        );
+        // Who cannot say where it is may be where its invitation said. (Beside what it says, another port of it would have
+        // the session go back and forth between two.)
+        if places.is_empty() {
+            places.extend(friend.into_iter().flatten());
+        }
         self.sessions.punch(clock.now, session, &places);
         let meeting = self.punch.meetings.get_mut(&id);
         let news = meeting.is_some_and(|own| is_near && !std::mem::replace(&mut own.is_near, is_near));
