@@ -18,6 +18,17 @@ pub fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
     bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
 }
 
+/// `bytes` as lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    struct Hex<'a>(&'a [u8]);
+    impl fmt::Display for Hex<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write_hex(f, self.0)
+        }
+    }
+    Hex(bytes).to_string()
+}
+
 /// Reads exactly `N` bytes of hexadecimal, either case.
 pub fn parse_hex<const N: usize>(text: &str) -> Result<[u8; N], NotHex> {
     let wrong = || NotHex { expected: 2 * N, got: text.chars().take(64).collect() };

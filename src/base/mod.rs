@@ -6,6 +6,7 @@ pub mod budget;
 pub mod content;
 pub mod fileop;
 pub mod id;
+pub mod pace;
 pub mod place;
 pub mod prefix;
 pub mod queue;
@@ -21,6 +22,7 @@ pub mod window;
 
 pub use content::{ChunkRead, Kept, NewChunk, NoChunks, ReadFault, StoredChunk};
 pub use id::{ChannelId, ChunkId, NodeId, PublicKey, StreamId};
+pub use pace::Budget;
 pub use place::{BufId, Memory, Path, Place};
 pub use prefix::{NotAPrefix, Prefix};
 pub use queue::Bounded;

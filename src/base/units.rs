@@ -94,6 +94,15 @@ fn to_u64(value: f64) -> Option<u64> {
     (value >= 0.0 && value < u64::MAX as f64).then_some(value as u64)
 }
 
+/// An OS error without Rust's "(os error N)".
+pub fn plain(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error") {
+        Some(at) => text[..at].to_owned(),
+        None => text,
+    }
+}
+
 /// A size for people: three or four significant digits with an IEC unit.
 pub fn show_size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];

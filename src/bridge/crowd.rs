@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use tokio::task::AbortHandle;
 
+use crate::base::{Budget, Time};
 use crate::limits::{
     BRIDGE_CONNECTIONS_MAX, BRIDGE_CONNECTIONS_PER_SOURCE_MAX, BRIDGE_GREETINGS_BURST,
     BRIDGE_GREETINGS_PER_SECOND, BRIDGE_GREETINGS_PER_SOURCE_BURST, BRIDGE_GREETINGS_PER_SOURCE_PER_SECOND,
@@ -70,35 +70,29 @@ impl Drop for Place {
 /// How often somebody may come: each greeting costs signatures and a key exchange, on the thread that carries everything.
 #[derive(Default)]
 pub(super) struct Pace {
-    all: Duration,
-    sources: BTreeMap<IpAddr, Duration>,
-}
-
-/// When a bucket of `burst` tokens will be full again, if one is taken now; none if it is empty.
-fn take(full_at: Duration, now: Duration, per_second: u32, burst: u32) -> Option<Duration> {
-    let each = Duration::from_secs(1) / per_second;
-    let full_at = full_at.max(now) + each;
-    (full_at - now <= each * burst).then_some(full_at)
+    all: Budget,
+    sources: BTreeMap<IpAddr, Budget>,
 }
 
 impl Pace {
     /// Whether somebody may come now, a time since any beginning.
-    pub(super) fn admit(&mut self, now: Duration, ip: IpAddr) -> bool {
+    pub(super) fn admit(&mut self, now: Time, ip: IpAddr) -> bool {
         let of = source(ip);
-        let known = self.sources.get(&of).copied();
-        if known.is_none() && self.sources.len() >= BRIDGE_SOURCES_MAX {
-            self.sources.retain(|_, full_at| *full_at > now);
+        let (rate, burst) = (BRIDGE_GREETINGS_PER_SOURCE_PER_SECOND, BRIDGE_GREETINGS_PER_SOURCE_BURST);
+        if !self.sources.contains_key(&of) && self.sources.len() >= BRIDGE_SOURCES_MAX {
+            self.sources.retain(|_, budget| !budget.is_full(rate, now));
             if self.sources.len() >= BRIDGE_SOURCES_MAX {
                 return false;
             }
         }
-        let (rate, burst) = (BRIDGE_GREETINGS_PER_SOURCE_PER_SECOND, BRIDGE_GREETINGS_PER_SOURCE_BURST);
-        let own = take(known.unwrap_or_default(), now, rate, burst);
-        let all = take(self.all, now, BRIDGE_GREETINGS_PER_SECOND, BRIDGE_GREETINGS_BURST);
-        let (Some(own), Some(all)) = (own, all) else { return false };
-        self.sources.insert(of, own);
-        self.all = all;
-        true
+        let mut own = self.sources.get(&of).copied().unwrap_or_default();
+        // Whoever is refused because of the others has lost nothing of its own, nor the others of theirs.
+        let may = own.take(1, rate, burst, now)
+            && self.all.take(1, BRIDGE_GREETINGS_PER_SECOND, BRIDGE_GREETINGS_BURST, now);
+        if may {
+            self.sources.insert(of, own);
+        }
+        may
     }
 }
 
@@ -174,21 +168,21 @@ mod tests {
     #[test]
     fn one_source_comes_so_often_and_the_others_do_not_notice() {
         let mut pace = Pace::default();
-        let second = Duration::from_secs(1);
-        let came = |pace: &mut Pace, now: Duration, text: &str| {
+        let second = |n: u64| Time::from_millis(1000 * n);
+        let came = |pace: &mut Pace, now: Time, text: &str| {
             (0..1000).filter(|_| pace.admit(now, ip(text))).count() as u32
         };
-        assert_eq!(came(&mut pace, second, "192.0.2.1"), BRIDGE_GREETINGS_PER_SOURCE_BURST);
-        assert_eq!(came(&mut pace, second, "2001:db8::1"), BRIDGE_GREETINGS_PER_SOURCE_BURST);
-        assert_eq!(came(&mut pace, second, "2001:db8:0:ff::1"), 0, "one /56");
-        assert_eq!(came(&mut pace, 2 * second, "192.0.2.1"), BRIDGE_GREETINGS_PER_SOURCE_PER_SECOND);
+        assert_eq!(came(&mut pace, second(1), "192.0.2.1"), BRIDGE_GREETINGS_PER_SOURCE_BURST);
+        assert_eq!(came(&mut pace, second(1), "2001:db8::1"), BRIDGE_GREETINGS_PER_SOURCE_BURST);
+        assert_eq!(came(&mut pace, second(1), "2001:db8:0:ff::1"), 0, "one /56");
+        assert_eq!(came(&mut pace, second(2), "192.0.2.1"), BRIDGE_GREETINGS_PER_SOURCE_PER_SECOND);
     }
 
     #[test]
     fn all_together_come_so_often_and_what_is_kept_of_them_is_bounded() {
         let mut pace = Pace::default();
         let each = |pace: &mut Pace, now: u64| {
-            let now = Duration::from_secs(now);
+            let now = Time::from_millis(1000 * now);
             (0..5000u32).filter(|n| pace.admit(now, std::net::Ipv4Addr::from(*n).into())).count() as u32
         };
         assert_eq!(each(&mut pace, 100), BRIDGE_GREETINGS_BURST);

@@ -87,12 +87,6 @@ pub struct Serving {
     pub tls: Option<(PathBuf, PathBuf)>,
 }
 
-/// An OS error without Rust's number.
-fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_owned()
-}
-
 /// The lines that are wanted: by URL, with the sockets from which their datagrams come.
 type Lines = BTreeMap<BridgeUrl, Arc<UdpSocket>>;
 

@@ -24,8 +24,10 @@ use super::pump::{limits, pump};
 use super::queue::Queue;
 use super::stats::{Present, Stats};
 use super::tls::Served;
-use super::{Host, PAUSE, Serving, plain};
+use super::{Host, PAUSE, Serving};
+use crate::base::Time;
 use crate::base::bridge::guests_of;
+use crate::base::units::plain;
 use crate::crypto::hash::blake3;
 use crate::limits::{
     BRIDGE_GREETING_MS_MAX, BRIDGE_GUEST_IDLE_MS_MAX, BRIDGE_QUESTIONS_MAX, BRIDGE_REQUEST_MAX,
@@ -118,7 +120,7 @@ impl Server {
                 true => shared.crowd.enter_as_anybody(peer),
                 false => shared.crowd.enter(peer),
             };
-            let place = place.filter(|_| before || pace.admit(began.elapsed(), peer));
+            let place = place.filter(|_| before || pace.admit(Time(began.elapsed().as_nanos() as u64), peer));
             let Some(place) = place else {
                 Stats::add(&shared.stats.refused, 1);
                 continue;

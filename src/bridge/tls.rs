@@ -17,7 +17,8 @@ use tokio_rustls::rustls::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::plain;
+use crate::base::id::hex;
+use crate::base::units::plain;
 use crate::limits::{BRIDGE_CERTIFICATE_MS, BRIDGE_PEM_MAX};
 use crate::wire::bridge::BridgeUrl;
 
@@ -36,10 +37,6 @@ fn provider() -> Arc<CryptoProvider> {
 fn sha256(bytes: &[u8]) -> [u8; 32] {
     let hash = ::ring::digest::digest(&::ring::digest::SHA256, bytes);
     std::array::from_fn(|at| hash.as_ref()[at])
-}
-
-fn hex(bytes: &[u8; 32]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 // ---- who calls ----

@@ -31,6 +31,7 @@ use crate::onion::policy::Rule;
 use crate::shape::{PeerLimits, Plan};
 use crate::wire::invite::Invite;
 
+pub use crate::base::units::plain;
 pub use dir::NodeDir;
 pub use document::ConfigFile;
 pub use friends::{FriendChange, FriendEntry};
@@ -70,15 +71,6 @@ pub enum ConfigError {
         #[source]
         source: io::Error,
     },
-}
-
-/// An OS error without Rust's "(os error N)".
-pub fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.find(" (os error") {
-        Some(at) => text[..at].to_owned(),
-        None => text,
-    }
 }
 
 impl ConfigError {

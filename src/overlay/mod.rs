@@ -47,7 +47,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::base::{Bounded, ChunkId, NodeId, Rng, Time};
+use crate::base::{Bounded, Budget, ChunkId, NodeId, Rng, Time};
 use crate::crypto::Identity;
 use crate::limits::{LOOKUPS_MAX, OVERLAY_EFFECTS_MAX};
 use crate::wire::overlay::{Contact, Record};
@@ -63,7 +63,7 @@ use leaving::Leaving;
 use lookup::Lookup;
 use peers::Peers;
 use publish::{Health, Publications};
-use quota::{Budget, Quota};
+use quota::Quota;
 use records::Records;
 use rtt::Rtt;
 use site::is_global;

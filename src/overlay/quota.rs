@@ -2,10 +2,9 @@
 //! have a table of their own, so that no crowd of them takes the places of those who are known.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use super::site::Site;
-use crate::base::{NodeId, Time};
+use crate::base::{Budget, NodeId, Time};
 use crate::limits::{REQUESTERS_MAX, REQUESTS_PER_PEER_BURST, REQUESTS_PER_PEER_PER_SECOND};
 
 /// Who asks.
@@ -17,32 +16,6 @@ pub enum Asker {
     Stranger(NodeId),
     /// Any stranger of a site.
     Site(Site),
-}
-
-/// So much of something per second, and so much at once. What was taken counts, so that a new one is full.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Budget {
-    taken: u32,
-    since: Time,
-}
-
-impl Budget {
-    /// Takes so much, if there is so much: `per_second`, 1 to a billion, over time, and `burst` at once.
-    pub fn take(&mut self, cost: u32, per_second: u32, burst: u32, now: Time) -> bool {
-        let step = 1_000_000_000 / u64::from(per_second);
-        let steps = now.0.saturating_sub(self.since.0) / step;
-        self.taken = self.taken.saturating_sub(u32::try_from(steps).unwrap_or(u32::MAX));
-        self.since = Time(self.since.0 + steps * step);
-        let may = self.taken.saturating_add(cost) <= burst;
-        self.taken += if may { cost } else { 0 };
-        may
-    }
-
-    /// How long it is from the last [`Self::take`] until there is so much, at most.
-    pub fn wait(&self, cost: u32, per_second: u32, burst: u32) -> Duration {
-        let missing = self.taken.saturating_add(cost).saturating_sub(burst);
-        Duration::from_nanos(u64::from(missing) * (1_000_000_000 / u64::from(per_second)))
-    }
 }
 
 /// Who asked lately; about 60 bytes each.
@@ -57,19 +30,19 @@ impl Quota {
     pub fn take(&mut self, asker: Asker, cost: u32, now: Time) -> bool {
         let is_known = matches!(asker, Asker::Known(_));
         let budgets = if is_known { &mut self.known } else { &mut self.strangers };
-        let mut first = Budget { taken: 0, since: now };
+        let mut first = Budget::new(now, 0);
         if !budgets.contains_key(&asker) && budgets.len() >= REQUESTERS_MAX {
             // Whose budget is full again is as good as unknown.
             let full = u64::from(REQUESTS_PER_PEER_BURST / REQUESTS_PER_PEER_PER_SECOND) * 1_000_000_000;
-            budgets.retain(|_, budget| now.0 < budget.since.0.saturating_add(full));
+            budgets.retain(|_, budget| now.0 < budget.since().0.saturating_add(full));
             if budgets.len() >= REQUESTERS_MAX {
                 // So many sites at once are a flood. Whoever was silent longest goes, and little is given to whoever
                 // comes, lest one asks more by being forgotten.
-                let oldest = budgets.iter().min_by_key(|(_, budget)| budget.since).map(|(asker, _)| *asker);
+                let oldest = budgets.iter().min_by_key(|(_, budget)| budget.since()).map(|(asker, _)| *asker);
                 if let Some(oldest) = oldest {
                     budgets.remove(&oldest);
                 }
-                first.taken = REQUESTS_PER_PEER_BURST - 4;
+                first = Budget::new(now, REQUESTS_PER_PEER_BURST - 4);
             }
         }
         let budget = budgets.entry(asker).or_insert(first);
@@ -101,23 +74,6 @@ mod tests {
         }
         assert!(quota.strangers.len() <= REQUESTERS_MAX);
         assert!(quota.take(one, 1, later + ms(10_000)), "time makes room");
-    }
-
-    #[test]
-    fn a_budget_is_full_at_first_and_again_in_time() {
-        let (mut budget, start) = (Budget::default(), Time::ZERO + ms(3_600_000));
-        assert_eq!((0..100).filter(|_| budget.take(1, 10, 20, start)).count(), 20);
-        assert_eq!((0..100).filter(|_| budget.take(1, 10, 20, start + ms(500))).count(), 5);
-        let wait = budget.wait(3, 10, 20);
-        let mut waited = budget;
-        assert!(!waited.take(3, 10, 20, start + ms(500)) && waited.take(3, 10, 20, start + ms(500) + wait));
-        assert_eq!((wait, Budget::default().wait(20, 10, 20)), (ms(300), ms(0)));
-        let later = start + ms(600_000);
-        assert!(!budget.take(21, 10, 20, later) && budget.take(20, 10, 20, later));
-        assert!(
-            budget.take(1, 10, 21, later) && !budget.take(1, 10, 20, later),
-            "whoever has a larger share"
-        );
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
-use crate::base::id::parse_hex;
+use crate::base::id::{parse_hex, write_hex};
 use crate::limits::{BRIDGE_PATH_MAX, BRIDGE_PATH_MIN, BRIDGE_URL_MAX};
 
 const PIN: &str = "sha256=";
@@ -141,7 +141,7 @@ impl fmt::Display for BridgeUrl {
         write!(f, "{}{}{}", scheme(self.tls), self.authority(), self.path)?;
         let Some(pin) = &self.pin else { return Ok(()) };
         write!(f, "#{PIN}")?;
-        pin.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        write_hex(f, pin)
     }
 }
 

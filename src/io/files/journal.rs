@@ -16,9 +16,10 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
-use super::names::{self, PathHash};
+use super::names::PathHash;
 use crate::base::UnixMs;
 use crate::base::fileop::{FileTime, JournalRecord};
+use crate::base::id::hex;
 use crate::crypto::hash::blake3;
 use crate::limits::{JOURNAL_RECORDS_MAX, JOURNALS_PRUNED_MAX};
 
@@ -67,7 +68,7 @@ pub fn stamp(size: u64, mtime: FileTime) -> [u8; 16] {
 impl Journal {
     /// Opens or creates the journal of that name; `Err(None)` when another job has it.
     pub fn open(dir: &Path, id: &[u8; 16]) -> Result<Self, Option<io::Error>> {
-        let path = dir.join(names::hex(id));
+        let path = dir.join(hex(id));
         let file = OpenOptions::new()
             .read(true)
             .append(true)
@@ -264,7 +265,7 @@ mod tests {
             file.set_modified(at).expect("aged");
             file
         };
-        let name = |n: u8| names::hex(&[n; 16]);
+        let name = |n: u8| hex(&[n; 16]);
         age(&name(1), old);
         age(&name(2), now);
         age("something else", old);

@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 
 use crate::base::fileop::FileFault;
-use crate::base::id::write_hex;
+use crate::base::id::hex;
 use crate::crypto::hash::blake3;
 use crate::limits::NAME_MAX;
 
@@ -52,17 +52,6 @@ pub fn part_name(name: &[u8], suffix: &str) -> Vec<u8> {
 pub fn is_part(name: &[u8], suffix: &str) -> bool {
     let end = name.len().checked_sub(suffix.len()).map(|start| &name[start..]);
     end.is_some_and(|end| end.eq_ignore_ascii_case(suffix.as_bytes()))
-}
-
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    struct Hex<'a>(&'a [u8]);
-    impl std::fmt::Display for Hex<'_> {
-        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            write_hex(f, self.0)
-        }
-    }
-    Hex(bytes).to_string()
 }
 
 /// The hash of an entry, from its directory's.

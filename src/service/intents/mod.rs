@@ -10,9 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::PeerId;
-use crate::base::{PublicKey, Time};
+use crate::base::{Budget, PublicKey, Time};
 use crate::limits::{INTENT_AGAIN_MS, INTENTS_BURST, INTENTS_PER_SECOND, INTENTS_SAID_MAX, LEAVERS_MAX};
-use crate::overlay::quota::Budget;
 use crate::wire::Malformed;
 use crate::wire::intent::{Message, Verdict, What};
 

@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::base::{PublicKey, Time};
+use crate::base::{Budget, PublicKey, Time};
 use crate::limits::{
     KEEP_FRIEND_TIMES, KEEP_GUESTS_MAX, KEEP_NETWORK_KIB_BURST, KEEP_NETWORK_KIB_PER_SECOND,
     KEEP_NETWORK_SHARE, KEEP_STRANGERS_KIB_BURST, KEEP_STRANGERS_KIB_PER_SECOND, KEEP_STRANGERS_SHARE,
 };
-use crate::overlay::quota::Budget;
 use crate::overlay::site::Site;
 use crate::wire::overlay::Endpoint;
 

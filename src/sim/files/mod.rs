@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::Rng;
 use crate::base::fileop::{FileAct, FileDone, FileFault, FileOp, FileOutcome, FileTime, JobId};
+use crate::base::id::hex;
 use crate::crypto::hash::blake3;
 use crate::sim::Crash;
 
@@ -299,10 +300,6 @@ impl Job {
         let hash = hex(&blake3(&[name])[..16]);
         [above, b"/.", &shown, hash.as_bytes(), &self.suffix].concat()
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Whether a path is that of an unfinished file.
