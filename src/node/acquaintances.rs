@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use super::command::Friend;
 use super::friends::{Friends, Standing};
-use super::{Clock, Cross, Node};
-use crate::base::{PublicKey, Rng, Time, Way};
+use super::{Clock, Node};
+use crate::base::{Budget, PublicKey, Rng, Time, Way};
 use crate::limits::{
     ACQUAINTANCE_CALLS_PER_SECOND, ACQUAINTANCES_MAX, INTRODUCTIONS_AGAIN_MS, INTRODUCTIONS_TELL_MS,
 };
-use crate::overlay::quota::Budget;
 use crate::overlay::site::{is_global, may_call};
 use crate::service::PeerId;
 use crate::session::{CloseCode, ConnectError, IntroduceCross, SessionKey};
@@ -184,10 +183,7 @@ impl Node {
             return;
         };
         self.introducing.counters.calls_vain += 1;
-        let (own, count) = self.overlay.shard;
-        for shard in (0..count).filter(|shard| *shard != own) {
-            self.pass(shard, Cross::Introduce(Box::new(IntroduceCross::Vain(key))));
-        }
+        self.introduce_cross_all(|| IntroduceCross::Vain(key));
         self.called_in_vain(clock, &key);
     }
 

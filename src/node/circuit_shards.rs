@@ -21,8 +21,7 @@ impl Node {
     }
 
     fn circuit_cross_all(&mut self, message: impl Fn() -> CircuitCross) {
-        let (own, count) = self.circuits.shard;
-        (0..count).filter(|shard| *shard != own).for_each(|shard| self.circuit_cross(shard, message()));
+        self.pass_all(|| Cross::Circuit(Box::new(message())));
     }
 
     /// Tells the other shards what a friend whose home this is says of relays.

@@ -16,7 +16,7 @@ use crate::crypto::IdentityCard;
 use crate::limits::{INTENT_TURN_MS, LEAVING_SOON_MS, PARTED_MS, STAY_S_MAX, STAY_SPARE_MS};
 use crate::service::PeerId;
 use crate::service::intents::{Event, Intents, Rules, Said};
-use crate::session::{CloseCode, IntentCross, MeetCross};
+use crate::session::{IntentCross, MeetCross};
 
 const SOON: Duration = Duration::from_millis(LEAVING_SOON_MS);
 const PARTED: Duration = Duration::from_millis(PARTED_MS);
@@ -122,9 +122,8 @@ impl Node {
             return;
         }
         let heard = self.meanings.core.hear(clock.now, id, peer.card.key, peer.trust, bytes);
-        if let Err(malformed) = heard {
-            self.counters.violations += 1;
-            self.sessions.close(clock.now, session, CloseCode::MALFORMED, malformed.0);
+        if let Err(why) = heard {
+            self.malformed(clock.now, session, why);
         }
     }
 
@@ -184,10 +183,7 @@ impl Node {
     }
 
     fn intent_cross_all(&mut self, message: impl Fn() -> IntentCross) {
-        let (own, count) = self.overlay.shard;
-        for shard in (0..count).filter(|shard| *shard != own) {
-            self.pass(shard, Cross::Intent(Box::new(message())));
-        }
+        self.pass_all(|| Cross::Intent(Box::new(message())));
     }
 
     /// Obeys another shard.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::acquaintances::Acquaintances;
 use super::circuits::FIRST;
 use super::command::{IntroductionRules, IntroductionSnapshot, OfferSnapshot};
-use super::hello::gather;
+use super::messages::gather;
 use super::peer::{Meeting, Role};
 use super::{Clock, Cross, INTRODUCE_CHANNEL, Node};
 use crate::base::{PublicKey, StreamId, Time, UnixMs};
@@ -20,8 +20,7 @@ use crate::limits::{
 };
 use crate::overlay::site::{is_global, may_call};
 use crate::service::PeerId;
-use crate::session::{CloseCode, IntroduceCross};
-use crate::stream::RecvMode;
+use crate::session::IntroduceCross;
 use crate::trust::{Friend, Introduced};
 use crate::wire::introduction::{Introduction, Introductions, Told};
 use crate::wire::overlay::Contact;
@@ -270,11 +269,9 @@ impl Node {
             return;
         }
         // A peer that gives no stream now is told with the next news.
-        let Ok(stream) = peer.connection.open(INTRODUCE_CHANNEL, RecvMode::Ordered) else { return };
-        let written = peer.connection.write(stream, &bytes);
-        debug_assert!(written == Ok(bytes.len()), "a new stream takes a message");
-        peer.connection.finish(stream);
-        peer.streams.insert(stream, Role::Telling);
+        if peer.say(INTRODUCE_CHANNEL, Role::Telling, &bytes).is_none() {
+            return;
+        }
         peer.was_told = Some(now);
         self.introducing.counters.sent += 1;
         self.queue(at, id);
@@ -310,10 +307,8 @@ impl Node {
             self.introducing.counters.flooded += 1;
             return false;
         }
-        let until = clock.now + Duration::from_millis(INTRODUCTIONS_MS_MAX);
         peer.telling = Some((stream, Vec::new()));
-        peer.streams.insert(stream, Role::Told(until));
-        self.meetings.insert((until, id, stream));
+        self.expect_message(clock.now, id, stream, INTRODUCTIONS_MS_MAX, Role::Told);
         true
     }
 
@@ -334,20 +329,15 @@ impl Node {
         let message = Introductions::parse(text);
         peer.telling = None;
         peer.connection.finish(stream);
-        if let Some(Role::Told(until)) = peer.streams.remove(&stream) {
-            self.meetings.remove(&(until, id, stream));
-        }
         let (session, friend) = (peer.session, peer.card.key);
+        self.message_ended(id, stream);
         match message {
             Ok(message) => {
                 self.introducing.counters.received += 1;
                 self.hear_told(clock, &friend, &message.0, false);
                 self.share_told(friend);
             }
-            Err(malformed) => {
-                self.counters.violations += 1;
-                self.sessions.close(clock.now, session, CloseCode::MALFORMED, malformed.0);
-            }
+            Err(why) => self.malformed(clock.now, session, why),
         }
     }
 
@@ -365,20 +355,17 @@ impl Node {
 
     // ---- between shards ----
 
+    pub(super) fn introduce_cross_all(&mut self, message: impl Fn() -> IntroduceCross) {
+        self.pass_all(|| Cross::Introduce(Box::new(message())));
+    }
+
     fn share_places(&mut self, places: &[SocketAddr]) {
-        let (own, count) = self.overlay.shard;
-        for shard in (0..count).filter(|shard| *shard != own) {
-            self.pass(shard, Cross::Introduce(Box::new(IntroduceCross::Places(places.to_vec()))));
-        }
+        self.introduce_cross_all(|| IntroduceCross::Places(places.to_vec()));
     }
 
     fn share_told(&mut self, friend: PublicKey) {
-        let (own, count) = self.overlay.shard;
         let told = self.introducing.core.told_by(&friend).to_vec();
-        for shard in (0..count).filter(|shard| *shard != own) {
-            let heard = IntroduceCross::Heard { friend, told: told.clone() };
-            self.pass(shard, Cross::Introduce(Box::new(heard)));
-        }
+        self.introduce_cross_all(|| IntroduceCross::Heard { friend, told: told.clone() });
     }
 
     /// Says again what other shards may have missed.
@@ -433,7 +420,8 @@ impl Node {
         let friends: Vec<PeerId> = friends.map(|(id, _)| *id).collect();
         for id in friends {
             let Some(peer) = self.peers.get_mut(&id) else { continue };
-            let stream = peer.connection.open(INTRODUCE_CHANNEL, RecvMode::Ordered).expect("a stream");
+            let stream =
+                peer.connection.open(INTRODUCE_CHANNEL, crate::stream::RecvMode::Ordered).expect("a stream");
             assert_eq!(peer.connection.write(stream, bytes), Ok(bytes.len()));
             peer.connection.finish(stream);
             self.queue(clock.now, id);

@@ -23,6 +23,7 @@ mod keeping;
 mod leaving;
 mod line;
 mod loans;
+mod messages;
 mod overlay;
 mod overlay_finding;
 mod overlay_keeper;

@@ -205,9 +205,8 @@ impl Node {
             return;
         }
         let bytes = &bytes[OVERLAY_TAG_SIZE..];
-        if let Err(malformed) = Message::parse(bytes) {
-            self.counters.violations += 1;
-            return self.sessions.close(clock.now, session, CloseCode::MALFORMED, malformed.0);
+        if let Err(why) = Message::parse(bytes) {
+            return self.malformed(clock.now, session, why);
         }
         let proven = self.sessions.is_confirmed(session);
         // Where a relay brings it from says nothing of where it is.

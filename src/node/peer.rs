@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use super::introductions::WasTold;
 use super::promises::Asking;
-use crate::base::{ChunkRead, NodeId, StreamId, Time};
+use crate::base::{Budget, ChunkRead, NodeId, StreamId, Time};
 use crate::crypto::IdentityCard;
-use crate::overlay::quota::Budget;
 use crate::service::PeerId;
 use crate::service::fetch::Fetch;
 use crate::service::keep::Keep;

@@ -5,15 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::command::{AskedSnapshot, PeerLimits};
-use super::hello::gather;
+use super::messages::gather;
 use super::peer::Role;
 use super::{Clock, NOT_WANTED, Node, RESERVE_CHANNEL};
 use crate::base::{NodeId, StreamId, Time};
 use crate::limits::{ASKED_SHARE_MILLI_USUAL, PROMISES_MAX, RESERVE_MS_MAX, RESERVED_S_MAX};
 use crate::service::PeerId;
-use crate::session::CloseCode;
 use crate::shape::{Admission, Asked, Refused, Reservation};
-use crate::stream::RecvMode;
 use crate::wire::reserve::{Answer, Request, Verdict, Wanted};
 
 /// What friends had promised to them by asking.
@@ -244,12 +242,7 @@ impl Node {
     /// Sends a request on a stream of its own.
     fn say_request(&mut self, id: PeerId, request: Request) -> Option<StreamId> {
         let peer = self.peers.get_mut(&id)?;
-        let stream = peer.connection.open(RESERVE_CHANNEL, RecvMode::Ordered).ok()?;
-        let bytes = request.emit();
-        let written = peer.connection.write(stream, &bytes);
-        debug_assert!(written == Ok(bytes.len()), "a new stream takes a request");
-        peer.connection.finish(stream);
-        peer.streams.insert(stream, Role::Asking);
+        let stream = peer.say(RESERVE_CHANNEL, Role::Asking, &request.emit())?;
         self.touch(id);
         Some(stream)
     }
@@ -269,10 +262,8 @@ impl Node {
     /// A peer begins to ask. False when it is asking already.
     pub(super) fn begin_request(&mut self, clock: Clock, id: PeerId, stream: StreamId) -> bool {
         let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.request.is_none()) else { return false };
-        let until = clock.now + Duration::from_millis(RESERVE_MS_MAX);
         peer.request = Some((stream, Vec::new()));
-        peer.streams.insert(stream, Role::Asked(until));
-        self.meetings.insert((until, id, stream));
+        self.expect_message(clock.now, id, stream, RESERVE_MS_MAX, Role::Asked);
         true
     }
 
@@ -292,19 +283,14 @@ impl Node {
         }
         let request = Request::parse(text);
         peer.request = None;
-        if let Some(Role::Asked(until)) = peer.streams.remove(&stream) {
-            self.meetings.remove(&(until, id, stream));
-        }
         let (session, node, trust) = (peer.session, peer.node, peer.trust);
+        self.message_ended(id, stream);
         let most_s = self.promised_at_most(clock.now, u32::MAX);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let shaping = &mut self.shaping;
         let mut had = false;
         let answer = match request {
-            Err(malformed) => {
-                self.counters.violations += 1;
-                return self.sessions.close(clock.now, session, CloseCode::MALFORMED, malformed.0);
-            }
+            Err(why) => return self.malformed(clock.now, session, why),
             Ok(Request::Ask(_)) if trust.is_none() => {
                 Answer { verdict: Verdict::Unwilling, duration_s: 0, most: 0 }
             }
@@ -371,10 +357,9 @@ impl Node {
                     asking.revoke(clock.now);
                 }
             }
-            Err(malformed) => {
-                self.counters.violations += 1;
+            Err(why) => {
                 let session = peer.session;
-                self.sessions.close(clock.now, session, CloseCode::MALFORMED, malformed.0);
+                self.malformed(clock.now, session, why);
             }
         }
     }

@@ -11,15 +11,14 @@ use std::time::Duration;
 
 use super::punch_relay::Pair;
 use super::{Clock, MEET_CHANNEL, Node, Output, Train, World};
-use crate::base::{NodeId, Path, PublicKey, Time, Way};
+use crate::base::{Budget, NodeId, Path, PublicKey, Time, Way};
 use crate::crypto::IdentityCard;
 use crate::limits::{
     CARRIED_BURST, CARRIED_PER_SECOND, DATAGRAM_MIN, MEETING_BURST, MEETING_PER_SECOND, WAY_IDLE_MS,
     WAYS_MAX, WAYS_PER_RELAY_MAX,
 };
-use crate::overlay::quota::Budget;
 use crate::service::PeerId;
-use crate::session::{CloseCode, Cross, MeetCross};
+use crate::session::{Cross, MeetCross};
 use crate::wire::overlay::Endpoint;
 use crate::wire::punch::{Carry, Message, Part};
 
@@ -320,10 +319,7 @@ impl Node {
         let (session, key, is_session) = (peer.session, peer.card.key, peer.lane == 0);
         let message = match message {
             Ok(message) => message,
-            Err(malformed) => {
-                self.counters.violations += 1;
-                return self.sessions.close(now, session, CloseCode::MALFORMED, malformed.0);
-            }
+            Err(why) => return self.malformed(now, session, why),
         };
         let is_on_way = self.sessions.is_on_way(session);
         if let Message::Meet { ask, candidates } = message {

@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use super::peer::Peer;
 use super::{Clock, Node};
-use crate::base::{NodeId, PublicKey, Time};
+use crate::base::{Budget, NodeId, PublicKey, Time};
 use crate::crypto::IdentityCard;
 use crate::limits::{
     CARRY_FRIEND_BURST, CARRY_FRIEND_PER_SECOND, CARRY_MEETING_BURST, CARRY_MEETING_PER_SECOND,
     CARRY_STRANGER_BURST, CARRY_STRANGER_PER_SECOND, CARRY_STRANGERS_BURST, CARRY_STRANGERS_PER_SECOND,
     HOLD_MS, PAIR_IDLE_MS, PAIRS_MAX, PAIRS_PER_PEER_MAX,
 };
-use crate::overlay::quota::Budget;
 use crate::service::PeerId;
 use crate::session::MeetCross;
 use crate::wire::overlay::Endpoint;

@@ -240,6 +240,12 @@ impl Node {
         }
     }
 
+    /// Leaves something for each other shard.
+    pub(super) fn pass_all(&mut self, message: impl Fn() -> Cross) {
+        let (own, count) = self.overlay.shard;
+        (0..count).filter(|shard| *shard != own).for_each(|shard| self.pass(shard, message()));
+    }
+
     fn handle_packet(&mut self, clock: Clock, id: PeerId, number: u64, ecn: u8, payload: &[u8]) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.received_bytes += (payload.len() + PACKET_OVERHEAD) as u64;

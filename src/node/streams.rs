@@ -1,7 +1,5 @@
 //! What happens on streams: requests of peers to the serving side, answers to the fetch.
 
-use std::time::Duration;
-
 use super::peer::Role;
 use super::{
     CHUNK_CHANNEL, Clock, HELLO_CHANNEL, INTENT_CHANNEL, INTRODUCE_CHANNEL, KEEP_CHANNEL, MEET_CHANNEL, Node,
@@ -38,32 +36,27 @@ impl Node {
                     self.serve.opened(clock.now, id, stream, stranger, &mut self.acts);
                 }
                 StreamEvent::Opened { stream, channel } if channel == HELLO_CHANNEL => {
-                    let until = clock.now + Duration::from_millis(HELLO_MS_MAX);
-                    peer.streams.insert(stream, Role::Meeting(until));
-                    self.meetings.insert((until, id, stream));
+                    self.expect_message(clock.now, id, stream, HELLO_MS_MAX, Role::Meeting);
                 }
                 StreamEvent::Opened { stream, channel } if channel == RESERVE_CHANNEL => {
                     if !self.begin_request(clock, id, stream)
                         && let Some(peer) = self.peers.get_mut(&id)
                     {
-                        peer.connection.stop(stream, NOT_WANTED);
-                        peer.connection.reset(stream, NOT_WANTED);
+                        peer.refuse(stream, NOT_WANTED);
                     }
                 }
                 StreamEvent::Opened { stream, channel } if channel == INTRODUCE_CHANNEL => {
                     if !self.begin_telling(clock, id, stream)
                         && let Some(peer) = self.peers.get_mut(&id)
                     {
-                        peer.connection.stop(stream, NOT_WANTED);
-                        peer.connection.reset(stream, NOT_WANTED);
+                        peer.refuse(stream, NOT_WANTED);
                     }
                 }
                 StreamEvent::Opened { stream, channel } if channel == KEEP_CHANNEL && self.keep.is_on() => {
                     self.keep_opened(clock, id, stream);
                 }
                 StreamEvent::Opened { stream, .. } => {
-                    peer.connection.stop(stream, NO_SUCH_SERVICE);
-                    peer.connection.reset(stream, NO_SUCH_SERVICE);
+                    peer.refuse(stream, NO_SUCH_SERVICE);
                 }
                 StreamEvent::Readable(stream) => {
                     text.clear();
@@ -114,14 +107,12 @@ impl Node {
                             peer.connection.reset(stream, NOT_WANTED);
                             self.push.ended(clock.now, id, stream);
                         }
-                        Some(&(Role::Meeting(until) | Role::Asked(until) | Role::Told(until)))
+                        Some(Role::Meeting(_) | Role::Asked(_) | Role::Told(_))
                             if matches!(event, StreamEvent::Reset { .. }) =>
                         {
-                            peer.streams.remove(&stream);
-                            peer.request.take_if(|(own, _)| *own == stream);
-                            peer.telling.take_if(|(own, _)| *own == stream);
-                            self.meetings.remove(&(until, id, stream));
+                            peer.forget_message(stream);
                             peer.connection.reset(stream, NOT_WANTED);
+                            self.message_ended(id, stream);
                         }
                         Some(Role::Telling) if matches!(event, StreamEvent::Reset { .. }) => {
                             peer.streams.remove(&stream);

@@ -8,12 +8,11 @@ use std::time::Duration;
 use super::command::NatRules;
 use super::punch::Teller;
 use super::{Clock, Foreign, Node};
-use crate::base::{NodeId, Path, Time};
+use crate::base::{Budget, NodeId, Path, Time};
 use crate::limits::{
     PASSING_MAX, STUN_AGAIN_MS, STUN_ANSWERS_BURST, STUN_ANSWERS_PER_SECOND, STUN_RETRY_MS, STUN_SERVERS_MAX,
     STUN_TRIES_MAX,
 };
-use crate::overlay::quota::Budget;
 use crate::wire::stun::{Message, RESPONSE_SIZE_MAX, TransactionId};
 
 /// A shard's part.
