@@ -264,25 +264,29 @@ fn a_relay_dies_and_traffic_goes_on_within_seconds_under_the_same_address() {
     assert!(at(50) < 1_500 && at(90) < 2_500, "median {} ms, 90 % {} ms: {gaps:?}", at(50), at(90));
 }
 
+/// A packet of the origin's goes out at the exit and is sent back there, in half a second: under which address it came out, if it
+/// did, and whether it came back.
+fn echoed(net: &mut Net, said: [u8; 4]) -> (Option<IpAddr>, bool) {
+    let is_it = |packet: &Vec<u8>| payload(packet) == said;
+    send(net, 0, 0, &datagram(client(FAR[0]), FAR[0], &said));
+    net.run_for(Duration::from_millis(250));
+    let out = written(net, 4);
+    let Some(packet) = out.first().filter(|packet| is_it(packet)) else { return (None, false) };
+    let source = Ip::parse(packet).expect("a packet").source;
+    send(net, 4, 0, &datagram(FAR[0], source, &said));
+    net.run_for(Duration::from_millis(250));
+    (Some(source), written(net, 0).first().is_some_and(is_it))
+}
+
 #[test]
 fn circuits_are_replaced_without_a_packet_lost() {
     let mut net = six(70);
     let (mut sources, mut lost) = (std::collections::BTreeSet::new(), 0);
     let turns = 2 * (CIRCUIT_REBUILD_MS_MIN + CIRCUIT_REBUILD_MS_JITTER) / 500;
     for turn in 0..turns {
-        let said = (turn as u32).to_be_bytes();
-        send(&mut net, 0, 0, &datagram(client(FAR[0]), FAR[0], &said));
-        net.run_for(Duration::from_millis(250));
-        let out = written(&mut net, 4);
-        let Some(packet) = out.first().filter(|packet| payload(packet) == said) else {
-            lost += 1;
-            continue;
-        };
-        let source = Ip::parse(packet).expect("a packet").source;
-        sources.insert(source);
-        send(&mut net, 4, 0, &datagram(FAR[0], source, &said));
-        net.run_for(Duration::from_millis(250));
-        lost += u32::from(written(&mut net, 0).first().is_none_or(|packet| payload(packet) != said));
+        let (source, came_back) = echoed(&mut net, (turn as u32).to_be_bytes());
+        sources.extend(source);
+        lost += u32::from(!came_back);
     }
     assert!(counts(&mut net, "circuits_opened")[0] >= 2, "{:?}", warnings(&net, 0));
     assert_eq!((lost, sources.len()), (0, 1), "{sources:?}");

@@ -188,6 +188,17 @@ fn start(lab: Lab, binary: &Path) -> Result<World> {
     Ok(World { lab, a, b, c })
 }
 
+/// A node on host `a2`, behind the same translator as `a`: a friend of `a` and of `c`.
+fn neighbour(world: &World, binary: &Path) -> Result<Node> {
+    let mut a2 = node(&world.lab, "a2", binary)?;
+    a2.start()?;
+    for other in [&world.c, &world.a] {
+        a2.befriend(other)?;
+        other.befriend(&a2)?;
+    }
+    Ok(a2)
+}
+
 /// What a node says of another.
 fn seen(node: &Node, other: &Node) -> Result<Value> {
     let (status, key) = (node.status()?, other.status()?["key"].clone());
@@ -310,12 +321,7 @@ fn moves(_: &mut Lab, binary: &Path) -> Result<()> {
         add rule ip apart between iifname to-a oifname to-a2 drop;
         add rule ip apart between iifname to-a2 oifname to-a drop;";
     on(lab, "na", &["nft", apart])?;
-    let mut a2 = node(lab, "a2", binary)?;
-    a2.start()?;
-    for other in [&world.c, a] {
-        a2.befriend(other)?;
-        other.befriend(&a2)?;
-    }
+    let a2 = neighbour(&world, binary)?;
     let got = settles(a, &a2, Reach::Relayed)?;
     ensure!(got == Reach::Relayed, "{got:?}, kept apart from a neighbour");
     passes(lab, a, &a2, "apart")?;

@@ -19,19 +19,9 @@ fn a_relay_leaves_and_not_a_packet_is_lost() {
                 net.stop(leaver);
             }
             turn += 1;
-            let said = turn.to_be_bytes();
-            send(&mut net, 0, 0, &datagram(client(FAR[0]), FAR[0], &said));
-            net.run_for(Duration::from_millis(250));
-            let out = written(&mut net, 4);
-            let Some(packet) = out.first().filter(|packet| payload(packet) == said) else {
-                lost += 1;
-                continue;
-            };
-            let source = Ip::parse(packet).expect("a packet").source;
-            sources.insert(source);
-            send(&mut net, 4, 0, &datagram(FAR[0], source, &said));
-            net.run_for(Duration::from_millis(250));
-            lost += u32::from(written(&mut net, 0).first().is_none_or(|packet| payload(packet) != said));
+            let (source, came_back) = echoed(&mut net, turn.to_be_bytes());
+            sources.extend(source);
+            lost += u32::from(!came_back);
         }
         assert_eq!((lost, sources.len()), (0, 1), "seed {seed}, without {leaver}: {:?}", warnings(&net, 0));
         assert_eq!(counter(&mut net, 0, "circuit_silent"), 0, "seed {seed}");

@@ -1,5 +1,6 @@
 //! Nodes in networks that block UDP, and bridges to their friends.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::super::{assert_restored, finish, get, put, tree};
@@ -25,10 +26,16 @@ fn pair(seed: u64) -> Net {
 
 fn befriend(net: &mut Net, by_udp: bool) {
     let bridge = Some(net.bridge(1, 0, 1));
-    let addresses = if by_udp { vec![net.nodes[0].address()] } else { Vec::new() };
-    let friend = Friend { card: net.card(0), addresses, bridge, trust: 50, introduce: true };
+    let mut friend = friend(net, 0, bridge);
+    friend.addresses.retain(|_| by_udp);
     net.command(1, Command::Friends(vec![friend]));
     net.befriend(0, &[1]);
+}
+
+/// A node as others know it, with a bridge or without.
+fn friend(net: &Net, node: usize, bridge: Option<SocketAddr>) -> Friend {
+    let addresses = vec![net.nodes[node].address()];
+    Friend { card: net.card(node), addresses, bridge, trust: 50, introduce: true }
 }
 
 fn node(net: &Net, index: usize) -> &crate::node::Node {
@@ -41,6 +48,21 @@ fn are_connected(net: &Net) -> bool {
 
 fn are_bridged(net: &Net, bridged: bool) -> bool {
     are_connected(net) && [0, 1].iter().all(|index| (node(net, *index).relayed() > 0) == bridged)
+}
+
+fn assert_linked(net: &mut Net, bridged: bool) {
+    let seed = net.seed;
+    assert!(net.run_until(CONNECTED, |net| are_bridged(net, bridged)), "seed {seed}: no session");
+}
+
+/// The session goes to the bridge, or off it, and does not end on the way.
+fn assert_moves(net: &mut Net, bridged: bool) {
+    let mut stays = true;
+    let moved = net.run_until(MOVED, |net| {
+        stays &= are_connected(net);
+        are_bridged(net, bridged)
+    });
+    assert!(moved && stays, "seed {}, bridged {bridged}: {moved}, {stays}", net.seed);
 }
 
 /// Content passes between two.
@@ -57,21 +79,12 @@ fn a_bridge_carries_while_udp_is_blocked_and_udp_does_when_it_is_not() {
     for seed in 1..=SEEDS {
         let mut net = pair(seed);
         net.block(1, true);
-        assert!(net.run_until(CONNECTED, |net| are_bridged(net, true)), "seed {seed}: no session");
+        assert_linked(&mut net, true);
         assert_usable(&mut net, 0, 1, 1);
         net.block(1, false);
-        // One session all the while.
-        let mut stays = true;
-        let mut moved = |net: &mut Net, bridged| {
-            net.run_until(MOVED, |net| {
-                stays &= are_connected(net);
-                are_bridged(net, bridged)
-            })
-        };
-        assert!(moved(&mut net, false), "seed {seed}: never straight");
+        assert_moves(&mut net, false);
         net.block(1, true);
-        assert!(moved(&mut net, true), "seed {seed}: never back");
-        assert!(stays, "seed {seed}: the session ended");
+        assert_moves(&mut net, true);
         assert_usable(&mut net, 1, 0, 2);
     }
 }
@@ -80,15 +93,10 @@ fn a_bridge_carries_while_udp_is_blocked_and_udp_does_when_it_is_not() {
 fn a_session_that_began_by_udp_goes_on_by_the_bridge() {
     for seed in 1..=SEEDS {
         let mut net = pair(seed);
-        assert!(net.run_until(CONNECTED, |net| are_bridged(net, false)), "seed {seed}: no session");
+        assert_linked(&mut net, false);
         assert_usable(&mut net, 0, 1, 1);
         net.block(1, true);
-        let mut stays = true;
-        let moved = net.run_until(MOVED, |net| {
-            stays &= are_connected(net);
-            are_bridged(net, true)
-        });
-        assert!(moved && stays, "seed {seed}: {moved}, {stays}");
+        assert_moves(&mut net, true);
         assert_usable(&mut net, 0, 1, 2);
     }
 }
@@ -97,7 +105,7 @@ fn a_session_that_began_by_udp_goes_on_by_the_bridge() {
 fn a_bridge_is_not_used_where_udp_gets_through() {
     let mut net = pair(1);
     net.wire = Some(Default::default());
-    assert!(net.run_until(CONNECTED, |net| are_bridged(net, false)), "no session");
+    assert_linked(&mut net, false);
     assert_usable(&mut net, 0, 1, 1);
     net.run_for(Duration::from_secs(120));
     let wire = net.wire.take().expect("kept");
@@ -109,7 +117,7 @@ fn a_friend_may_have_nothing_but_a_bridge() {
     let mut net = Net::new(1, 2, LinkConfig::clean(DELAY));
     net.block(1, true);
     befriend(&mut net, false);
-    assert!(net.run_until(CONNECTED, |net| are_bridged(net, true)), "no session");
+    assert_linked(&mut net, true);
     assert_usable(&mut net, 0, 1, 1);
 }
 
@@ -118,7 +126,7 @@ fn a_guest_that_comes_anew_is_followed() {
     for seed in 1..=SEEDS {
         let mut net = pair(seed);
         net.block(1, true);
-        assert!(net.run_until(CONNECTED, |net| are_bridged(net, true)), "seed {seed}: no session");
+        assert_linked(&mut net, true);
         for number in 2..5 {
             net.bridge(1, 0, number);
             assert_usable(&mut net, 0, 1, number.into());
@@ -133,7 +141,7 @@ fn who_has_the_bridge_and_begins_anew_is_called_soon() {
     for seed in 1..=SEEDS {
         let mut net = pair(seed);
         net.block(1, true);
-        assert!(net.run_until(CONNECTED, |net| are_bridged(net, true)), "seed {seed}: no session");
+        assert_linked(&mut net, true);
         net.restart(0);
         assert!(!are_connected(&net));
         let keepalive = Duration::from_millis(crate::limits::KEEPALIVE_MS);
@@ -146,9 +154,7 @@ fn who_has_the_bridge_and_begins_anew_is_called_soon() {
 
 /// Node 0 as a friend of node 1, by UDP and by a bridge at such a port, or by none.
 fn know(net: &mut Net, port: Option<u16>) {
-    let bridge = port.map(|port| (OWN, port).into());
-    let addresses = vec![net.nodes[0].address()];
-    let friend = Friend { card: net.card(0), addresses, bridge, trust: 50, introduce: true };
+    let friend = friend(net, 0, port.map(|port| (OWN, port).into()));
     net.command(1, Command::Friends(vec![friend]));
 }
 
@@ -161,7 +167,7 @@ fn another_bridge_takes_the_place_of_a_friends_first_one() {
         know(&mut net, if bridged { Some(second) } else { Some(second + 1000) });
         net.befriend(0, &[1]);
         net.block(1, bridged);
-        assert!(net.run_until(CONNECTED, |net| are_bridged(net, bridged)), "seed {seed}: no session");
+        assert_linked(&mut net, bridged);
         if bridged {
             // What carries the session now leads nowhere, and another does.
             net.end_bridge(1, (OWN, second).into());
@@ -171,12 +177,7 @@ fn another_bridge_takes_the_place_of_a_friends_first_one() {
             know(&mut net, Some(second));
             net.block(1, true);
         }
-        let mut stays = true;
-        let moved = net.run_until(MOVED, |net| {
-            stays &= are_connected(net);
-            are_bridged(net, true)
-        });
-        assert!(moved && stays, "seed {seed}: {moved}, {stays}");
+        assert_moves(&mut net, true);
         assert_usable(&mut net, 0, 1, 1);
     }
 }
@@ -185,7 +186,7 @@ fn another_bridge_takes_the_place_of_a_friends_first_one() {
 fn a_bridge_that_was_taken_away_is_not_used() {
     for seed in 1..=SEEDS {
         let mut net = pair(seed);
-        assert!(net.run_until(CONNECTED, |net| are_bridged(net, false)), "seed {seed}: no session");
+        assert_linked(&mut net, false);
         know(&mut net, None);
         net.wire = Some(Default::default());
         net.block(1, true);
@@ -201,10 +202,6 @@ fn a_guest_reaches_its_friends_friend_through_that_friend() {
         let mut net = Net::new(seed, 3, LinkConfig::clean(DELAY));
         net.block(1, true);
         let bridge = Some(net.bridge(1, 0, 1));
-        let friend = |net: &Net, node: usize, bridge| {
-            let addresses = vec![net.nodes[node].address()];
-            Friend { card: net.card(node), addresses, bridge, trust: 50, introduce: true }
-        };
         let friends = vec![friend(&net, 0, bridge), friend(&net, 2, None)];
         net.command(1, Command::Friends(friends));
         net.befriend(0, &[1, 2]);

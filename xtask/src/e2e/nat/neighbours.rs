@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Kind, PORT, Reach, host, node, on, passes, settles, start, translate, world};
+use super::{Kind, PORT, Reach, host, neighbour, on, passes, settles, start, translate, world};
 use crate::lab::Lab;
 
 pub fn run(_: &mut Lab, binary: &Path) -> Result<()> {
@@ -21,12 +21,7 @@ pub fn run(_: &mut Lab, binary: &Path) -> Result<()> {
     on(&lab, "na", &["nft", apart])?;
     let world = start(lab, binary)?;
     let (lab, a) = (&world.lab, &world.a);
-    let mut a2 = node(lab, "a2", binary)?;
-    a2.start()?;
-    for other in [&world.c, a] {
-        a2.befriend(other)?;
-        other.befriend(&a2)?;
-    }
+    let a2 = neighbour(&world, binary)?;
     let got = settles(a, &a2, Reach::Relayed)?;
     ensure!(got == Reach::Relayed, "{got:?}, kept apart by what turns nothing round");
     passes(lab, a, &a2, "kept-apart")?;
