@@ -119,6 +119,12 @@ pub const EPOCH_GRACE_MS: u64 = 5_000;
 pub const PATH_TRIES_MAX: u8 = 3;
 /// Wait for the answer to the first challenge, milliseconds; doubles with each.
 pub const PATH_TRY_MS: u64 = 500;
+/// A session that moved so often, with less than [`MOVES_MS`] between any two, no longer follows its peer at once.
+pub const MOVES_MAX: u8 = 4;
+/// Rest after which a session's moves are forgotten, milliseconds.
+pub const MOVES_MS: u64 = 5_000;
+/// Time for which nothing may have come by its own path until such a session follows, milliseconds.
+pub const MOVES_DETOUR_MS: u64 = 1_500;
 /// Answers to path challenges that wait to be sent at most.
 pub const PATH_RESPONSES_MAX: usize = 256;
 /// Wait before an initiator that has heard nothing in its new session pings again, milliseconds.

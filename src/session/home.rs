@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::moves::Moves;
 use super::punch::Relayed;
 use super::types::SessionKey;
 use crate::base::Time;
@@ -26,6 +27,8 @@ pub(super) struct Lanes {
     pub(super) stay: bool,
     /// While the session's path leads through a peer, and after that.
     pub(super) relayed: Option<Box<Relayed>>,
+    /// None before the session first moved.
+    pub(super) moves: Option<Box<Moves>>,
 }
 
 pub(super) struct Entry {
@@ -67,6 +70,7 @@ impl Lanes {
             refusals: Vec::new(),
             stay: false,
             relayed: None,
+            moves: None,
         }
     }
 

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::association::Session;
+use super::moves::{Detour, Moves};
 use super::shards::is_own;
 use super::types::SessionKey;
 use crate::base::{Path, Time};
@@ -16,9 +17,10 @@ pub(super) struct Belongs {
     pub(super) number: u16,
     /// While the lane goes by way of its home.
     knocking: Option<Knocking>,
-    /// Since when packets have come by way of the home while the lane was off it: what had been received in all
-    /// then, and how much of what came since came so.
-    detour: Option<(Time, u64, u64)>,
+    /// What comes by way of the home while the lane is off it.
+    detour: Detour,
+    /// None before the lane first moved.
+    pub(super) moves: Option<Box<Moves>>,
 }
 
 struct Knocking {
@@ -31,7 +33,7 @@ impl Belongs {
     /// Of a lane that begins at `path`; `straight` is where the peer's shard says that it is, unless that is there.
     pub(super) fn new(home: u8, session: SessionKey, number: u16, straight: Option<Path>, now: Time) -> Self {
         let knocking = straight.map(|straight| Knocking { straight, again_at: now, tries: 0 });
-        Self { home, session, number, knocking, detour: None }
+        Self { home, session, number, knocking, detour: Detour::default(), moves: None }
     }
 
     /// When the next knock is due.
@@ -71,14 +73,6 @@ impl Session {
         if is_own(path, own_port) || !is_own(&self.paths.active(), own_port) {
             return false;
         }
-        let before = self.received_bytes - len as u64;
-        let (since, all, detoured) = belongs.detour.get_or_insert((now, before, 0));
-        *detoured += len as u64;
-        if now.since(*since) < Duration::from_millis(LANE_DETOUR_MS) {
-            return true;
-        }
-        let nothing_else = self.received_bytes - *all == *detoured;
-        belongs.detour = None;
-        !nothing_else
+        !belongs.detour.is_all(now, len, self.received_bytes, LANE_DETOUR_MS)
     }
 }

@@ -26,6 +26,7 @@ mod knock;
 mod lane;
 mod lanes;
 mod meet;
+mod moves;
 mod noise;
 mod overlay;
 mod path;

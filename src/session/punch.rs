@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::association::Session;
 use super::initiate::unspecified;
+use super::moves::Detour;
 use super::path::Paths;
 use super::sessions::{Sessions, Slot};
 use super::types::{Event, SessionKey};
@@ -28,9 +29,8 @@ pub(super) struct Relayed {
     look_at: Time,
     /// When the peer was asked whether it is there, since something was said and nothing heard.
     asked: Option<Time>,
-    /// Since when packets have come by the relay while the session was off it: what had been received in all then, and how
-    /// much of what came since came so.
-    detour: Option<(Time, u64, u64)>,
+    /// What comes by the relay while the session is off it.
+    detour: Detour,
 }
 
 /// Where the peer may be.
@@ -67,7 +67,14 @@ pub(super) enum Crossing {
 impl Relayed {
     fn new(spare: Path, now: Time) -> Box<Self> {
         let look_at = now + Duration::from_millis(DIRECT_SILENT_MS);
-        Box::new(Self { spare, candidates: Vec::new(), round: None, look_at, asked: None, detour: None })
+        Box::new(Self {
+            spare,
+            candidates: Vec::new(),
+            round: None,
+            look_at,
+            asked: None,
+            detour: Detour::default(),
+        })
     }
 
     /// When the next challenges of the round are due, and it is looked after the peer.
@@ -134,16 +141,9 @@ impl Session {
                 }
             }
             (false, true) => {
-                let all = self.received_bytes - len as u64;
                 let relayed = lanes.relayed.get_or_insert_with(|| Relayed::new(*path, now));
-                let (since, all, detoured) = relayed.detour.get_or_insert((now, all, 0));
-                *detoured += len as u64;
-                if now.since(*since) < Duration::from_millis(RELAYED_DETOUR_MS) {
-                    return Crossing::Ignored;
-                }
-                let nothing_else = self.received_bytes - *all == *detoured;
-                relayed.detour = None;
-                if nothing_else { Crossing::None } else { Crossing::Ignored }
+                let is_all = relayed.detour.is_all(now, len, self.received_bytes, RELAYED_DETOUR_MS);
+                if is_all { Crossing::None } else { Crossing::Ignored }
             }
             _ => Crossing::None,
         }
@@ -200,7 +200,7 @@ impl Session {
             relayed.look_at = now + silence;
             return Look::Silent;
         }
-        relayed.detour = None;
+        relayed.detour = Detour::default();
         self.paths = Paths::validated(relayed.spare);
         self.wants.ping = true;
         Look::Back

@@ -282,7 +282,7 @@ impl Sessions {
                 return self.talk(key);
             }
         }
-        match session.paths.arrived(path, len, highest, now, &mut self.rng) {
+        match session.follow(now, path, len, highest, &mut self.rng) {
             Arrival::Same => {}
             Arrival::Challenge => session.wants.challenge = true,
             Arrival::Roamed => {

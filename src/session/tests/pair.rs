@@ -18,6 +18,8 @@ pub(super) struct Node {
     pub(super) sessions: Sessions,
     pub(super) identity: Arc<Identity>,
     pub(super) address: SocketAddr,
+    /// Another socket of it, and what goes out there goes out from there.
+    pub(super) also: Option<SocketAddr>,
     /// Wall clock error, milliseconds.
     pub(super) skew_ms: i64,
     pub(super) events: Vec<Event>,
@@ -86,6 +88,7 @@ impl Pair {
             sessions: Sessions::new(config, self.rng.fork(), self.now),
             identity,
             address: SocketAddr::from(([10, 0, 0, index as u8 + 1], 1000)),
+            also: None,
             skew_ms: 0,
             events: Vec::new(),
             payloads: Vec::new(),
@@ -146,7 +149,7 @@ impl Pair {
     pub(super) fn send(&mut self, node: usize, key: SessionKey, payload: &[u8]) -> Result<(), SealError> {
         let path = self.nodes[node].sessions.path(key).ok_or(SealError::Unknown)?;
         let packet = self.seal(node, key, payload)?;
-        self.launch(self.nodes[node].address, path.remote, packet);
+        self.launch(self.nodes[node].socket(path), path.remote, packet);
         Ok(())
     }
 
@@ -178,7 +181,11 @@ impl Pair {
 
     /// Hands bytes to a node, as if they came from `from`; what it answers flies.
     pub(super) fn deliver(&mut self, node: usize, from: SocketAddr, bytes: &[u8]) -> Received {
-        let (wall, path) = (self.wall(node), Path { local: self.nodes[node].address, remote: from });
+        self.deliver_to(node, Path { local: self.nodes[node].address, remote: from }, bytes)
+    }
+
+    fn deliver_to(&mut self, node: usize, path: Path, bytes: &[u8]) -> Received {
+        let wall = self.wall(node);
         let mut bytes = bytes.to_vec();
         let it = &mut self.nodes[node];
         let received = it.sessions.handle_datagram(self.now, wall, path, &mut bytes);
@@ -206,10 +213,10 @@ impl Pair {
         let mut buf = [0; DATAGRAM_MAX];
         while let Some((path, len)) = it.sessions.poll_transmit(self.now, wall, &mut buf) {
             assert!(len <= crate::limits::DATAGRAM_MIN, "handshake and control fit every path");
-            sent.push_back((path.remote, buf[..len].to_vec()));
+            sent.push_back((path, buf[..len].to_vec()));
         }
-        for (to, bytes) in sent {
-            self.launch(self.nodes[node].address, to, bytes);
+        for (path, bytes) in sent {
+            self.launch(self.nodes[node].socket(path), path.remote, bytes);
         }
     }
 
@@ -224,8 +231,9 @@ impl Pair {
             self.now = self.now.max(next);
             if arrival.is_some_and(|at| at <= self.now) {
                 let (_, it) = self.flying.pop_first().expect("just seen");
-                if let Some(node) = self.nodes.iter().position(|node| node.address == it.to) {
-                    self.deliver(node, it.from, &it.bytes);
+                let has = |node: &Node| node.address == it.to || node.also == Some(it.to);
+                if let Some(node) = self.nodes.iter().position(has) {
+                    self.deliver_to(node, Path { local: it.to, remote: it.from }, &it.bytes);
                 }
             } else {
                 for node in 0..self.nodes.len() {
@@ -245,6 +253,11 @@ impl Pair {
 }
 
 impl Node {
+    /// Where a packet for this path goes out.
+    fn socket(&self, path: Path) -> SocketAddr {
+        self.also.filter(|also| *also == path.local).unwrap_or(self.address)
+    }
+
     /// The last session that was established and is not over.
     pub(super) fn established(&self) -> Option<SessionKey> {
         self.events.iter().rev().find_map(|event| match event {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::pair::Pair;
 use crate::limits::AMPLIFICATION_MAX;
-use crate::session::{Event, Received, SealError};
+use crate::session::{Event, Received, SealError, SessionKey};
 
 fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
@@ -106,5 +106,72 @@ fn a_lost_challenge_is_sent_again() {
     pair.run_ms(100);
     pair.loss = 0.0;
     pair.run_ms(1000);
+    assert_eq!(pair.nodes[1].sessions.budget(theirs), u64::MAX);
+}
+
+/// Node 1 has two sockets, and both sides talk all the time. Returns how often each side moved in `ms`.
+fn talk_with_two_sockets(pair: &mut Pair, ours: SessionKey, theirs: SessionKey, ms: u64) -> [u64; 2] {
+    let before = [0, 1].map(|node| pair.nodes[node].sessions.counters().roams);
+    for _ in 0..ms / 2 {
+        // Where there is no budget for it, later.
+        let _ = pair.send(0, ours, &[1; 100]);
+        let _ = pair.send(1, theirs, &[2; 100]);
+        pair.run_ms(2);
+    }
+    [0, 1].map(|node| pair.nodes[node].sessions.counters().roams - before[node])
+}
+
+#[test]
+fn two_sockets_of_a_node_have_no_session_go_back_and_forth() {
+    let mut pair = Pair::new(7);
+    let (ours, theirs) = pair.connected();
+    let (first, second) = (pair.nodes[1].address, address("10.0.0.2:2000"));
+    pair.nodes[1].also = Some(second);
+    // Half a round trip's packets by the other socket, and what is under way both ways meanwhile.
+    talk_with_two_sockets(&mut pair, ours, theirs, 100);
+    for _ in 0..5 {
+        let packet = pair.seal(0, ours, b"by another door").unwrap();
+        let from = pair.nodes[0].address;
+        pair.launch(from, second, packet);
+        pair.send(1, theirs, &[2; 100]).unwrap();
+        pair.run_ms(2);
+    }
+    talk_with_two_sockets(&mut pair, ours, theirs, 1000);
+    assert_eq!(talk_with_two_sockets(&mut pair, ours, theirs, 10_000), [0, 0], "it has come to rest");
+    assert_eq!(pair.nodes[0].sessions.budget(ours), u64::MAX);
+
+    // The socket that they use is closed: it is followed to the other.
+    let used = pair.nodes[0].sessions.path(ours).unwrap().remote;
+    let other = if used == first { second } else { first };
+    (pair.nodes[1].address, pair.nodes[1].also) = (other, None);
+    talk_with_two_sockets(&mut pair, ours, theirs, 3_000);
+    assert_eq!(pair.nodes[0].sessions.path(ours).unwrap().remote, other);
+    assert_eq!(pair.nodes[0].sessions.budget(ours), u64::MAX);
+}
+
+#[test]
+fn two_addresses_of_a_translator_have_no_session_go_back_and_forth() {
+    let mut pair = Pair::new(8);
+    let (ours, theirs) = pair.connected();
+    let (first, second) = (pair.nodes[0].address, address("192.0.2.77:4444"));
+    // Each packet leaves by the other one, and what comes to either arrives.
+    let flip = |pair: &mut Pair| {
+        let it = &mut pair.nodes[0];
+        (it.address, it.also) =
+            if it.address == first { (second, Some(first)) } else { (first, Some(second)) };
+    };
+    let mut moved = 0;
+    for round in 0..2_000 {
+        flip(&mut pair);
+        let packet = pair.seal(0, ours, &[1; 100]).unwrap();
+        let (from, to) = (pair.nodes[0].address, pair.nodes[1].address);
+        pair.launch(from, to, packet);
+        let _ = pair.send(1, theirs, &[2; 100]);
+        pair.run_ms(5);
+        if round == 200 {
+            moved = pair.nodes[1].sessions.counters().roams;
+        }
+    }
+    assert_eq!(pair.nodes[1].sessions.counters().roams, moved, "it stays at one of them");
     assert_eq!(pair.nodes[1].sessions.budget(theirs), u64::MAX);
 }
