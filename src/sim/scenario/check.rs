@@ -88,6 +88,21 @@ impl World {
         needed.iter().find_map(|chunk| self.excuse_for(planned.node, chunk, &asked))
     }
 
+    /// Who would serve what a get still needs, for whoever reads of its failure.
+    fn servers(&self, number: usize) -> String {
+        let planned = &self.plan.gets[number];
+        let Some(imported) = &self.puts[planned.put].done else { return String::new() };
+        let own = &self.net.nodes[planned.node].world.store;
+        let missing = needs::chunks(&imported.reference, &planned.inside, &self.pristine);
+        let missing = missing.iter().filter(|chunk| own.get(chunk).is_none());
+        let said = missing.take(4).map(|chunk| {
+            let serves = |other: &usize| self.excuse_for(planned.node, chunk, &[*other]).is_none();
+            let by: Vec<_> = self.asked(planned.node).into_iter().filter(serves).collect();
+            format!("{chunk} of {by:?}")
+        });
+        said.collect::<Vec<_>>().join(", ")
+    }
+
     fn excuse_for(&self, node: usize, chunk: &ChunkId, asked: &[usize]) -> Option<Excuse> {
         // The nearest that any of them comes to serving it.
         let of = |other: usize| {
@@ -128,9 +143,10 @@ impl World {
         let (starts, node) = (get.starts_healed, self.plan.gets[number].node);
         get.failed_late = get.failed_late.max(Some(late).filter(|_| get.starts_healed > 0));
         if starts > 0 && late > SETTLED || starts >= STARTS_MAX {
+            let by = self.servers(number);
             return self.fail(format!(
                 "node {node}: get {number} failed that was started {late:?} after everything healed, for the \
-                 {starts}th time since, though a path leads to it: {why}"
+                 {starts}th time since, though a path leads to it ({by}): {why}"
             ));
         }
         let most = FIRST_WAIT_MS << starts.saturating_sub(1);
