@@ -196,7 +196,7 @@ fn report(
 fn again(flags: &Flags) -> String {
     let nodes = flags.nodes.map(|nodes| format!(" --nodes {nodes}")).unwrap_or_default();
     let canary = flags.canary.as_ref().map(|name| format!(" --canary {name}")).unwrap_or_default();
-    nodes + &canary
+    nodes + &canary + if flags.overlay { " --overlay" } else { "" }
 }
 
 fn run_light(flags: &Flags) -> ExitCode {

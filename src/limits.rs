@@ -95,8 +95,9 @@ pub const HANDSHAKE_ATTEMPTS_KEPT: usize = 8;
 pub const HANDSHAKE_QUEUE_MAX: usize = 1024;
 /// A new session in which nothing was heard from the other side ends after this, milliseconds.
 pub const UNCONFIRMED_MS_MAX: u64 = 10_000;
-/// Unconfirmed sessions of one peer at most; a further one replaces the oldest.
-pub const UNCONFIRMED_PER_PEER_MAX: usize = 4;
+/// Unconfirmed sessions of one peer at most; a further one replaces the oldest. As many as first flights whose answers are
+/// accepted: who takes the first answer has taken a session that is still there.
+pub const UNCONFIRMED_PER_PEER_MAX: usize = HANDSHAKE_ATTEMPTS_KEPT;
 /// Unconfirmed sessions of a shard at most.
 pub const UNCONFIRMED_MAX: usize = 8192;
 /// Prefixes whose handshakes are counted at once, at most.

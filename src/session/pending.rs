@@ -139,14 +139,14 @@ impl Pending {
         true
     }
 
-    /// The peer may be reached at this address as well: it is tried at once, and in turn with the others.
+    /// The peer may be reached at this address as well: it is tried at once, unless it was just now, and in turn with the others.
     pub(super) fn also_at(&mut self, remote: SocketAddr) -> bool {
         let room = self.addresses.len() < ADDRESSES_PER_PEER_MAX + WAYS_PER_CALL_MAX;
         let known = self.addresses.contains(&remote);
         if !known && room {
             self.addresses.push(remote);
         }
-        if known || room {
+        if (known || room) && !self.attempts.iter().any(|attempt| attempt.remote == remote) {
             self.urgent = Some(remote);
         }
         known || room
@@ -172,6 +172,7 @@ mod tests {
     use super::*;
     use crate::base::PublicKey;
     use crate::crypto::{Identity, Secret};
+    use crate::session::noise::{FIRST_OVERHEAD, initiate};
 
     fn pending(addresses: usize) -> Pending {
         let card = *Identity::new(Secret::from_bytes([1; 32]), 0, 0).card();
@@ -201,6 +202,23 @@ mod tests {
             assert!((base..=base * 5 / 4 + 1).contains(gap), "{gaps:?}");
         }
         assert!((5..=6).contains(&one.len()), "{one:?}");
+    }
+
+    #[test]
+    fn a_way_that_is_known_is_not_tried_again_at_once() {
+        let (mut pending, mut rng) = (pending(1), Rng::from_number(1));
+        pending.next_address(Time::ZERO, &mut rng);
+        let way = SocketAddr::from(([192, 0, 2, 9], 1));
+        assert!(pending.also_at(way) && pending.is_due(Time::ZERO));
+        let (remote, _) = pending.next_address(Time::ZERO, &mut rng);
+        assert_eq!(remote, way);
+        let ours = Identity::new(Secret::from_bytes([2; 32]), 0, 0);
+        let (peer, payload) = (pending.card.key, [0; 100]);
+        let mut message = [0; 100 + FIRST_OVERHEAD];
+        let noise = initiate(&ours, &peer, b"test", &mut rng, &payload, &mut message);
+        let noise = noise.expect("a good key");
+        pending.sent(Attempt { cid: 1, nonce: Default::default(), noise, remote, proven: false });
+        assert!(pending.also_at(way) && !pending.is_due(Time::ZERO), "in its turn");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Handshakes on good and bad networks, simultaneous open, early data, restarts.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use proptest::prelude::*;
 
@@ -8,8 +9,8 @@ use super::pair::{EPOCH, Pair, config, identity};
 use crate::base::UnixMs;
 use crate::crypto::Suite;
 use crate::limits::{
-    ADDRESS_TOKEN_BYTES_MAX, CLOCK_SKEW_MS_MAX, DATAGRAM_MIN, EARLY_DATA_MAX, HANDSHAKE_INIT_MIN,
-    UNCONFIRMED_MS_MAX,
+    ADDRESS_TOKEN_BYTES_MAX, ADDRESSES_PER_PEER_MAX, CLOCK_SKEW_MS_MAX, DATAGRAM_MIN, EARLY_DATA_MAX,
+    HANDSHAKE_INIT_MIN, UNCONFIRMED_MS_MAX,
 };
 use crate::session::{ClosedWhy, ConnectError, DropCause, Event, FailedWhy, Received};
 
@@ -220,6 +221,23 @@ fn an_initiator_that_vanishes_leaves_nothing_and_the_old_session_alive() {
     pair.run_ms(UNCONFIRMED_MS_MAX + 1000);
     assert_eq!(pair.nodes[1].alive(), [old]);
     assert_eq!(pair.nodes[1].sessions.len(), 1);
+}
+
+/// Found by random runs (seed 213 with the overlay): a peer that was called by four ways at once had dropped the session that the first answer was of
+/// before it was used, for younger ones of the same caller.
+#[test]
+fn who_is_called_at_many_addresses_keeps_the_session_that_the_caller_takes() {
+    let mut pair = Pair::new(13);
+    pair.delay_ms = 900..901;
+    let mut addresses = vec![pair.nodes[1].address];
+    addresses.extend((1..ADDRESSES_PER_PEER_MAX as u16).map(|n| SocketAddr::from(([10, 0, 0, 2], 2000 + n))));
+    pair.nodes[1].also = addresses[1..].to_vec();
+    let ours = pair.connect_at(0, 1, &addresses, b"");
+    pair.run_ms(1_900);
+    assert!(pair.nodes[0].sessions.is_established(ours), "by the first answer");
+    pair.send(0, ours, b"heard").unwrap();
+    pair.run_ms(2_000);
+    assert_eq!(pair.nodes[1].received(), [b"heard"]);
 }
 
 #[test]

@@ -18,8 +18,8 @@ pub(super) struct Node {
     pub(super) sessions: Sessions,
     pub(super) identity: Arc<Identity>,
     pub(super) address: SocketAddr,
-    /// Another socket of it, and what goes out there goes out from there.
-    pub(super) also: Option<SocketAddr>,
+    /// Further sockets of it: what answers what came in there goes out from there.
+    pub(super) also: Vec<SocketAddr>,
     /// Wall clock error, milliseconds.
     pub(super) skew_ms: i64,
     pub(super) events: Vec<Event>,
@@ -88,7 +88,7 @@ impl Pair {
             sessions: Sessions::new(config, self.rng.fork(), self.now),
             identity,
             address: SocketAddr::from(([10, 0, 0, index as u8 + 1], 1000)),
-            also: None,
+            also: Vec::new(),
             skew_ms: 0,
             events: Vec::new(),
             payloads: Vec::new(),
@@ -231,7 +231,7 @@ impl Pair {
             self.now = self.now.max(next);
             if arrival.is_some_and(|at| at <= self.now) {
                 let (_, it) = self.flying.pop_first().expect("just seen");
-                let has = |node: &Node| node.address == it.to || node.also == Some(it.to);
+                let has = |node: &Node| node.address == it.to || node.also.contains(&it.to);
                 if let Some(node) = self.nodes.iter().position(has) {
                     self.deliver_to(node, Path { local: it.to, remote: it.from }, &it.bytes);
                 }
@@ -255,7 +255,7 @@ impl Pair {
 impl Node {
     /// Where a packet for this path goes out.
     fn socket(&self, path: Path) -> SocketAddr {
-        self.also.filter(|also| *also == path.local).unwrap_or(self.address)
+        if self.also.contains(&path.local) { path.local } else { self.address }
     }
 
     /// The last session that was established and is not over.

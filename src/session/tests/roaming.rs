@@ -126,7 +126,7 @@ fn two_sockets_of_a_node_have_no_session_go_back_and_forth() {
     let mut pair = Pair::new(7);
     let (ours, theirs) = pair.connected();
     let (first, second) = (pair.nodes[1].address, address("10.0.0.2:2000"));
-    pair.nodes[1].also = Some(second);
+    pair.nodes[1].also = vec![second];
     // Half a round trip's packets by the other socket, and what is under way both ways meanwhile.
     talk_with_two_sockets(&mut pair, ours, theirs, 100);
     for _ in 0..5 {
@@ -143,7 +143,7 @@ fn two_sockets_of_a_node_have_no_session_go_back_and_forth() {
     // The socket that they use is closed: it is followed to the other.
     let used = pair.nodes[0].sessions.path(ours).unwrap().remote;
     let other = if used == first { second } else { first };
-    (pair.nodes[1].address, pair.nodes[1].also) = (other, None);
+    (pair.nodes[1].address, pair.nodes[1].also) = (other, Vec::new());
     talk_with_two_sockets(&mut pair, ours, theirs, 3_000);
     assert_eq!(pair.nodes[0].sessions.path(ours).unwrap().remote, other);
     assert_eq!(pair.nodes[0].sessions.budget(ours), u64::MAX);
@@ -158,7 +158,7 @@ fn two_addresses_of_a_translator_have_no_session_go_back_and_forth() {
     let flip = |pair: &mut Pair| {
         let it = &mut pair.nodes[0];
         (it.address, it.also) =
-            if it.address == first { (second, Some(first)) } else { (first, Some(second)) };
+            if it.address == first { (second, vec![first]) } else { (first, vec![second]) };
     };
     let mut moved = 0;
     for round in 0..2_000 {
