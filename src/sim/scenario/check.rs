@@ -94,13 +94,21 @@ impl World {
         let Some(imported) = &self.puts[planned.put].done else { return String::new() };
         let own = &self.net.nodes[planned.node].world.store;
         let missing = needs::chunks(&imported.reference, &planned.inside, &self.pristine);
-        let missing = missing.iter().filter(|chunk| own.get(chunk).is_none());
-        let said = missing.take(4).map(|chunk| {
-            let serves = |other: &usize| self.excuse_for(planned.node, chunk, &[*other]).is_none();
-            let by: Vec<_> = self.asked(planned.node).into_iter().filter(serves).collect();
-            format!("{chunk} of {by:?}")
-        });
-        said.collect::<Vec<_>>().join(", ")
+        let missing = missing.iter().filter(|chunk| own.get(chunk).is_none() || !own.is_sound(chunk));
+        let mut said: Vec<_> = missing
+            .map(|chunk| {
+                let serves = |other: &usize| self.excuse_for(planned.node, chunk, &[*other]).is_none();
+                (self.asked(planned.node).into_iter().filter(serves).collect::<Vec<_>>(), chunk)
+            })
+            .collect();
+        said.sort_by_key(|(by, _)| by.len());
+        let said = said.iter().take(4).map(|(by, chunk)| format!("{chunk} of {by:?}"));
+        format!(
+            "put {} by {}; {}",
+            planned.put,
+            self.plan.puts[planned.put].node,
+            said.collect::<Vec<_>>().join(", ")
+        )
     }
 
     fn excuse_for(&self, node: usize, chunk: &ChunkId, asked: &[usize]) -> Option<Excuse> {
