@@ -1151,6 +1151,18 @@ pub const NOT_FOUND_COUNT_MIN: u16 = 3;
 pub const RECORD_S_MAX: u32 = 2 * 3600;
 /// Clocks may differ by so much, seconds.
 pub const CLOCK_GRACE_S: u32 = 600;
+/// Records that are handed to a new keeper in one message at most.
+pub const HANDED_RECORDS_MAX: usize = 8;
+/// Neighbours that a new keeper collects from.
+pub const COLLECTED_FROM: usize = 3;
+/// Others that it turns to when one of them does not answer, at most.
+pub const COLLECTED_IN_VAIN_MAX: usize = 5;
+/// Pause between two questions to one of them, milliseconds.
+pub const COLLECT_PAUSE_MS: u64 = 200;
+/// Records that it takes a look at, of all of them, at most.
+pub const COLLECTED_MAX: usize = RECORDS_MAX;
+/// Questions that each of those counts as, for who answers.
+pub const COLLECT_PRICE: u32 = 4;
 /// Records of one key that a node keeps at most.
 pub const RECORDS_PER_KEY_MAX: usize = 16;
 /// Of those, so many that were renewed are displaced by nobody.

@@ -134,7 +134,7 @@ impl Links {
 fn is_background(message: &[u8]) -> bool {
     match Message::parse(message).map(|message| message.body) {
         Ok(Body::Find(find)) => find.quiet,
-        Ok(body) => matches!(body, Body::Probe | Body::Announce(_)),
+        Ok(body) => matches!(body, Body::Probe | Body::Announce(_) | Body::Collect { .. }),
         Err(_) => true,
     }
 }

@@ -20,13 +20,14 @@ use crate::wire::overlay::{Announcement, Body, Keeping, Record, Verdict};
 
 /// All places that share the bits of a region with one: whoever is near one of them is near all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Cell {
-    from: ChunkId,
-    to: ChunkId,
+pub(super) struct Cell {
+    pub(super) from: ChunkId,
+    pub(super) to: ChunkId,
 }
 
 impl Cell {
-    fn of(chunk: &ChunkId, region: u64) -> Self {
+    /// Around a place, for a region that reaches so far.
+    pub(super) fn of(chunk: &ChunkId, region: u64) -> Self {
         let inside = u64::MAX.checked_shr(region.leading_zeros()).unwrap_or(0);
         let first = leading(&chunk.0);
         let end = |leading: u64, fill: u8| {

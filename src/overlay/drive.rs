@@ -232,6 +232,7 @@ impl Overlay {
                 let outcome = Outcome { records: running.told, ..outcome };
                 self.emit(Effect::Done { lookup: id, outcome });
             }
+            For::Table if wanted.key == self.own.id.0 => self.begin_collecting(at),
             For::Table | For::Survey => {}
             For::Check(job) => self.checked(at, job, outcome.nearest),
             For::Peer(to, number) => {
@@ -311,6 +312,10 @@ impl Overlay {
                 self.announced(at, &id, group, chunks, Some(&said));
             }
             (Purpose::Spread, Body::Verdicts(_)) => self.met(at, open, peer),
+            (Purpose::Collect, Body::Handed(handed)) => {
+                self.met(at, open, peer);
+                self.collected(at, &peer, &handed);
+            }
             _ => self.failed(at, open),
         }
     }
@@ -370,6 +375,7 @@ impl Overlay {
             Purpose::Announce { group, chunks } => self.announced(at, &open.to.id, group, chunks, None),
             Purpose::Probe => self.unproven.failed(&open.to.id),
             Purpose::Spread => {}
+            Purpose::Collect => self.not_collected(at, &open.to.id, open.untried),
         }
     }
 

@@ -25,6 +25,8 @@ pub enum Purpose {
     },
     /// To have another's record kept on the way to it.
     Spread,
+    /// To be handed what a neighbour keeps.
+    Collect,
 }
 
 /// A question.

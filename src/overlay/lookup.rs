@@ -22,6 +22,9 @@ const SPARSE_PROVIDERS: usize = REGION_NODES / 2;
 const SPARSE_NODES: usize = 6;
 /// So many are asked because of it at most.
 const SPARSE_ASKED_MAX: usize = 48;
+/// Nodes around the region that are asked, too, where all of it is: whoever crowds into it names only accomplices, and so would
+/// hide the others from whoever met no others.
+const AROUND: usize = 8;
 /// Far candidates kept at most.
 const FAR_MAX: usize = 96;
 /// Peers of one site that answer a lookup at most; those that were only said to be there do not count.
@@ -322,15 +325,27 @@ impl Lookup {
             return Some((at, next));
         }
         let outside = leading(&next.distance) > self.style.region;
+        if is_whole && outside && nearer < REGION_NODES_MAX && self.around() < AROUND {
+            return Some((at, next));
+        }
         let enough = nearer >= NEAREST_MIN && (!is_whole || outside) || nearer >= REGION_NODES_MAX;
         (!enough).then_some((at, next))
     }
 
     /// Nodes of the region that were asked and are there.
     fn inside(&self) -> usize {
-        let key = &self.wanted.key;
+        self.there().filter(|leading| *leading <= self.style.region).count()
+    }
+
+    /// Those outside of it.
+    fn around(&self) -> usize {
+        self.there().filter(|leading| *leading > self.style.region).count()
+    }
+
+    /// How far those are that were asked and are there.
+    fn there(&self) -> impl Iterator<Item = u64> {
         let there = self.asked.values().filter(|asked| asked.state != State::Gone);
-        there.filter(|asked| leading(&distance(key, &asked.peer.id.0)) <= self.style.region).count()
+        there.map(|asked| leading(&distance(&self.wanted.key, &asked.peer.id.0)))
     }
 
     fn nearest_waiting(&self) -> Option<(usize, Candidate)> {

@@ -19,6 +19,7 @@ mod announce;
 mod belief;
 pub mod bucket;
 pub mod candidates;
+mod collect;
 pub mod demand;
 pub mod density;
 mod drive;
@@ -56,6 +57,7 @@ use accounts::Accounts;
 use aims::Aims;
 use announce::Publishing;
 use candidates::Candidates;
+use collect::Collecting;
 use demand::Demand;
 use density::Density;
 use exchange::Exchanges;
@@ -126,6 +128,7 @@ pub struct Overlay {
     aims: Aims,
     accounts: Accounts,
     unproven: Unproven,
+    collecting: Collecting,
     leaving: Leaving,
     /// When this node leaves, seconds since the Unix epoch.
     leaves_s: Option<u32>,
@@ -189,6 +192,7 @@ impl Overlay {
             aims: Aims::default(),
             accounts: Accounts::default(),
             unproven: Unproven::default(),
+            collecting: Collecting::default(),
             leaving: Leaving::default(),
             leaves_s: None,
             exchanges: Exchanges::default(),
@@ -385,7 +389,7 @@ impl Overlay {
     pub fn poll_timeout(&self) -> Time {
         let lookup = self.lookup_ends.first().map(|(at, _)| *at);
         let publishing = self.publishing.next(self.published.next_due());
-        let others = [self.exchanges.next_due(), lookup, publishing];
+        let others = [self.exchanges.next_due(), lookup, publishing, self.collecting.next()];
         others.into_iter().flatten().fold(self.turn_at, Time::min)
     }
 

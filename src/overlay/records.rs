@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use super::site::Site;
 use crate::base::{ChunkId, NodeId, Rng};
@@ -230,6 +231,29 @@ impl Records {
             }
         }
         told.into_iter().map(|kept| kept.record).collect()
+    }
+
+    /// Whether this record is here, or one of the same provider that holds as long.
+    pub fn holds(&self, chunk: &ChunkId, record: &Record) -> bool {
+        let provider = record.provider.node_id();
+        let kept = self.chunks.get(chunk).map(|own| own.kept.as_slice()).unwrap_or_default();
+        kept.iter().any(|kept| kept.provider == provider && kept.record.expires >= record.expires)
+    }
+
+    /// What is kept of the chunks of a range, in their order: of each the renewed first, and the eldest, as many as an answer tells.
+    /// Nothing of whom `left` says so.
+    pub fn between(
+        &self,
+        range: RangeInclusive<ChunkId>,
+        left: impl Fn(&NodeId) -> bool,
+    ) -> impl Iterator<Item = (ChunkId, Vec<Record>)> {
+        self.chunks.range(range).filter_map(move |(chunk, own)| {
+            let mut kept: Vec<&Kept> = own.kept.iter().filter(|kept| !left(&kept.provider)).collect();
+            kept.sort_by_key(|kept| (!kept.renewed, kept.since_s, kept.provider));
+            kept.truncate(ANSWER_RECORDS_MAX);
+            let records: Vec<Record> = kept.into_iter().map(|kept| kept.record).collect();
+            (!records.is_empty()).then_some((*chunk, records))
+        })
     }
 
     /// Takes out what has ended.

@@ -14,8 +14,8 @@ use super::unproven::is_proven;
 use super::{For, Overlay};
 use crate::base::{ChunkId, NodeId, Rng};
 use crate::limits::{
-    ANNOUNCED_CHUNKS_MAX, ANSWER_CONTACTS_MAX, CLOCK_GRACE_S, DELEGATED_FREE_MAX, DELEGATED_MAX,
-    DELEGATED_PER_PEER_MAX, RECORD_S_MAX, REFUSALS_BURST, REFUSALS_PER_SECOND, VERIFIED_BURST,
+    ANNOUNCED_CHUNKS_MAX, ANSWER_CONTACTS_MAX, CLOCK_GRACE_S, COLLECT_PRICE, DELEGATED_FREE_MAX,
+    DELEGATED_MAX, DELEGATED_PER_PEER_MAX, RECORD_S_MAX, REFUSALS_BURST, REFUSALS_PER_SECOND, VERIFIED_BURST,
     VERIFIED_PER_SECOND,
 };
 use crate::wire::Malformed;
@@ -118,7 +118,8 @@ impl Overlay {
                 true => return Ok(()),
                 false => Body::Answer(Answer { refused: true, ..Answer::default() }),
             },
-            Body::Answer(_) | Body::Here(_) | Body::Verdicts(_) => return Ok(()),
+            Body::Collect { bits, from: first } => Body::Handed(self.hand_on(at, &from.id, bits, first)),
+            Body::Answer(_) | Body::Here(_) | Body::Verdicts(_) | Body::Handed(_) => return Ok(()),
         };
         self.answer(*from, number, answer);
         Ok(())
@@ -139,7 +140,8 @@ impl Overlay {
             }
             _ => 0,
         };
-        self.quota.take(asker, 1 + signatures as u32, at.now)
+        let price = if matches!(body, Body::Collect { .. }) { COLLECT_PRICE } else { 1 + signatures as u32 };
+        self.quota.take(asker, price, at.now)
     }
 
     /// Whether a peer answered this node, or has an account.
@@ -204,7 +206,13 @@ impl Overlay {
         said
     }
 
-    fn hear_record(&mut self, at: Moment, from: &Peer, chunk: ChunkId, record: &Record) -> Verdict {
+    pub(super) fn hear_record(
+        &mut self,
+        at: Moment,
+        from: &Peer,
+        chunk: ChunkId,
+        record: &Record,
+    ) -> Verdict {
         if !Records::is_timely(record, at.unix_s()) || !self.is_fit(record) {
             return Verdict::Unfit;
         }
@@ -218,7 +226,9 @@ impl Overlay {
         if provider == from.id && is_proven(record, &from.contact) {
             return self.keep(at, chunk, record, from, true);
         }
-        if self.contact_of(&provider).is_some_and(|known| is_proven(record, &known)) {
+        // Who names no machine sends nobody anywhere: it is reached by those near to it.
+        let is_nowhere = provider != from.id && record.provider.endpoints().next().is_none();
+        if is_nowhere || self.contact_of(&provider).is_some_and(|known| is_proven(record, &known)) {
             return self.keep(at, chunk, record, from, false);
         }
         // A provider that says it is somewhere else than it is, or somebody's word that a third is somewhere: it must
@@ -301,6 +311,7 @@ impl Overlay {
             self.turn(at);
         }
         self.publish(at);
+        self.collect(at);
         self.feed(at);
     }
 }

@@ -1,6 +1,7 @@
 //! Two and three nodes by hand; thousands are in `sim::overlay`.
 
 mod bounds;
+mod collecting;
 mod hearsay;
 mod keeping;
 mod publishing;

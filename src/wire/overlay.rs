@@ -10,11 +10,14 @@
 //! answer   | 5 | number 4 | flags 1 | not found 2 | queries 2 | records 1 | contacts 1 | record … | contact … |
 //! here     | 6 | number 4 | family 1 | address 0, 4 or 16 | port 0 or 2 |
 //! verdicts | 7 | number 4 | count 1 | verdict 1, hosts 1, queries 2 … |
+//! collect  | 8 | number 4 | bits 1 | from 20 |
+//! handed   | 9 | number 4 | more 1 | count 1 | chunk 20, record … |
 //! contact  | card 48 | count 1 | addresses: family 1, address 4 or 16, port 2 … |
 //! record   | expires 4, s | contact … | signature 64 |
 //! ```
 
 mod announcement;
+mod handed;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -27,6 +30,7 @@ use crate::limits::{
 };
 
 pub use announcement::{Announcement, Keeping};
+pub use handed::Handed;
 
 /// What a record's signature is for.
 const CONTEXT: &str = "tornet provider v1";
@@ -39,6 +43,8 @@ const DELEGATE: u8 = 4;
 const ANSWER: u8 = 5;
 const HERE: u8 = 6;
 const VERDICTS: u8 = 7;
+const COLLECT: u8 = 8;
+const HANDED: u8 = 9;
 
 const RECORDS: u8 = 1;
 const FAR: u8 = 2;
@@ -252,18 +258,31 @@ pub enum Body {
         /// From far, the cheap way, instead of from near.
         far: bool,
     },
+    /// I am new here: hand me what you keep of chunks that share so many first bits with my place, from this one on.
+    /// Answered by [`Body::Handed`].
+    Collect {
+        /// Bits, 0 to 160.
+        bits: u8,
+        /// The first chunk.
+        from: ChunkId,
+    },
     /// To [`Body::Find`] and [`Body::Delegate`].
     Answer(Answer),
     /// To [`Body::Probe`]: where the asker's packets come from.
     Here(Option<Endpoint>),
     /// To [`Body::Announce`]: of each of its chunks, in its order.
     Verdicts(Vec<Keeping>),
+    /// To [`Body::Collect`].
+    Handed(Handed),
 }
 
 impl Body {
     /// Whether it wants an answer.
     pub fn is_question(&self) -> bool {
-        matches!(self, Self::Find(_) | Self::Probe | Self::Announce(_) | Self::Delegate { .. })
+        matches!(
+            self,
+            Self::Find(_) | Self::Probe | Self::Announce(_) | Self::Delegate { .. } | Self::Collect { .. }
+        )
     }
 }
 
@@ -288,6 +307,8 @@ impl Message {
             Body::Answer(_) => ANSWER,
             Body::Here(_) => HERE,
             Body::Verdicts(_) => VERDICTS,
+            Body::Collect { .. } => COLLECT,
+            Body::Handed(_) => HANDED,
         };
         out.push(kind);
         out.extend_from_slice(&self.number.to_le_bytes());
@@ -305,6 +326,11 @@ impl Message {
                 out.extend_from_slice(key);
             }
             Body::Answer(answer) => answer.put(&mut out),
+            Body::Collect { bits, from } => {
+                out.push((*bits).min(160));
+                out.extend_from_slice(&from.0);
+            }
+            Body::Handed(handed) => handed.put(&mut out),
             Body::Here(None) => out.push(0),
             Body::Here(Some(endpoint)) => endpoint.put(&mut out),
             Body::Verdicts(all) => {
@@ -353,6 +379,14 @@ impl Message {
                 let count = reader.count()?;
                 Body::Verdicts((0..count).map(|_| reader.keeping()).collect::<Result<_, _>>()?)
             }
+            COLLECT => {
+                let bits = reader.byte()?;
+                if bits > 160 {
+                    return Err(Malformed("overlay: bits"));
+                }
+                Body::Collect { bits, from: ChunkId(reader.take()?) }
+            }
+            HANDED => Body::Handed(reader.handed()?),
             _ => return Err(Malformed("overlay: kind")),
         };
         if reader.0.is_empty() { Ok(Self { number, body }) } else { Err(Malformed("overlay: rest")) }

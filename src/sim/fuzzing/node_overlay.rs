@@ -16,7 +16,7 @@ use crate::node::{Command, Input as NodeInput, KEEP_CHANNEL, MEET_CHANNEL, OVERL
 use crate::wire::frame::{StreamHeader, Writer};
 use crate::wire::keep::Offer;
 use crate::wire::overlay::{
-    Announcement, Answer, Body, Contact, Endpoint, Find, Keeping, Message, Record, Verdict,
+    Announcement, Answer, Body, Contact, Endpoint, Find, Handed, Keeping, Message, Record, Verdict,
 };
 use crate::wire::punch;
 
@@ -89,6 +89,17 @@ fn overlay(scene: &Scene, input: &mut Input<'_>) -> Vec<u8> {
             let keeping = Keeping { verdict: Verdict::Kept, hosts: input.byte(), queries: input.half() };
             Body::Verdicts(vec![keeping; 1 + input.below(12)])
         }
+        (0..=3, Some(Body::Collect { from, .. })) => {
+            let mut chunks = Vec::new();
+            for n in (0..input.byte()).step_by(16) {
+                let chunk = ChunkId([n; 20]);
+                if chunk >= *from || input.one_in(8) {
+                    let records = (0..input.below(5)).map(|_| record(scene, input, &chunk)).collect();
+                    chunks.push((chunk, records));
+                }
+            }
+            Body::Handed(Handed::first(chunks))
+        }
         (0..=3, Some(Body::Probe)) => Body::Here(Endpoint::new(place(scene, input))),
         (0..=3, Some(_)) => Body::Answer(Answer {
             contacts: (0..input.below(9)).map(|_| contact(scene, input)).collect(),
@@ -102,6 +113,7 @@ fn overlay(scene: &Scene, input: &mut Input<'_>) -> Vec<u8> {
             Body::Announce(Announcement::of(&all).expect("not too many"))
         }
         (5, _) => Body::Delegate { key: key.0, far: input.flag() },
+        (6, _) if input.flag() => Body::Collect { bits: input.byte() % 161, from: key },
         (6, _) => Body::Probe,
         _ => {
             let (records, far, reach) = (input.flag(), input.flag(), input.byte() % 161);

@@ -8,7 +8,9 @@ use crate::base::{ChunkId, PublicKey, Rng, Time, UnixMs};
 use crate::crypto::IdentityCard;
 use crate::limits::{BUCKET_CONTACTS_MAX, LOOKUPS_MAX, OVERLAY_MESSAGE_MAX, RECORDS_PER_KEY_MAX};
 use crate::overlay::{Config, Effect, Goal, Manner, Moment, Overlay, Peer, Wanted};
-use crate::wire::overlay::{Announcement, Answer, Body, Contact, Find, Keeping, Message, Record, Verdict};
+use crate::wire::overlay::{
+    Announcement, Answer, Body, Contact, Find, Handed, Keeping, Message, Record, Verdict,
+};
 
 fn peer(number: u8) -> Peer {
     let card = IdentityCard { key: PublicKey([number; 32]), place_nonce: 0, rank_nonce: 0 };
@@ -56,6 +58,10 @@ pub fn peer_of_overlay(bytes: &[u8]) {
                 let said = match what >> 4 {
                     0..=3 => Body::Answer(Answer { contacts, records: vec![record], ..Answer::default() }),
                     4..=7 => Body::Verdicts(vec![keeping(what); 1 + usize::from(detail % 12)]),
+                    8..=11 => {
+                        let of = |n: u8| (ChunkId([n; 20]), vec![record; usize::from(detail % 5)]);
+                        Body::Handed(Handed::first((0..what).step_by(1 + usize::from(detail)).map(of)))
+                    }
                     _ => Body::Here(None),
                 };
                 if let Some((to, number)) = asked.pop() {
@@ -81,6 +87,7 @@ pub fn peer_of_overlay(bytes: &[u8]) {
                         Body::Announce(Announcement::of(&all).expect("not too many"))
                     }
                     8..=11 => Body::Delegate { key: chunk.0, far: what & 8 == 0 },
+                    12 | 13 => Body::Collect { bits: detail % 161, from: chunk },
                     _ => Body::Find(Find {
                         key: chunk.0,
                         records: true,

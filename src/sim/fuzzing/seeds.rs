@@ -252,6 +252,8 @@ fn overlay_messages() -> Vec<Vec<u8>> {
         Body::Announce(overlay::Announcement::of(&vec![(chunk, record); 12]).expect("as many as fit")),
         Body::Delegate { key: chunk.0, far: false },
         Body::Answer(answer),
+        Body::Collect { bits: 4, from: chunk },
+        Body::Handed(overlay::Handed::first([(chunk, vec![record; 4])])),
         Body::Here(contact(2).endpoints().next().copied()),
         Body::Verdicts(vec![overlay::Keeping { verdict: overlay::Verdict::Full, hosts: 2, queries: 9 }; 3]),
     ];

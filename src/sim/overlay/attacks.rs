@@ -63,7 +63,7 @@ pub fn hostile(
 /// Nodes of an attacker in the region of one key, as many as so many times the hash power that made all honest nodes
 /// buys in this `part` of it; they steer. The key is published, and looked for by nodes drawn by chance.
 pub fn eclipse(nodes: usize, lookups: usize, powers: &[f64], part: f64, settings: Settings) -> Report {
-    let columns = ["attackers", "success %", "asked", "p50 ms", "p99 ms", "bytes", "log2 hashes"];
+    let columns = ["attackers", "success %", "asked", "p50 ms", "p99 ms", "bytes", "log2 hashes", "kept by"];
     let mut report =
         Report::new(format!("an attacker in {part} of one key's region among {nodes} nodes"), &columns);
     for power in powers {
@@ -77,6 +77,13 @@ pub fn eclipse(nodes: usize, lookups: usize, powers: &[f64], part: f64, settings
         let publisher = world.any_honest();
         world.provide(publisher, chunk);
         world.run_for(2 * MINUTE);
+        let near = world.honest_near(&chunk.0, nodes);
+        let keeps = |node: &&u32| world.core(**node).is_some_and(|core| core.records().has(&chunk));
+        let kept = near.iter().filter(keeps).count();
+        eprintln!(
+            "publisher {:?}",
+            world.core(publisher).map(|core| (core.health(&chunk), core.table().len(), core.network_size()))
+        );
         for turn in 0..lookups {
             let node = world.any_honest();
             world.look(node, chunk, Manner::Near, turn.is_multiple_of(2));
@@ -92,6 +99,7 @@ pub fn eclipse(nodes: usize, lookups: usize, powers: &[f64], part: f64, settings
             all.p99_ms,
             all.bytes,
             places_cost(attackers, nodes, part),
+            kept as f64,
         ];
         report.rows.push((format!("{power} times the honest power"), values));
     }

@@ -88,14 +88,13 @@ impl World {
         needed.iter().find_map(|chunk| self.excuse_for(planned.node, chunk, &asked))
     }
 
-    /// Who would serve what a get still needs, for whoever reads of its failure.
+    /// Who would serve what a get needs, for whoever reads of its failure.
     fn servers(&self, number: usize) -> String {
         let planned = &self.plan.gets[number];
         let Some(imported) = &self.puts[planned.put].done else { return String::new() };
-        let own = &self.net.nodes[planned.node].world.store;
-        let missing = needs::chunks(&imported.reference, &planned.inside, &self.pristine);
-        let missing = missing.iter().filter(|chunk| own.get(chunk).is_none() || !own.is_sound(chunk));
-        let mut said: Vec<_> = missing
+        let needed = needs::chunks(&imported.reference, &planned.inside, &self.pristine);
+        let mut said: Vec<_> = needed
+            .iter()
             .map(|chunk| {
                 let serves = |other: &usize| self.excuse_for(planned.node, chunk, &[*other]).is_none();
                 (self.asked(planned.node).into_iter().filter(serves).collect::<Vec<_>>(), chunk)

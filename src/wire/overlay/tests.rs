@@ -3,6 +3,7 @@
 use super::*;
 use crate::base::PublicKey;
 use crate::crypto::kdf::Secret;
+use crate::limits::HANDED_RECORDS_MAX;
 use proptest::prelude::*;
 
 fn contact() -> impl Strategy<Value = Contact> {
@@ -45,6 +46,12 @@ fn keeping() -> impl Strategy<Value = Keeping> {
     })
 }
 
+fn handed() -> impl Strategy<Value = Handed> {
+    let records = prop::collection::vec(record(), 1..=ANSWER_RECORDS_MAX);
+    let chunks = prop::collection::btree_map(any::<[u8; 20]>().prop_map(ChunkId), records, 0..10);
+    chunks.prop_map(Handed::first)
+}
+
 fn body() -> impl Strategy<Value = Body> {
     prop_oneof![
         (any::<[u8; 20]>(), any::<[bool; 3]>(), 0u8..=160).prop_map(|(key, [records, far, quiet], reach)| {
@@ -61,6 +68,8 @@ fn body() -> impl Strategy<Value = Body> {
         answer().prop_map(Body::Answer),
         any::<(IpAddr, u16)>().prop_map(|(ip, port)| Body::Here(Endpoint::new((ip, port).into()))),
         prop::collection::vec(keeping(), 1..=ANNOUNCED_CHUNKS_MAX).prop_map(Body::Verdicts),
+        (0u8..=160, any::<[u8; 20]>()).prop_map(|(bits, from)| Body::Collect { bits, from: ChunkId(from) }),
+        handed().prop_map(Body::Handed),
     ]
 }
 
@@ -81,11 +90,25 @@ proptest! {
     }
 
     #[test]
-    fn whatever_reads_has_one_form(kind in 0u8..9, bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+    fn whatever_reads_has_one_form(kind in 0u8..11, bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         let bytes = [vec![kind], bytes].concat();
         if let Ok(message) = Message::parse(&bytes) {
             prop_assert_eq!(message.emit(), bytes);
         }
+    }
+
+    #[test]
+    fn what_is_handed_is_whole_chunks_in_order_and_says_whether_there_are_more(
+        chunks in prop::collection::btree_map(any::<[u8; 20]>().prop_map(ChunkId), prop::collection::vec(record(), 1..=ANSWER_RECORDS_MAX), 0..12),
+    ) {
+        let handed = Handed::first(chunks.clone());
+        let all: Vec<_> = chunks.iter().flat_map(|(chunk, records)| records.iter().map(|record| (*chunk, *record))).collect();
+        let count = handed.records().len();
+        prop_assert!(count <= HANDED_RECORDS_MAX && (count > 0 || all.is_empty()), "some always fit");
+        prop_assert_eq!(handed.records(), &all[..count]);
+        prop_assert_eq!(handed.more, count < all.len());
+        let cut = all.get(count).map(|(chunk, _)| *chunk);
+        prop_assert!(handed.records().last().map(|(chunk, _)| *chunk) != cut || cut.is_none(), "no chunk is cut");
     }
 
     #[test]
