@@ -1159,6 +1159,8 @@ pub const COLLECTED_FROM: usize = 3;
 pub const COLLECTED_IN_VAIN_MAX: usize = 5;
 /// Pause between two questions to one of them, milliseconds.
 pub const COLLECT_PAUSE_MS: u64 = 200;
+/// Pause between two times that all that is provided is announced again, since keepers may have begun anew, milliseconds.
+pub const ANNOUNCE_ANEW_MS: u64 = 60_000;
 /// Records that it takes a look at, of all of them, at most.
 pub const COLLECTED_MAX: usize = RECORDS_MAX;
 /// Questions that each of those counts as, for who answers.

@@ -12,10 +12,13 @@ use super::place::{distance, leading};
 use super::types::{Moment, Peer, ms};
 use crate::base::{ChunkId, NodeId, Time};
 use crate::limits::{
-    COLLECT_PAUSE_MS, COLLECTED_FROM, COLLECTED_IN_VAIN_MAX, COLLECTED_MAX, EXCHANGE_MS_MAX,
+    ANNOUNCE_ANEW_MS, COLLECT_PAUSE_MS, COLLECTED_FROM, COLLECTED_IN_VAIN_MAX, COLLECTED_MAX,
+    EXCHANGE_MS_MAX, HANDOVER_ANNOUNCED_MAX, REGION_NODES,
 };
 use crate::wire::overlay::{Body, Handed};
 
+/// Peers whose sessions broke that are remembered at most.
+const BROKEN_MAX: usize = 2 * REGION_NODES;
 /// A keeper hands on what lies in a region of up to four times its own, since the newcomer may think the network smaller.
 const WIDER_BITS: u32 = 2;
 
@@ -30,6 +33,10 @@ pub(super) struct Collecting {
     vain: usize,
     /// Records that may yet be looked at.
     left: usize,
+    /// Peers whose sessions broke, and that have not come back; at most [`BROKEN_MAX`], in a small network all.
+    broken: BTreeSet<NodeId>,
+    /// When all that is provided may be announced anew.
+    anew_at: Time,
 }
 
 /// One neighbour, and how far it has come.
@@ -43,7 +50,14 @@ pub(super) struct Collected {
 
 impl Default for Collecting {
     fn default() -> Self {
-        Self { from: BTreeMap::new(), asked: BTreeSet::new(), vain: 0, left: COLLECTED_MAX }
+        Self {
+            from: BTreeMap::new(),
+            asked: BTreeSet::new(),
+            vain: 0,
+            left: COLLECTED_MAX,
+            broken: BTreeSet::new(),
+            anew_at: Time::ZERO,
+        }
     }
 }
 
@@ -51,6 +65,13 @@ impl Collecting {
     /// When somebody is to be asked.
     pub(super) fn next(&self) -> Option<Time> {
         self.from.values().filter_map(|one| one.at).min()
+    }
+
+    /// A peer's session broke: perhaps its node did, with all that it kept.
+    pub(super) fn broke(&mut self, id: &NodeId) {
+        if self.broken.len() < BROKEN_MAX {
+            self.broken.insert(*id);
+        }
     }
 
     /// How many more are to be asked.
@@ -138,6 +159,18 @@ impl Overlay {
         self.collecting.from.remove(id);
         self.collecting.vain += 1;
         self.begin_collecting(at);
+    }
+
+    /// A peer has a session again, in the place of one that had not ended in good order, or has `replaced` one: it may have begun anew. In
+    /// a network smaller than a region every keeper counts, and what this node provides is announced again.
+    pub(super) fn perhaps_anew(&mut self, at: Moment, id: &NodeId, replaced: bool) {
+        let broken = self.collecting.broken.remove(id);
+        let is_small = self.network_size() <= REGION_NODES as u64;
+        let may = at.now >= self.collecting.anew_at && self.published.len() <= HANDOVER_ANNOUNCED_MAX;
+        if (broken || replaced) && is_small && may {
+            self.collecting.anew_at = at.now + ms(ANNOUNCE_ANEW_MS);
+            self.published.hurry(at.now + ms(COLLECT_PAUSE_MS));
+        }
     }
 
     /// What this node keeps around the place of one who is new there.

@@ -278,7 +278,8 @@ impl Overlay {
     /// configuration.
     pub fn handle_up(&mut self, at: Moment, peer: &Peer, seen: Option<SocketAddr>) {
         let peer = peer.reached_at(seen);
-        self.linked.insert(peer.id, seen);
+        let replaced = self.linked.insert(peer.id, seen).is_some();
+        self.perhaps_anew(at, &peer.id, replaced);
         self.leaving.is_here(&peer.id, at.now);
         self.note_path(at, &peer);
         if seen.is_none() || !self.table.wants(&peer) {
@@ -305,6 +306,7 @@ impl Overlay {
     /// is what failed. A peer is only taken for lost where it was known to be.
     pub fn handle_failed(&mut self, at: Moment, id: &NodeId, tried: &[SocketAddr]) {
         self.linked.remove(id);
+        self.collecting.broke(id);
         let open = self.exchanges.fail_all(id);
         if open.is_empty() {
             self.lose(at, id, tried);

@@ -29,6 +29,41 @@ fn a_keeper_that_starts_anew_has_its_records_again_before_their_provider_comes_r
     assert!(group.nodes[0].collecting.is_over(), "once");
 }
 
+/// Found by random runs (seed 147 with the overlay): the only keepers that had heard a provider behind a translator were killed,
+/// and nobody found what it had for an hour.
+#[test]
+fn where_every_keeper_counts_one_that_may_have_begun_anew_is_told_again() {
+    let mut group = Group::new(3);
+    (1..3).for_each(|node| group.meet(node, node - 1));
+    group.run(60_000);
+    let chunk = ChunkId([7; 20]);
+    assert!(group.nodes[2].provide(at(group.now), chunk));
+    group.run(10_000);
+    assert!(group.nodes[0].records().has(&chunk));
+    let keeper = group.nodes[0].own().id;
+    let announced = |group: &Group| {
+        group
+            .seen
+            .iter()
+            .filter(|(node, effect)| *node == 2 && matches!(effect, Effect::Checked { .. }))
+            .count()
+    };
+    let before = announced(&group);
+    group.nodes[2].handle_down(&keeper);
+    group.meet(2, 0);
+    group.run(10_000);
+    assert_eq!(announced(&group), before, "one that ended in good order says nothing");
+    let now = at(group.now);
+    group.nodes[2].handle_failed(now, &keeper, &[]);
+    group.meet(2, 0);
+    group.run(10_000);
+    assert_eq!(announced(&group), before + 1);
+    group.nodes[2].handle_failed(at(group.now), &keeper, &[]);
+    group.meet(2, 0);
+    group.run(10_000);
+    assert_eq!(announced(&group), before + 1, "not all the time");
+}
+
 #[test]
 fn a_neighbour_that_does_not_answer_is_replaced_by_another() {
     let (mut group, all) = restarted(6, 50);
