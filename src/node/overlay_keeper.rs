@@ -17,6 +17,7 @@ use crate::limits::{
     FINDS_MAX, GIVERS_MAX, HOLDERS, OVERLAY_ENTER_MS_MAX, OVERLAY_ENTER_MS_MIN, OVERLAY_ENTER_SAVED,
     OVERLAY_ENTERED_MIN, PEERS_BATCH, PUSH_LOOKUPS_OPEN_MAX, SHARDS_MAX, WAY_NEAR_MAX,
 };
+use crate::overlay::site::is_global;
 use crate::overlay::{Config, Effect, Goal, LookupId, Manner, Moment, Overlay, Peer, Standing, Wanted};
 use crate::session::{MeetCross, OverlayCross};
 use crate::wire::overlay::{Contact, Record};
@@ -238,8 +239,9 @@ impl Keeper {
 
     /// Those by whom this node is found, if others do not reach it: peers see it where it has no address of its own.
     pub(super) fn holders(&self, now: Time) -> Vec<Contact> {
+        let is_private = self.core.table().is_open() && !self.named.iter().any(|named| is_global(*named));
         let is_translated = self.named.iter().any(|named| !self.rules.addresses.contains(named));
-        if !is_translated {
+        if !is_translated && !is_private {
             return Vec::new();
         }
         let own = self.core.own().id.0;

@@ -35,8 +35,9 @@ pub(super) struct Collecting {
     left: usize,
     /// Peers whose sessions broke, and that have not come back; at most [`BROKEN_MAX`], in a small network all.
     broken: BTreeSet<NodeId>,
-    /// When all that is provided may be announced anew.
+    /// When all that is provided may be announced anew, and whether it is to be then.
     anew_at: Time,
+    anew: bool,
 }
 
 /// One neighbour, and how far it has come.
@@ -57,14 +58,16 @@ impl Default for Collecting {
             left: COLLECTED_MAX,
             broken: BTreeSet::new(),
             anew_at: Time::ZERO,
+            anew: false,
         }
     }
 }
 
 impl Collecting {
-    /// When somebody is to be asked.
+    /// When somebody is to be asked, or told.
     pub(super) fn next(&self) -> Option<Time> {
-        self.from.values().filter_map(|one| one.at).min()
+        let anew = self.anew.then_some(self.anew_at);
+        self.from.values().filter_map(|one| one.at).chain(anew).min()
     }
 
     /// A peer's session broke: perhaps its node did, with all that it kept.
@@ -106,8 +109,9 @@ impl Overlay {
         self.collect(at);
     }
 
-    /// Asks whom it is time to ask.
+    /// Asks whom it is time to ask, and has told what it is time to tell.
     pub(super) fn collect(&mut self, at: Moment) {
+        self.announce_anew(at);
         let due = |one: &Collected| one.at.is_some_and(|time| time <= at.now);
         let due: Vec<_> = self.collecting.from.values().filter(|one| due(one)).copied().collect();
         let bits = density::region(self.network_size()).leading_zeros() as u8;
@@ -161,15 +165,26 @@ impl Overlay {
         self.begin_collecting(at);
     }
 
-    /// A peer has a session again, in the place of one that had not ended in good order, or has `replaced` one: it may have begun anew. In
-    /// a network smaller than a region every keeper counts, and what this node provides is announced again.
-    pub(super) fn perhaps_anew(&mut self, at: Moment, id: &NodeId, replaced: bool) {
+    /// A peer has a session again, in the place of one that had not ended in good order, or is one of those that are known, as it was not before:
+    /// it may have begun anew. In a network smaller than a region every keeper counts, and what this node provides is
+    /// announced again, once a minute at most.
+    pub(super) fn perhaps_anew(&mut self, at: Moment, id: &NodeId, is_news: bool) {
         let broken = self.collecting.broken.remove(id);
+        if (broken || is_news) && !self.collecting.anew {
+            self.collecting.anew = true;
+            self.collecting.anew_at = self.collecting.anew_at.max(at.now + ms(COLLECT_PAUSE_MS));
+        }
+    }
+
+    fn announce_anew(&mut self, at: Moment) {
+        if !self.collecting.anew || at.now < self.collecting.anew_at {
+            return;
+        }
+        self.collecting.anew = false;
         let is_small = self.network_size() <= REGION_NODES as u64;
-        let may = at.now >= self.collecting.anew_at && self.published.len() <= HANDOVER_ANNOUNCED_MAX;
-        if (broken || replaced) && is_small && may {
+        if is_small && !self.published.is_empty() && self.published.len() <= HANDOVER_ANNOUNCED_MAX {
             self.collecting.anew_at = at.now + ms(ANNOUNCE_ANEW_MS);
-            self.published.hurry(at.now + ms(COLLECT_PAUSE_MS));
+            self.published.hurry(at.now);
         }
     }
 

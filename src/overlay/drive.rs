@@ -262,7 +262,11 @@ impl Overlay {
         let lost_long = self.peers.get(&peer.id).is_some_and(|known| known.errors_since >= 2);
         let before = self.contact_of(&peer.id);
         let peer = before.map_or(peer, |before| peer.also_at(&before));
+        let is_news = self.table.get(&peer.id).is_none();
         self.table.admit(peer, at.now);
+        if is_news {
+            self.perhaps_anew(at, &peer.id, true);
+        }
         if timed {
             self.table.sample(&peer.id, sample);
         }

@@ -417,10 +417,13 @@ impl Overlay {
         self.lookups.len() < LOOKUPS_MAX && self.exchanges.has_room()
     }
 
-    /// This node's word that it has a chunk.
+    /// This node's word that it has a chunk. Where there are nodes at global addresses, a private one is nobody's business, and would
+    /// have others take the record for one that names a third: it is found by those near to it.
     fn own_record(&self, at: Moment, chunk: &ChunkId) -> Record {
         let expires = at.unix_s().saturating_add(crate::limits::RECORD_S_MAX);
         let expires = self.leaves_s.map_or(expires, |leaves_s| expires.min(leaves_s));
-        Record::sign(&self.identity, chunk, self.own.contact, expires)
+        let told =
+            self.own.contact.addresses().filter(|address| !self.table.is_open() || is_global(*address));
+        Record::sign(&self.identity, chunk, Contact::new(self.own.contact.card, told), expires)
     }
 }

@@ -38,7 +38,7 @@ fn where_every_keeper_counts_one_that_may_have_begun_anew_is_told_again() {
     group.run(60_000);
     let chunk = ChunkId([7; 20]);
     assert!(group.nodes[2].provide(at(group.now), chunk));
-    group.run(10_000);
+    group.run(70_000);
     assert!(group.nodes[0].records().has(&chunk));
     let keeper = group.nodes[0].own().id;
     let announced = |group: &Group| {
@@ -62,6 +62,8 @@ fn where_every_keeper_counts_one_that_may_have_begun_anew_is_told_again() {
     group.meet(2, 0);
     group.run(10_000);
     assert_eq!(announced(&group), before + 1, "not all the time");
+    group.run(60_000);
+    assert_eq!(announced(&group), before + 2, "but later");
 }
 
 #[test]
