@@ -30,7 +30,7 @@ struct Flags {
     /// Plant a mistake: ack-before-sync, rename-before-sync, drop-timers, skip-verify, finish-after-failure.
     #[arg(long)]
     canary: Option<String>,
-    /// All nodes take part in the overlay. Not in CI: some seeds fail (docs/testing/simulator.md).
+    /// All nodes take part in the overlay (docs/testing/simulator.md).
     #[arg(long)]
     overlay: bool,
     /// Begin no seed after so many minutes.

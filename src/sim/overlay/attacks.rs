@@ -80,10 +80,6 @@ pub fn eclipse(nodes: usize, lookups: usize, powers: &[f64], part: f64, settings
         let near = world.honest_near(&chunk.0, nodes);
         let keeps = |node: &&u32| world.core(**node).is_some_and(|core| core.records().has(&chunk));
         let kept = near.iter().filter(keeps).count();
-        eprintln!(
-            "publisher {:?}",
-            world.core(publisher).map(|core| (core.health(&chunk), core.table().len(), core.network_size()))
-        );
         for turn in 0..lookups {
             let node = world.any_honest();
             world.look(node, chunk, Manner::Near, turn.is_multiple_of(2));
