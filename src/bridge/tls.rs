@@ -91,14 +91,23 @@ fn finish(mut config: ClientConfig) -> ClientConfig {
     config
 }
 
+/// A certificate that says that it is an authority's, in `webpki`'s words.
+const SELF_SIGNED: &str = "CaUsedAsEndEntity";
+
 /// What went wrong, in words of ours where it is ours.
 fn why(error: &std::io::Error) -> String {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    const UNKNOWN: &str = "no authority of this system vouches for its certificate: ask its operator for a URL with a pin (#sha256=…)";
     match inner {
-        Some(Error::InvalidCertificate(CertificateError::Other(other))) => other.0.to_string(),
-        Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
-            "no authority of this system vouches for its certificate: ask its operator for a URL with a pin (#sha256=…)".into()
-        }
+        Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => UNKNOWN.into(),
+        Some(Error::InvalidCertificate(CertificateError::Other(other))) => match other.0.to_string() {
+            // What webpki says of most certificates that sign themselves.
+            text if text == SELF_SIGNED => UNKNOWN.into(),
+            ours => ours,
+        },
+        Some(Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        )) => "its certificate is of another name: ask its operator for the right URL, or for one with a pin (#sha256=…)".into(),
         Some(other) => format!("TLS: {other}"),
         None => format!("TLS: {}", plain(error)),
     }

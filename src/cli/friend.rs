@@ -131,6 +131,9 @@ fn list(dir: &NodeDir, as_json: bool) -> Result<(), Failure> {
 }
 
 fn set(dir: &NodeDir, who: &str, change: FriendChange) -> Result<(), Failure> {
+    if change == FriendChange::default() {
+        return Err(Failure::new("nothing is to be changed: give --trust, --name or --introduce"));
+    }
     let path = format!("/v1/friends/{}", segment(who));
     let body = json!({ "trust": change.trust, "name": change.name, "introduce": change.introduce });
     let friend = match ask(dir, Method::PATCH, &path, Some(&body))? {

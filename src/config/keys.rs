@@ -515,9 +515,10 @@ pub const KEYS: &[Key] = &[
                 c.bridge.url = None;
                 Ok(())
             }
-            text => {
-                text.parse().map_err(|bad: BadBridge| bad.to_string()).map(|url| c.bridge.url = Some(url))
-            }
+            text => text
+                .parse()
+                .map_err(|bad: BadBridge| format!("a URL: {bad}"))
+                .map(|url| c.bridge.url = Some(url)),
         },
         show: |c| c.bridge.url.iter().map(ToString::to_string).collect(),
     },

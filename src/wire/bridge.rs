@@ -32,7 +32,7 @@ pub struct BridgeUrl {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadBridge {
     /// It does not begin with a scheme that is known, or has characters that none has.
-    #[error("a bridge is written as wss://host/path or wss://host:port/path#sha256=…")]
+    #[error("a bridge's URL is wss://host/path or wss://host:port/path#sha256=…")]
     Form,
     /// It is long.
     #[error("a bridge's URL has at most {BRIDGE_URL_MAX} characters")]
