@@ -7,12 +7,25 @@ use super::Overlay;
 use super::place::Key;
 use super::types::{Moment, Outcome, Peer, ms};
 use crate::base::{ChunkId, NodeId, Time};
-use crate::limits::{GRANT_S_MIN, HANDOVER_ANNOUNCED_MAX, LEAVERS_MAX, LEAVING_SOON_MS, LEFT_MS};
+use crate::limits::{
+    EXCHANGE_MS_MAX, GRANT_S_MIN, HANDOVER_ANNOUNCED_MAX, LEAVERS_MAX, LEAVING_SOON_MS, LEFT_MS,
+};
 
 /// Peers that said when they leave; at most [`LEAVERS_MAX`], about 40 bytes each.
 #[derive(Debug, Clone, Default)]
 pub struct Leaving {
-    by: BTreeMap<NodeId, Time>,
+    by: BTreeMap<NodeId, Word>,
+}
+
+/// What one of them said.
+#[derive(Debug, Clone, Copy)]
+struct Word {
+    /// When it leaves.
+    at: Time,
+    /// When it said so.
+    said: Time,
+    /// Since when it has had a session that it did not say it on: it tells everybody whom it talks to.
+    silent: Option<Time>,
 }
 
 impl Leaving {
@@ -24,32 +37,40 @@ impl Leaving {
         };
         if self.by.len() >= LEAVERS_MAX && !self.by.contains_key(&id) {
             // Who left long ago is in nobody's table any more.
-            self.by.retain(|_, at| now.since(*at) < ms(LEAVING_SOON_MS));
+            self.by.retain(|_, word| now.since(word.at) < ms(LEAVING_SOON_MS));
         }
         // Else whoever leaves last does: it is no matter of now, and nobody fills this with those who leave in a month.
         if self.by.len() >= LEAVERS_MAX && !self.by.contains_key(&id) {
-            let last = self.by.iter().max_by_key(|(_, at)| **at).map(|(id, at)| (*id, *at));
+            let last = self.by.iter().max_by_key(|(_, word)| word.at).map(|(id, word)| (*id, word.at));
             match last.filter(|(_, last)| *last > at) {
                 Some((last, _)) => self.by.remove(&last),
                 None => return,
             };
         }
-        self.by.insert(id, at);
+        self.by.insert(id, Word { at, said: now, silent: None });
     }
 
     /// Whether it has left, or leaves so soon that nobody is to be led to it.
     pub fn is_soon(&self, id: &NodeId, now: Time) -> bool {
-        self.by.get(id).is_some_and(|at| *at <= now + ms(LEAVING_SOON_MS))
+        self.by.get(id).is_some_and(|word| word.at <= now + ms(LEAVING_SOON_MS))
     }
 
     /// Whether its time has come.
     pub fn has_left(&self, id: &NodeId, now: Time) -> bool {
-        self.by.get(id).is_some_and(|at| *at <= now)
+        self.by.get(id).is_some_and(|word| word.at <= now)
     }
 
-    /// A peer is there: its time is long past, and so it came back.
+    /// A peer has a (new) session, on which it has said nothing.
+    pub fn came(&mut self, id: &NodeId, now: Time) {
+        if let Some(word) = self.by.get_mut(id).filter(|word| now.since(word.said) >= ms(EXCHANGE_MS_MAX)) {
+            word.silent.get_or_insert(now);
+        }
+    }
+
+    /// A peer is there: its time is long past, or it went before that and says nothing of leaving now, and so it came back.
     pub fn is_here(&mut self, id: &NodeId, now: Time) {
-        if self.by.get(id).is_some_and(|at| now.since(*at) >= ms(LEFT_MS)) {
+        let long = |since: Time| now.since(since) >= ms(LEFT_MS);
+        if self.by.get(id).is_some_and(|word| long(word.at) || word.silent.is_some_and(long)) {
             self.by.remove(id);
         }
     }
@@ -137,6 +158,21 @@ mod tests {
         assert!(leaving.has_left(&node(1), now), "its goodbye may be what was heard");
         leaving.is_here(&node(1), now + ms(LEFT_MS));
         assert!(!leaving.has_left(&node(1), now + ms(LEFT_MS)), "it came back");
+        // Found by review: who went and came again before the time that it had named was led to by nobody until then.
+        let (again, long) = (now + ms(60_000), now + ms(60_000 + LEFT_MS));
+        leaving.set(now, node(1), Some(later));
+        leaving.came(&node(1), now + ms(100));
+        leaving.is_here(&node(1), long);
+        assert!(!leaving.is_empty(), "on the session that it said so on");
+        leaving.came(&node(1), again);
+        leaving.set(again, node(1), Some(later));
+        leaving.is_here(&node(1), long);
+        assert!(!leaving.is_empty(), "it says so again");
+        leaving.came(&node(1), long);
+        leaving.is_here(&node(1), long + ms(LEFT_MS - 1));
+        assert!(!leaving.is_empty());
+        leaving.is_here(&node(1), long + ms(LEFT_MS));
+        assert!(leaving.is_empty(), "it says nothing of it any more");
         for n in 0..2 * LEAVERS_MAX as u32 {
             leaving.set(now, node(n), Some(later));
         }

@@ -149,10 +149,10 @@ impl Lookup {
     }
 
     /// Where a record that was found should go, too: to who was asked last and had none, one step farther from the
-    /// key than who had it.
+    /// key than who had it. Whoever comes next by that node need not go on to the key, whose neighbours a crowd would all ask.
     pub fn spread(&self) -> Option<Peer> {
-        let is_far = matches!(self.wanted.manner, Manner::Far { .. });
-        self.missed.filter(|_| is_far && !self.gathered.records().is_empty()).map(|(_, peer)| peer)
+        let missed = self.missed.filter(|_| !self.wanted.quiet && !self.gathered.records().is_empty());
+        missed.map(|(_, peer)| peer)
     }
 
     /// By whose word a peer was asked.

@@ -280,6 +280,7 @@ impl Overlay {
         let peer = peer.reached_at(seen);
         let replaced = self.linked.insert(peer.id, seen).is_some();
         self.perhaps_anew(at, &peer.id, replaced);
+        self.leaving.came(&peer.id, at.now);
         self.leaving.is_here(&peer.id, at.now);
         self.note_path(at, &peer);
         if seen.is_none() || !self.table.wants(&peer) {

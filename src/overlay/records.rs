@@ -75,7 +75,7 @@ impl Chunk {
 
     /// Who makes room for a newcomer where all places are taken: of those that were renewed as many as may stay do. Of the
     /// others, one whose network has more places than the newcomer's would have; or else one of lower rank, but none of
-    /// those that were here first.
+    /// those that were here first, nor one whose network has fewer: rank is cheap by the dozen, and networks are not.
     fn displaceable(&self, site: Option<Site>, rank: u32) -> Option<NodeId> {
         let mut by_age: Vec<&Kept> = self.kept.iter().collect();
         by_age.sort_by_key(|kept| (kept.since_s, kept.provider));
@@ -88,7 +88,8 @@ impl Chunk {
         if let Some((_, most)) = crowded.max_by_key(|(_, kept)| (crowd(kept), Reverse(kept.rank))) {
             return Some(most.provider);
         }
-        let late = others.filter(|(age, kept)| *age >= RECORDS_FIRST_KEPT && kept.rank < rank);
+        let late =
+            others.filter(|(age, kept)| *age >= RECORDS_FIRST_KEPT && kept.rank < rank && crowd(kept) >= own);
         late.min_by_key(|(_, kept)| kept.rank).map(|(_, least)| least.provider)
     }
 }

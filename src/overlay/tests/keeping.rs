@@ -120,6 +120,28 @@ fn one_network_has_few_places_of_a_key_and_gives_them_to_others() {
     assert!(keeper.has(&honest, NOW) && keeper.records.len() == RECORDS_PER_KEY_MAX);
 }
 
+/// Found by repeating the runs with floods: identities of eight networks, which a second buys, took the place of whoever came from a ninth.
+#[test]
+fn a_few_networks_do_not_take_the_place_of_who_comes_from_another() {
+    let mut keeper = Keeper::new();
+    let mut flood = |keeper: &mut Keeper, from: u32| {
+        for n in from..from + 400 {
+            let rank = 1 + n % 6;
+            keeper.keep(
+                &record_of(n, rank, &CHUNK, NOW + 7200),
+                by([50 + (n % 8) as u8, 1, (n % 3) as u8, 1]),
+                NOW + n,
+            );
+        }
+    };
+    flood(&mut keeper, 0);
+    let late = record_of(9_999, 0, &CHUNK, NOW + 7200);
+    assert_eq!(keeper.keep(&late, by([10, 1, 1, 1]), NOW + 400), Verdict::Kept);
+    flood(&mut keeper, 1_000);
+    assert!(keeper.has(&late, NOW + 2_000));
+    assert_eq!(keeper.records.len(), RECORDS_PER_KEY_MAX);
+}
+
 #[test]
 fn a_place_that_nobody_renewed_goes_to_a_higher_rank_and_not_to_the_next_cheap_one() {
     let mut keeper = Keeper::new();
