@@ -124,7 +124,7 @@ fn one_network_has_few_places_of_a_key_and_gives_them_to_others() {
 #[test]
 fn a_few_networks_do_not_take_the_place_of_who_comes_from_another() {
     let mut keeper = Keeper::new();
-    let mut flood = |keeper: &mut Keeper, from: u32| {
+    let flood = |keeper: &mut Keeper, from: u32| {
         for n in from..from + 400 {
             let rank = 1 + n % 6;
             keeper.keep(
