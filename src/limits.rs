@@ -1153,6 +1153,8 @@ pub const RECORD_S_MAX: u32 = 2 * 3600;
 pub const CLOCK_GRACE_S: u32 = 600;
 /// Records that are handed to a new keeper in one message at most.
 pub const HANDED_RECORDS_MAX: usize = 8;
+/// Chunks that are looked at for it at most.
+pub const HANDED_LOOKED_MAX: usize = 1024;
 /// Neighbours that a new keeper collects from.
 pub const COLLECTED_FROM: usize = 3;
 /// Others that it turns to when one of them does not answer, at most.
@@ -1161,6 +1163,8 @@ pub const COLLECTED_IN_VAIN_MAX: usize = 5;
 pub const COLLECT_PAUSE_MS: u64 = 200;
 /// Pause between two times that all that is provided is announced again, since keepers may have begun anew, milliseconds.
 pub const ANNOUNCE_ANEW_MS: u64 = 60_000;
+/// Chunks that are announced so at most: who provides more waits for its hour, and newcomers collect meanwhile.
+pub const ANNOUNCED_ANEW_MAX: usize = 4096;
 /// Records that it takes a look at, of all of them, at most.
 pub const COLLECTED_MAX: usize = RECORDS_MAX;
 /// Questions that each of those counts as, for who answers.

@@ -3,6 +3,7 @@
 //! comes round again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::Overlay;
 use super::announce::Cell;
@@ -12,8 +13,8 @@ use super::place::{distance, leading};
 use super::types::{Moment, Peer, ms};
 use crate::base::{ChunkId, NodeId, Time};
 use crate::limits::{
-    ANNOUNCE_ANEW_MS, COLLECT_PAUSE_MS, COLLECTED_FROM, COLLECTED_IN_VAIN_MAX, COLLECTED_MAX,
-    EXCHANGE_MS_MAX, HANDOVER_ANNOUNCED_MAX, REGION_NODES,
+    ANNOUNCE_ANEW_MS, ANNOUNCED_ANEW_MAX, COLLECT_PAUSE_MS, COLLECTED_FROM, COLLECTED_IN_VAIN_MAX,
+    COLLECTED_MAX, EXCHANGE_MS_MAX, REGION_NODES, REPUBLISH_MS,
 };
 use crate::wire::overlay::{Body, Handed};
 
@@ -38,6 +39,8 @@ pub(super) struct Collecting {
     /// When all that is provided may be announced anew, and whether it is to be then.
     anew_at: Time,
     anew: bool,
+    /// The pause after the next time, which doubles while it happens again and again.
+    anew_pause: Duration,
 }
 
 /// One neighbour, and how far it has come.
@@ -59,6 +62,7 @@ impl Default for Collecting {
             broken: BTreeSet::new(),
             anew_at: Time::ZERO,
             anew: false,
+            anew_pause: ms(ANNOUNCE_ANEW_MS),
         }
     }
 }
@@ -72,8 +76,9 @@ impl Collecting {
 
     /// A peer's session broke: perhaps its node did, with all that it kept.
     pub(super) fn broke(&mut self, id: &NodeId) {
-        if self.broken.len() < BROKEN_MAX {
-            self.broken.insert(*id);
+        self.broken.insert(*id);
+        if self.broken.len() > BROKEN_MAX {
+            self.broken.pop_first();
         }
     }
 
@@ -142,7 +147,8 @@ impl Overlay {
                 return self.not_collected(at, &from.id, false);
             }
             self.collecting.left -= 1;
-            if !self.records.holds(chunk, record) {
+            let is_own = record.provider.card.key == self.own.contact.card.key;
+            if !is_own && !self.records.holds(chunk, record) {
                 self.hear_record(at, from, *chunk, record);
             }
         }
@@ -167,7 +173,7 @@ impl Overlay {
 
     /// A peer has a session again, in the place of one that had not ended in good order, or is one of those that are known, as it was not before:
     /// it may have begun anew. In a network smaller than a region every keeper counts, and what this node provides is
-    /// announced again, once a minute at most.
+    /// announced again: once a minute at most, and more seldom while that goes on.
     pub(super) fn perhaps_anew(&mut self, at: Moment, id: &NodeId, is_news: bool) {
         let broken = self.collecting.broken.remove(id);
         if (broken || is_news) && !self.collecting.anew {
@@ -182,8 +188,12 @@ impl Overlay {
         }
         self.collecting.anew = false;
         let is_small = self.network_size() <= REGION_NODES as u64;
-        if is_small && !self.published.is_empty() && self.published.len() <= HANDOVER_ANNOUNCED_MAX {
-            self.collecting.anew_at = at.now + ms(ANNOUNCE_ANEW_MS);
+        if is_small && !self.published.is_empty() && self.published.len() <= ANNOUNCED_ANEW_MAX {
+            let own = &mut self.collecting;
+            let rested = at.now.since(own.anew_at) >= 10 * ms(ANNOUNCE_ANEW_MS);
+            let pause = if rested { ms(ANNOUNCE_ANEW_MS) } else { own.anew_pause };
+            own.anew_at = at.now + pause;
+            own.anew_pause = (2 * pause).min(ms(REPUBLISH_MS / 4));
             self.published.hurry(at.now);
         }
     }
@@ -198,7 +208,7 @@ impl Overlay {
             return Handed::default();
         }
         self.records.expire(at.unix_s());
-        let left = |id: &NodeId| id == to || self.leaving.has_left(id, at.now);
+        let left = |id: &NodeId| self.leaving.has_left(id, at.now);
         Handed::first(self.records.between(from..=cell.to, left))
     }
 }

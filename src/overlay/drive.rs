@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use super::exchange::{ENDS, Open, Purpose};
 use super::lookup::{Lookup, Style};
 use super::place::Key;
+use super::records::Bringer;
 use super::types::{Effect, Goal, LookupId, Manner, Moment, Outcome, Peer, Wanted, ms};
 use super::{For, Overlay, Running, density};
 use crate::base::{ChunkId, NodeId};
@@ -272,7 +273,8 @@ impl Overlay {
         }
         self.peers.met(&peer, at.unix_s(), timed.then_some(sample), &mut self.rng);
         for (chunk, record, bringer) in self.unproven.proven(&peer) {
-            self.keep_by(at, chunk, &record, bringer);
+            let site = self.site_of(&peer);
+            self.keep_by(at, chunk, &record, Bringer { site, ..bringer });
         }
         if lost_long {
             self.regained(at, peer);
@@ -318,7 +320,11 @@ impl Overlay {
             (Purpose::Spread, Body::Verdicts(_)) => self.met(at, open, peer),
             (Purpose::Collect, Body::Handed(handed)) => {
                 self.met(at, open, peer);
-                self.collected(at, &peer, &handed);
+                match peer.contact.endpoints().next() {
+                    Some(_) => self.collected(at, &peer, &handed),
+                    // Who hands on records is somewhere, as who has them kept is: they count where it is.
+                    None => self.not_collected(at, &id, false),
+                }
             }
             _ => self.failed(at, open),
         }

@@ -279,7 +279,9 @@ impl Overlay {
     pub fn handle_up(&mut self, at: Moment, peer: &Peer, seen: Option<SocketAddr>) {
         let peer = peer.reached_at(seen);
         let replaced = self.linked.insert(peer.id, seen).is_some();
-        self.perhaps_anew(at, &peer.id, replaced);
+        if self.table.get(&peer.id).is_some() {
+            self.perhaps_anew(at, &peer.id, replaced);
+        }
         self.leaving.came(&peer.id, at.now);
         self.leaving.is_here(&peer.id, at.now);
         self.note_path(at, &peer);
@@ -307,7 +309,9 @@ impl Overlay {
     /// is what failed. A peer is only taken for lost where it was known to be.
     pub fn handle_failed(&mut self, at: Moment, id: &NodeId, tried: &[SocketAddr]) {
         self.linked.remove(id);
-        self.collecting.broke(id);
+        if self.table.get(id).is_some() {
+            self.collecting.broke(id);
+        }
         let open = self.exchanges.fail_all(id);
         if open.is_empty() {
             self.lose(at, id, tried);

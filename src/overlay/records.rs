@@ -7,9 +7,9 @@ use std::ops::RangeInclusive;
 use super::site::Site;
 use crate::base::{ChunkId, NodeId, Rng};
 use crate::limits::{
-    ANNOUNCED_PER_MINUTE_MAX, ANSWER_RECORDS_MAX, CLOCK_GRACE_S, RECORD_S_MAX, RECORDS_FIRST_KEPT,
-    RECORDS_MAX, RECORDS_PER_KEY_MAX, RECORDS_PER_KEY_NETWORK_MAX, RECORDS_PER_KEY_SITE_MAX,
-    RECORDS_PER_PROVIDER_MAX, RECORDS_RENEWED_KEPT,
+    ANNOUNCED_PER_MINUTE_MAX, ANSWER_RECORDS_MAX, CLOCK_GRACE_S, HANDED_LOOKED_MAX, RECORD_S_MAX,
+    RECORDS_FIRST_KEPT, RECORDS_MAX, RECORDS_PER_KEY_MAX, RECORDS_PER_KEY_NETWORK_MAX,
+    RECORDS_PER_KEY_SITE_MAX, RECORDS_PER_PROVIDER_MAX, RECORDS_RENEWED_KEPT,
 };
 use crate::wire::overlay::{Record, Verdict};
 
@@ -88,8 +88,10 @@ impl Chunk {
         if let Some((_, most)) = crowded.max_by_key(|(_, kept)| (crowd(kept), Reverse(kept.rank))) {
             return Some(most.provider);
         }
+        // Where nobody is counted, rank alone decides.
+        let fewer = |kept: &Kept| site.is_some() && kept.site.is_some() && crowd(kept) < own;
         let late =
-            others.filter(|(age, kept)| *age >= RECORDS_FIRST_KEPT && kept.rank < rank && crowd(kept) >= own);
+            others.filter(|(age, kept)| *age >= RECORDS_FIRST_KEPT && kept.rank < rank && !fewer(kept));
         late.min_by_key(|(_, kept)| kept.rank).map(|(_, least)| least.provider)
     }
 }
@@ -176,9 +178,7 @@ impl Records {
         }
         self.ends.insert((new.until_s, chunk, new.provider));
         *self.per_provider.entry(new.provider).or_default() += 1;
-        if let Some(site) = new.site {
-            *self.per_site.entry(site).or_default() += 1;
-        }
+        self.join_site(new.site);
         self.chunks.entry(chunk).or_default().kept.push(new);
         Verdict::Kept
     }
@@ -196,6 +196,12 @@ impl Records {
         kept.record = new.record;
         kept.renewed |= by_provider && now_s >= kept.since_s.saturating_add(RENEWED_S_MIN);
         self.ends.insert((kept.until_s, chunk, kept.provider));
+        // It counts where its provider is, whoever brought it first.
+        if by_provider && kept.site != new.site {
+            let before = std::mem::replace(&mut kept.site, new.site);
+            self.leave_site(before);
+            self.join_site(new.site);
+        }
     }
 
     /// How many providers of a chunk are known beside one, those aside that `leave`.
@@ -241,14 +247,20 @@ impl Records {
         kept.iter().any(|kept| kept.provider == provider && kept.record.expires >= record.expires)
     }
 
+    /// Whether a further record of a chunk would displace nobody.
+    pub fn has_room(&self, chunk: &ChunkId) -> bool {
+        let kept = self.chunks.get(chunk).map_or(0, |own| own.kept.len());
+        kept < RECORDS_PER_KEY_MAX && self.ends.len() < RECORDS_MAX
+    }
+
     /// What is kept of the chunks of a range, in their order: of each the renewed first, and the eldest, as many as an answer tells.
-    /// Nothing of whom `left` says so.
+    /// Nothing of whom `left` says so. At most [`HANDED_LOOKED_MAX`] chunks are looked at.
     pub fn between(
         &self,
         range: RangeInclusive<ChunkId>,
         left: impl Fn(&NodeId) -> bool,
     ) -> impl Iterator<Item = (ChunkId, Vec<Record>)> {
-        self.chunks.range(range).filter_map(move |(chunk, own)| {
+        self.chunks.range(range).take(HANDED_LOOKED_MAX).filter_map(move |(chunk, own)| {
             let mut kept: Vec<&Kept> = own.kept.iter().filter(|kept| !left(&kept.provider)).collect();
             kept.sort_by_key(|kept| (!kept.renewed, kept.since_s, kept.provider));
             kept.truncate(ANSWER_RECORDS_MAX);
@@ -286,6 +298,23 @@ impl Records {
         })
     }
 
+    fn join_site(&mut self, site: Option<Site>) {
+        if let Some(site) = site {
+            *self.per_site.entry(site).or_default() += 1;
+        }
+    }
+
+    fn leave_site(&mut self, site: Option<Site>) {
+        if let Some(site) = site
+            && let Some(count) = self.per_site.get_mut(&site)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.per_site.remove(&site);
+            }
+        }
+    }
+
     fn remove(&mut self, chunk: &ChunkId, provider: &NodeId) {
         let Some(own) = self.chunks.get_mut(chunk) else { return };
         let Some(at) = own.kept.iter().position(|kept| kept.provider == *provider) else { return };
@@ -294,14 +323,7 @@ impl Records {
             self.chunks.remove(chunk);
         }
         self.ends.remove(&(gone.until_s, *chunk, *provider));
-        if let Some(site) = gone.site
-            && let Some(count) = self.per_site.get_mut(&site)
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.per_site.remove(&site);
-            }
-        }
+        self.leave_site(gone.site);
         if let Some(count) = self.per_provider.get_mut(provider) {
             *count -= 1;
             if *count == 0 {

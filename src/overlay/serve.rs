@@ -91,8 +91,8 @@ impl Overlay {
             self.feed(at);
             return Ok(());
         }
-        // Whoever wants records kept is somewhere.
-        let is_nowhere = seen.is_none() && matches!(body, Body::Announce(_));
+        // Whoever wants records kept, or keeps them, is somewhere.
+        let is_nowhere = seen.is_none() && matches!(body, Body::Announce(_) | Body::Collect { .. });
         if is_nowhere || !self.may_be_asked(at, from, &body) {
             self.counters.refused += 1;
             let refused = Answer { refused: true, ..Answer::default() };
@@ -156,7 +156,7 @@ impl Overlay {
     }
 
     /// The site that a session's path leads to, where sites are counted.
-    fn site_of(&self, peer: &Peer) -> Option<Site> {
+    pub(super) fn site_of(&self, peer: &Peer) -> Option<Site> {
         peer.contact.endpoints().next().and_then(|endpoint| Site::of(endpoint, self.table.is_open()))
     }
 
@@ -226,10 +226,15 @@ impl Overlay {
         if provider == from.id && is_proven(record, &from.contact) {
             return self.keep(at, chunk, record, from, true);
         }
-        // Who names no machine sends nobody anywhere: it is reached by those near to it.
-        let is_nowhere = provider != from.id && record.provider.endpoints().next().is_none();
-        if is_nowhere || self.contact_of(&provider).is_some_and(|known| is_proven(record, &known)) {
-            return self.keep(at, chunk, record, from, false);
+        if let Some(known) = self.contact_of(&provider).filter(|known| is_proven(record, known)) {
+            // It counts where its provider is, whoever brings it.
+            return self.keep(at, chunk, record, &Peer::of(known), false);
+        }
+        if provider != from.id && record.provider.endpoints().next().is_none() {
+            // Who names no machine sends nobody anywhere: it is reached by those near to it. Nor does it cost whoever brings it
+            // a session, and so it takes nobody's place.
+            let has_room = self.records.has_room(&chunk) || self.records.holds(&chunk, record);
+            return if has_room { self.keep(at, chunk, record, from, false) } else { Verdict::Full };
         }
         // A provider that says it is somewhere else than it is, or somebody's word that a third is somewhere: it must
         // answer there before anybody is told.

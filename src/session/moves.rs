@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::association::Session;
 use super::path::Arrival;
+use super::shards::is_own;
 use crate::base::{Path, Rng, Time};
 use crate::limits::{MOVES_DETOUR_MS, MOVES_MAX, MOVES_MS};
 
@@ -22,18 +23,28 @@ struct Measured {
 }
 
 impl Detour {
-    /// A packet of `len` bytes came by the other path, the last of `received` bytes in all. Whether for `ms` milliseconds nothing has come by
-    /// the session's own; then it begins anew.
-    pub(super) fn is_all(&mut self, now: Time, len: usize, received: u64, ms: u64) -> bool {
+    /// A packet of `len` bytes came by the other path, the last of `received` bytes in all. Once that has gone on for `ms` milliseconds, bytes by it and in all, and it
+    /// begins anew.
+    fn measure(&mut self, now: Time, len: usize, received: u64, ms: u64) -> Option<(u64, u64)> {
         let len = len as u64;
         let it = self.0.get_or_insert(Measured { since: now, before: received - len, detoured: 0 });
         it.detoured += len;
         if now.since(it.since) < Duration::from_millis(ms) {
-            return false;
+            return None;
         }
-        let is_all = received - it.before == it.detoured;
+        let measured = (it.detoured, received - it.before);
         self.0 = None;
-        is_all
+        Some(measured)
+    }
+
+    /// Whether nothing came by the session's own path in a time that is over with this packet.
+    pub(super) fn is_all(&mut self, now: Time, len: usize, received: u64, ms: u64) -> bool {
+        self.measure(now, len, received, ms).is_some_and(|(detoured, all)| detoured == all)
+    }
+
+    /// Whether hardly anything did: one packet in a while, which anybody may have copied, holds no session.
+    fn is_most(&mut self, now: Time, len: usize, received: u64, ms: u64) -> bool {
+        self.measure(now, len, received, ms).is_some_and(|(detoured, all)| 8 * (all - detoured) < all)
     }
 }
 
@@ -57,7 +68,7 @@ impl Moves {
             return false;
         }
         self.last = now;
-        !self.detour.is_all(now, len, received, MOVES_DETOUR_MS)
+        !self.detour.is_most(now, len, received, MOVES_DETOUR_MS)
     }
 
     fn count(&mut self, now: Time) {
@@ -76,9 +87,14 @@ impl Session {
         path: Path,
         len: usize,
         highest: bool,
+        own_port: u16,
         rng: &mut Rng,
     ) -> Arrival {
-        let is_elsewhere = path.remote != self.paths.active().remote && self.paths.is_validated();
+        let active = self.paths.active();
+        // Between a straight path and a relay, or a lane's home, other rules have measured, and let few packets come here.
+        let is_alike = path.is_relayed() == active.is_relayed()
+            && (self.belongs.is_none() || is_own(&path, own_port) == is_own(&active, own_port));
+        let is_elsewhere = path.remote != active.remote && is_alike && self.paths.is_validated();
         let received = self.received_bytes;
         if is_elsewhere
             && let Some(Some(moves)) = self.moves()

@@ -139,7 +139,8 @@ impl Pending {
         true
     }
 
-    /// The peer may be reached at this address as well: it is tried at once, unless it was just now, and in turn with the others.
+    /// The peer may be reached at this address as well: it is tried at once, unless it was among the last that were,
+    /// and in turn with the others.
     pub(super) fn also_at(&mut self, remote: SocketAddr) -> bool {
         let room = self.addresses.len() < ADDRESSES_PER_PEER_MAX + WAYS_PER_CALL_MAX;
         let known = self.addresses.contains(&remote);

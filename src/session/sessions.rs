@@ -282,7 +282,7 @@ impl Sessions {
                 return self.talk(key);
             }
         }
-        match session.follow(now, path, len, highest, &mut self.rng) {
+        match session.follow(now, path, len, highest, self.config.home_port, &mut self.rng) {
             Arrival::Same => {}
             Arrival::Challenge => session.wants.challenge = true,
             Arrival::Roamed => {

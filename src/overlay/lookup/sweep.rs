@@ -1,6 +1,6 @@
 //! The sweep of a key's region: who is asked there, and how far around it.
 
-use super::{Candidate, Lookup, NEAREST_MIN, distance, leading};
+use super::{Asked, Candidate, Lookup, NEAREST_MIN, distance, leading};
 use crate::limits::{REGION_NODES, REGION_NODES_MAX};
 use crate::overlay::path::State;
 use crate::overlay::types::Goal;
@@ -14,6 +14,10 @@ const SPARSE_ASKED_MAX: usize = 48;
 /// Nodes around the region that are asked, too, where all of it is: whoever crowds into it names only accomplices, and so would
 /// hide the others from whoever met no others.
 const AROUND: usize = 8;
+/// They are drawn from those up to so many times as far as the region reaches.
+const AROUND_REGIONS: u64 = 8;
+/// Nodes outside of it that are tried at most: those that are not there cost time.
+const AROUND_TRIED_MAX: usize = 3 * AROUND;
 
 impl Lookup {
     /// Whom to ask next there.
@@ -37,7 +41,7 @@ impl Lookup {
         }
         let outside = leading(&next.distance) > self.style.region;
         if is_whole && outside && nearer < REGION_NODES_MAX && self.around() < AROUND {
-            return Some((at, next));
+            return Some(self.waiting_around().unwrap_or((at, next)));
         }
         let enough = nearer >= NEAREST_MIN && (!is_whole || outside) || nearer >= REGION_NODES_MAX;
         (!enough).then_some((at, next))
@@ -48,9 +52,32 @@ impl Lookup {
         self.there().filter(|leading| *leading <= self.style.region).count()
     }
 
-    /// Those outside of it.
+    /// Those outside of it; as many as are wanted where too many were tried.
     fn around(&self) -> usize {
-        self.there().filter(|leading| *leading > self.style.region).count()
+        let far = |asked: &&Asked| leading(&distance(&self.wanted.key, &asked.peer.id.0)) > self.style.region;
+        let tried = self.asked.values().filter(far).count();
+        let there = self.there().filter(|leading| *leading > self.style.region).count();
+        if tried >= AROUND_TRIED_MAX { AROUND } else { there }
+    }
+
+    /// The middle one of those around who were not asked: the nearest may be accomplices, too, for little.
+    fn waiting_around(&self) -> Option<(usize, Candidate)> {
+        let mut all: Vec<(usize, Candidate)> = Vec::new();
+        for (at, path) in self.paths.iter().enumerate() {
+            let far = self.style.region.saturating_mul(AROUND_REGIONS);
+            let around = path
+                .list()
+                .iter()
+                .filter(|one| (self.style.region.saturating_add(1)..=far).contains(&leading(&one.distance)));
+            all.extend(around.filter(|one| self.may_ask(one)).map(|one| (at, *one)));
+        }
+        all.sort_unstable_by_key(|(_, one)| one.distance);
+        all.get(all.len() / 2).copied()
+    }
+
+    fn may_ask(&self, one: &Candidate) -> bool {
+        let asked = self.asked.get(&one.peer.id);
+        one.state == State::Waiting && asked.is_none_or(|asked| asked.may_try(&one.peer))
     }
 
     /// How far those are that were asked and are there.
@@ -61,11 +88,7 @@ impl Lookup {
 
     fn nearest_waiting(&self) -> Option<(usize, Candidate)> {
         let firsts = self.paths.iter().enumerate().filter_map(|(at, path)| {
-            let may = |one: &&Candidate| {
-                let asked = self.asked.get(&one.peer.id);
-                one.state == State::Waiting && asked.is_none_or(|asked| asked.may_try(&one.peer))
-            };
-            let next = path.list().iter().find(may)?;
+            let next = path.list().iter().find(|one| self.may_ask(one))?;
             Some((at, *next))
         });
         firsts.min_by_key(|(_, one)| one.distance)

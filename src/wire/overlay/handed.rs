@@ -2,7 +2,7 @@
 
 use super::{Reader, Record};
 use crate::base::ChunkId;
-use crate::limits::{HANDED_RECORDS_MAX, OVERLAY_MESSAGE_MAX};
+use crate::limits::{ANSWER_RECORDS_MAX, HANDED_RECORDS_MAX, OVERLAY_MESSAGE_MAX};
 use crate::wire::Malformed;
 
 /// Bytes of a message around its records: kind, number, more, count.
@@ -53,13 +53,15 @@ impl Handed {
 impl Reader<'_> {
     pub(super) fn handed(&mut self) -> Result<Handed, Malformed> {
         let [more, count] = self.take()?;
-        if more > 1 || usize::from(count) > HANDED_RECORDS_MAX {
+        // Of nothing there is no more.
+        if more > 1 || usize::from(count) > HANDED_RECORDS_MAX || (more, count) == (1, 0) {
             return Err(Malformed("overlay: handed"));
         }
         let mut records: Vec<(ChunkId, Record)> = Vec::with_capacity(count.into());
         for _ in 0..count {
             let chunk = ChunkId(self.take()?);
-            if records.last().is_some_and(|(before, _)| *before > chunk) {
+            let same = records.iter().rev().take_while(|(before, _)| *before == chunk).count();
+            if records.last().is_some_and(|(before, _)| *before > chunk) || same >= ANSWER_RECORDS_MAX {
                 return Err(Malformed("overlay: order"));
             }
             records.push((chunk, self.record()?));
