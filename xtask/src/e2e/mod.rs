@@ -76,6 +76,9 @@ fn cases() -> impl Iterator<Item = &'static Case> {
 /// others, one after another too, which saves minutes.
 const BESIDE: &[&str] = &[
     "link-cut",
+    "missing-peer",
+    "damaged-at-rest",
+    "damaged-running",
     "tunnel-roam",
     "onion-hostile-exit",
     "onion-exit-walls",
@@ -83,6 +86,8 @@ const BESIDE: &[&str] = &[
     "multipath",
     "only-friends",
     "nat-moves",
+    "onion-exit-rules",
+    "bridge-tunnel",
 ];
 
 /// What to run.
