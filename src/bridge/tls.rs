@@ -94,10 +94,11 @@ fn finish(mut config: ClientConfig) -> ClientConfig {
 /// A certificate that says that it is an authority's, in `webpki`'s words.
 const SELF_SIGNED: &str = "CaUsedAsEndEntity";
 
+const UNKNOWN: &str = "no authority of this system vouches for its certificate: ask its operator for a URL with a pin (#sha256=…)";
+
 /// What went wrong, in words of ours where it is ours.
 fn why(error: &std::io::Error) -> String {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
-    const UNKNOWN: &str = "no authority of this system vouches for its certificate: ask its operator for a URL with a pin (#sha256=…)";
     match inner {
         Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => UNKNOWN.into(),
         Some(Error::InvalidCertificate(CertificateError::Other(other))) => match other.0.to_string() {

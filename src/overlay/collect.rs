@@ -176,7 +176,9 @@ impl Overlay {
     /// announced again: once a minute at most, and more seldom while that goes on.
     pub(super) fn perhaps_anew(&mut self, at: Moment, id: &NodeId, is_news: bool) {
         let broken = self.collecting.broken.remove(id);
-        if (broken || is_news) && !self.collecting.anew {
+        // In a large network somebody comes all the time, and nothing has to wake up for it.
+        let is_small = self.network_size() <= REGION_NODES as u64;
+        if (broken || is_news) && is_small && !self.collecting.anew {
             self.collecting.anew = true;
             self.collecting.anew_at = self.collecting.anew_at.max(at.now + ms(COLLECT_PAUSE_MS));
         }
@@ -187,8 +189,7 @@ impl Overlay {
             return;
         }
         self.collecting.anew = false;
-        let is_small = self.network_size() <= REGION_NODES as u64;
-        if is_small && !self.published.is_empty() && self.published.len() <= ANNOUNCED_ANEW_MAX {
+        if !self.published.is_empty() && self.published.len() <= ANNOUNCED_ANEW_MAX {
             let own = &mut self.collecting;
             let rested = at.now.since(own.anew_at) >= 10 * ms(ANNOUNCE_ANEW_MS);
             let pause = if rested { ms(ANNOUNCE_ANEW_MS) } else { own.anew_pause };

@@ -49,7 +49,7 @@ impl Detour {
 }
 
 /// How often a session has moved of late: one that goes back and forth stays where it is proven, as long as it is heard there.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Moves {
     count: u8,
     /// When it last moved, or would have.
@@ -106,8 +106,7 @@ impl Session {
         if matches!(arrival, Arrival::Roamed | Arrival::Returned)
             && let Some(moves) = self.moves()
         {
-            let new = || Box::new(Moves { count: 0, last: now, detour: Detour::default() });
-            moves.get_or_insert_with(new).count(now);
+            moves.get_or_insert_default().count(now);
         }
         arrival
     }
